@@ -1,0 +1,79 @@
+"""Canonical JSON (RFC 8785, without floats) and the digests made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TypeAlias
+
+from decomp_ledger.errors import UnusableValue
+
+__all__ = ["Json", "canonical_json", "check_text", "digest_of"]
+
+Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
+
+# RFC 8785 writes numbers as IEEE doubles do: beyond this, two integers have one text.
+_MAX_INT = 2**53 - 1
+
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def canonical_json(value: Json) -> str:
+    """Write a value in the one way that RFC 8785 allows.
+
+    Args:
+        value: objects with ASCII keys, arrays, strings, integers up to 2**53 - 1, booleans and null.
+
+    Raises:
+        UnusableValue: it has anything else in it, a float or a lone surrogate say.
+    """
+    _check(value)
+    return _encode(value)
+
+
+def digest_of(value: Json) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def check_text(text: object, what: str) -> str:
+    """Return `text` if it is a str that can be stored as UTF-8.
+
+    Args:
+        text: the text.
+        what: what it is, for the message.
+
+    Raises:
+        UnusableValue: it is no str, or has a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise UnusableValue(f"{what} must be a str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnusableValue(
+            f"{what} has a lone surrogate at character {error.start}, which no UTF-8 text can hold; "
+            "pass text.encode('utf-8', 'backslashreplace').decode() to keep it readable"
+        ) from None
+    return text
+
+
+def _check(value: object) -> None:
+    if value is None or value is True or value is False:
+        return
+    if isinstance(value, str):
+        check_text(value, "a JSON string")
+    elif isinstance(value, int):
+        if abs(value) > _MAX_INT:
+            raise UnusableValue(f"{value} is beyond 2**53 - 1, the largest integer that canonical JSON can hold")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            # RFC 8785 sorts keys by UTF-16 units, Python by code points: the same for ASCII.
+            if not (isinstance(key, str) and key.isascii()):
+                raise UnusableValue(f"canonical JSON here has ASCII keys only, not {key!r}")
+            _check(item)
+    else:
+        raise UnusableValue(f"canonical JSON cannot hold a {type(value).__name__}")

@@ -1,0 +1,217 @@
+"""Catalogs, snapshots, and :func:`materialize`, the one place that decides what is in a table. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from decomp_ledger.canonical import Json, digest_of
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import OVERRIDE, PRESERVE
+from decomp_ledger.state import TORCH_ORIGINS, TableState
+
+__all__ = ["Catalog", "Entry", "Snapshot", "choose", "materialize", "pack", "unpack"]
+
+ABSENT, DEFAULT = "absent", "default"
+_MAX_UNPACKED = 64 * 1024 * 1024
+
+
+@attrs.frozen
+class Entry:
+    """What a dispatcher offers for one op.
+
+    Attributes:
+        origin: where its decomposition comes from (`cia`, `registry`, `py_cia`); None if nothing decomposes it.
+        default: whether torch's default table has it.
+        unpreservable: why torch cannot keep it in a graph; empty if it can.
+        schema: its schema, where builds are compared or the op is not torch's.
+        tags: of `core`, `cia`, `functional`, sorted.
+        module: of the decomposition, if it is a Python function that is not torch's or builds are compared.
+        qualname: of the same.
+        digest: of its own source.
+        helpers: of its source and that of the functions it calls.
+    """
+
+    origin: str | None = None
+    default: bool = False
+    unpreservable: str = ""
+    schema: str = ""
+    tags: tuple[str, ...] = ()
+    module: str | None = None
+    qualname: str | None = None
+    digest: str | None = None
+    helpers: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return its fields that have a value."""
+        fields: dict[str, Json] = {key: value for key, value in attrs.asdict(self).items() if value}
+        if self.tags:
+            fields["tags"] = list(self.tags)
+        return fields
+
+    @classmethod
+    def from_json(cls, value: object) -> Entry:
+        """Read one that may come from a file that somebody edited.
+
+        Raises:
+            LedgerError: it is none.
+        """
+        if not isinstance(value, dict):
+            raise LedgerError("an entry of a catalog is no object")
+        for key, item in value.items():
+            if key == "default":
+                good = isinstance(item, bool)
+            elif key == "tags":
+                good = isinstance(item, list) and all(isinstance(tag, str) for tag in item)
+            else:
+                good = key in _TEXT_FIELDS and isinstance(item, str)
+            if not good:
+                raise LedgerError("an entry of a catalog has a field that it cannot have")
+        return cls(**{**value, "tags": tuple(value.get("tags", ()))})
+
+    def identity(self) -> str:
+        """What tells its default decomposition from another one of the same op and build."""
+        return f"{self.origin}:{self.digest}" if self.digest else str(self.origin)
+
+
+_TEXT_FIELDS = {field.name for field in attrs.fields(Entry)} - {"default", "tags"}
+
+
+@attrs.define(frozen=True, slots=False)
+class Catalog:
+    """What a dispatcher offers at a moment.
+
+    Attributes:
+        build: `torch` (version), `git` (its git version), `accelerator` (`cpu`, `cuda 12.4`).
+        ops: op name -> entry, for every op that is loaded.
+    """
+
+    build: Mapping[str, str]
+    ops: Mapping[str, Entry]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data."""
+        return {
+            "build": dict(self.build),
+            "ops": {op: entry.to_json() for op, entry in self.ops.items()},
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over its sorted entries: two processes of one build with the same libraries agree."""
+        return hashlib.sha256(_dump(self.to_json())).hexdigest()
+
+
+@attrs.frozen
+class Snapshot:
+    """A table as it was, or would be, in a torch.
+
+    Attributes:
+        build: the catalog's build.
+        ops: op name -> identity of its decomposition.
+        preserved: ops that its base has and the table leaves out.
+        overridden: ops with a decomposition that the table gives.
+        pending: ops the table speaks of and the catalog does not have.
+        digest: SHA-256 over the build and `ops`.
+    """
+
+    build: Mapping[str, str]
+    ops: Mapping[str, str]
+    preserved: tuple[str, ...]
+    overridden: tuple[str, ...]
+    pending: tuple[str, ...]
+    digest: str
+
+
+def choose(action: str | None, base: str, *, loaded: bool, default: bool) -> str:
+    """Decide what a table has for one op. Live tables and replays both ask here, and nowhere else.
+
+    Args:
+        action: the last thing said of the op: `preserve`, `override`, or None.
+        base: `torch` or `empty`.
+        loaded: whether the dispatcher has the op.
+        default: whether torch's default table has it.
+
+    Returns:
+        `absent`, `default` (torch's decomposition) or `override` (the table's).
+    """
+    if not loaded or action == PRESERVE:
+        return ABSENT
+    if action == OVERRIDE:
+        return OVERRIDE
+    return DEFAULT if default and base == "torch" else ABSENT
+
+
+def materialize(state: TableState, catalog: Catalog) -> Snapshot:
+    """Replay a table's state against what a dispatcher offers.
+
+    Args:
+        state: what the table says.
+        catalog: what the dispatcher has: the live one, one that was met earlier, or another torch's.
+    """
+    base = {op: entry.identity() for op, entry in catalog.ops.items() if entry.default} if state.base == "torch" else {}
+    ops = dict(base)
+    overridden = []
+    for op, intent in state.intents.items():
+        entry = catalog.ops.get(op)
+        choice = choose(
+            intent.action, state.base, loaded=entry is not None, default=entry is not None and entry.default
+        )
+        if choice == OVERRIDE:
+            assert entry is not None and intent.reference is not None  # an override of a loaded op
+            ref = intent.reference
+            ops[op] = ref.origin if ref.origin in TORCH_ORIGINS else f"override:{ref.identity()}"
+            overridden.append(op)
+        else:
+            ops.pop(op, None)
+    return Snapshot(
+        build=catalog.build,
+        ops=dict(sorted(ops.items())),
+        preserved=tuple(sorted(base.keys() - ops.keys())),
+        overridden=tuple(sorted(overridden)),
+        pending=tuple(sorted(op for op in state.intents if op not in catalog.ops)),
+        digest=digest_of({"build": dict(catalog.build), "ops": dict(ops)}),
+    )
+
+
+def pack(catalog: Catalog, base: Catalog | None) -> bytes:
+    """Compress a catalog for storage: whole, or how it differs from `base`, which must be of the same build."""
+    if base is None:
+        return zlib.compress(_dump(catalog.to_json()), 6)
+    changed = {op: entry.to_json() for op, entry in catalog.ops.items() if base.ops.get(op) != entry}
+    gone = sorted(base.ops.keys() - catalog.ops.keys())
+    return zlib.compress(_dump({"changed": changed, "gone": gone}), 6)
+
+
+def unpack(data: bytes, base: Catalog | None) -> Catalog:
+    """Read a stored catalog.
+
+    Raises:
+        LedgerError: the data is damaged, or unpacks to more than any catalog.
+    """
+    try:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(data, _MAX_UNPACKED)
+        if not inflate.eof:
+            raise LedgerError("a stored catalog is cut off, or larger than any catalog")
+        value = json.loads(text)
+        if base is None:
+            build = {str(key): str(item) for key, item in value["build"].items()}
+            return Catalog(build, {op: Entry.from_json(entry) for op, entry in value["ops"].items()})
+        gone = set(value["gone"])
+        ops = {op: entry for op, entry in base.ops.items() if op not in gone}
+        ops.update((op, Entry.from_json(entry)) for op, entry in value["changed"].items())
+        return Catalog(base.build, ops)
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LedgerError(f"a stored catalog is damaged: {error}") from None
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    # Names and digests of our own making: the checks of canonical_json would find nothing.
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

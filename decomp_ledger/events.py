@@ -1,0 +1,334 @@
+"""What an event says, how it is written, and the hash chain.
+
+Bodies are frozen classes, one a kind; :class:`Event` is the envelope. The codec is the pair :func:`encode_body`,
+:func:`decode_body`; the chain is :func:`chain_hash`. Nothing here knows of SQLite or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+from decomp_ledger.canonical import Json, canonical_json
+from decomp_ledger.errors import LedgerError, SchemaError
+
+__all__ = [
+    "ACTIONS",
+    "BASES",
+    "GENESIS",
+    "OVERRIDE",
+    "PRESERVE",
+    "RESTORE",
+    "Body",
+    "CallSite",
+    "Change",
+    "Changing",
+    "Created",
+    "Event",
+    "Materialized",
+    "Popped",
+    "Restored",
+    "Reverted",
+    "Set",
+    "Tagged",
+    "Updated",
+    "chain_hash",
+    "decode_body",
+    "encode_body",
+]
+
+PRESERVE, OVERRIDE, RESTORE = "preserve", "override", "restore"
+ACTIONS = (PRESERVE, OVERRIDE, RESTORE)
+BASES = ("torch", "empty")
+GENESIS = bytes(32)
+
+
+@attrs.frozen
+class Change:
+    """What an event says of one op.
+
+    Attributes:
+        op: the op's name (`aten::add.Tensor`).
+        action: `preserve`, `override` or `restore`.
+        decomposition: for `override`, the digest of the stored decomposition; else None.
+    """
+
+    op: str
+    action: str
+    decomposition: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.action not in ACTIONS or (self.decomposition is not None) != (self.action == OVERRIDE):
+            raise LedgerError(f"a change of {self.op} cannot be {self.action!r} with {self.decomposition!r}")
+
+    def to_json(self) -> list[Json]:
+        """Return `[op, action]` or `[op, "override", digest]`."""
+        pair: list[Json] = [self.op, self.action]
+        return pair if self.decomposition is None else [*pair, self.decomposition]
+
+
+@attrs.frozen
+class CallSite:
+    """Where in the user's code a change was made.
+
+    Attributes:
+        file: path, relative to the working tree or to `site-packages` where it is in one.
+        line: line number, from 1.
+        function: name of the function, `<module>` at the top.
+    """
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+@attrs.frozen
+class Created:
+    """A table began.
+
+    Attributes:
+        base: what it says of an op nobody mentioned: as `torch` has it by default, or `empty`.
+        parent: `(table, version)` it was forked from, or None.
+    """
+
+    kind: ClassVar[str] = "created"
+    schema: ClassVar[int] = 1
+    base: str = "torch"
+    parent: tuple[str, int] | None = None
+
+
+@attrs.frozen
+class Changing:
+    """The base of the events that change ops.
+
+    Attributes:
+        changes: what is now said of each op it touched, each op once.
+    """
+
+    kind: ClassVar[str]
+    schema: ClassVar[int] = 1
+    changes: tuple[Change, ...]
+
+
+@attrs.frozen
+class Set(Changing):
+    """One op was given a decomposition."""
+
+    kind: ClassVar[str] = "set"
+
+
+@attrs.frozen
+class Popped(Changing):
+    """Ops were removed, so that they stay in the graph."""
+
+    kind: ClassVar[str] = "popped"
+
+
+@attrs.frozen
+class Updated(Changing):
+    """Many ops were given decompositions at once."""
+
+    kind: ClassVar[str] = "updated"
+
+
+@attrs.frozen
+class Restored(Changing):
+    """Ops went back to what the table's base says of them."""
+
+    kind: ClassVar[str] = "restored"
+
+
+@attrs.frozen
+class Reverted(Changing):
+    """The table went back to an earlier state, by appending.
+
+    Attributes:
+        to: the version whose state it now has again.
+    """
+
+    kind: ClassVar[str] = "reverted"
+    to: int = attrs.field(kw_only=True)
+
+
+@attrs.frozen
+class Tagged:
+    """A version got a name.
+
+    Attributes:
+        name: the tag.
+    """
+
+    kind: ClassVar[str] = "tagged"
+    schema: ClassVar[int] = 1
+    name: str
+
+
+@attrs.frozen
+class Materialized:
+    """The table met a dispatcher.
+
+    Attributes:
+        catalog: digest of the catalog it met.
+        snapshot: digest of the table that came out.
+        pending: names of the ops it speaks of and the dispatcher did not have.
+    """
+
+    kind: ClassVar[str] = "materialized"
+    schema: ClassVar[int] = 1
+    catalog: str
+    snapshot: str
+    pending: tuple[str, ...] = ()
+
+
+Body: TypeAlias = "Created | Changing | Tagged | Materialized"
+
+_KINDS: dict[str, type[Any]] = {
+    cls.kind: cls for cls in (Created, Set, Popped, Updated, Restored, Reverted, Tagged, Materialized)
+}
+CHANGING_KINDS = frozenset(kind for kind, cls in _KINDS.items() if cls is Created or issubclass(cls, Changing))
+
+# (kind, schema) -> function from that schema's JSON body to the next schema's.
+UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+@attrs.frozen
+class Event:
+    """One immutable entry of the log.
+
+    Attributes:
+        seq: 1, 2, 3 ... across the ledger.
+        table: name of the table it belongs to.
+        version: the table's version after it.
+        kind: `created`, `set`, `popped`, `updated`, `restored`, `reverted`, `tagged`, `materialized`.
+        recorded_at: UTC, ISO 8601 with microseconds and `Z`.
+        actor: who did it.
+        reason: why, or None.
+        call_site: where in the user's code, or None.
+        environment: digest of the stored environment.
+        body: what it says, of the class of its kind.
+        prev_hash: the hash of the event before it, in hex; zeros for the first.
+        hash: its own, in hex.
+    """
+
+    seq: int
+    table: str
+    version: int
+    kind: str
+    recorded_at: str
+    actor: str
+    reason: str | None
+    call_site: CallSite | None
+    environment: str
+    body: Body
+    prev_hash: str
+    hash: str
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What it says of each op it touched; empty for kinds that change none."""
+        return self.body.changes if isinstance(self.body, Changing) else ()
+
+
+def encode_body(body: Body) -> str:
+    """Write a body as canonical JSON."""
+    if isinstance(body, Changing):
+        value: dict[str, Json] = {"changes": [change.to_json() for change in body.changes]}
+        if isinstance(body, Reverted):
+            value["to"] = body.to
+    elif isinstance(body, Created):
+        value = {"base": body.base}
+        if body.parent is not None:
+            value["parent"] = list(body.parent)
+    else:
+        value = attrs.asdict(body)
+    return canonical_json(value)
+
+
+def decode_body(kind: str, schema: int, text: str) -> Body:
+    """Read a body, brought up to the newest schema of its kind.
+
+    Args:
+        kind: the event's kind.
+        schema: the schema number it was written with.
+        text: its JSON.
+
+    Raises:
+        SchemaError: this version does not know the kind or the schema.
+        LedgerError: the text is not a body of that kind.
+    """
+    cls = _KINDS.get(kind)
+    if cls is None or schema > cls.schema:
+        raise SchemaError(
+            f"an event of kind {kind!r}, schema {schema}, was written by a newer decomp_ledger; upgrade to read it"
+        )
+    try:
+        value = json.loads(text)
+        while schema < cls.schema:
+            value = UPCASTS[kind, schema](value)
+            schema += 1
+        return _build(cls, value)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LedgerError) as error:
+        raise LedgerError(f"an event of kind {kind!r} has a body that is none: {error}") from None
+
+
+def _build(cls: type[Any], value: dict[str, Any]) -> Body:
+    """Make a body of checked parts: the text may come from a file that somebody edited."""
+    if issubclass(cls, Changing):
+        changes = tuple(Change(*_strings(change)) for change in value["changes"])
+        return cls(changes, to=_integer(value["to"])) if cls is Reverted else cls(changes)  # type: ignore[no-any-return]
+    if cls is Created:
+        parent = value.get("parent")
+        if value["base"] not in BASES:
+            raise ValueError(f"unknown base {value['base']!r}")
+        return Created(value["base"], None if parent is None else (_string(parent[0]), _integer(parent[1])))
+    if cls is Tagged:
+        return Tagged(_string(value["name"]))
+    return Materialized(_string(value["catalog"]), _string(value["snapshot"]), tuple(_strings(value["pending"])))
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, found {type(value).__name__}")
+    return value
+
+
+def _strings(values: list[object]) -> list[str]:
+    if not isinstance(values, list):
+        raise TypeError(f"expected an array, found {type(values).__name__}")
+    return [_string(value) for value in values]
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"expected an integer, found {type(value).__name__}")
+    return value
+
+
+def chain_hash(prev_hash: bytes, fields: Mapping[str, Any], body: str, call_site: str | None) -> bytes:
+    """Return an event's hash: SHA-256 over the previous hash and the canonical JSON of all the rest.
+
+    Args:
+        prev_hash: 32 bytes.
+        fields: `actor`, `environment`, `kind`, `reason`, `recorded_at`, `schema`, `seq`, `table`, `version`.
+        body: the body's canonical JSON, as it is stored.
+        call_site: the call site's canonical JSON, as it is stored.
+    """
+    # Put together by hand in the order of the keys, so that what is stored is hashed as it stands.
+    text = (
+        f'{{"actor":{_quote(fields["actor"])},"body":{body},"call_site":{call_site or "null"},'
+        f'"environment":{_quote(fields["environment"])},"kind":{_quote(fields["kind"])},'
+        f'"reason":{_quote(fields["reason"])},"recorded_at":{_quote(fields["recorded_at"])},'
+        f'"schema":{fields["schema"]},"seq":{fields["seq"]},"table":{_quote(fields["table"])},'
+        f'"version":{fields["version"]}}}'
+    )
+    return hashlib.sha256(prev_hash + text.encode()).digest()
+
+
+_quote = json.JSONEncoder(ensure_ascii=False).encode

@@ -1,0 +1,339 @@
+"""Rows of the ledger to events and back: the only module that reads and writes its tables."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from decomp_ledger import sql
+from decomp_ledger.canonical import Json, canonical_json, digest_of
+from decomp_ledger.catalog import Catalog, pack, unpack
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import GENESIS, Body, CallSite, Changing, Event, Tagged, chain_hash, decode_body, encode_body
+from decomp_ledger.state import Intent, Reference
+from decomp_ledger.store import Store
+
+__all__ = ["Provenance", "Records", "read_event"]
+
+# Whole catalogs to compare a new one with, when it is stored as a difference.
+_BASES_TRIED = 4
+
+
+@attrs.frozen
+class Provenance:
+    """Who did it, why, where and in what.
+
+    Attributes:
+        actor: who.
+        reason: why, or None.
+        call_site: the user's line, or None.
+        environment: what the process runs in, as plain data.
+    """
+
+    actor: str
+    reason: str | None
+    call_site: CallSite | None
+    environment: dict[str, Json]
+
+
+class Records:
+    """Typed access to one store.
+
+    Args:
+        store: the open file.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._ids: dict[tuple[str, object], int] = {}
+        self._generation = store.generation
+        self._environments: dict[int, tuple[dict[str, Json], str]] = {}
+
+    # Reading
+
+    def stream_id(self, table: str) -> int | None:
+        """Return the row of a table's name, or None."""
+        with self.store.reading() as connection:
+            row = connection.execute("SELECT id FROM stream WHERE name = ?", [table]).fetchone()
+        return None if row is None else int(row[0])
+
+    def version(self, stream: int) -> int:
+        """Return a table's version; 0 if it has no event."""
+        with self.store.reading() as connection:
+            return int(connection.execute(sql.TABLE_VERSION, [stream]).fetchone()[0] or 0)
+
+    def as_of(self, stream: int, version: int) -> dict[str, tuple[Intent | None, int]]:
+        """Return op -> (what is said of it, since which version) at a version; restored ops have None."""
+        with self.store.reading() as connection:
+            rows = connection.execute(sql.AS_OF, {"stream": stream, "version": version}).fetchall()
+        references = self.references({row[2] for row in rows if row[2] is not None})
+        return {
+            str(op): (None if action == "restore" else Intent(action, references.get(reference)), int(since))
+            for op, action, reference, since in rows
+        }
+
+    def references(self, ids: Iterable[int]) -> dict[int, Reference]:
+        """Return stored decompositions by their row."""
+        found: dict[int, Reference] = {}
+        with self.store.reading() as connection:
+            for row_id in ids:
+                row = connection.execute("SELECT body FROM decomposition WHERE id = ?", [row_id]).fetchone()
+                if row is None:
+                    raise LedgerError(f"{self.store.path} is damaged: decomposition {row_id} is missing; run verify")
+                found[row_id] = _reference(row[0])
+        return found
+
+    def references_by_digest(self, digests: Iterable[str]) -> dict[str, Reference]:
+        """Return stored decompositions by the digest that an event names."""
+        found: dict[str, Reference] = {}
+        with self.store.reading() as connection:
+            for digest in digests:
+                row = connection.execute(
+                    "SELECT body FROM decomposition WHERE digest = ?", [_unhex(digest)]
+                ).fetchone()
+                if row is None:
+                    raise LedgerError(
+                        f"{self.store.path} is damaged: decomposition {digest[:12]} is missing; run verify"
+                    )
+                found[digest] = _reference(row[0])
+        return found
+
+    def environment(self, digest: str) -> dict[str, Json]:
+        """Return a stored environment by its digest."""
+        with self.store.reading() as connection:
+            row = connection.execute("SELECT body FROM environment WHERE digest = ?", [_unhex(digest)]).fetchone()
+        value = _parse(row[0], "an environment") if row else None
+        if not isinstance(value, dict):
+            raise LedgerError(f"{self.store.path} has no environment {digest[:12]}; run verify")
+        return value
+
+    def catalog(self, digest: str) -> Catalog:
+        """Return a stored catalog by its digest.
+
+        Raises:
+            LedgerError: there is none, or it is damaged.
+        """
+        with self.store.reading() as connection:
+            row = connection.execute("SELECT base_id, body FROM catalog WHERE digest = ?", [_unhex(digest)]).fetchone()
+            if row is None:
+                raise LedgerError(f"{self.store.path} has no catalog {digest[:12]}")
+            return unpack(row[1], None if row[0] is None else self._whole_catalog(row[0]))
+
+    def _whole_catalog(self, row_id: int) -> Catalog:
+        with self.store.reading() as connection:
+            row = connection.execute(
+                "SELECT body FROM catalog WHERE id = ? AND base_id IS NULL", [row_id]
+            ).fetchone()
+        if row is None:
+            raise LedgerError(f"{self.store.path} is damaged: a catalog's base is missing; run verify")
+        return unpack(row[0], None)
+
+    def events(self, where: Sequence[str], values: Sequence[Any], *, desc: bool, limit: int | None) -> Iterator[Event]:
+        """Give events that meet all the SQL conditions, by seq."""
+        text = sql.EVENT
+        if where:
+            text += "WHERE " + " AND ".join(where)
+        text += f" ORDER BY event.seq {'DESC' if desc else 'ASC'}"
+        if limit is not None:
+            text += f" LIMIT {int(limit)}"
+        with self.store.reading() as connection:
+            rows = connection.execute(text, list(values)).fetchall()
+        return (read_event(row) for row in rows)
+
+    # Writing, inside `store.writing()`
+
+    def append(self, table: str, version: int, body: Body, provenance: Provenance) -> Event:
+        """Append one event, with its change rows, in the transaction that is under way.
+
+        The head of the chain is read inside the transaction, so that appends of several processes follow
+        one another.
+        """
+        with self.store.writing() as connection:
+            stream = self._named("stream", table)
+            row = connection.execute(sql.HEAD).fetchone()
+            seq, prev_hash = (int(row[0]) + 1, bytes(row[1])) if row else (1, GENESIS)
+            provenance_id, digest, site = self._provenance(provenance)
+            now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+            fields = {
+                "actor": provenance.actor,
+                "environment": digest,
+                "kind": body.kind,
+                "reason": provenance.reason,
+                "recorded_at": now.isoformat(timespec="microseconds") + "Z",
+                "schema": body.schema,
+                "seq": seq,
+                "table": table,
+                "version": version,
+            }
+            text = encode_body(body)
+            own_hash = chain_hash(prev_hash, fields, text, site)
+            at = fields["recorded_at"]
+            connection.execute(
+                sql.INSERT_EVENT,
+                (seq, stream, version, body.kind, body.schema, at, provenance_id, text, prev_hash, own_hash),
+            )
+            self._derived_rows(connection, stream, version, body)
+        return Event(
+            seq,
+            table,
+            version,
+            body.kind,
+            at,
+            provenance.actor,
+            provenance.reason,
+            provenance.call_site,
+            digest,
+            body,
+            prev_hash.hex(),
+            own_hash.hex(),
+        )
+
+    def _derived_rows(self, connection: sqlite3.Connection, stream: int, version: int, body: Body) -> None:
+        """Write the rows that make reads plain indexed SQL; `verify` compares them with the bodies."""
+        if isinstance(body, Changing):
+            connection.executemany(
+                sql.INSERT_CHANGE,
+                [
+                    (
+                        stream,
+                        self._named("op", change.op),
+                        version,
+                        change.action,
+                        None if change.decomposition is None else self._ids["decomposition", change.decomposition],
+                    )
+                    for change in body.changes
+                ],
+            )
+        elif isinstance(body, Tagged):
+            connection.execute("INSERT INTO tag (stream_id, name, version) VALUES (?, ?, ?)", (stream, body.name, version))
+
+    def put_reference(self, reference: Reference) -> str:
+        """Store a decomposition once; return its digest."""
+        digest = reference.identity()
+        self._put("decomposition", digest, canonical_json(reference.to_json()))
+        return digest
+
+    def put_catalog(self, catalog: Catalog) -> str:
+        """Store a catalog once, as a difference where a whole one of its build is stored; return its digest."""
+        with self.store.writing() as connection:
+            digest = bytes.fromhex(catalog.digest)
+            if connection.execute("SELECT 1 FROM catalog WHERE digest = ?", [digest]).fetchone() is None:
+                base_id, base = self._nearest_base(connection, catalog)
+                connection.execute(
+                    "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)",
+                    (digest, base_id, pack(catalog, base)),
+                )
+        return catalog.digest
+
+    def _nearest_base(self, connection: sqlite3.Connection, catalog: Catalog) -> tuple[int | None, Catalog | None]:
+        rows = connection.execute(
+            "SELECT id, body FROM catalog WHERE base_id IS NULL ORDER BY id DESC LIMIT ?", [_BASES_TRIED]
+        )
+        for row_id, body in rows.fetchall():
+            base = unpack(body, None)
+            if base.build == catalog.build:
+                return int(row_id), base
+        return None, None
+
+    def _provenance(self, provenance: Provenance) -> tuple[int, str, str | None]:
+        environment_id, digest = self._environment(provenance.environment)
+        site = provenance.call_site
+        site_text = None if site is None else canonical_json(attrs.asdict(site))
+        key = ("provenance", (provenance.actor, provenance.reason, site_text, environment_id))
+        ids = self._known_ids()
+        if key not in ids:
+            with self.store.writing() as connection:
+                cursor = connection.execute(
+                    "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)", key[1]
+                )
+            ids[key] = int(cursor.lastrowid or 0)
+        return ids[key], digest, site_text
+
+    def _environment(self, environment: dict[str, Json]) -> tuple[int, str]:
+        # The same object comes with every event until something changes: it is hashed once.
+        known = self._environments.get(id(environment))
+        if known is None or known[0] is not environment:
+            known = (environment, digest_of(environment))
+            self._environments[id(environment)] = known
+        key = ("environment", known[1])
+        ids = self._known_ids()
+        return ids.get(key) or self._put("environment", known[1], canonical_json(environment)), known[1]
+
+    def _put(self, table: str, digest: str, body: str) -> int:
+        ids = self._known_ids()
+        key = (table, digest)
+        if key not in ids:
+            raw = bytes.fromhex(digest)
+            with self.store.writing() as connection:
+                connection.execute(f"INSERT OR IGNORE INTO {table} (digest, body) VALUES (?, ?)", (raw, body))
+                row = connection.execute(f"SELECT id FROM {table} WHERE digest = ?", [raw]).fetchone()
+            ids[key] = int(row[0])
+        return ids[key]
+
+    def _named(self, table: str, name: str) -> int:
+        ids = self._known_ids()
+        key = (table, name)
+        if key not in ids:
+            with self.store.writing() as connection:
+                connection.execute(f"INSERT OR IGNORE INTO {table} (name) VALUES (?)", [name])
+                row = connection.execute(f"SELECT id FROM {table} WHERE name = ?", [name]).fetchone()
+            ids[key] = int(row[0])
+        return ids[key]
+
+    def _known_ids(self) -> dict[tuple[str, object], int]:
+        """Rows this process has seen; forgotten when a transaction was rolled back, or a child forked."""
+        if self._generation != self.store.generation:
+            self._ids.clear()
+            self._generation = self.store.generation
+        return self._ids
+
+
+def read_event(row: Sequence[Any]) -> Event:
+    """Make an event of a row of `sql.EVENT`.
+
+    Raises:
+        SchemaError: a newer version wrote it.
+        LedgerError: the row is damaged.
+    """
+    seq, table, version, kind, schema, at, actor, reason, site, environment, body, prev_hash, own_hash = row
+    try:
+        place = None if site is None else CallSite(**_parse(site, "a call site"))
+        return Event(
+            seq,
+            table,
+            version,
+            kind,
+            at,
+            actor,
+            reason,
+            place,
+            environment.hex(),
+            decode_body(kind, schema, body),
+            prev_hash.hex(),
+            own_hash.hex(),
+        )
+    except (TypeError, AttributeError) as error:
+        raise LedgerError(f"event {seq} is damaged: {error}; run verify") from None
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise LedgerError(f"{what} in the ledger is damaged: {error}; run verify") from None
+
+
+def _reference(text: str) -> Reference:
+    return Reference.from_json(_parse(text, "a decomposition"))
+
+
+def _unhex(digest: str) -> bytes:
+    try:
+        return bytes.fromhex(digest)
+    except ValueError:
+        raise LedgerError(f"{digest[:20]!r} is no digest") from None

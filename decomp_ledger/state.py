@@ -1,0 +1,146 @@
+"""What a table says of each op, and how two such states differ. Pure: no file, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from decomp_ledger.canonical import Json, digest_of
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import OVERRIDE, PRESERVE, RESTORE, Change
+
+__all__ = ["TORCH_ORIGINS", "Intent", "IntentDiff", "Reference", "TableState", "changes_between", "diff", "fold"]
+
+TORCH_ORIGINS = frozenset({"cia", "registry", "py_cia"})
+ORIGINS = TORCH_ORIGINS | {"import", "opaque"}
+
+
+@attrs.frozen
+class Reference:
+    """What an op is replaced by, as data: never run, never imported for being read.
+
+    Attributes:
+        origin: `cia`, `registry`, `py_cia` (torch's own default for the op), `import` (found by module and
+            qualname), or `opaque` (a lambda, closure or partial: its source is kept to be read).
+        module: where it was defined, if anywhere.
+        qualname: its name there.
+        digest: digest of its source, in hex, for functions that are not torch's.
+        build: for torch's own functions, the torch build that defines them.
+        source: for `opaque` ones, the text.
+    """
+
+    origin: str
+    module: str | None = None
+    qualname: str | None = None
+    digest: str | None = None
+    build: str | None = None
+    source: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return its fields that have a value."""
+        return {key: value for key, value in attrs.asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: object) -> Reference:
+        """Read one that may come from a file that somebody edited.
+
+        Raises:
+            LedgerError: it is none.
+        """
+        if not isinstance(value, dict) or value.get("origin") not in ORIGINS:
+            raise LedgerError("a stored decomposition has no known origin")
+        names = {field.name for field in attrs.fields(cls)}
+        if not all(key in names and isinstance(text, str) for key, text in value.items()):
+            raise LedgerError("a stored decomposition has fields that it cannot have")
+        return cls(**value)
+
+    def identity(self) -> str:
+        """Digest of what it is; two that are equal by it do the same."""
+        return digest_of(self.to_json())
+
+    def label(self) -> str:
+        """Name it for people: `mypkg.lower.gelu`, or torch's default and its origin."""
+        if self.origin in TORCH_ORIGINS:
+            return f"torch's default ({self.origin})"
+        return ".".join(part for part in (self.module, self.qualname) if part) or self.origin
+
+
+@attrs.frozen
+class Intent:
+    """The last thing said of an op.
+
+    Attributes:
+        action: `preserve` or `override`.
+        reference: for `override`, the decomposition.
+    """
+
+    action: str
+    reference: Reference | None = None
+
+
+@attrs.frozen
+class TableState:
+    """A table at a version.
+
+    Attributes:
+        table: its name.
+        version: the version.
+        base: what it says of ops nobody mentioned: `torch` or `empty`.
+        intents: op name -> the last thing said of it; an op nobody spoke of, or that was restored, is not in it.
+    """
+
+    table: str
+    version: int
+    base: str
+    intents: Mapping[str, Intent]
+
+
+def fold(intents: dict[str, Intent], changes: Iterable[Change], references: Mapping[str, Reference]) -> None:
+    """Apply an event's changes to what was said before, in place.
+
+    Args:
+        intents: op name -> intent.
+        changes: the event's changes.
+        references: digest -> decomposition, for those that the changes name.
+    """
+    for change in changes:
+        if change.action == RESTORE:
+            intents.pop(change.op, None)
+        elif change.action == OVERRIDE:
+            assert change.decomposition is not None  # Change holds this
+            intents[change.op] = Intent(OVERRIDE, references[change.decomposition])
+        else:
+            intents[change.op] = Intent(PRESERVE)
+
+
+@attrs.frozen
+class IntentDiff:
+    """One op of which two states say different things.
+
+    Attributes:
+        op: its name.
+        before: what the first says, or None.
+        after: what the second says, or None.
+    """
+
+    op: str
+    before: Intent | None
+    after: Intent | None
+
+
+def diff(before: TableState, after: TableState) -> list[IntentDiff]:
+    """Return the ops of which two states say different things, by name."""
+    ops = before.intents.keys() | after.intents.keys()
+    pairs = ((op, before.intents.get(op), after.intents.get(op)) for op in sorted(ops))
+    return [IntentDiff(op, old, new) for op, old, new in pairs if old != new]
+
+
+def changes_between(now: Mapping[str, Intent], then: Mapping[str, Intent]) -> list[tuple[str, str, Reference | None]]:
+    """Return the (op, action, decomposition) that bring `now` to what was said `then`, by name."""
+    wanted: list[tuple[str, str, Reference | None]] = []
+    for op in sorted(now.keys() | then.keys()):
+        intent = then.get(op)
+        if now.get(op) != intent:
+            wanted.append((op, RESTORE, None) if intent is None else (op, intent.action, intent.reference))
+    return wanted

@@ -1,0 +1,281 @@
+"""The SQLite file: opened, checked, and kept out of forked children and of the way of other threads."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from decomp_ledger.errors import LedgerError, LedgerFileError
+from decomp_ledger.migrating import APPLICATION_ID, apply_migrations, pending_migrations
+
+__all__ = ["DURABILITY", "MEMORY", "Store"]
+
+MEMORY = ":memory:"
+DURABILITY = {"process": "NORMAL", "power": "FULL"}
+_HEADER = b"SQLite format 3\0"
+
+# Connections of a parent process: closing one here could drop the parent's locks, so they are never closed.
+_inherited: list[sqlite3.Connection] = []
+
+
+class Store:
+    """One ledger file, and the one connection that this process has to it.
+
+    Args:
+        path: the file; made when it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
+        read_only: never write: neither migrate an older ledger nor make a missing one.
+        timeout: seconds to wait for another writer.
+        durability: "process": an event survives the death of the process once its call returned. "power": it
+            survives the loss of power too, at the cost of an fsync an event.
+
+    Raises:
+        LedgerFileError: the file is no ledger, or cannot be opened.
+        SchemaError: the ledger was written by a newer version.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        timeout: float = 30.0,
+        durability: str = "process",
+    ) -> None:
+        if durability not in DURABILITY:
+            raise LedgerFileError(f"durability is 'process' or 'power', not {durability!r}")
+        self.path = MEMORY if str(path) == MEMORY else os.path.abspath(os.fspath(path))  # noqa: PTH100
+        self.read_only = read_only
+        self._timeout = timeout
+        self._synchronous = DURABILITY[durability]
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._pid = os.getpid()
+        self._closed = False
+        self._inode = 0
+        self.generation = 0
+        with self._errors():
+            self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path == MEMORY:
+            connection = self._connect(MEMORY)
+            apply_migrations(connection)
+            return connection
+        path = Path(self.path)
+        if not path.exists():
+            self._create(path)
+        check_header(path)
+        connection = self._connect_file(path)
+        try:
+            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+            if application_id != APPLICATION_ID:
+                raise LedgerFileError(f"{path} is an SQLite database, but not a ledger; name another file")
+            if pending_migrations(connection):
+                connection = self._migrate(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._inode = path.stat().st_ino
+        return connection
+
+    def _create(self, path: Path) -> None:
+        """Make a new ledger beside its place, then put it there: nobody ever sees half of one."""
+        if self.read_only:
+            raise LedgerFileError(f"there is no ledger at {path}; name one with --ledger, or record something first")
+        if not path.parent.is_dir():
+            raise LedgerFileError(f"{path} cannot be made: there is no folder {path.parent}")
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+        try:
+            connection = self._connect(str(draft))
+            try:
+                apply_migrations(connection)
+                connection.execute("PRAGMA journal_mode = WAL")
+            finally:
+                connection.close()
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass  # another process was first; its ledger is as good
+            except OSError:
+                if path.exists():
+                    return
+                os.replace(draft, path)  # noqa: PTH105  # a file system without hard links
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _connect_file(self, path: Path) -> sqlite3.Connection:
+        if not self.read_only:
+            # Asked first, since SQLite opens what it may not write, and says so at the first write only.
+            if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+                raise LedgerFileError(f"{path} is read-only here; its file and folder must be writable")
+            connection = self._connect(path.as_uri() + "?mode=rw")
+            connection.execute("PRAGMA journal_mode = WAL")
+            return connection
+        # A ledger in a folder that may not be written has no room for SQLite's shared memory file. With no
+        # writer's log beside it, it cannot be changing, and is read as it is.
+        wal = path.with_name(path.name + "-wal")
+        frozen = not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
+        return self._connect(path.as_uri() + ("?immutable=1" if frozen else "?mode=ro"))
+
+    def _connect(self, target: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            target,
+            uri=target.startswith("file:"),
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        # A ledger may come from a stranger: its schema must not reach functions with effects.
+        connection.execute("PRAGMA trusted_schema = OFF")
+        return connection
+
+    def _migrate(self, path: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
+        if not self.read_only:
+            apply_migrations(connection)
+            return connection
+        connection.close()
+        raise LedgerFileError(
+            f"{path} has an older schema; open it once for writing (for instance 'decomp-ledger tag') to migrate it"
+        )
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection of this process; made anew in a forked child."""
+        if self._closed:
+            raise LedgerFileError(f"the ledger {self.path} is closed; open it again with Ledger({self.path!r})")
+        if self._pid != os.getpid():
+            self._leave_parent()
+        return self._connection
+
+    def _leave_parent(self) -> None:
+        if self.path == MEMORY:
+            raise LedgerFileError("a ledger in memory stays with the process that made it; use a file to share one")
+        _inherited.append(self._connection)
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._pid = os.getpid()
+        self.generation += 1
+        self._connection = self._open()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for reading, its errors turned into LedgerError."""
+        with self._errors():
+            connection = self.connection
+            with self._lock:
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
+
+        Within another `writing()` of the same thread it takes part in that one.
+        """
+        with self._errors():
+            if self.read_only:
+                raise LedgerFileError(f"{self.path} was opened for reading only")
+            connection = self.connection
+            with self._lock:
+                if self._depth:
+                    yield connection
+                    return
+                self._check_place()
+                connection.execute("BEGIN IMMEDIATE")
+                self._depth += 1
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    self.generation += 1  # ids that were handed out may be gone
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                finally:
+                    self._depth -= 1
+
+    def _check_place(self) -> None:
+        """Refuse to write into a file that has been removed or replaced: nobody would ever read it."""
+        if self.path == MEMORY:
+            return
+        try:
+            inode = os.stat(self.path).st_ino  # noqa: PTH116  # on the path of every event
+        except OSError:
+            inode = -1
+        if inode != self._inode:
+            raise LedgerFileError(
+                f"{self.path} was removed or replaced while it was open; put it back, or open the ledger again"
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (LedgerError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.Error as error:
+            raise LedgerFileError(explain(self.path, error)) from error
+        except PermissionError as error:
+            raise LedgerFileError(f"{self.path} may not be read: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file. Closing twice is fine."""
+        with self._lock:
+            if not self._closed and self._pid == os.getpid():
+                self._connection.close()
+            self._closed = True
+
+
+def check_header(path: Path) -> None:
+    """Refuse what SQLite would misread or only notice later.
+
+    Raises:
+        LedgerFileError: a directory, an empty file, no SQLite file, or a truncated one.
+    """
+    if path.is_dir():
+        raise LedgerFileError(f"{path} is a folder, not a ledger; name a file in it")
+    if not path.is_file():
+        raise LedgerFileError(f"{path} is not a regular file; a ledger is one")
+    size = path.stat().st_size
+    if size == 0:
+        raise LedgerFileError(f"{path} is empty, not a ledger; remove it to have a new one made there")
+    with path.open("rb") as file:
+        header = file.read(100)
+    if header[:16] != _HEADER:
+        raise LedgerFileError(f"{path} is not a ledger: not an SQLite file, or an encrypted one")
+    if len(header) < 100 or _is_truncated(path, header, size):
+        raise LedgerFileError(f"{path} is truncated: it has {size} bytes, fewer than it should; restore a backup")
+
+
+def _is_truncated(path: Path, header: bytes, size: int) -> bool:
+    wal = path.with_name(path.name + "-wal")
+    if wal.exists() and wal.stat().st_size:
+        return False  # pages may still be in the log; SQLite puts them together
+    page_size = int.from_bytes(header[16:18], "big")
+    page_size = 65536 if page_size == 1 else page_size
+    return size < page_size * int.from_bytes(header[28:32], "big")
+
+
+def explain(path: str, error: sqlite3.Error) -> str:
+    """Say in one line what an error of SQLite means for the ledger, and what to do."""
+    code = getattr(error, "sqlite_errorname", "")
+    text = str(error)
+    if code.startswith("SQLITE_BUSY") or code.startswith("SQLITE_LOCKED") or "locked" in text:
+        return f"{path} is being written by another process and did not come free in time; try again"
+    if code.startswith("SQLITE_FULL") or "is full" in text:
+        return f"{path} cannot grow: the disk is full; what was recorded before is intact"
+    if code.startswith("SQLITE_READONLY") or "readonly" in text:
+        return f"{path} is read-only here; its file and folder must be writable"
+    if code.startswith("SQLITE_CANTOPEN"):
+        return f"{path} cannot be opened: {text}; check that it and its folder are readable"
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text:
+        return f"{path} is damaged ({text}); restore a backup"
+    if "append-only" in text:
+        return f"{path}: {text}"
+    return f"{path}: SQLite says {text}"

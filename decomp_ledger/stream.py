@@ -1,0 +1,328 @@
+"""A table without torch: its events, its state at any version, and every change to it.
+
+:class:`decomp_ledger.live.table.DecompTable` puts torch's dict on top; the command line uses this alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from decomp_ledger import names
+from decomp_ledger.canonical import check_text
+from decomp_ledger.errors import LedgerError, ReadOnlyTable, UnknownVersion, VersionConflict
+from decomp_ledger.events import (
+    PRESERVE,
+    RESTORE,
+    Body,
+    Change,
+    Changing,
+    Created,
+    Event,
+    Popped,
+    Restored,
+    Reverted,
+    Tagged,
+)
+from decomp_ledger.state import Intent, IntentDiff, Reference, TableState, changes_between, diff, fold
+
+if TYPE_CHECKING:
+    from decomp_ledger.ledger import Ledger
+
+__all__ = ["Decide", "Stream", "Wanted"]
+
+Wanted: TypeAlias = "list[tuple[str, str, Reference | None]]"
+Decide: TypeAlias = "Callable[[Mapping[str, Intent]], Wanted]"
+
+
+class Stream:
+    """A named stream of events, and what it says now.
+
+    Made by :meth:`Ledger.stream` and :meth:`Ledger.table`. One that was forked or recorded has no name and no event
+    until it is first changed or used.
+
+    Args:
+        ledger: where its events go; None for one that is not recorded.
+        name: its name, or None while it has none.
+        prefix: what its name will begin with (`<prefix>/<n>`), for one that has none yet.
+        state: what it says to begin with.
+        parent: `(table, version)` it is forked from.
+        writable: False for a past state.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger | None,
+        name: str | None,
+        *,
+        prefix: str = "",
+        state: TableState | None = None,
+        parent: tuple[str, int] | None = None,
+        writable: bool = True,
+    ) -> None:
+        self.ledger = ledger
+        self.base = state.base if state is not None else "torch"
+        self.intents: dict[str, Intent] = dict(state.intents) if state is not None else {}
+        self.version = state.version if state is not None and parent is None else 0
+        self.parent = parent
+        self.writable = writable
+        # For tables of a recording: called instead of raising, when the ledger cannot be written.
+        self.on_failure: Callable[[LedgerError], None] | None = None
+        self._name = name
+        self._prefix = prefix
+
+    @property
+    def name(self) -> str:
+        """Its name; of one that has no event yet, what its name will begin with and `/?`."""
+        return self._name if self._name is not None else f"{self._prefix}/?"
+
+    @property
+    def state(self) -> TableState:
+        """What it says now, as an immutable value."""
+        return TableState(self.name, self.version, self.base, dict(self.intents))
+
+    # Changing
+
+    def change(
+        self,
+        make: Callable[[tuple[Change, ...]], Changing],
+        decide: Decide,
+        *,
+        reason: str | None = None,
+        expected_version: int | None = None,
+    ) -> Event | None:
+        """Append one event with what `decide` wants, or nothing if it wants nothing.
+
+        Args:
+            make: the event's class, called with the changes.
+            decide: gets op -> intent as they are when the event is written (another process may have written
+                meanwhile), and returns the (op, action, decomposition) that are to change. It may raise: then
+                nothing is written.
+            reason: why.
+            expected_version: the version the caller believes the table to have.
+
+        Raises:
+            ReadOnlyTable: this is a past state.
+            VersionConflict: the table has another version.
+            LedgerFileError: the ledger cannot be written.
+        """
+        if not self.writable:
+            raise ReadOnlyTable(f"{self.name}@{self.version} is a past state; copy() it, or revert the table to it")
+        if reason is not None:
+            check_text(reason, "the reason")
+        if self.ledger is None or self.version == 0 or self.on_failure is not None:
+            return self._change_alone(make, decide, reason, expected_version)
+        with self.ledger.store.writing():
+            self.sync()
+            self._expect(expected_version)
+            wanted = decide(self.intents)
+            event = self._append(make, wanted, reason) if wanted else None
+        if event is not None:
+            self._apply(wanted, event.version)
+        return event
+
+    def _change_alone(
+        self,
+        make: Callable[[tuple[Change, ...]], Changing],
+        decide: Decide,
+        reason: str | None,
+        expected_version: int | None,
+    ) -> Event | None:
+        """Change a table that no other process can have changed: a file is touched only for an event."""
+        self._expect(expected_version)
+        wanted = decide(self.intents)
+        if not wanted:
+            return None
+        event = self._attempt(lambda: self._append(make, wanted, reason))
+        self._apply(wanted, event.version if event is not None else max(self.version, 1) + 1)
+        return event
+
+    def note(self, body: Body, *, reason: str | None = None) -> Event | None:
+        """Append an event that changes no op and stands at the present version."""
+        return self._attempt(lambda: self._write(body, reason))
+
+    def create(self) -> None:
+        """Write its first event, unless it has one."""
+        if self.version == 0:
+            self._attempt(self._create)
+
+    def _attempt(self, write: Callable[[], Event]) -> Event | None:
+        """Write within a transaction; on failure, let a recording decide whether to go on unrecorded."""
+        if self.ledger is None:
+            return None
+        before = self.version, self._name
+        try:
+            with self.ledger.store.writing():
+                return write()
+        except BaseException as error:
+            self.version, self._name = before
+            if self.on_failure is None or not isinstance(error, LedgerError):
+                raise
+            self.on_failure(error)
+            self.detach()
+            return None
+
+    def detach(self) -> None:
+        """Go on in memory: what was recorded stays, and nothing more is."""
+        self.ledger = None
+        self.version = max(self.version, 1)
+
+    def _create(self) -> Event:
+        assert self.ledger is not None  # asked by _attempt
+        if self._name is None:
+            self._name = self.ledger.next_name(self._prefix)
+        event = self.ledger.append(self._name, 1, Created(self.base, self.parent))
+        self.version = 1
+        return event
+
+    def _write(self, body: Body, reason: str | None) -> Event:
+        assert self.ledger is not None  # asked by _attempt
+        if self.version == 0:
+            self._create()
+        version = self.version + 1 if isinstance(body, Changing) else self.version
+        return self.ledger.append(self.name, version, body, reason=reason)
+
+    def _append(self, make: Callable[[tuple[Change, ...]], Changing], wanted: Wanted, reason: str | None) -> Event:
+        assert self.ledger is not None  # asked by _attempt
+        put = self.ledger.records.put_reference
+        changes = tuple(Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted)
+        return self._write(make(changes), reason)
+
+    def _apply(self, wanted: Wanted, version: int) -> None:
+        for op, action, reference in wanted:
+            if action == RESTORE:
+                self.intents.pop(op, None)
+            else:
+                self.intents[op] = Intent(action, reference)
+        self.version = version
+
+    def _expect(self, version: int | None) -> None:
+        if version is not None and version != self.version:
+            raise VersionConflict(f"{self.name} is at version {self.version}, not {version}; read it again and decide")
+
+    def sync(self) -> bool:
+        """Take in what other processes have changed since; return whether anything was."""
+        if self.ledger is None or self.version == 0 or not self.writable:
+            return False
+        later = self.ledger.changes_after(self.name, self.version)
+        for event in later:
+            references = self.ledger.records.references_by_digest(
+                {change.decomposition for change in event.changes if change.decomposition is not None}
+            )
+            fold(self.intents, event.changes, references)
+            self.version = event.version
+        return bool(later)
+
+    # The verbs that need no callable
+
+    def preserve(
+        self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
+    ) -> Event | None:
+        """Say of each op that it stays in the graph."""
+        wanted_ops = list(dict.fromkeys(ops))
+
+        def decide(intents: Mapping[str, Intent]) -> Wanted:
+            return [(op, PRESERVE, None) for op in wanted_ops if intents.get(op) != Intent(PRESERVE)]
+
+        return self.change(Popped, decide, reason=reason, expected_version=expected_version)
+
+    def restore(
+        self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
+    ) -> Event | None:
+        """Say nothing of the ops any more: they are as the table's base has them."""
+        wanted_ops = list(dict.fromkeys(ops))
+
+        def decide(intents: Mapping[str, Intent]) -> Wanted:
+            return [(op, RESTORE, None) for op in wanted_ops if op in intents]
+
+        return self.change(Restored, decide, reason=reason, expected_version=expected_version)
+
+    def revert(
+        self, to: int | str, *, reason: str | None = None, expected_version: int | None = None
+    ) -> Event | None:
+        """Bring back the state of an earlier version, by appending what differs.
+
+        Args:
+            to: a version or a tag.
+            reason: why.
+            expected_version: the version the caller believes the table to have.
+        """
+        then = self.at(to)
+
+        def make(changes: tuple[Change, ...]) -> Changing:
+            return Reverted(changes, to=then.version)
+
+        def decide(intents: Mapping[str, Intent]) -> Wanted:
+            return changes_between(intents, then.intents)
+
+        return self.change(make, decide, reason=reason, expected_version=expected_version)
+
+    def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> Event | None:
+        """Name a version, for ever; naming it so again is no event.
+
+        Args:
+            name: the tag; not a number, so that `TABLE@7` stays a version.
+            version: the version; the present one if None.
+            reason: why.
+
+        Raises:
+            InvalidName: it cannot name a tag.
+            VersionConflict: the tag names another version.
+        """
+        names.check_label(name, "a tag")
+        if name.lstrip("-").isdigit():
+            raise names.InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
+        ledger = self._recorded()
+        with ledger.store.writing():
+            self.sync()
+            at = self.version if version is None else self._check_version(version)
+            found = ledger.tags(self.name).get(name)
+            if found == at:
+                return None
+            if found is not None:
+                raise VersionConflict(f"the tag {name!r} of {self.name} is version {found} and never moves")
+            return ledger.append(self.name, at, Tagged(name), reason=reason)
+
+    # Reading
+
+    def at(self, version: int | str) -> TableState:
+        """Return what the table said at a version or tag."""
+        if version == self.version:
+            return self.state
+        return self._recorded().state(self.name, version)
+
+    def diff(self, before: int | str, after: int | str | None = None) -> list[IntentDiff]:
+        """Return the ops of which two versions say different things; `after` is now if None."""
+        return diff(self.at(before), self.state if after is None else self.at(after))
+
+    def history(self, op: str) -> list[Event]:
+        """Return every event that touched an op, oldest first, those of the table it was forked from included."""
+        return self._recorded().history(self.name, names.normalize(op), self.version) if self.version else []
+
+    def blame(self) -> dict[str, Event]:
+        """Return, for each op of which something is said, the event that said it."""
+        return self._recorded().blame(self.name, self.version) if self.version else {}
+
+    def events(self) -> list[Event]:
+        """Return its events, oldest first."""
+        return list(self._recorded().events(table=self.name)) if self.version else []
+
+    def fork(self, name: str | None = None) -> Stream:
+        """Return a new stream that starts from this one's present state."""
+        parent = (self.name, self.version) if self.ledger is not None and self.version else self.parent
+        own = self._prefix or self.name
+        forked = Stream(self.ledger, name, prefix=own, state=self.state, parent=parent)
+        forked.version = 0 if self.ledger is not None else 1
+        forked.on_failure = self.on_failure
+        return forked
+
+    def _recorded(self) -> Ledger:
+        if self.ledger is None:
+            raise LedgerError(f"{self.name} is no longer recorded; open the table with Ledger.table()")
+        self.create()
+        return self.ledger
+
+    def _check_version(self, version: int) -> int:
+        if not isinstance(version, int) or not 1 <= version <= self.version:
+            raise UnknownVersion(f"{self.name} has versions 1 to {self.version}, not {version!r}")
+        return version

@@ -1,0 +1,120 @@
+"""The log: tables, ops, provenance, events, changes, tags, catalogs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+# "DCLG": how a ledger is told from any other SQLite file.
+APPLICATION_ID = 0x44434C47
+
+SCHEMA = """
+CREATE TABLE ledger (
+    id TEXT PRIMARY KEY,                   -- 32 hex digits, random
+    created_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What is named again and again is stored once.
+CREATE TABLE stream (                      -- the tables; TABLE is a word of SQL
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE op (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE environment (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,           -- SHA-256 of body
+    body TEXT NOT NULL                     -- canonical JSON
+) STRICT;
+CREATE TABLE decomposition (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,           -- SHA-256 of body
+    body TEXT NOT NULL                     -- canonical JSON
+) STRICT;
+CREATE TABLE provenance (
+    id INTEGER PRIMARY KEY,
+    actor TEXT NOT NULL,
+    reason TEXT,
+    call_site TEXT,                        -- canonical JSON
+    environment_id INTEGER NOT NULL REFERENCES environment(id)
+) STRICT;
+CREATE INDEX provenance_actor ON provenance(actor);
+
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY,
+    stream_id INTEGER NOT NULL REFERENCES stream(id),
+    version INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    schema INTEGER NOT NULL,
+    recorded_at TEXT NOT NULL,
+    provenance_id INTEGER NOT NULL REFERENCES provenance(id),
+    body TEXT NOT NULL,                    -- canonical JSON
+    prev_hash BLOB NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+CREATE INDEX event_version ON event(stream_id, version);
+
+-- One row for each op an event touched: as-of reads, history and blame by index alone.
+CREATE TABLE change (
+    stream_id INTEGER NOT NULL REFERENCES stream(id),
+    op_id INTEGER NOT NULL REFERENCES op(id),
+    version INTEGER NOT NULL,
+    action TEXT NOT NULL CHECK (action IN ('preserve', 'override', 'restore')),
+    decomposition_id INTEGER REFERENCES decomposition(id),
+    PRIMARY KEY (stream_id, op_id, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tag (
+    stream_id INTEGER NOT NULL REFERENCES stream(id),
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (stream_id, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE catalog (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,           -- of the whole catalog
+    base_id INTEGER REFERENCES catalog(id),
+    body BLOB NOT NULL                     -- zlib of JSON: whole, or how it differs from its base
+) STRICT;
+"""
+
+LOG_TABLES = (
+    "ledger",
+    "stream",
+    "op",
+    "environment",
+    "decomposition",
+    "provenance",
+    "event",
+    "change",
+    "tag",
+    "catalog",
+)
+
+
+def refuse_edits(db: Database, table: str) -> None:
+    """Make SQLite refuse UPDATE and DELETE on a table of the log."""
+    for verb in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, 'the log is append-only: {verb} on {table} is refused'); END"
+        )
+
+
+def apply(db: Database) -> None:
+    """Create the log in an empty file."""
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for statement in SCHEMA.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    db.execute(
+        "INSERT INTO ledger (id, created_at) "
+        "VALUES (lower(hex(randomblob(16))), strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
+    )
+    for table in LOG_TABLES:
+        refuse_edits(db, table)

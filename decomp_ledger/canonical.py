@@ -10,7 +10,7 @@ from decomp_ledger.errors import UnusableValue
 
 __all__ = ["Json", "canonical_json", "check_text", "digest_of"]
 
-Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
 # RFC 8785 writes numbers as IEEE doubles do: beyond this, two integers have one text.
 _MAX_INT = 2**53 - 1

@@ -110,11 +110,13 @@ class Changing:
 
     Attributes:
         changes: what is now said of each op it touched, each op once.
+        pending: those of the ops that were not loaded then, where that is known.
     """
 
     kind: ClassVar[str]
     schema: ClassVar[int] = 1
     changes: tuple[Change, ...]
+    pending: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
 
 @attrs.frozen
@@ -240,6 +242,8 @@ def encode_body(body: Body) -> str:
     """Write a body as canonical JSON."""
     if isinstance(body, Changing):
         value: dict[str, Json] = {"changes": [change.to_json() for change in body.changes]}
+        if body.pending:
+            value["pending"] = list(body.pending)
         if isinstance(body, Reverted):
             value["to"] = body.to
     elif isinstance(body, Created):
@@ -282,7 +286,8 @@ def _build(cls: type[Any], value: dict[str, Any]) -> Body:
     """Make a body of checked parts: the text may come from a file that somebody edited."""
     if issubclass(cls, Changing):
         changes = tuple(Change(*_strings(change)) for change in value["changes"])
-        return cls(changes, to=_integer(value["to"])) if cls is Reverted else cls(changes)  # type: ignore[no-any-return]
+        extra = {"to": _integer(value["to"])} if cls is Reverted else {}
+        return cls(changes, pending=tuple(_strings(value.get("pending", []))), **extra)
     if cls is Created:
         parent = value.get("parent")
         if value["base"] not in BASES:

@@ -15,8 +15,8 @@ import attrs
 from decomp_ledger import names, provenance, sql
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion
-from decomp_ledger.events import CHANGING_KINDS, Body, Created, Event
+from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion, UnusableValue
+from decomp_ledger.events import CHANGING_KINDS, Body, Created, Event, Materialized
 from decomp_ledger.records import Provenance, Records, read_event
 from decomp_ledger.state import Intent, TableState
 from decomp_ledger.store import Store
@@ -65,6 +65,7 @@ class Ledger:
         trust: names of modules (and what is under them) that may be imported to find recorded decompositions.
         read_only: never write to the file.
         timeout: seconds to wait for another writer.
+        lazy: open the file when it is first needed; what is wrong with it is then said there.
         durability: "process" (default) or "power": what an event survives once the call returned.
 
     Raises:
@@ -82,13 +83,14 @@ class Ledger:
         read_only: bool = False,
         timeout: float = 30.0,
         durability: str = "process",
+        lazy: bool = False,
     ) -> None:
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
         self.trust = tuple(trust)
-        # Functions that the caller supplied or that were recorded here: digest -> callable.
-        self.provided: dict[str, Any] = {}
-        self.store = Store(path, read_only=read_only, timeout=timeout, durability=durability)
+        # Functions of this process: by (op, digest) and digest those recorded here, by op those supplied.
+        self.provided: dict[Any, Any] = {}
+        self.store = Store(path, read_only=read_only, timeout=timeout, durability=durability, lazy=lazy)
         self.records = Records(self.store)
 
     def __enter__(self) -> Ledger:
@@ -131,6 +133,21 @@ class Ledger:
         from decomp_ledger.live.table import DecompTable
 
         return DecompTable(self._open_or_create(name, base))
+
+    def provide(self, op: Any, fn: Any) -> None:
+        """Supply the function that a recorded decomposition without an importable name stands for.
+
+        Args:
+            op: the op it replaces: a name or an `OpOverload`.
+            fn: the function; its source must be the recorded one, which is checked when it is used.
+
+        Raises:
+            UnusableValue: it is not callable.
+        """
+        name = names.normalize(op if isinstance(op, str) else op.name())
+        if not callable(fn):
+            raise UnusableValue(f"the decomposition of {name} must be callable, not {type(fn).__name__}")
+        self.provided[name] = fn
 
     def _open_or_create(self, name: str, base: str) -> Stream:
         names.check_label(name, "a table")
@@ -314,6 +331,25 @@ class Ledger:
                 values.append(value)
         return self.records.events(where, values, desc=desc, limit=limit)
 
+    def has_met(self, table: str, version: int, body: Materialized) -> bool:
+        """Tell whether a table's version is known to have met a catalog."""
+        where = ["event.stream_id = ?", "event.version = ?", "event.kind = 'materialized'"]
+        found = self.records.events(where, [self._stream_id(table), version], desc=False, limit=None)
+        return any(event.body == body for event in found)
+
+    def last_met(self, table: str, version: int) -> Event | None:
+        """Return the `materialized` event that tells best which torch a version met.
+
+        That is the last one of that version or an earlier one; else of a later one; else the last of any table.
+        """
+        own = list(self.events(table=table, kind=Materialized.kind, desc=True))
+        earlier = (event for event in own if event.version <= version)
+        return (
+            next(earlier, None)
+            or next(iter(own), None)
+            or next(self.events(kind=Materialized.kind, desc=True, limit=1), None)
+        )
+
     def changes_after(self, table: str, version: int) -> list[Event]:
         """Return the events that changed a table after a version, oldest first."""
         stream = self._stream_id(table)
@@ -341,9 +377,7 @@ class Ledger:
             table,
             version,
             body,
-            Provenance(
-                provenance.actor(self.actor), why, provenance.call_site(), provenance.environment()
-            ),
+            Provenance(provenance.actor(self.actor), why, provenance.call_site(), provenance.environment()),
         )
 
     @contextmanager

@@ -93,9 +93,7 @@ class Records:
         found: dict[str, Reference] = {}
         with self.store.reading() as connection:
             for digest in digests:
-                row = connection.execute(
-                    "SELECT body FROM decomposition WHERE digest = ?", [_unhex(digest)]
-                ).fetchone()
+                row = connection.execute("SELECT body FROM decomposition WHERE digest = ?", [_unhex(digest)]).fetchone()
                 if row is None:
                     raise LedgerError(
                         f"{self.store.path} is damaged: decomposition {digest[:12]} is missing; run verify"
@@ -126,9 +124,7 @@ class Records:
 
     def _whole_catalog(self, row_id: int) -> Catalog:
         with self.store.reading() as connection:
-            row = connection.execute(
-                "SELECT body FROM catalog WHERE id = ? AND base_id IS NULL", [row_id]
-            ).fetchone()
+            row = connection.execute("SELECT body FROM catalog WHERE id = ? AND base_id IS NULL", [row_id]).fetchone()
         if row is None:
             raise LedgerError(f"{self.store.path} is damaged: a catalog's base is missing; run verify")
         return unpack(row[0], None)
@@ -159,12 +155,13 @@ class Records:
             seq, prev_hash = (int(row[0]) + 1, bytes(row[1])) if row else (1, GENESIS)
             provenance_id, digest, site = self._provenance(provenance)
             now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+            at = now.isoformat(timespec="microseconds") + "Z"
             fields = {
                 "actor": provenance.actor,
                 "environment": digest,
                 "kind": body.kind,
                 "reason": provenance.reason,
-                "recorded_at": now.isoformat(timespec="microseconds") + "Z",
+                "recorded_at": at,
                 "schema": body.schema,
                 "seq": seq,
                 "table": table,
@@ -172,7 +169,6 @@ class Records:
             }
             text = encode_body(body)
             own_hash = chain_hash(prev_hash, fields, text, site)
-            at = fields["recorded_at"]
             connection.execute(
                 sql.INSERT_EVENT,
                 (seq, stream, version, body.kind, body.schema, at, provenance_id, text, prev_hash, own_hash),
@@ -210,7 +206,9 @@ class Records:
                 ],
             )
         elif isinstance(body, Tagged):
-            connection.execute("INSERT INTO tag (stream_id, name, version) VALUES (?, ?, ?)", (stream, body.name, version))
+            connection.execute(
+                "INSERT INTO tag (stream_id, name, version) VALUES (?, ?, ?)", (stream, body.name, version)
+            )
 
     def put_reference(self, reference: Reference) -> str:
         """Store a decomposition once; return its digest."""

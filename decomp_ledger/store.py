@@ -29,6 +29,7 @@ class Store:
         path: the file; made when it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
         read_only: never write: neither migrate an older ledger nor make a missing one.
         timeout: seconds to wait for another writer.
+        lazy: open the file when it is first needed, not now.
         durability: "process": an event survives the death of the process once its call returned. "power": it
             survives the loss of power too, at the cost of an fsync an event.
 
@@ -44,6 +45,7 @@ class Store:
         read_only: bool = False,
         timeout: float = 30.0,
         durability: str = "process",
+        lazy: bool = False,
     ) -> None:
         if durability not in DURABILITY:
             raise LedgerFileError(f"durability is 'process' or 'power', not {durability!r}")
@@ -57,8 +59,10 @@ class Store:
         self._closed = False
         self._inode = 0
         self.generation = 0
-        with self._errors():
-            self._connection = self._open()
+        self._connection: sqlite3.Connection | None = None
+        if not lazy:
+            with self._errors():
+                self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
         if self.path == MEMORY:
@@ -152,17 +156,21 @@ class Store:
             raise LedgerFileError(f"the ledger {self.path} is closed; open it again with Ledger({self.path!r})")
         if self._pid != os.getpid():
             self._leave_parent()
+        if self._connection is None:
+            with self._lock:
+                self._connection = self._connection or self._open()
         return self._connection
 
     def _leave_parent(self) -> None:
         if self.path == MEMORY:
             raise LedgerFileError("a ledger in memory stays with the process that made it; use a file to share one")
-        _inherited.append(self._connection)
+        if self._connection is not None:
+            _inherited.append(self._connection)
         self._lock = threading.RLock()
         self._depth = 0
         self._pid = os.getpid()
         self.generation += 1
-        self._connection = self._open()
+        self._connection = None
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -227,7 +235,7 @@ class Store:
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
         with self._lock:
-            if not self._closed and self._pid == os.getpid():
+            if self._connection is not None and not self._closed and self._pid == os.getpid():
                 self._connection.close()
             self._closed = True
 

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from decomp_ledger import names
 from decomp_ledger.canonical import check_text
-from decomp_ledger.errors import LedgerError, ReadOnlyTable, UnknownVersion, VersionConflict
+from decomp_ledger.catalog import Catalog, Snapshot, materialize
+from decomp_ledger.errors import InvalidName, LedgerError, ReadOnlyTable, UnknownVersion, VersionConflict
 from decomp_ledger.events import (
     PRESERVE,
     RESTORE,
@@ -19,6 +21,7 @@ from decomp_ledger.events import (
     Changing,
     Created,
     Event,
+    Materialized,
     Popped,
     Restored,
     Reverted,
@@ -33,6 +36,7 @@ __all__ = ["Decide", "Stream", "Wanted"]
 
 Wanted: TypeAlias = "list[tuple[str, str, Reference | None]]"
 Decide: TypeAlias = "Callable[[Mapping[str, Intent]], Wanted]"
+Make: TypeAlias = "Callable[..., Changing]"
 
 
 class Stream:
@@ -66,8 +70,18 @@ class Stream:
         self.version = state.version if state is not None and parent is None else 0
         self.parent = parent
         self.writable = writable
-        # For tables of a recording: called instead of raising, when the ledger cannot be written.
-        self.on_failure: Callable[[LedgerError], None] | None = None
+        # For tables of a recording: why, what to call instead of raising when the ledger cannot be written, and
+        # what to call with every fork.
+        self.reason: str | None = None
+        self.on_failure: Callable[[Exception], None] | None = None
+        self._on_fork: Callable[[Stream], None] | None = None
+        # Ops of which something else is said since the view on top last looked.
+        self.dirty: set[str] = set()
+        self.lock = threading.RLock()
+        # Functions of this process that references name: shared by all tables of a ledger.
+        self.provided: dict[Any, Any] = ledger.provided if ledger is not None else {}
+        # Whether an op is loaded, where a dispatcher can be asked.
+        self.is_loaded: Callable[[str], bool] | None = None
         self._name = name
         self._prefix = prefix
 
@@ -85,7 +99,7 @@ class Stream:
 
     def change(
         self,
-        make: Callable[[tuple[Change, ...]], Changing],
+        make: Make,
         decide: Decide,
         *,
         reason: str | None = None,
@@ -94,7 +108,7 @@ class Stream:
         """Append one event with what `decide` wants, or nothing if it wants nothing.
 
         Args:
-            make: the event's class, called with the changes.
+            make: the event's class, called with the changes and `pending=`.
             decide: gets op -> intent as they are when the event is written (another process may have written
                 meanwhile), and returns the (op, action, decomposition) that are to change. It may raise: then
                 nothing is written.
@@ -110,20 +124,21 @@ class Stream:
             raise ReadOnlyTable(f"{self.name}@{self.version} is a past state; copy() it, or revert the table to it")
         if reason is not None:
             check_text(reason, "the reason")
-        if self.ledger is None or self.version == 0 or self.on_failure is not None:
-            return self._change_alone(make, decide, reason, expected_version)
-        with self.ledger.store.writing():
-            self.sync()
-            self._expect(expected_version)
-            wanted = decide(self.intents)
-            event = self._append(make, wanted, reason) if wanted else None
-        if event is not None:
-            self._apply(wanted, event.version)
-        return event
+        with self.lock:
+            if self.ledger is None or self.version == 0 or self.on_failure is not None:
+                return self._change_alone(make, decide, reason, expected_version)
+            with self.ledger.store.writing():
+                self.sync()
+                self._expect(expected_version)
+                wanted = decide(self.intents)
+                event = self._append(make, wanted, reason) if wanted else None
+            if event is not None:
+                self._apply(wanted, event.version)
+            return event
 
     def _change_alone(
         self,
-        make: Callable[[tuple[Change, ...]], Changing],
+        make: Make,
         decide: Decide,
         reason: str | None,
         expected_version: int | None,
@@ -137,16 +152,35 @@ class Stream:
         self._apply(wanted, event.version if event is not None else max(self.version, 1) + 1)
         return event
 
-    def note(self, body: Body, *, reason: str | None = None) -> Event | None:
-        """Append an event that changes no op and stands at the present version."""
-        return self._attempt(lambda: self._write(body, reason))
+    def met(self, catalog: Catalog) -> Snapshot:
+        """Record that the table met a dispatcher, once for each version and catalog.
+
+        Args:
+            catalog: what the dispatcher offers.
+
+        Returns:
+            The table as it is there.
+        """
+        with self.lock:
+            snapshot = materialize(self.state, catalog)
+            body = Materialized(catalog.digest, snapshot.digest, snapshot.pending)
+
+            def write() -> Event | None:
+                assert self.ledger is not None  # asked by _attempt
+                if self.version and self.ledger.has_met(self.name, self.version, body):
+                    return None
+                self.ledger.records.put_catalog(catalog)
+                return self._write(body, None)
+
+            self._attempt(write)
+        return snapshot
 
     def create(self) -> None:
         """Write its first event, unless it has one."""
         if self.version == 0:
             self._attempt(self._create)
 
-    def _attempt(self, write: Callable[[], Event]) -> Event | None:
+    def _attempt(self, write: Callable[[], Event | None]) -> Event | None:
         """Write within a transaction; on failure, let a recording decide whether to go on unrecorded."""
         if self.ledger is None:
             return None
@@ -171,7 +205,7 @@ class Stream:
         assert self.ledger is not None  # asked by _attempt
         if self._name is None:
             self._name = self.ledger.next_name(self._prefix)
-        event = self.ledger.append(self._name, 1, Created(self.base, self.parent))
+        event = self.ledger.append(self._name, 1, Created(self.base, self.parent), reason=self.reason)
         self.version = 1
         return event
 
@@ -180,13 +214,16 @@ class Stream:
         if self.version == 0:
             self._create()
         version = self.version + 1 if isinstance(body, Changing) else self.version
-        return self.ledger.append(self.name, version, body, reason=reason)
+        why = " / ".join(part for part in (self.reason, reason) if part) or None
+        return self.ledger.append(self.name, version, body, reason=why)
 
-    def _append(self, make: Callable[[tuple[Change, ...]], Changing], wanted: Wanted, reason: str | None) -> Event:
+    def _append(self, make: Make, wanted: Wanted, reason: str | None) -> Event:
         assert self.ledger is not None  # asked by _attempt
         put = self.ledger.records.put_reference
         changes = tuple(Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted)
-        return self._write(make(changes), reason)
+        loaded = self.is_loaded
+        pending = () if loaded is None else tuple(c.op for c in changes if c.action != RESTORE and not loaded(c.op))
+        return self._write(make(changes, pending=pending), reason)
 
     def _apply(self, wanted: Wanted, version: int) -> None:
         for op, action, reference in wanted:
@@ -194,6 +231,7 @@ class Stream:
                 self.intents.pop(op, None)
             else:
                 self.intents[op] = Intent(action, reference)
+            self.dirty.add(op)
         self.version = version
 
     def _expect(self, version: int | None) -> None:
@@ -202,7 +240,7 @@ class Stream:
 
     def sync(self) -> bool:
         """Take in what other processes have changed since; return whether anything was."""
-        if self.ledger is None or self.version == 0 or not self.writable:
+        if self.ledger is None or self.version == 0 or not self.writable or self.on_failure is not None:
             return False
         later = self.ledger.changes_after(self.name, self.version)
         for event in later:
@@ -210,6 +248,7 @@ class Stream:
                 {change.decomposition for change in event.changes if change.decomposition is not None}
             )
             fold(self.intents, event.changes, references)
+            self.dirty.update(change.op for change in event.changes)
             self.version = event.version
         return bool(later)
 
@@ -237,9 +276,7 @@ class Stream:
 
         return self.change(Restored, decide, reason=reason, expected_version=expected_version)
 
-    def revert(
-        self, to: int | str, *, reason: str | None = None, expected_version: int | None = None
-    ) -> Event | None:
+    def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> Event | None:
         """Bring back the state of an earlier version, by appending what differs.
 
         Args:
@@ -249,8 +286,8 @@ class Stream:
         """
         then = self.at(to)
 
-        def make(changes: tuple[Change, ...]) -> Changing:
-            return Reverted(changes, to=then.version)
+        def make(changes: tuple[Change, ...], *, pending: tuple[str, ...]) -> Changing:
+            return Reverted(changes, pending=pending, to=then.version)
 
         def decide(intents: Mapping[str, Intent]) -> Wanted:
             return changes_between(intents, then.intents)
@@ -271,9 +308,9 @@ class Stream:
         """
         names.check_label(name, "a tag")
         if name.lstrip("-").isdigit():
-            raise names.InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
+            raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
         ledger = self._recorded()
-        with ledger.store.writing():
+        with self.lock, ledger.store.writing():
             self.sync()
             at = self.version if version is None else self._check_version(version)
             found = ledger.tags(self.name).get(name)
@@ -313,8 +350,43 @@ class Stream:
         own = self._prefix or self.name
         forked = Stream(self.ledger, name, prefix=own, state=self.state, parent=parent)
         forked.version = 0 if self.ledger is not None else 1
-        forked.on_failure = self.on_failure
+        forked.provided = self.provided
+        forked.reason = self.reason
+        forked.adopt(self.on_failure, self._on_fork)
         return forked
+
+    def adopt(self, on_failure: Callable[[Exception], None] | None, on_fork: Callable[[Stream], None] | None) -> None:
+        """Make it, and all that is forked from it, a stream of a recording.
+
+        Args:
+            on_failure: called with the error when the ledger cannot be written, instead of raising.
+            on_fork: called with this stream and every fork.
+        """
+        self.on_failure, self._on_fork = on_failure, on_fork
+        if on_fork is not None:
+            on_fork(self)
+
+    def fork_as(self, name: str) -> Stream:
+        """Return a new stream of that name, written at once.
+
+        Raises:
+            LedgerError: there is such a table already.
+        """
+        names.check_label(name, "a table")
+        ledger = self._recorded()
+        with ledger.store.writing():
+            if ledger.records.stream_id(name) is not None:
+                raise LedgerError(f"there is a table {name!r} already; fork under another name")
+            forked = self.fork(name)
+            forked.create()
+        return forked
+
+    def past(self, version: int | str) -> Stream:
+        """Return the stream as it was at a version or tag, which refuses to change."""
+        state = self.at(version)
+        past = Stream(self.ledger, self.name, state=state, writable=False)
+        past.provided = self.provided
+        return past
 
     def _recorded(self) -> Ledger:
         if self.ledger is None:

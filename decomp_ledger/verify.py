@@ -12,7 +12,16 @@ from decomp_ledger import sql
 from decomp_ledger.canonical import Json
 from decomp_ledger.catalog import unpack
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import CHANGING_KINDS, GENESIS, Changing, Created, Materialized, Tagged, chain_hash, decode_body
+from decomp_ledger.events import (
+    CHANGING_KINDS,
+    GENESIS,
+    Changing,
+    Created,
+    Materialized,
+    Tagged,
+    chain_hash,
+    decode_body,
+)
 from decomp_ledger.store import Store
 
 __all__ = ["Problem", "Verification", "verify"]

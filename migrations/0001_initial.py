@@ -113,8 +113,7 @@ def apply(db: Database) -> None:
         if statement.strip():
             db.execute(statement)
     db.execute(
-        "INSERT INTO ledger (id, created_at) "
-        "VALUES (lower(hex(randomblob(16))), strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
+        "INSERT INTO ledger (id, created_at) VALUES (lower(hex(randomblob(16))), strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
     )
     for table in LOG_TABLES:
         refuse_edits(db, table)

@@ -1,0 +1,1 @@
+"""The only folder that knows torch, and the only one that touches its private parts."""

@@ -1,0 +1,85 @@
+"""The event-sourced, versioned decomposition table for torch.export, with an audit log.
+
+Importing this package does not import torch; using a table does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decomp_ledger.catalog import Catalog, Snapshot, materialize
+    from decomp_ledger.errors import (
+        DecompositionChanged,
+        InvalidName,
+        LedgerError,
+        LedgerFileError,
+        NotImportable,
+        PendingOpWarning,
+        ReadOnlyTable,
+        RecordingWarning,
+        SchemaError,
+        UnknownTable,
+        UnknownVersion,
+        UnsupportedTorch,
+        UntrustedModule,
+        UnusableValue,
+        VersionConflict,
+    )
+    from decomp_ledger.events import Event
+    from decomp_ledger.ledger import Ledger
+    from decomp_ledger.live.recording import Recording, record
+    from decomp_ledger.live.table import DecompTable
+    from decomp_ledger.state import TableState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Catalog",
+    "DecompTable",
+    "DecompositionChanged",
+    "Event",
+    "InvalidName",
+    "Ledger",
+    "LedgerError",
+    "LedgerFileError",
+    "NotImportable",
+    "PendingOpWarning",
+    "ReadOnlyTable",
+    "Recording",
+    "RecordingWarning",
+    "SchemaError",
+    "Snapshot",
+    "TableState",
+    "UnknownTable",
+    "UnknownVersion",
+    "UnsupportedTorch",
+    "UntrustedModule",
+    "UnusableValue",
+    "VersionConflict",
+    "materialize",
+    "record",
+]
+
+_HOMES = {
+    "Catalog": "catalog",
+    "DecompTable": "live.table",
+    "Event": "events",
+    "Ledger": "ledger",
+    "Recording": "live.recording",
+    "Snapshot": "catalog",
+    "TableState": "state",
+    "materialize": "catalog",
+    "record": "live.recording",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'decomp_ledger' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"decomp_ledger.{_HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

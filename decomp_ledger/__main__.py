@@ -1,0 +1,5 @@
+"""`python -m decomp_ledger`."""
+
+from decomp_ledger.cli import main
+
+main()

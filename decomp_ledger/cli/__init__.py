@@ -1,0 +1,66 @@
+"""The decomp-ledger command. Thin: every answer comes from the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from decomp_ledger.cli import changing, checking, reading, running
+from decomp_ledger.cli.common import AT_FAULT, LedgerOption, printable
+from decomp_ledger.errors import LedgerError
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="decomp-ledger")
+@click.option(
+    "--ledger",
+    "path",
+    envvar="DECOMP_LEDGER",
+    default="decomp_ledger.db",
+    show_default=True,
+    metavar="FILE",
+    help="The ledger file.  [env: DECOMP_LEDGER]",
+)
+@click.pass_context
+def cli(context: click.Context, path: str) -> None:
+    """Record, read and check the decomposition tables that torch.export lowers with.
+
+    A table state is written TABLE, TABLE@VERSION or TABLE@TAG. Exit status: 0 fine, 1 a difference or a fault was
+    found, 2 used wrongly.
+    """
+    context.obj = LedgerOption(path)
+
+
+for module in (running, reading, changing, checking):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command, and exit as documented: one line for an error, no traceback."""
+    arguments = sys.argv[1:]
+    try:
+        status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except (click.ClickException, LedgerError) as error:
+        _fail(error, arguments)
+    except BrokenPipeError:
+        # The reader has seen enough. Nothing must be flushed at exit into a pipe that nobody reads.
+        sys.stdout = None
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> None:
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if "--json" in arguments and "run" not in arguments:
+        click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))
+    else:
+        click.echo(f"decomp-ledger: {printable(message)}", err=True)
+    sys.exit(AT_FAULT)

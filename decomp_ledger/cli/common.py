@@ -1,0 +1,146 @@
+"""What the commands share: the ledger option, JSON, escaping, and lines for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import click
+
+from decomp_ledger.canonical import Json
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import Created, Event, Materialized, Reverted, Tagged
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.state import Intent, TableState
+
+__all__ = [
+    "AT_FAULT",
+    "FOUND",
+    "LedgerOption",
+    "columns",
+    "event_json",
+    "intent_json",
+    "intent_text",
+    "json_option",
+    "note",
+    "pass_ledger",
+    "printable",
+    "sole_table",
+    "what",
+    "write_json",
+]
+
+FOUND = 1  # exit status: a difference or a fault was found
+AT_FAULT = 2  # exit status: used wrongly
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@attrs.frozen
+class LedgerOption:
+    """The ledger that the command line names."""
+
+    path: str
+
+    def read(self) -> Ledger:
+        """Open it for reading."""
+        return Ledger(self.path, read_only=True)
+
+    def write(self, actor: str | None = None) -> Ledger:
+        """Open it for writing; it must be there, since there is nothing to change in a new one."""
+        with self.read():
+            pass
+        return Ledger(self.path, actor=actor)
+
+
+pass_ledger = click.make_pass_decorator(LedgerOption)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def printable(text: str) -> str:
+    """Escape what does not print: control characters, terminal escapes, line breaks, direction marks."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def note(text: str) -> None:
+    """Print one escaped line."""
+    click.echo(printable(text))
+
+
+def write_json(value: Any) -> None:
+    """Print JSON in ASCII: whatever a ledger holds, a terminal and a parser both get through it."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people: cells are escaped, and wrapped where the terminal is narrow."""
+    # Imported here: a program that reads JSON does not wait for it.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 400  # into a file or a pipe, nothing is wrapped for a terminal that is not there
+    console.print(table)
+
+
+def sole_table(ledger: Ledger, spec: str | None) -> TableState:
+    """Return the state that a command names; without a name, the ledger's only table."""
+    if spec is not None:
+        return ledger.resolve(spec)
+    tables = [info.name for info in ledger.tables()]
+    if len(tables) == 1:
+        return ledger.state(tables[0])
+    some = ", ".join(tables[:8]) + (" ..." if len(tables) > 8 else "")
+    raise LedgerError(f"{ledger.path} has {len(tables)} tables; name one: {some or 'none yet, record something first'}")
+
+
+def event_json(event: Event) -> dict[str, Json]:
+    """Return an event as plain data, with its changes laid open."""
+    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name != "body")
+    body = attrs.asdict(event.body)
+    if event.changes:
+        body["changes"] = [attrs.asdict(change) for change in event.changes]
+    value["body"] = body
+    return value
+
+
+def intent_json(intent: Intent | None) -> dict[str, Json] | None:
+    """Return an intent as plain data."""
+    if intent is None:
+        return None
+    reference = intent.reference
+    return {"action": intent.action, "decomposition": None if reference is None else reference.to_json()}
+
+
+def intent_text(intent: Intent | None) -> str:
+    """Return an intent in words."""
+    if intent is None:
+        return "(nothing)"
+    return intent.action if intent.reference is None else f"{intent.action}: {intent.reference.label()}"
+
+
+def what(event: Event, limit: int = 3) -> str:
+    """Return in a few words what an event says."""
+    body = event.body
+    if isinstance(body, Created):
+        return f"base {body.base}" if body.parent is None else f"forked from {body.parent[0]}@{body.parent[1]}"
+    if isinstance(body, Tagged):
+        return body.name
+    if isinstance(body, Materialized):
+        waiting = f", {len(body.pending)} pending" if body.pending else ""
+        return f"snapshot {body.snapshot[:12]}{waiting}"
+    pending = set(body.pending)
+    names = [change.op + (" (not loaded yet)" if change.op in pending else "") for change in body.changes[:limit]]
+    more = f" and {len(body.changes) - limit} more" if len(body.changes) > limit else ""
+    back = f"to version {body.to}: " if isinstance(body, Reverted) else ""
+    return back + ", ".join(names) + more

@@ -1,0 +1,262 @@
+"""Commands that read: tables, log, show, blame, explain, diff. None imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import click
+
+from decomp_ledger import names
+from decomp_ledger.catalog import materialize
+from decomp_ledger.cli.common import (
+    FOUND,
+    LedgerOption,
+    columns,
+    event_json,
+    intent_json,
+    intent_text,
+    json_option,
+    note,
+    pass_ledger,
+    printable,
+    sole_table,
+    what,
+    write_json,
+)
+from decomp_ledger.events import OVERRIDE, PRESERVE, Event
+from decomp_ledger.explaining import Explanation, explain
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.state import TableState, diff
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@json_option
+@pass_ledger
+def tables(option: LedgerOption, as_json: bool) -> None:
+    """List the tables."""
+    with option.read() as ledger:
+        found = ledger.tables()
+        if as_json:
+            write_json([{**attrs.asdict(info), "tags": ledger.tags(info.name)} for info in found])
+            return
+        columns(
+            ("table", "version", "events", "last event (UTC)", "tags"),
+            (
+                (
+                    info.name,
+                    str(info.version),
+                    str(info.events),
+                    _when(info.last_at),
+                    ", ".join(f"{tag}@{version}" for tag, version in ledger.tags(info.name).items()),
+                )
+                for info in found
+            ),
+        )
+
+
+@click.command()
+@click.argument("table", required=False)
+@click.option("--op", help="Only events that touched this op.")
+@click.option("--actor", help="Only events by this actor.")
+@click.option("--kind", help="Only events of this kind (popped, set, tagged ...).")
+@click.option("--after", "gt", type=int, metavar="SEQ", help="Only events after this one.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--reverse", is_flag=True, help="Oldest first.")
+@json_option
+@pass_ledger
+def log(
+    option: LedgerOption,
+    table: str | None,
+    op: str | None,
+    actor: str | None,
+    kind: str | None,
+    gt: int | None,
+    limit: int | None,
+    reverse: bool,
+    as_json: bool,
+) -> None:
+    """Show the events, newest first: what, who, where, why."""
+    with option.read() as ledger:
+        found = ledger.events(table=table, op=op, actor=actor, kind=kind, gt=gt, limit=limit, desc=not reverse)
+        if as_json:
+            write_json([event_json(event) for event in found])
+            return
+        for event in found:
+            _print_event(event)
+
+
+def _print_event(event: Event) -> None:
+    click.secho(f"#{event.seq}", fg="yellow", nl=False)
+    note(f"  {_when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {what(event)}")
+    note(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
+    if event.reason:
+        note(f"    because {event.reason}")
+
+
+def _when(recorded_at: str) -> str:
+    return recorded_at[:19].replace("T", " ")
+
+
+@click.command()
+@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]]")
+@click.option("--preserved", is_flag=True, help="Only ops that are kept in the graph.")
+@click.option("--overridden", is_flag=True, help="Only ops with a decomposition of their own.")
+@click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
+@json_option
+@pass_ledger
+def show(
+    option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
+) -> None:
+    """Show what a table says of each op, now or at a version or tag."""
+    with option.read() as ledger:
+        said = sole_table(ledger, state)
+        actions = [action for action, wanted in ((PRESERVE, preserved), (OVERRIDE, overridden)) if wanted]
+        intents = {op: said.intents[op] for op in sorted(said.intents)}
+        if actions:
+            intents = {op: intent for op, intent in intents.items() if intent.action in actions}
+        met = ledger.last_met(said.table, said.version)
+        snapshot = None if met is None else materialize(said, ledger.catalog(met.body.catalog))  # type: ignore[union-attr]
+        said_by = ledger.blame(said.table, said.version)
+        if as_json:
+            write_json(
+                {
+                    "table": said.table,
+                    "version": said.version,
+                    "base": said.base,
+                    "intents": {op: intent_json(intent) for op, intent in intents.items()},
+                    "snapshot": None
+                    if snapshot is None
+                    else {
+                        "digest": snapshot.digest,
+                        "build": dict(snapshot.build),
+                        "size": len(snapshot.ops),
+                        "preserved": list(snapshot.preserved),
+                        "overridden": list(snapshot.overridden),
+                        "pending": list(snapshot.pending),
+                        **({"ops": dict(snapshot.ops)} if everything else {}),
+                    },
+                }
+            )
+            return
+        note(f"{said.table}@{said.version}, base {said.base}")
+        if snapshot is not None:
+            waiting = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
+            note(
+                f"with torch {snapshot.build.get('torch')}: {len(snapshot.ops)} decompositions, "
+                f"{len(snapshot.preserved)} preserved, {len(snapshot.overridden)} overridden{waiting}; "
+                f"snapshot {snapshot.digest[:12]}"
+            )
+        pending = set(snapshot.pending) if snapshot is not None else set()
+        columns(
+            ("op", "", "since", "why"),
+            (
+                (
+                    op + (" (pending)" if op in pending else ""),
+                    intent_text(intent),
+                    f"@{said_by[op].version} (#{said_by[op].seq})",
+                    said_by[op].reason or "",
+                )
+                for op, intent in intents.items()
+            ),
+        )
+        if everything and snapshot is not None:
+            columns(("op", "decomposition"), snapshot.ops.items())
+
+
+@click.command()
+@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]]")
+@click.option("--op", help="Only this op.")
+@json_option
+@pass_ledger
+def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> None:
+    """Show, for each op of which a table says something, who said it, where and why."""
+    with option.read() as ledger:
+        said = sole_table(ledger, state)
+        found = ledger.blame(said.table, said.version)
+        if op is not None:
+            name = names.normalize(op)
+            found = {name: found[name]} if name in found else {}
+        if as_json:
+            write_json({name: event_json(event) for name, event in found.items()})
+            return
+        for name, event in found.items():
+            click.secho(printable(name), bold=True, nl=False)
+            note(f"  {intent_text(said.intents[name])}")
+            _print_event(event)
+
+
+@click.command("explain")
+@click.argument("op")
+@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]]")
+@json_option
+@pass_ledger
+def explain_command(option: LedgerOption, op: str, state: str | None, as_json: bool) -> None:
+    """Say why OP is, or is not, decomposed: by a table, or by every table that speaks of it."""
+    name = names.normalize(op)
+    with option.read() as ledger:
+        answers = [_explain(ledger, name, said) for said in _explained(ledger, name, state)]
+        if as_json:
+            write_json(
+                [{**answer.to_json(), "events": [event_json(event) for event in answer.events]} for answer in answers]
+            )
+            return
+        for answer in answers:
+            _print_explanation(answer)
+
+
+def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState]:
+    tables = [info.name for info in ledger.tables()]
+    if spec is not None or len(tables) < 2:
+        yield sole_table(ledger, spec)
+        return
+    speaking = [
+        said for said in map(ledger.state, tables) if op in said.intents or ledger.history(said.table, op, said.version)
+    ]
+    yield from speaking or [ledger.state(tables[-1])]
+
+
+def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
+    met = ledger.last_met(said.table, said.version)
+    catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[union-attr]
+    return explain(op, said, catalog, ledger.history(said.table, op, said.version))
+
+
+def _print_explanation(answer: Explanation) -> None:
+    click.secho(f"{answer.op} in {answer.table}@{answer.version}: ", bold=True, nl=False)
+    note(f"{answer.outcome}, since {answer.because}")
+    note(f"  torch {answer.torch or 'unknown'}: {answer.default}")
+    loaded = "unknown" if answer.loaded is None else "yes" if answer.loaded else "no"
+    note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
+    for event in answer.events:
+        _print_event(event)
+
+
+@click.command("diff")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@json_option
+@pass_ledger
+def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -> int:
+    """Show the ops of which two table states say different things; exit with 1 if there are any."""
+    with option.read() as ledger:
+        one, other = ledger.resolve(before), ledger.resolve(after)
+    found = diff(one, other)
+    if as_json:
+        write_json(
+            {
+                "before": {"table": one.table, "version": one.version, "base": one.base},
+                "after": {"table": other.table, "version": other.version, "base": other.base},
+                "ops": {d.op: {"before": intent_json(d.before), "after": intent_json(d.after)} for d in found},
+            }
+        )
+    elif found or one.base != other.base:
+        if one.base != other.base:
+            note(f"the base is {one.base} in {before} and {other.base} in {after}")
+        columns(("op", before, after), ((d.op, intent_text(d.before), intent_text(d.after)) for d in found))
+    return FOUND if found or one.base != other.base else 0
+
+
+COMMANDS = (tables, log, show, blame, explain_command, diff_command)

@@ -1,0 +1,131 @@
+"""Why an op is, or is not, decomposed by a table. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from decomp_ledger.canonical import Json
+from decomp_ledger.catalog import ABSENT, DEFAULT, Catalog, Entry, choose
+from decomp_ledger.events import OVERRIDE, PRESERVE, Event
+from decomp_ledger.state import Intent, TableState
+
+__all__ = ["Explanation", "explain"]
+
+_ORIGINS = {
+    "cia": "its C++ CompositeImplicitAutograd kernel",
+    "py_cia": "its Python CompositeImplicitAutograd kernel",
+    "registry": "a Python function in torch's registry",
+}
+
+
+@attrs.frozen
+class Explanation:
+    """An answer to "why is this op (not) decomposed here?".
+
+    Attributes:
+        op: the op.
+        table: the table.
+        version: the version asked about.
+        outcome: `kept`, `decomposed`, or `pending` (not loaded: nothing can happen to it).
+        because: why, in one sentence.
+        default: what torch's default table has for it, and where that comes from.
+        preservable: whether torch can keep it in a graph, and if not, why.
+        torch: the torch that the table met, or None if it met none: then nothing is known of torch's side.
+        loaded: whether it was loaded there; None if that is not known.
+        events: those that touched it, oldest first.
+    """
+
+    op: str
+    table: str
+    version: int
+    outcome: str
+    because: str
+    default: str
+    preservable: str
+    torch: str | None
+    loaded: bool | None
+    events: tuple[Event, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return all but the events as plain data."""
+        return {key: value for key, value in attrs.asdict(self, recurse=False).items() if key != "events"}
+
+
+def explain(op: str, state: TableState, catalog: Catalog | None, history: Sequence[Event]) -> Explanation:
+    """Answer from what the ledger holds.
+
+    Args:
+        op: the op's name.
+        state: the table's state.
+        catalog: what the table met, or None.
+        history: the events that touched the op up to that state, oldest first.
+    """
+    entry = None if catalog is None else catalog.ops.get(op)
+    intent = state.intents.get(op)
+    said = f" by event #{history[-1].seq}" if history else ""
+    if catalog is None:
+        outcome, because = _without_torch(state, intent, said)
+    elif entry is None:
+        kept = "" if intent is None else f"; the table's '{intent.action}', said{said}, waits for it"
+        outcome, because = "pending", f"it was not loaded when the table met torch{kept}"
+    else:
+        outcome, because = _with_torch(state, intent, entry, said)
+    return Explanation(
+        op,
+        state.table,
+        state.version,
+        outcome,
+        because,
+        "unknown: the table has met no torch" if catalog is None else _default(entry),
+        "unknown" if entry is None else f"no: {entry.unpreservable}" if entry.unpreservable else "yes",
+        None if catalog is None else catalog.build.get("torch", "?"),
+        None if catalog is None else entry is not None,
+        tuple(history),
+    )
+
+
+def _without_torch(state: TableState, intent: Intent | None, said: str) -> tuple[str, str]:
+    if intent is None:
+        if state.base == "empty":
+            return "kept", "the table's base is empty, and it says nothing of this op"
+        return "pending", "the table says nothing of it, so it is as torch's default has it"
+    if intent.action == PRESERVE:
+        return "kept", f"it was preserved{said}"
+    assert intent.reference is not None  # an override has one
+    return "decomposed", f"it was given {intent.reference.label()}{said}"
+
+
+def _with_torch(state: TableState, intent: Intent | None, entry: Entry, said: str) -> tuple[str, str]:
+    choice = choose(None if intent is None else intent.action, state.base, loaded=True, default=entry.default)
+    if choice == OVERRIDE:
+        assert intent is not None and intent.reference is not None  # choose() says so
+        return "decomposed", f"it was given {intent.reference.label()}{said}"
+    if choice == DEFAULT:
+        return "decomposed", f"torch's default has it: {_ORIGINS.get(str(entry.origin), entry.origin)}"
+    assert choice == ABSENT
+    if entry.origin in ("cia", "py_cia") and entry.unpreservable:
+        return "decomposed", f"torch cannot keep it ({entry.unpreservable}), whatever a table says"
+    if intent is not None:
+        return "kept", f"it was preserved{said}"
+    if entry.origin is None:
+        return "kept", "nothing decomposes it"
+    if state.base == "empty":
+        return "kept", "the table's base is empty, and it says nothing of this op"
+    return "kept", "torch's default table leaves it out"
+
+
+def _default(entry: Entry | None) -> str:
+    if entry is None:
+        return "none: it was not loaded"
+    if entry.origin is None:
+        return "none: nothing decomposes it"
+    where = _ORIGINS.get(entry.origin, entry.origin)
+    if entry.module:
+        where += f" ({entry.module}.{entry.qualname})"
+    if entry.default:
+        return where
+    if entry.unpreservable and entry.origin in ("cia", "py_cia"):
+        return f"not in the table, and decomposed always, by {where}"
+    return f"left out of torch's default table, though there is {where}"

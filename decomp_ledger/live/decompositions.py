@@ -1,0 +1,229 @@
+"""Callables to references and back: what a decomposition is called, what it is, and whether it may be used.
+
+Nothing that a ledger names is imported or run, except torch's own decompositions, modules that are imported
+already, and modules that the caller trusts.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import types
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
+from decomp_ledger.live import privates
+from decomp_ledger.live.capture import build
+from decomp_ledger.live.dispatcher import Defaults, resolve
+from decomp_ledger.live.privates import OpOverload
+from decomp_ledger.live.source import source_digest, source_text
+from decomp_ledger.state import TORCH_ORIGINS, Reference
+
+__all__ = ["find", "is_default", "reference"]
+
+# A function is described once: its source does not change while it lives.
+_described: weakref.WeakKeyDictionary[Any, Reference] = weakref.WeakKeyDictionary()
+_OPS = "torch.ops"
+
+# Where torch keeps functions that are made to be decompositions. The rest of torch, and the standard library,
+# have functions that a stranger's ledger could name to do harm.
+_TORCH_DECOMPOSITIONS = ("torch._decomp", "torch._refs", "torch._prims", "torch._inductor.decomposition")
+
+
+def is_default(op: str, fn: Any, defaults: Defaults) -> bool:
+    """Tell whether a callable is what torch's default table has for an op now."""
+    default = defaults.get(op)
+    return default is not None and same(fn, default)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two callables are one decomposition: torch makes a new partial for a CIA op at each asking."""
+    if one is other:
+        return True
+    kernel = _kernel_of(one)
+    return kernel is not None and kernel is _kernel_of(other)
+
+
+def _kernel_of(fn: Any) -> Any | None:
+    """Return the op whose C++ kernel a callable runs, if it is one of torch's CIA partials.
+
+    Risk: the shape of what `torch._export.utils._get_decomp_for_cia` returns.
+    """
+    is_one = type(fn) is functools.partial and not fn.args and fn.keywords.keys() == {"kernel"}
+    return fn.keywords["kernel"] if is_one and fn.func.__module__ == "torch._export.utils" else None
+
+
+def reference(op: str, fn: Any, defaults: Defaults) -> Reference:
+    """Describe what an op is to be replaced by.
+
+    Torch's own decompositions are told by build, op and origin, which costs nothing; the user's by module, name and
+    source, which is read once for each function.
+
+    Args:
+        op: the op's name.
+        fn: the callable.
+        defaults: torch's default table now.
+
+    Raises:
+        UnusableValue: it is not callable.
+    """
+    if not callable(fn):
+        raise UnusableValue(f"the decomposition of {op} must be callable, not {type(fn).__name__} {fn!r:.80}")
+    origin = _torch_origin(op, fn, defaults)
+    if origin is not None:
+        return Reference(origin, build=build()["git"])
+    if isinstance(fn, OpOverload):
+        return Reference("import", _OPS, fn.name())
+    if not isinstance(fn, types.FunctionType):
+        return _describe(fn)
+    if fn not in _described:
+        _described[fn] = _describe(fn)
+    return _described[fn]
+
+
+def _torch_origin(op: str, fn: Any, defaults: Defaults) -> str | None:
+    kernel = _kernel_of(fn)
+    if kernel is not None:
+        return "cia" if kernel.name() == op else None
+    live = resolve(op)
+    if live is None or not _is_torchs(fn):
+        return None
+    if privates.registry().get(live) is fn:
+        return "registry"
+    return "py_cia" if privates.cia_kernel(live) is fn else None
+
+
+def _is_torchs(fn: Any) -> bool:
+    return str(getattr(fn, "__module__", None)).partition(".")[0] == "torch"
+
+
+def _describe(fn: Any) -> Reference:
+    module, qualname = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
+    # What a script defines is found again in no other process.
+    importable = module is not None and qualname is not None and module != "__main__"
+    if importable and _look_up(str(module), str(qualname)) is fn:
+        if _is_torchs(fn):
+            return Reference("import", module, qualname, build=build()["git"])
+        return Reference("import", module, qualname, _digest(fn))
+    named = fn.func if isinstance(fn, functools.partial) else fn
+    return Reference(
+        "opaque",
+        module if isinstance(module, str) and not isinstance(fn, functools.partial) else None,
+        getattr(named, "__qualname__", type(named).__qualname__),
+        _digest(fn),
+        source=source_text(named),
+    )
+
+
+def _digest(fn: Any) -> str:
+    digest = source_digest(fn)
+    # What has no Python source is known by its name alone: a builtin does not change within a build.
+    return digest if digest is not None else f"builtin:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+
+
+def _look_up(module: str, qualname: str) -> Any | None:
+    """Return what an imported module has under a dotted name, without importing anything."""
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        if not isinstance(found, (types.ModuleType, type)):
+            return None
+        # Not getattr: a module's __getattr__ would run code.
+        found = vars(found).get(part)
+        if isinstance(found, (staticmethod, classmethod)):
+            return None
+    return found
+
+
+def find(op: str, wanted: Reference, defaults: Defaults, provided: dict[Any, Any], trust: Sequence[str]) -> Any:
+    """Return the callable that a reference names.
+
+    Args:
+        op: the op it is for.
+        wanted: the reference, which may come from a stranger's file.
+        defaults: torch's default table now.
+        provided: functions of this process: by (op, digest) and digest those that were recorded, by op those
+            that the caller supplied.
+        trust: modules that may be imported, with what is under them.
+
+    Raises:
+        UntrustedModule: its module is not imported, nor trusted.
+        NotImportable: it cannot be found, or was never importable and has not been provided.
+        DecompositionChanged: what is found has another source than was recorded.
+    """
+    if wanted.origin in TORCH_ORIGINS:
+        return _torchs_own(op, wanted, defaults)
+    for key in ((op, wanted.digest), wanted.digest):
+        if key in provided:
+            return provided[key]
+    if op in provided:
+        _check_same(op, wanted, provided[op])
+        return provided[op]
+    if wanted.origin == "opaque":
+        raise NotImportable(
+            f"the decomposition of {op} is {wanted.label()}, a function with no importable name (a lambda, closure, "
+            f"partial, or one of a script); supply the same one with ledger.provide({op!r}, fn)"
+        )
+    if wanted.module == _OPS:
+        live = resolve(str(wanted.qualname))
+        if live is None:
+            raise NotImportable(f"the decomposition of {op} is the op {wanted.qualname}, which is not loaded; load it")
+        return live
+    return _imported(op, wanted, trust)
+
+
+def _torchs_own(op: str, wanted: Reference, defaults: Defaults) -> Any:
+    live = resolve(op)
+    if live is not None:
+        fn = privates.registry().get(live) if wanted.origin == "registry" else privates.cia_kernel(live)
+        fn = fn or defaults.get(op) or privates.registry().get(live)
+        if fn is None and wanted.origin != "registry" and privates.has_cia_kernel(live):
+            fn = privates.cia_decomposition(live)
+        if fn is not None:
+            return fn
+    raise NotImportable(
+        f"the decomposition of {op} is torch's own ({wanted.origin}), and torch {torch.__version__} has none for it; "
+        f"restore or preserve {op}"
+    )
+
+
+def _imported(op: str, wanted: Reference, trust: Sequence[str]) -> Any:
+    module, qualname = str(wanted.module), str(wanted.qualname)
+    root = module.partition(".")[0]
+    trusted = any(module == name or module.startswith(name + ".") for name in trust)
+    harmless = root not in sys.stdlib_module_names and (root != "torch" or module.startswith(_TORCH_DECOMPOSITIONS))
+    if not trusted and not (harmless and module in sys.modules):
+        why = "is not imported here" if harmless else "is not one that keeps decompositions"
+        first = "import it first, or trust it" if harmless else "if you know it is meant, trust it"
+        raise UntrustedModule(
+            f"the decomposition of {op} is {module}.{qualname}, and the module {module!r} {why}; {first}: "
+            f"Ledger(..., trust=[{module!r}]), --trust {module}"
+        )
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise NotImportable(
+            f"the decomposition of {op} is {module}.{qualname}, and {module!r} cannot be imported: {error}"
+        ) from error
+    fn = _look_up(module, qualname)
+    if fn is None or not callable(fn):
+        raise NotImportable(f"the decomposition of {op} is {module}.{qualname}, which {module!r} does not have now")
+    _check_same(op, wanted, fn)
+    return fn
+
+
+def _check_same(op: str, wanted: Reference, fn: Any) -> None:
+    """Refuse what is not the recorded function: for torch's own by build, for others by source."""
+    if wanted.build is not None and _is_torchs(fn):
+        return
+    found = _digest(fn)
+    if found != wanted.digest:
+        raise DecompositionChanged(
+            f"the decomposition of {op}, {wanted.label()}, is not what was recorded: its source now has the digest "
+            f"{found[:12]}, recorded was {str(wanted.digest)[:12]}; set it again to record the new one "
+            f"(table[{op!r}] = ...), or bring the old source back"
+        )

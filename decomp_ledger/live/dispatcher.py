@@ -1,0 +1,283 @@
+"""The live dispatcher: torch's default table as it is now, names to operators, and has anything changed.
+
+Upstream asks C++ for all CIA kernels once for each namespace (16 ms). Here it is asked once, and only when
+something changed. Two questions tell: :meth:`Dispatcher.full` misses no kind of change that we know of (about
+0.5 ms); :meth:`Dispatcher.quick` is for plain reads (a few microseconds) and misses C++ registration after a library
+was loaded, raw `torch._C._dispatch_library`, and Python kernels or registry values replaced in place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from decomp_ledger import names
+from decomp_ledger.catalog import Catalog, Entry
+from decomp_ledger.errors import UnusableValue
+from decomp_ledger.live import privates
+from decomp_ledger.live.capture import build, origin_of, why_not_preservable
+from decomp_ledger.live.privates import HigherOrderOperator, OpOverload, OpOverloadPacket
+from decomp_ledger.live.source import source_digest
+
+__all__ = ["Defaults", "Dispatcher", "dispatcher", "is_loaded", "near_names", "op_names", "resolve"]
+
+# Namespaces that torch itself defines: what they offer is known by torch's build.
+# fmt: off
+TORCH_NAMESPACES = frozenset((
+    "aten", "prim", "prims", "prepacked", "profiler", "inductor", "inductor_prims", "quantized", "_quantized",
+    "quantization", "quantized_decomposed", "static_runtime", "symm_mem", "c10d", "_c10d_functional",
+    "_c10d_functional_autograd", "onednn", "mkldnn", "mkldnn_prepacked", "mkl", "sparse", "rngprims", "debugprims",
+    "debug_mode_ops", "export", "_native", "_test", "_dtensor", "xnnpack", "metal", "streams", "flex_lib",
+))
+# fmt: on
+
+
+def op_names(key: object) -> list[str]:
+    """Return the names of the ops that a key means.
+
+    Args:
+        key: a name (`aten::linear`, `aten.linear.default`), an `OpOverload`, a higher-order operator, or an
+            `OpOverloadPacket` or its name (`aten.linear`), which mean all their overloads.
+
+    Raises:
+        UnusableValue: it is none of these.
+        InvalidName: it is a str that names no op.
+    """
+    if isinstance(key, str):
+        packet = _packet_named(key)
+        return [names.normalize(key)] if packet is None else op_names(packet)
+    if isinstance(key, OpOverloadPacket):
+        base = key._qualified_op_name
+        return [names.normalize(f"{base}.{overload}") for overload in key.overloads()]
+    if isinstance(key, (OpOverload, HigherOrderOperator)):
+        return [key.name()]
+    raise UnusableValue(
+        f"{type(key).__name__} {key!r:.80} is not an op; give an OpOverload (torch.ops.aten.linear.default), "
+        "a higher-order operator, or a name ('aten::linear')"
+    )
+
+
+def _packet_named(text: str) -> OpOverloadPacket | None:
+    """Return the packet that `aten.linear` names, if it is loaded: dots without an overload are a family."""
+    space, dot, name = text.removeprefix("torch.ops.").partition(".")
+    if not dot or "." in name or "::" in text or space == "higher_order":
+        return None
+    packet = getattr(vars(torch.ops).get(space), name, None)
+    return packet if isinstance(packet, OpOverloadPacket) else None
+
+
+def resolve(op: str) -> Any | None:
+    """Return the live operator of a name, or None if it is not loaded now (1 us).
+
+    Never remember what it returns: calling an operator whose library is gone crashes the process.
+    """
+    space, name, overload = names.split(op)
+    if not space:
+        return privates.higher_order_operators().get(op)
+    if not privates.has_schema(f"{space}::{name}", overload):
+        return None
+    try:
+        return getattr(getattr(getattr(torch.ops, space), name), overload or "default")
+    except AttributeError:
+        return None
+
+
+def is_loaded(op: str) -> bool:
+    """Tell whether the dispatcher has an op of that name now."""
+    return resolve(op) is not None
+
+
+def near_names(op: str) -> list[str]:
+    """Return up to three loaded names that are close to one that is not."""
+    space = names.namespace(op)
+    known = [name for name in privates.dispatcher_names() if names.namespace(name) == space]
+    if not known:
+        known = privates.dispatcher_names()
+    return difflib.get_close_matches(op, known, 3, 0.8)
+
+
+class Defaults:
+    """Torch's default table at one moment. Immutable: a change of the dispatcher makes a new one.
+
+    Attributes:
+        table: live operator -> decomposition.
+        by_name: op name -> live operator, of the same.
+        order: op names, sorted.
+    """
+
+    def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
+        self.table = table
+        self.by_name = {op.name(): op for op in table}
+
+    def get(self, op: str) -> Callable[..., Any] | None:
+        """Return the default decomposition of an op, or None."""
+        found = self.by_name.get(op)
+        return None if found is None else self.table[found]
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """It as plain data, with every other op that is loaded (about 15 ms, once a change)."""
+        cia = set(privates.cia_registrations())
+        registered = {op.name(): fn for op, fn in privates.registry().items()}
+        entries: dict[str, Entry] = {}
+        for name in privates.dispatcher_names():
+            entries[name] = _PLAIN
+            if name in self.by_name or name in registered or name in cia or name not in _KNOWN_PLAIN:
+                entries[name] = self._entry(name, registered.get(name), name in cia)
+        for name in privates.higher_order_operators():
+            entries[name] = Entry(unpreservable="a higher-order operator")
+        return Catalog(build(), entries)
+
+    def _entry(self, name: str, registered: Any, is_cia: bool) -> Entry:
+        op = self.by_name.get(name) or resolve(name)
+        if op is None:
+            return _PLAIN
+        fn = self.table.get(op)
+        default = fn is not None
+        if fn is None:
+            fn = registered if registered is not None else privates.cia_kernel(op)
+        if fn is None and is_cia:
+            fn = privates.cia_decomposition(op)
+        foreign = names.namespace(name) not in TORCH_NAMESPACES
+        own = None if fn is None else _own_function(fn)
+        if fn is None and not foreign:
+            _KNOWN_PLAIN.add(name)
+            return _PLAIN
+        return Entry(
+            origin=None if fn is None else origin_of(op, fn),
+            default=default,
+            unpreservable=why_not_preservable(op),
+            schema=str(op._schema) if foreign else "",
+            module=own and own.__module__,
+            qualname=own and own.__qualname__,
+            digest=own and source_digest(own),
+        )
+
+
+_PLAIN = Entry()
+# Torch's own ops that nothing decomposes: looked at once, since there are thousands.
+_KNOWN_PLAIN: set[str] = set()
+
+
+def _own_function(fn: Any) -> Any | None:
+    """Return the function if it is Python and not torch's: torch's own are known by the build."""
+    module = getattr(fn, "__module__", None)
+    if not isinstance(module, str) or module.partition(".")[0] == "torch" or not hasattr(fn, "__qualname__"):
+        return None
+    return fn
+
+
+class Dispatcher:
+    """Torch's default table, kept up to date."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._defaults: Defaults | None = None
+        self._signature: tuple[Any, ...] = ()
+        self._quick: tuple[Any, ...] = ()
+        self._watched: list[tuple[dict[str, Any], str, Any]] = []
+        self._walk = _Walk()
+        self._core: dict[Any, Callable[..., Any]] = {}
+        self._preservable: dict[Any, bool] = {}
+
+    def full(self) -> Defaults:
+        """Return torch's default table as a brand-new upstream one would be, after looking at everything."""
+        with self._lock:
+            signature = self._look()
+            if self._defaults is None or signature != self._signature:
+                self._defaults = Defaults(self._rebuild(signature))
+                # Resolving ops may have made new packets: what is compared next time is what is there now.
+                self._signature = self._look()
+            self._quick = self._glance()
+            self._watched = _python_packets()
+            return self._defaults
+
+    def quick(self) -> Defaults:
+        """Return the same, after looking at what changes when libraries come and go."""
+        defaults = self._defaults
+        if defaults is None or self._quick != self._glance():
+            return self.full()
+        if all(space.get(name) is packet for space, name, packet in self._watched):
+            return defaults
+        return self.full()
+
+    def _glance(self) -> tuple[Any, ...]:
+        defined, implemented = privates.python_definitions()
+        return len(defined), len(implemented), len(privates.registry()), privates.libraries_loaded()
+
+    def _look(self) -> tuple[Any, ...]:
+        kernels = self._walk.python_kernels()
+        return privates.cia_registrations(), dict(privates.registry()), self._walk.packets, kernels
+
+    def _rebuild(self, signature: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
+        registrations, registry, _, kernels = signature
+        if not self._signature or registry != self._signature[1]:
+            self._core = privates.core_registry()
+        table = dict(self._core)
+        kept = privates.preserved_by_default()
+        candidates = dict.fromkeys(op for op in map(resolve, registrations) if op is not None)
+        candidates.update(dict.fromkeys(op for op, _, _ in kernels))
+        preservable: dict[Any, bool] = {}
+        for op in candidates:
+            known = self._preservable.get(op)
+            preservable[op] = known if known is not None else not why_not_preservable(op)
+        # A kernel may come later to an op that has only a Python one, so only those with a C++ one are remembered.
+        self._preservable = {op: good for op, good in preservable.items() if privates.has_cia_kernel(op)}
+        valid = [op for op, good in preservable.items() if good]
+        for op in valid:
+            if op not in table and op not in kept:
+                table[op] = privates.cia_decomposition(op)
+        remembered = privates.remembered_aten_cia_ops()
+        if remembered is not None and remembered != {op for op in valid if names.is_aten(op.name())}:
+            privates.forget_aten_cia_ops()
+        return table
+
+
+def _python_packets() -> list[tuple[dict[str, Any], str, Any]]:
+    """Return where the packets of ops defined in Python hang: a library destroyed and made again changes them."""
+    found = []
+    for qualified in privates.python_definitions()[0]:
+        space, name, _ = names.split(qualified.replace("/", "::"))
+        if space in TORCH_NAMESPACES and space != "aten":
+            continue
+        members = vars(vars(torch.ops).get(space, torch))
+        if members is not vars(torch):
+            found.append((members, name, members.get(name)))
+    return found
+
+
+class _Walk:
+    """All operators that torch has made so far, walked again only where namespaces or packets changed.
+
+    Risk: `_OpNamespace._dir`, `OpOverloadPacket._dir`, `OperatorBase.py_kernels`.
+    """
+
+    def __init__(self) -> None:
+        self.packets: list[Any] = []
+        self._sizes = 0
+        self._overloads: list[list[str]] = []
+        self._kernels: list[tuple[dict[Any, Any], Any]] = []
+
+    def python_kernels(self) -> list[tuple[Any, Any, bool]]:
+        """Return (operator, CIA kernel, has it any C++ kernel) of each with one in Python."""
+        packets = [vars(space)[name] for space in privates.namespaces() for name in space._dir]
+        if packets != self.packets or sum(map(len, self._overloads)) != self._sizes:
+            self.packets = packets
+            families = [packet for packet in packets if isinstance(packet, OpOverloadPacket)]
+            self._overloads = [packet._dir for packet in families]
+            self._sizes = sum(map(len, self._overloads))
+            operators = [vars(packet)[name] for packet in families for name in packet._dir]
+            self._kernels = [(op.py_kernels, op) for op in operators]
+        return [
+            (op, kernels[privates.CIA], bool(torch._C._dispatch_has_kernel(op.name())))
+            for kernels, op in [pair for pair in self._kernels if pair[0]]
+            if privates.CIA in kernels
+        ]
+
+
+dispatcher = Dispatcher()

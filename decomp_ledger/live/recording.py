@@ -1,0 +1,208 @@
+"""Recordings: the tables and exports of code that never heard of us.
+
+Innermost counts: a table made in a `with record(...)` belongs to the innermost recording that its own thread (or task)
+has entered; in a thread that has entered none, to the one that was entered last in the process.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from decomp_ledger import names
+from decomp_ledger.errors import LedgerError, RecordingWarning, UnusableValue
+from decomp_ledger.events import OVERRIDE, PRESERVE, Updated
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.live import hooks
+from decomp_ledger.state import TableState
+from decomp_ledger.stream import Stream, Wanted
+
+if TYPE_CHECKING:
+    from decomp_ledger.live.dispatcher import Defaults
+
+__all__ = ["Recording", "current", "exporting", "record"]
+
+ON_ERROR = ("warn", "raise")
+
+_active: list[Recording] = []
+_entered: ContextVar[tuple[Recording, ...]] = ContextVar("entered", default=())
+
+
+def current() -> Recording | None:
+    """Return the recording that a table made here and now belongs to."""
+    for recording in reversed(_entered.get()):
+        if recording in _active:
+            return recording
+    return _active[-1] if _active else None
+
+
+def exporting(table: Any) -> None:
+    """Record that `run_decompositions` is about to use a table; called for every export while torch is hooked."""
+    if table is None:
+        return  # torch makes a table itself, which is seen when it is made
+    if "decomp_ledger.live.table" in sys.modules:
+        from decomp_ledger.live.table import DecompTable
+
+        if isinstance(table, DecompTable):
+            table.materialize()
+            return
+    recording = current()
+    if recording is not None:
+        recording.plain(table)
+
+
+class Recording:
+    """What :func:`record` gives: entered with `with`.
+
+    Attributes:
+        name: its tables are `<name>/1`, `<name>/2` ...
+        ledger: where they are recorded. The file is made with the first event.
+    """
+
+    def __init__(
+        self,
+        ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
+        *,
+        name: str | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+        trust: Sequence[str] = (),
+        on_error: str = "warn",
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise UnusableValue(f"on_error is 'warn' or 'raise', not {on_error!r}")
+        self._owns_ledger = not isinstance(ledger, Ledger)
+        if isinstance(ledger, Ledger):
+            if actor is not None or trust:
+                raise UnusableValue("actor and trust belong to the ledger; give them to Ledger(...)")
+            self.ledger = ledger
+        else:
+            self.ledger = Ledger(ledger, actor=actor, trust=trust, lazy=True)
+        self.name = default_name() if name is None else names.check_label(name, "a recording")
+        self._reason = reason
+        self._on_error = on_error
+        self._failed = False
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._plain: dict[tuple[Any, ...], Stream] = {}
+
+    def __enter__(self) -> Recording:
+        if self in _active:
+            raise LedgerError(f"the recording {self.name!r} is entered already; make another one")
+        _active.append(self)
+        _entered.set((*_entered.get(), self))
+        hooks.hold(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _active.remove(self)
+        _entered.set(tuple(recording for recording in _entered.get() if recording is not self))
+        hooks.release(self)
+        # Its tables live on, unrecorded, as long as somebody uses them.
+        for stream in list(self._streams):
+            stream.detach()
+        if self._owns_ledger:
+            self.ledger.close()
+
+    def stream(self, base: str = "torch") -> Stream:
+        """Return the stream of a new table, for which nothing is written until it is changed or used."""
+        stream = Stream(
+            None if self._failed else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {})
+        )
+        stream.reason = self._reason
+        stream.adopt(self.failed, self._streams.add)
+        return stream
+
+    def failed(self, error: Exception) -> None:
+        """Say once that the recording has stopped; the export must go on.
+
+        Raises:
+            LedgerError: the user asked for it with `on_error="raise"`.
+        """
+        if self._on_error == "raise":
+            raise error
+        with self._lock:
+            first, self._failed = not self._failed, True
+        if first:
+            warnings.warn(
+                f"recording {self.name!r} has STOPPED, and the export goes on unrecorded: {error}",
+                RecordingWarning,
+                stacklevel=2,
+            )
+
+    def plain(self, table: Mapping[Any, Any]) -> None:
+        """Record a plain dict that is about to be used, as what it differs by from torch's default table."""
+        if self._failed:
+            return
+        try:
+            from decomp_ledger.live.dispatcher import dispatcher
+
+            defaults = dispatcher.full()
+            base, wanted = _difference(dict(table), defaults)
+            with self._lock:
+                key = (base, *wanted)
+                stream = self._plain.get(key)
+                if stream is None:
+                    stream = self._plain[key] = self.stream(base)
+            stream.change(Updated, lambda intents: [] if intents else wanted)
+            stream.met(defaults.catalog)
+        except Exception as error:
+            self.failed(error)
+
+
+def _difference(table: dict[Any, Any], defaults: Defaults) -> tuple[str, Wanted]:
+    """Return the base and the changes that make a plain dict, by whichever base needs fewer changes."""
+    from decomp_ledger.live import decompositions
+
+    by_name = {op.name(): fn for op, fn in table.items()}
+    given = {op: fn for op, fn in by_name.items() if not decompositions.is_default(op, fn, defaults)}
+    missing = [op for op in defaults.by_name if op not in by_name]
+    from_torch = len(given) + len(missing) <= len(by_name)
+    overrides = given if from_torch else by_name
+    wanted: Wanted = [
+        (op, OVERRIDE, decompositions.reference(op, fn, defaults)) for op, fn in sorted(overrides.items())
+    ]
+    if from_torch:
+        wanted += [(op, PRESERVE, None) for op in sorted(missing)]
+    return ("torch" if from_torch else "empty"), wanted
+
+
+def default_name() -> str:
+    """Return a name made of the script and the time: `export.py-20260131T120000`."""
+    script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python"
+    now = datetime.datetime.now(datetime.timezone.utc)
+    kept = "".join(c if c.isprintable() and c not in "@: /" else "_" for c in script)[:100]
+    return f"{kept or 'python'}-{now:%Y%m%dT%H%M%S}"
+
+
+def record(
+    ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
+    *,
+    name: str | None = None,
+    reason: str | None = None,
+    actor: str | None = None,
+    trust: Sequence[str] = (),
+    on_error: str = "warn",
+) -> Recording:
+    """Record every decomposition table that is made and every export that is run inside a `with` block.
+
+    Args:
+        ledger: a file, made with the first event, or an open Ledger.
+        name: what its tables' names begin with; by default the script and the time.
+        reason: why, for every event.
+        actor: who, for every event; only with a file.
+        trust: modules that may be imported to find decompositions; only with a file.
+        on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
+    """
+    return Recording(ledger, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error)

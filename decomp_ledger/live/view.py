@@ -1,0 +1,223 @@
+"""The dict that a table is to torch: what is in it, and every way to read it.
+
+The mapping lives in the object's own dict storage, so that C-level access tells the truth too. What is in it is
+decided by :func:`decomp_ledger.catalog.choose` alone, for each op by name; operators are resolved anew whenever the
+dispatcher changed, and never remembered across that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from decomp_ledger import names
+from decomp_ledger.catalog import choose
+from decomp_ledger.errors import InvalidName, LedgerError
+from decomp_ledger.live import decompositions, privates
+from decomp_ledger.live.dispatcher import Defaults, dispatcher, is_loaded, resolve
+from decomp_ledger.stream import Stream
+
+if TYPE_CHECKING:
+    CustomDecompTable = dict[Any, Callable[..., Any]]
+else:
+    CustomDecompTable = privates.table_class()
+
+__all__ = ["View"]
+
+_MISSING: Any = object()
+_contains, _get, _set, _drop = dict.__contains__, dict.get, dict.__setitem__, dict.pop
+
+
+class View(CustomDecompTable):
+    """A dict of operator -> decomposition, kept as the table's stream and the live dispatcher say.
+
+    Args:
+        stream: the table.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        # Not upstream's __init__, which would make a second table inside.
+        dict.__init__(self)
+        self._stream = stream
+        stream.is_loaded = is_loaded
+        self._defaults: Defaults | None = None
+        self._met: tuple[int, Defaults] | None = None
+        # True after a read, as upstream has it.
+        self.has_materialized = False
+        try:
+            self._look(dispatcher.quick())
+        except LedgerError:
+            # A recorded decomposition cannot be had here: its history can be read all the same, and a read of the
+            # mapping says what is wrong.
+            self._forget()
+
+    # The view
+
+    def _read(self) -> None:
+        """Bring the dict storage up to date, for a read of all of it."""
+        self.has_materialized = True
+        self._look(dispatcher.quick())
+
+    def _look(self, defaults: Defaults) -> None:
+        with self._stream.lock:
+            if defaults is not self._defaults:
+                view = dict(defaults.table) if self._stream.base == "torch" else {}
+                for op in self._stream.intents:
+                    self._place(view, op, defaults)
+                dict.clear(self)
+                dict.update(self, view)
+            else:
+                for op in tuple(self._stream.dirty):
+                    self._place(self, op, defaults)
+            self._defaults = defaults
+            self._stream.dirty.clear()
+
+    def _written(self) -> None:
+        """Show a change in the storage at once, for those who look at it without asking us."""
+        if self._defaults is not None:
+            try:
+                self._look(self._defaults)
+            except LedgerError:
+                # The change was made; what it needs cannot be had here, and the next read will say so.
+                self._forget()
+
+    def _forget(self) -> None:
+        """Hold nothing rather than something that is not so."""
+        self._defaults = None
+        dict.clear(self)
+
+    def _place(self, view: dict[Any, Any], op: str, defaults: Defaults) -> None:
+        live = defaults.by_name.get(op) or resolve(op)
+        if live is not None:
+            fn = self._decomposition(op, defaults)
+            if fn is None:
+                _drop(view, live, None)
+            else:
+                _set(view, live, fn)
+
+    def _decomposition(self, op: str, defaults: Defaults) -> Callable[..., Any] | None:
+        """Return what the table has for an op now, or None."""
+        intent = self._stream.intents.get(op)
+        live = defaults.by_name.get(op)
+        choice = choose(
+            None if intent is None else intent.action,
+            self._stream.base,
+            loaded=live is not None or is_loaded(op),
+            default=live is not None,
+        )
+        if choice == "absent":
+            return None
+        if choice == "default":
+            return defaults.get(op)
+        assert intent is not None and intent.reference is not None  # choose() says so
+        ledger = self._stream.ledger
+        trust = () if ledger is None else ledger.trust
+        return decompositions.find(op, intent.reference, defaults, self._stream.provided, trust)  # type: ignore[no-any-return]
+
+    def _miss(self, key: object) -> Any:
+        """Look again for a key that the storage does not have: by name, or loaded since."""
+        if isinstance(key, str):
+            try:
+                key = resolve(names.normalize(key))
+            except InvalidName:
+                return _MISSING
+        self._read()
+        return _get(self, key, _MISSING)
+
+    # Reads: what the storage has is answered by the storage
+
+    __getitem__ = dict.__getitem__
+
+    def __missing__(self, key: object) -> Any:
+        found = self._miss(key)
+        if found is _MISSING:
+            raise KeyError(key)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return _contains(self, key) or self._miss(key) is not _MISSING
+
+    def get(self, key: object, default: Any = None) -> Any:
+        """Return the decomposition of an op, or `default`."""
+        found = _get(self, key, _MISSING)
+        if found is _MISSING:
+            found = self._miss(key)
+        return default if found is _MISSING else found
+
+    def keys(self) -> Any:
+        """Return a live view of the operators."""
+        self._read()
+        return dict.keys(self)
+
+    def values(self) -> Any:
+        """Return a live view of the decompositions."""
+        self._read()
+        return dict.values(self)
+
+    def items(self) -> Any:
+        """Return a live view of (operator, decomposition)."""
+        self._read()
+        return dict.items(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._read()
+        return dict.__iter__(self)
+
+    def __reversed__(self) -> Iterator[Any]:
+        self._read()
+        return dict.__reversed__(self)
+
+    def __len__(self) -> int:
+        self._read()
+        return dict.__len__(self)
+
+    def __eq__(self, other: object) -> bool:
+        self._read()
+        if isinstance(other, View):
+            other._read()
+        return dict.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | dict(other) if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return dict(other) | dict(self) if isinstance(other, dict) else NotImplemented
+
+    def materialize(self) -> dict[Any, Callable[..., Any]]:
+        """Return the table as a plain dict, after a thorough look at the dispatcher, and record that it met it."""
+        self.refresh()
+        assert self._defaults is not None  # refresh() raised otherwise
+        if self._met != (self._stream.version, self._defaults):
+            self._record_met(self._defaults)
+            self._met = (self._stream.version, self._defaults)
+        view: dict[Any, Callable[..., Any]] = {}
+        # By items(), not dict(self): that would ask the dispatcher again.
+        view.update(dict.items(self))
+        return view
+
+    def _record_met(self, defaults: Defaults) -> None:
+        try:
+            self._stream.met(defaults.catalog)
+        except Exception as error:
+            # Whatever goes wrong in recording code that does not know of us must not stop its export.
+            if self._stream.on_failure is None:
+                raise
+            self._stream.on_failure(error)
+
+    def refresh(self) -> bool:
+        """Take in what other processes changed in the ledger, and look at all of the dispatcher.
+
+        Returns:
+            Whether anything had changed.
+        """
+        self.has_materialized = True
+        with self._stream.lock:
+            before = self._defaults
+            synced = self._stream.sync()
+            self._look(dispatcher.full())
+            return synced or before is not self._defaults

@@ -65,7 +65,9 @@ def _check(value: object) -> None:
         check_text(value, "a JSON string")
     elif isinstance(value, int):
         if abs(value) > _MAX_INT:
-            raise UnusableValue(f"{value} is beyond 2**53 - 1, the largest integer that canonical JSON can hold")
+            raise UnusableValue(
+                f"an integer of {value.bit_length()} bits is beyond 2**53 - 1, the largest that canonical JSON can hold"
+            )
     elif isinstance(value, (list, tuple)):
         for item in value:
             _check(item)

@@ -278,7 +278,7 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
             value = UPCASTS[kind, schema](value)
             schema += 1
         return _build(cls, value)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LedgerError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, LedgerError) as error:
         raise LedgerError(f"an event of kind {kind!r} has a body that is none: {error}") from None
 
 

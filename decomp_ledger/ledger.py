@@ -156,8 +156,7 @@ class Ledger:
         with self.store.writing():
             if self.records.stream_id(name) is not None:
                 stream = self.stream(name)
-                if base not in ("torch", stream.base):
-                    raise LedgerError(f"the table {name!r} exists with the base {stream.base!r}, not {base!r}")
+                self._check_base(name, base)
                 return stream
             if base in ("torch", "empty"):
                 stream = Stream(self, name, state=TableState(name, 0, base, {}))
@@ -166,6 +165,18 @@ class Ledger:
                 stream = Stream(self, name, state=start, parent=(start.table, start.version))
             stream.create()
         return stream
+
+    def _check_base(self, name: str, base: str) -> None:
+        """Refuse to resume a table that began otherwise than the caller says."""
+        created = self._created(name, self._stream_id(name))
+        began = created.base if created.parent is None else "{}@{}".format(*created.parent)
+        if base == "torch":
+            return  # what every caller says who says nothing
+        if base != "empty":
+            start = self.resolve(base)
+            base = f"{start.table}@{start.version}"
+        if base != began:
+            raise LedgerError(f"the table {name!r} exists with the base {began!r}, not {base!r}")
 
     def stream(self, name: str) -> Stream:
         """Open a table without torch: its history, its states, and the changes that need no callable.
@@ -186,8 +197,8 @@ class Ledger:
             rows = connection.execute(
                 "SELECT name FROM stream WHERE substr(name, 1, ?) = ?", (len(prefix) + 1, f"{prefix}/")
             ).fetchall()
-        numbers = [int(name[len(prefix) + 1 :]) for (name,) in rows if name[len(prefix) + 1 :].isdigit()]
-        return f"{prefix}/{max(numbers, default=0) + 1}"
+        numbers = (_number(name[len(prefix) + 1 :]) for (name,) in rows)
+        return f"{prefix}/{max((number for number in numbers if number is not None), default=0) + 1}"
 
     # States
 
@@ -199,7 +210,8 @@ class Ledger:
             UnknownVersion: it has no such version or tag.
         """
         table, at, version = spec.partition("@")
-        return self.state(table, int(version) if version.isdecimal() else version) if at else self.state(table)
+        number = _number(version)
+        return self.state(table, version if number is None else number) if at else self.state(table)
 
     def state(self, table: str, version: int | str | None = None) -> TableState:
         """Return what a table said at a version or tag; now, if None."""
@@ -409,3 +421,8 @@ class Ledger:
     def verify(self) -> Verification:
         """Check that nothing in the ledger was changed after it was written."""
         return verify(self.store)
+
+
+def _number(text: str) -> int | None:
+    """Return the version or number that a text is, if it is one."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

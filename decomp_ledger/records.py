@@ -268,8 +268,11 @@ class Records:
         if key not in ids:
             raw = bytes.fromhex(digest)
             with self.store.writing() as connection:
-                connection.execute(f"INSERT OR IGNORE INTO {table} (digest, body) VALUES (?, ?)", (raw, body))
                 row = connection.execute(f"SELECT id FROM {table} WHERE digest = ?", [raw]).fetchone()
+                if row is None:
+                    row = [
+                        connection.execute(f"INSERT INTO {table} (digest, body) VALUES (?, ?)", (raw, body)).lastrowid
+                    ]
             ids[key] = int(row[0])
         return ids[key]
 
@@ -278,8 +281,9 @@ class Records:
         key = (table, name)
         if key not in ids:
             with self.store.writing() as connection:
-                connection.execute(f"INSERT OR IGNORE INTO {table} (name) VALUES (?)", [name])
                 row = connection.execute(f"SELECT id FROM {table} WHERE name = ?", [name]).fetchone()
+                if row is None:
+                    row = [connection.execute(f"INSERT INTO {table} (name) VALUES (?)", [name]).lastrowid]
             ids[key] = int(row[0])
         return ids[key]
 

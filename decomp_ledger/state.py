@@ -48,11 +48,13 @@ class Reference:
         Raises:
             LedgerError: it is none.
         """
-        if not isinstance(value, dict) or value.get("origin") not in ORIGINS:
-            raise LedgerError("a stored decomposition has no known origin")
         names = {field.name for field in attrs.fields(cls)}
-        if not all(key in names and isinstance(text, str) for key, text in value.items()):
+        if not isinstance(value, dict) or not all(
+            key in names and isinstance(text, str) for key, text in value.items()
+        ):
             raise LedgerError("a stored decomposition has fields that it cannot have")
+        if value.get("origin") not in ORIGINS:
+            raise LedgerError("a stored decomposition has no known origin")
         return cls(**value)
 
     def identity(self) -> str:

@@ -49,6 +49,8 @@ class Store:
     ) -> None:
         if durability not in DURABILITY:
             raise LedgerFileError(f"durability is 'process' or 'power', not {durability!r}")
+        if "\0" in os.fspath(path):
+            raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
         self.path = MEMORY if str(path) == MEMORY else os.path.abspath(os.fspath(path))  # noqa: PTH100
         self.read_only = read_only
         self._timeout = timeout
@@ -75,9 +77,6 @@ class Store:
         check_header(path)
         connection = self._connect_file(path)
         try:
-            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-            if application_id != APPLICATION_ID:
-                raise LedgerFileError(f"{path} is an SQLite database, but not a ledger; name another file")
             if pending_migrations(connection):
                 connection = self._migrate(path, connection)
         except BaseException:
@@ -231,6 +230,8 @@ class Store:
             raise LedgerFileError(explain(self.path, error)) from error
         except PermissionError as error:
             raise LedgerFileError(f"{self.path} may not be read: {error.strerror}") from error
+        except OSError as error:
+            raise LedgerFileError(f"{self.path:.200} cannot be used: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
@@ -259,6 +260,9 @@ def check_header(path: Path) -> None:
         raise LedgerFileError(f"{path} is not a ledger: not an SQLite file, or an encrypted one")
     if len(header) < 100 or _is_truncated(path, header, size):
         raise LedgerFileError(f"{path} is truncated: it has {size} bytes, fewer than it should; restore a backup")
+    # Read here, not by a PRAGMA: opening another application's database would leave files beside it.
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise LedgerFileError(f"{path} is an SQLite database, but not a ledger; name another file")
 
 
 def _is_truncated(path: Path, header: bytes, size: int) -> bool:

@@ -311,6 +311,7 @@ class Stream:
             raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
         ledger = self._recorded()
         with self.lock, ledger.store.writing():
+            self.create()
             self.sync()
             at = self.version if version is None else self._check_version(version)
             found = ledger.tags(self.name).get(name)
@@ -326,6 +327,8 @@ class Stream:
         """Return what the table said at a version or tag."""
         if version == self.version:
             return self.state
+        if self.version == 0:
+            raise UnknownVersion(f"{self.name} has no version yet: nothing was written for it")
         return self._recorded().state(self.name, version)
 
     def diff(self, before: int | str, after: int | str | None = None) -> list[IntentDiff]:
@@ -334,11 +337,13 @@ class Stream:
 
     def history(self, op: str) -> list[Event]:
         """Return every event that touched an op, oldest first, those of the table it was forked from included."""
-        return self._recorded().history(self.name, names.normalize(op), self.version) if self.version else []
+        source = self._source()
+        return [] if source is None else self._recorded().history(source[0], names.normalize(op), source[1])
 
     def blame(self) -> dict[str, Event]:
         """Return, for each op of which something is said, the event that said it."""
-        return self._recorded().blame(self.name, self.version) if self.version else {}
+        source = self._source()
+        return {} if source is None else self._recorded().blame(*source)
 
     def events(self) -> list[Event]:
         """Return its events, oldest first."""
@@ -375,6 +380,7 @@ class Stream:
         names.check_label(name, "a table")
         ledger = self._recorded()
         with ledger.store.writing():
+            self.create()
             if ledger.records.stream_id(name) is not None:
                 raise LedgerError(f"there is a table {name!r} already; fork under another name")
             forked = self.fork(name)
@@ -388,10 +394,13 @@ class Stream:
         past.provided = self.provided
         return past
 
+    def _source(self) -> tuple[str, int] | None:
+        """Where its history is: its own events, or of a fork that has none yet, those it was forked from."""
+        return (self.name, self.version) if self.version else self.parent
+
     def _recorded(self) -> Ledger:
         if self.ledger is None:
             raise LedgerError(f"{self.name} is no longer recorded; open the table with Ledger.table()")
-        self.create()
         return self.ledger
 
     def _check_version(self, version: int) -> int:

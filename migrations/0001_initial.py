@@ -83,22 +83,31 @@ CREATE TABLE catalog (
 ) STRICT;
 """
 
-LOG_TABLES = (
-    "ledger",
-    "stream",
-    "op",
-    "environment",
-    "decomposition",
-    "provenance",
-    "event",
-    "change",
-    "tag",
-    "catalog",
-)
+# Each table of the log, with what a second row must not share with a first.
+LOG_TABLES = {
+    "ledger": ("id",),
+    "stream": ("id", "name"),
+    "op": ("id", "name"),
+    "environment": ("id", "digest"),
+    "decomposition": ("id", "digest"),
+    "provenance": ("id",),
+    "event": ("seq",),
+    "change": ("(stream_id, op_id, version)",),
+    "tag": ("(stream_id, name)",),
+    "catalog": ("id", "digest"),
+}
 
 
-def refuse_edits(db: Database, table: str) -> None:
-    """Make SQLite refuse UPDATE and DELETE on a table of the log."""
+def refuse_edits(db: Database, table: str, keys: tuple[str, ...]) -> None:
+    """Make SQLite refuse UPDATE, DELETE and REPLACE on a table of the log."""
+    # REPLACE removes the old row without asking the DELETE trigger, unless the connection wants it.
+    same = " OR ".join(
+        f"{key} = {key.replace('(', '(NEW.').replace(', ', ', NEW.') if '(' in key else 'NEW.' + key}" for key in keys
+    )
+    db.execute(
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) "
+        f"BEGIN SELECT RAISE(ABORT, 'the log is append-only: REPLACE on {table} is refused'); END"
+    )
     for verb in ("UPDATE", "DELETE"):
         db.execute(
             f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
@@ -115,5 +124,5 @@ def apply(db: Database) -> None:
     db.execute(
         "INSERT INTO ledger (id, created_at) VALUES (lower(hex(randomblob(16))), strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
     )
-    for table in LOG_TABLES:
-        refuse_edits(db, table)
+    for table, keys in LOG_TABLES.items():
+        refuse_edits(db, table, keys)

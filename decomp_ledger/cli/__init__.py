@@ -45,7 +45,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
-        sys.stdout.flush()
+        if not sys.stdout.closed:  # a program that was run may have closed it
+            sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)
     except (click.ClickException, LedgerError) as error:

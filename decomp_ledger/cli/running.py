@@ -70,7 +70,8 @@ def run(
     except BaseException as error:
         # As Python ends on an exception that nobody caught; our own frame is not in the traceback.
         trace = error.__traceback__
-        sys.excepthook(type(error), error, None if trace is None else trace.tb_next)
+        error.__traceback__ = None if trace is None else trace.tb_next
+        sys.excepthook(type(error), error, error.__traceback__)
         end.interrupted = isinstance(error, KeyboardInterrupt)
         sys.exit(1)
 
@@ -108,27 +109,28 @@ def _check(option: LedgerOption) -> None:
 def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
+    full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
     main = types.ModuleType("__main__")
     if path.is_dir() or (path.is_file() and script.endswith((".zip", ".pyz"))):
-        spec = importlib.machinery.PathFinder.find_spec("__main__", [script])
+        spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
         code = None if spec is None else _code_of(spec)
         if spec is None or code is None:
             raise click.UsageError(f"{script} has no __main__ to run")
-        _set_up(main, spec, [script, *args], script)
+        _set_up(main, spec, [script, *args], full)
         main.__package__ = ""
         return code, main
     try:
-        with io.open_code(str(path.absolute())) as file:
+        with io.open_code(full) as file:
             source = file.read()
     except OSError as error:
         raise click.UsageError(f"cannot run {script}: {error.strerror}") from None
     try:
-        code = compile(source, script, "exec", dont_inherit=True)
+        code = compile(source, full, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
-        sys.excepthook(type(error), error, None)
+        sys.excepthook(type(error), error.with_traceback(None), None)
         sys.exit(1)
-    main.__file__ = script
-    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", script)
+    main.__file__ = full
+    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", full)
     sys.argv = [script, *args]
     _put_first(str(path.resolve().parent))
     return code, main

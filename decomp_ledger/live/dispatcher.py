@@ -2,8 +2,10 @@
 
 Upstream asks C++ for all CIA kernels once for each namespace (16 ms). Here it is asked once, and only when
 something changed. Two questions tell: :meth:`Dispatcher.full` misses no kind of change that we know of (about
-0.5 ms); :meth:`Dispatcher.quick` is for plain reads (a few microseconds) and misses C++ registration after a library
-was loaded, raw `torch._C._dispatch_library`, and Python kernels or registry values replaced in place.
+0.5 ms); :meth:`Dispatcher.quick` is for plain reads (a few microseconds). It misses C++ registration after a library
+was loaded, raw `torch._C._dispatch_library`, Python kernels or registry values replaced in place, and a library that
+goes as another of its size comes. Counting calls of `Library.define` and the like would see the last, at the price of
+patching them for everybody.
 """
 
 from __future__ import annotations
@@ -53,7 +55,11 @@ def op_names(key: object) -> list[str]:
         return [names.normalize(key)] if packet is None else op_names(packet)
     if isinstance(key, OpOverloadPacket):
         base = key._qualified_op_name
-        return [names.normalize(f"{base}.{overload}") for overload in key.overloads()]
+        # A packet of torch's also has overloads of TorchScript, which no dispatcher knows; one of a library that is
+        # gone has only such.
+        every = key.overloads()
+        real = [overload for overload in every if privates.has_schema(base, "" if overload == "default" else overload)]
+        return [names.normalize(f"{base}.{overload}") for overload in real or every]
     if isinstance(key, (OpOverload, HigherOrderOperator)):
         return [key.name()]
     raise UnusableValue(
@@ -176,6 +182,8 @@ class Dispatcher:
     """Torch's default table, kept up to date."""
 
     def __init__(self) -> None:
+        # How often everything was looked at: ops outside the default table may have come or gone since.
+        self.looks = 0
         self._lock = threading.RLock()
         self._defaults: Defaults | None = None
         self._signature: tuple[Any, ...] = ()
@@ -195,6 +203,7 @@ class Dispatcher:
                 self._signature = self._look()
             self._quick = self._glance()
             self._watched = _python_packets()
+            self.looks += 1
             return self._defaults
 
     def quick(self) -> Defaults:
@@ -208,7 +217,10 @@ class Dispatcher:
 
     def _glance(self) -> tuple[Any, ...]:
         defined, implemented = privates.python_definitions()
-        return len(defined), len(implemented), len(privates.registry()), privates.libraries_loaded()
+        registry = privates.registry()
+        # A dict puts what is new last: its length and its last key tell of all but values replaced in place.
+        newest = next(reversed(registry), None)
+        return len(defined), len(implemented), len(registry), newest, privates.libraries_loaded()
 
     def _look(self) -> tuple[Any, ...]:
         kernels = self._walk.python_kernels()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DecompTable"]
 
+_MISSING: Any = object()
+
 
 class DecompTable(View):
     """A decomposition table: a dict of operator -> decomposition, and its history.
@@ -100,9 +102,10 @@ class DecompTable(View):
 
     def setdefault(self, key: object, default: Any = None) -> Any:
         """Return the decomposition of an op; give it `default` first if it has none."""
-        if key not in self:
-            self[key] = default
-        return self[key]
+        found = self.get(key, _MISSING)
+        if found is _MISSING:
+            self[key] = found = default
+        return found
 
     def pop(self, key: object, *default: Any) -> Any:
         """Remove an op, so that it stays in the graph, and return its decomposition.

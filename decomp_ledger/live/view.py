@@ -25,7 +25,8 @@ else:
 __all__ = ["View"]
 
 _MISSING: Any = object()
-_contains, _get, _set, _drop = dict.__contains__, dict.get, dict.__setitem__, dict.pop
+_contains, _getitem, _get, _set, _drop = dict.__contains__, dict.__getitem__, dict.get, dict.__setitem__, dict.pop
+_DEFINED, _IMPLEMENTED = privates.python_definitions()
 
 
 class View(CustomDecompTable):
@@ -41,9 +42,14 @@ class View(CustomDecompTable):
         self._stream = stream
         stream.is_loaded = is_loaded
         self._defaults: Defaults | None = None
+        # Operators, if they are loaded, of the ops it speaks of that torch's default table has not: whether these come
+        # and go does not show in the defaults.
+        self._loose: dict[str, Any] = {}
+        self._looks = 0
+        self._sizes = -1
         self._met: tuple[int, Defaults] | None = None
-        # True after a read, as upstream has it.
-        self.has_materialized = False
+        # Upstream's is False until the first read; here the content is there from the beginning.
+        self.has_materialized = True
         try:
             self._look(dispatcher.quick())
         except LedgerError:
@@ -55,21 +61,25 @@ class View(CustomDecompTable):
 
     def _read(self) -> None:
         """Bring the dict storage up to date, for a read of all of it."""
-        self.has_materialized = True
         self._look(dispatcher.quick())
 
     def _look(self, defaults: Defaults) -> None:
         with self._stream.lock:
             if defaults is not self._defaults:
                 view = dict(defaults.table) if self._stream.base == "torch" else {}
+                self._loose.clear()
                 for op in self._stream.intents:
                     self._place(view, op, defaults)
                 dict.clear(self)
                 dict.update(self, view)
             else:
+                if self._looks != dispatcher.looks:
+                    self._stream.dirty.update(op for op, live in self._loose.items() if resolve(op) is not live)
                 for op in tuple(self._stream.dirty):
                     self._place(self, op, defaults)
             self._defaults = defaults
+            self._looks = dispatcher.looks
+            self._sizes = len(_DEFINED) + len(_IMPLEMENTED)
             self._stream.dirty.clear()
 
     def _written(self) -> None:
@@ -88,6 +98,11 @@ class View(CustomDecompTable):
 
     def _place(self, view: dict[Any, Any], op: str, defaults: Defaults) -> None:
         live = defaults.by_name.get(op) or resolve(op)
+        before = self._loose.pop(op, None)
+        if before is not live:
+            _drop(view, before, None)
+        if op in self._stream.intents and op not in defaults.by_name:
+            self._loose[op] = live
         if live is not None:
             fn = self._decomposition(op, defaults)
             if fn is None:
@@ -124,9 +139,13 @@ class View(CustomDecompTable):
         self._read()
         return _get(self, key, _MISSING)
 
-    # Reads: what the storage has is answered by the storage
+    # Reads. Of one op: the storage answers, after the cheapest sign that a Python library came or went (0.1 us); what it
+    # does not have is looked for again. Of all ops: after a quick look at everything.
 
-    __getitem__ = dict.__getitem__
+    def __getitem__(self, key: object) -> Any:
+        if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:
+            self._read()
+        return _getitem(self, key)
 
     def __missing__(self, key: object) -> Any:
         found = self._miss(key)
@@ -135,10 +154,14 @@ class View(CustomDecompTable):
         return found
 
     def __contains__(self, key: object) -> bool:
+        if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:
+            self._read()
         return _contains(self, key) or self._miss(key) is not _MISSING
 
     def get(self, key: object, default: Any = None) -> Any:
         """Return the decomposition of an op, or `default`."""
+        if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:
+            self._read()
         found = _get(self, key, _MISSING)
         if found is _MISSING:
             found = self._miss(key)
@@ -215,7 +238,6 @@ class View(CustomDecompTable):
         Returns:
             Whether anything had changed.
         """
-        self.has_materialized = True
         with self._stream.lock:
             before = self._defaults
             synced = self._stream.sync()

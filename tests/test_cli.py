@@ -1,0 +1,324 @@
+"""The command line: what it prints, what it exits with, and what it never does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from decomp_ledger import Ledger
+from decomp_ledger.catalog import Catalog, Entry
+from decomp_ledger.cli import cli
+from decomp_ledger.events import Popped
+from decomp_ledger.state import Reference
+
+BUILD = {"torch": "9.9.9", "git": "abc", "accelerator": "cpu"}
+CATALOG = Catalog(
+    BUILD,
+    {
+        "aten::linear": Entry("cia", default=True),
+        "aten::gelu": Entry("registry"),
+        "aten::addcmul": Entry("registry", default=True),
+        "aten::reshape": Entry("cia", unpreservable="its schema aliases an argument"),
+        "aten::upsample_bilinear2d.vec": Entry("cia"),
+        "aten::mm": Entry(),
+        "mylib::fused": Entry("py_cia", default=True, module="mylib.ops", qualname="fused"),
+    },
+)
+HOSTILE = "a\x1b[31mred\x1b]0;title\x07\nnext line\u202eright to left\x00\x7f[bold]markup[/bold]"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger with two tables: `edge`, changed, tagged and used, and `plain`, untouched."""
+    file = tmp_path / "l.db"
+    with Ledger(file, actor="Ada") as ledger:
+        edge = ledger._open_or_create("edge", "torch")
+        with ledger.because("XNNPACK has a fused kernel"):
+            edge.preserve(["aten::linear", "mylib::later"])
+        reference = Reference("import", "mypkg.lower", "gelu", "0" * 64)
+        edge.change(Popped, lambda _: [("aten::gelu", "override", reference)])
+        edge.tag("release", 2)
+        edge.met(CATALOG)
+        ledger._open_or_create("plain", "empty")
+    return file
+
+
+def run(path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would."""
+    command = [str(Path(sys.executable).with_name("decomp-ledger")), "--ledger", str(path), *arguments]
+    env = {**os.environ, "COLUMNS": "200", **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def answer(path: Path, *arguments: str) -> object:
+    """Return what a command says with --json."""
+    done = run(path, *arguments, "--json")
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_tables_lists_every_table_with_its_tags(path: Path) -> None:
+    found = answer(path, "tables")
+    expected = [("edge", 3, 5, {"release": 2}), ("plain", 1, 1, {})]
+    assert expected == [(info["name"], info["version"], info["events"], info["tags"]) for info in found]
+    assert "release@2" in run(path, "tables").stdout
+
+
+def test_log_shows_what_who_where_and_why_newest_first(path: Path) -> None:
+    text = run(path, "log").stdout
+    assert [int(line[1:].split()[0]) for line in text.splitlines() if line.startswith("#")] == [6, 5, 4, 3, 2, 1]
+    assert "edge@2  popped  aten::linear, mylib::later" in text
+    assert "by Ada, at " in text
+    assert "because XNNPACK has a fused kernel" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["edge"], [5, 4, 3, 2, 1]),
+        (["--op", "aten.gelu.default"], [3]),
+        (["--actor", "Ada", "-n", "2"], [6, 5]),
+        (["--actor", "Eve"], []),
+        (["--kind", "created", "--reverse"], [1, 6]),
+        (["--after", "4"], [6, 5]),
+    ],
+)
+def test_log_filters(path: Path, arguments: list[str], expected: list[int]) -> None:
+    assert expected == [event["seq"] for event in answer(path, "log", *arguments)]
+
+
+def test_show_tells_what_a_table_says_and_what_came_of_it(path: Path) -> None:
+    shown = answer(path, "show", "edge")
+    assert {"aten::gelu", "aten::linear", "mylib::later"} == shown["intents"].keys()
+    assert shown["intents"]["aten::gelu"]["decomposition"]["module"] == "mypkg.lower"
+    snapshot = shown["snapshot"]
+    assert (
+        snapshot["preserved"], snapshot["overridden"], snapshot["pending"], snapshot["size"]
+    ) == (["aten::linear"], ["aten::gelu"], ["mylib::later"], 3)  # fmt: skip
+    assert list(answer(path, "show", "edge", "--preserved")["intents"]) == ["aten::linear", "mylib::later"]
+    assert list(answer(path, "show", "edge", "--overridden")["intents"]) == ["aten::gelu"]
+    assert answer(path, "show", "edge@1")["intents"] == {}
+    assert answer(path, "show", "edge@2")["intents"] == answer(path, "show", "edge@release")["intents"]
+    everything = answer(path, "show", "edge", "--all")["snapshot"]["ops"]
+    assert list(everything) == ["aten::addcmul", "aten::gelu", "mylib::fused"]
+    text = run(path, "show", "edge", "--all").stdout
+    assert "3 decompositions, 1 preserved, 1 overridden, 1 pending" in text
+    assert "mylib::later (pending)" in text
+    assert "override: mypkg.lower.gelu" in text
+
+
+def test_blame_names_the_event_behind_each_op(path: Path) -> None:
+    assert {op: event["seq"] for op, event in answer(path, "blame", "edge").items()} == {
+        "aten::gelu": 3,
+        "aten::linear": 2,
+        "mylib::later": 2,
+    }
+    assert list(answer(path, "blame", "edge", "--op", "aten::gelu")) == ["aten::gelu"]
+    text = run(path, "blame", "edge@release").stdout
+    assert "aten::linear  preserve\n#2" in text
+    assert "aten::gelu" not in text
+
+
+@pytest.mark.parametrize(
+    ("op", "state", "outcome", "because"),
+    [
+        ("aten::linear", "edge", "kept", "it was preserved by event #2"),
+        ("aten.linear.default", "edge@1", "decomposed", "torch's default has it: its C++ Composite"),
+        ("aten::gelu", "edge", "decomposed", "it was given mypkg.lower.gelu by event #3"),
+        ("aten::gelu", "edge@1", "kept", "torch's default table leaves it out"),
+        ("aten::reshape", "edge", "decomposed", "torch cannot keep it (its schema aliases an argument)"),
+        ("aten::upsample_bilinear2d.vec", "edge", "kept", "torch's default table leaves it out"),
+        ("aten::mm", "edge", "kept", "nothing decomposes it"),
+        ("mylib::later", "edge", "pending", "it was not loaded when the table met torch"),
+        ("mylib::fused", "edge", "decomposed", "torch's default has it: its Python Composite"),
+        ("aten::linear", "plain", "kept", "the table's base is empty"),
+    ],
+)
+def test_explain_says_why(path: Path, op: str, state: str, outcome: str, because: str) -> None:
+    (explained,) = answer(path, "explain", op, state)
+    assert outcome == explained["outcome"]
+    assert explained["because"].startswith(because)
+    assert f"{outcome}, since {because}" in run(path, "explain", op, state).stdout
+
+
+def test_explain_without_a_table_asks_those_that_speak_of_the_op(path: Path) -> None:
+    assert [explained["table"] for explained in answer(path, "explain", "aten::linear")] == ["edge"]
+
+
+def test_explain_says_so_where_nothing_is_known_of_torch(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger._open_or_create("edge", "torch").preserve(["aten::linear"])
+    (explained,) = answer(tmp_path / "l.db", "explain", "aten::linear")
+    assert (explained["torch"], explained["loaded"], explained["outcome"]) == (None, None, "kept")
+    (other,) = answer(tmp_path / "l.db", "explain", "aten::gelu")
+    assert "as torch's default has it" in other["because"]
+
+
+def test_diff_shows_what_differs_and_exits_with_1(path: Path) -> None:
+    done = run(path, "diff", "edge@1", "edge@release", "--json")
+    assert done.returncode == 1
+    assert {"aten::linear", "mylib::later"} == json.loads(done.stdout)["ops"].keys()
+    assert "(nothing)" in run(path, "diff", "edge@1", "edge").stdout
+    same = run(path, "diff", "edge@2", "edge@release")
+    assert (same.returncode, same.stdout) == (0, "")
+    assert run(path, "diff", "edge@1", "plain").returncode == 1
+    assert "the base is torch in edge@1 and empty in plain" in run(path, "diff", "edge@1", "plain").stdout
+
+
+def test_tag_names_a_version_once(path: Path) -> None:
+    done = run(path, "tag", "edge@1", "start", "--reason", "the first", "--actor", "Bob")
+    assert (done.returncode, done.stdout) == (0, "edge@1 is now edge@start (#7)\n")
+    (event,) = answer(path, "log", "-n", "1")
+    assert (event["actor"], event["reason"], event["body"]["name"]) == ("Bob", "the first", "start")
+    assert answer(path, "tag", "edge@1", "start") == {"event": None}
+    moved = run(path, "tag", "edge@2", "start")
+    assert moved.returncode == 2
+    assert "never moves" in moved.stderr
+
+
+def test_revert_brings_back_a_state_by_appending(path: Path) -> None:
+    conflict = run(path, "revert", "edge", "--to", "release", "--expected-version", "2")
+    assert conflict.returncode == 2
+    assert "is at version 3, not 2" in conflict.stderr
+    assert run(path, "revert", "edge", "--to", "release").returncode == 0
+    assert answer(path, "show", "edge@2")["intents"] == answer(path, "show", "edge@4")["intents"]
+    assert answer(path, "revert", "edge", "--to", "2") == {"event": None}
+    assert "it says that already" in run(path, "revert", "edge", "--to", "2").stdout
+
+
+def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
+    result = answer(path, "verify")
+    assert (result["ok"], result["events"], result["problems"]) == (True, 6, [])
+    assert result["head"] in run(path, "verify").stdout
+    import sqlite3
+
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER event_no_update")
+        connection.execute("UPDATE event SET recorded_at = '2020-01-01T00:00:00.000000Z' WHERE seq = 3")
+    connection.close()
+    done = run(path, "verify")
+    assert done.returncode == 1
+    assert done.stdout.startswith("event #3: its content is not what its hash was made of")
+    assert answer(path, "verify")["problems"][0]["seq"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "edgy"], "has no table 'edgy'; it has 'edge'"),
+        (["show", "edge@9"], "edge has versions 1 to 3, not 9"),
+        (["show", "edge@nope"], "edge has no tag 'nope'; its tags: release"),
+        (["show"], "has 2 tables; name one: edge, plain"),
+        (["explain", "aten.linear"], "names a family of overloads"),
+        (["explain", "a b", "edge"], "is not the name of an op"),
+        (["tag", "edge", "7"], "'7' cannot name a tag"),
+        (["log", "-n", "0"], "'-n'"),
+        (["nonsense"], "nonsense"),
+        (["log", "--nonsense"], "--nonsense"),
+        (["diff", "edge"], "Missing argument 'B'"),
+    ],
+)
+def test_wrong_use_is_one_line_status_2_and_changes_nothing(path: Path, arguments: list[str], message: str) -> None:
+    before = path.read_bytes()
+    done = run(path, *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
+    told = run(path, *arguments, "--json")
+    assert told.returncode == 2
+    assert message in json.loads(told.stdout)["error"]["message"]
+    assert before == path.read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a ledger at all, but long enough to be one" * 9, "folder"])
+@pytest.mark.parametrize("command", ["log", "tables", "verify", "tag"])
+def test_a_bad_ledger_is_one_line_and_status_2(tmp_path: Path, content: object, command: str) -> None:
+    path = tmp_path / "l.db"
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    done = run(path, command, *(("edge", "name") if command == "tag" else ()))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "l.db" in done.stderr
+    if isinstance(content, bytes):
+        assert content == path.read_bytes()
+    assert path.exists() == (content is not None)
+
+
+def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    with Ledger(path, actor=HOSTILE) as ledger:
+        stream = ledger._open_or_create("edge", "torch")
+        stream.change(
+            Popped,
+            lambda _: [("aten::gelu", "override", Reference("opaque", "m\x1b[2J", "q\nq", "0" * 64))],
+            reason=HOSTILE,
+        )
+    for arguments in (["log"], ["blame"], ["show"], ["show", "--all"], ["explain", "aten::gelu"], ["tables"]):
+        text = run(path, *arguments).stdout
+        assert text
+        assert [line for line in text.split("\n") if not line.isprintable()] == []
+        told = run(path, *arguments, "--json").stdout
+        assert told.isascii()
+        json.loads(told)
+    assert tuple(answer(path, "log", "-n", "1")[0][key] for key in ("actor", "reason")) == (HOSTILE, HOSTILE)
+
+
+def test_a_read_only_ledger_can_be_read(path: Path) -> None:
+    before = sorted(file.name for file in path.parent.iterdir())
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    try:
+        assert len(answer(path, "blame", "edge")) == 3
+    finally:
+        path.parent.chmod(0o755)
+    assert before == [name for name in sorted(file.name for file in path.parent.iterdir()) if "-" not in name]
+
+
+def test_the_ledger_is_named_by_the_environment_too(path: Path) -> None:
+    command = [sys.executable, "-m", "decomp_ledger", "tables", "--json"]
+    env = {**os.environ, "DECOMP_LEDGER": str(path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert [info["name"] for info in json.loads(done.stdout)] == ["edge", "plain"]
+
+
+def test_a_pipe_that_closes_early_is_no_traceback(path: Path) -> None:
+    tool = shutil.which("head")
+    assert tool is not None
+    with Ledger(path) as ledger:
+        stream = ledger.stream("edge")
+        for number in range(400):
+            stream.preserve([f"mylib::op{number}"])
+    reader = subprocess.Popen([tool, "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(path), "log"]
+    done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, check=False)
+    reader.communicate()
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_and_option_has_help(command: str) -> None:
+    found = cli.commands[command]
+    assert found.help
+    assert [option.name for option in found.params if isinstance(option, click.Option) and not option.help] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tables"], ["log", "-n", "1"], ["show", "edge"], ["blame", "edge"], ["explain", "aten::linear"], ["verify"],
+     ["diff", "edge@1", "edge"], ["--help"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_a_command_that_reads_imports_nothing_slow(path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "decomp_ledger", "--ledger", str(path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert "decomp_ledger.ledger" in imported
+    assert set() == imported & {"torch", "numpy", "pandas", "sqlite_utils", "decomp_ledger.live.table"}
+    drawn = {"show", "diff", "tables"}  # with rich
+    assert (arguments[0] in drawn) == ("rich" in imported)

@@ -1,0 +1,204 @@
+"""`decomp-ledger run` is `python`, with a recording."""
+
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from decomp_ledger import Ledger
+
+# What a program can see of how it was started.
+LOOK = """
+import __main__, os, sys
+print(sys.argv, sys.path[0], __name__, __file__, __package__, __main__.__dict__ is globals())
+print(__spec__ and __spec__.name, type(__loader__).__name__, sorted(k for k in globals() if not k.startswith("__")))
+print([name for name in ("torch", "numpy", "sqlite_utils") if name in sys.modules])
+"""
+
+ENDINGS = {
+    "end": "print('done')",
+    "exit with a number": "import sys; sys.exit(3)",
+    "exit with a text": "import sys; sys.exit('the reason')",
+    "exit with nothing": "raise SystemExit",
+    "exit at once": "import os, sys; print('x'); sys.stdout.flush(); os._exit(7)",
+    "exception": "def f():\n    return 1 / 0\n\nf()",
+    "exception from another": "try:\n    {}['a']\nexcept KeyError as e:\n    raise ValueError('b') from e",
+    "exception while handling": "try:\n    {}['a']\nexcept KeyError:\n    int('b')",
+    "exception with notes": "e = ValueError('a')\ne.add_note('b') if hasattr(e, 'add_note') else None\nraise e",
+    "syntax error": "print('a')\nif True print('b')",
+    "own hook": "import sys\nsys.excepthook = lambda *a: print('hook', a[0].__name__, a[2].tb_lineno)\n1 / 0",
+    "interrupted": "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(5)",
+    "killed": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+    "at exit": "import atexit\natexit.register(print, 'last words')\nprint('first words')",
+    "thread outlives main": "import threading, time\n"
+    "threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()\nprint('early')",
+    "broken output": "import sys\nsys.stdout.write('a')\nsys.stdout.close()",
+    "pickles what it defines": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
+    "another encoding": "# -*- coding: latin-1 -*-\nprint(len('\xe9'))",
+}
+
+
+def both(arguments: list[str], folder: Path, **options: object) -> tuple[list[object], list[object]]:
+    """Return (status, output, errors) of `python ...` and of `decomp-ledger run ...`."""
+    return start([sys.executable, *arguments], folder, **options), recorded(arguments, folder, **options)
+
+
+def recorded(arguments: list[str], folder: Path, **options: object) -> list[object]:
+    """Return (status, output, errors) of `decomp-ledger run ...`."""
+    return start([str(Path(sys.executable).with_name("decomp-ledger")), "run", *arguments], folder, **options)
+
+
+def start(command: list[str], folder: Path, **options: object) -> list[object]:
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False, **options)
+    return [done.returncode, done.stdout.decode(), done.stderr.decode()]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_script_ends_as_under_python(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ENDINGS[ending], encoding="latin-1")
+    python, ours = both(["script.py"], tmp_path)
+    assert python == ours
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["script.py"],
+        ["./script.py", "a", "-b", "--json", "--help", "--", "-m"],
+        ["sub/script.py", "--ledger", "x"],
+        ["-m", "script", "a", "-m", "b"],
+        ["-m", "package", "--name", "x"],
+        ["-m", "package.inner"],
+        ["sub"],
+        ["program.zip", "a"],
+    ],
+    ids=" ".join,
+)
+def test_a_program_sees_what_it_would_see_under_python(arguments: list[str], tmp_path: Path) -> None:
+    for name in ("script.py", "sub/script.py", "sub/__main__.py", "package/__main__.py", "package/inner.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(LOOK)
+    (tmp_path / "package/__init__.py").write_text("import sys; print('package', sys.argv)")
+    with zipfile.ZipFile(tmp_path / "program.zip", "w") as archive:
+        archive.writestr("__main__.py", LOOK)
+    python, ours = both(arguments, tmp_path)
+    assert python[1] != ""
+    assert python == ours
+
+
+def test_modules_of_the_script_folder_are_found_first_as_under_python(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/helper.py").write_text("print('of the script')")
+    (tmp_path / "helper.py").write_text("print('of the folder')")
+    (tmp_path / "sub/script.py").write_text("import helper")
+    python, ours = both(["sub/script.py"], tmp_path)
+    assert python == ours == [0, "of the script\n", ""]
+
+
+def test_a_script_reads_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("print(input()[::-1])")
+    python, ours = both(["script.py"], tmp_path, input=b"abc\n")
+    assert python == ours == [0, "cba\n", ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.py"], "cannot run missing.py"),
+        (["-m", "missing_module"], "cannot run module missing_module"),
+        (["-m", "package"], "cannot run module package"),
+        (["empty"], "empty has no __main__"),
+        (["--on-error", "explode", "script.py"], "explode"),
+        ([], "SCRIPT"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("print('ran')")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/__init__.py").write_text("")
+    (tmp_path / "empty").mkdir()
+    ours = recorded(arguments, tmp_path)
+    assert (ours[0], ours[1]) == (2, "")
+    assert message in str(ours[2])
+    assert str(ours[2]).count("\n") == 1
+
+
+@pytest.mark.parametrize("ledger", ["no/such/folder/l.db", "script.py", ".", "empty.db"])
+def test_a_bad_ledger_is_told_before_the_script_runs(ledger: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("print('ran')")
+    (tmp_path / "empty.db").write_text("")
+    command = [sys.executable, "-m", "decomp_ledger", "--ledger", ledger, "run", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "empty.db").read_bytes() == b""
+
+
+EXPORT = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+import torch
+from torch.export import CustomDecompTable, default_decompositions
+print(torch.get_num_threads())
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.linear(x, x).softmax(-1)
+
+def lower(keep):
+    table = default_decompositions()
+    table.pop(keep)
+    return torch.export.export(Model(), (torch.ones(3, 3),)).run_decompositions(table)
+
+print(torch.ops.aten.linear.default in [node.target for node in lower(torch.ops.aten.linear.default).graph.nodes])
+"""
+
+
+def test_tables_and_exports_are_recorded_and_what_the_script_sets_first_is_obeyed(tmp_path: Path) -> None:
+    (tmp_path / "export.py").write_text(EXPORT)
+    ours = recorded(["--name", "job", "export.py"], tmp_path)
+    assert ours[:2] == [0, "1\nTrue\n"], ours
+    with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
+        events = list(ledger.events())
+        assert [event.kind for event in events] == ["created", "popped", "materialized"]
+        assert {"job/1"} == {event.table for event in events}
+        site = events[1].call_site
+        assert site is not None
+        assert (site.file, site.function) == ("export.py", "lower")
+        assert ledger.verify().ok
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "os._exit(5)", "1 / 0"])
+def test_what_was_recorded_up_to_a_crash_is_kept(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "export.py").write_text(EXPORT + ending)
+    recorded(["export.py"], tmp_path)
+    with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
+        assert [event.kind for event in ledger.events()] == ["created", "popped", "materialized"]
+        assert ledger.verify().ok
+
+
+def test_a_thread_that_outlives_the_script_is_recorded(tmp_path: Path) -> None:
+    late = "import threading, time\ndef late():\n    time.sleep(0.5)\n    lower(torch.ops.aten.softmax.int)\n"
+    (tmp_path / "export.py").write_text(EXPORT + late + "threading.Thread(target=late).start()\n")
+    ours = recorded(["--name", "job", "export.py"], tmp_path)
+    assert ours[0] == 0, ours
+    with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
+        assert {"aten::linear", "aten::softmax.int"} == {c.op for event in ledger.events() for c in event.changes}
+
+
+def test_a_script_that_exports_nothing_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import torch.export\ntorch.export.default_decompositions()")
+    ours = recorded(["script.py"], tmp_path)
+    assert ours[0] == 0, ours
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+def test_an_interrupt_ends_the_process_by_the_signal(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ENDINGS["interrupted"])
+    python, ours = both(["script.py"], tmp_path)
+    assert -signal.SIGINT == python[0] == ours[0]

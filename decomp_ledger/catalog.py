@@ -36,6 +36,7 @@ class Entry:
         qualname: of the same.
         digest: of its own source.
         helpers: of its source and that of the functions it calls.
+        wrappers: of what its decorators wrap around it.
     """
 
     origin: str | None = None
@@ -47,13 +48,12 @@ class Entry:
     qualname: str | None = None
     digest: str | None = None
     helpers: str | None = None
+    wrappers: str | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return its fields that have a value."""
-        fields: dict[str, Json] = {key: value for key, value in attrs.asdict(self).items() if value}
-        if self.tags:
-            fields["tags"] = list(self.tags)
-        return fields
+        values = ((name, getattr(self, name)) for name in _FIELDS)
+        return {name: list(value) if name == "tags" else value for name, value in values if value}
 
     @classmethod
     def from_json(cls, value: object) -> Entry:
@@ -80,7 +80,8 @@ class Entry:
         return f"{self.origin}:{self.digest}" if self.digest else str(self.origin)
 
 
-_TEXT_FIELDS = {field.name for field in attrs.fields(Entry)} - {"default", "tags"}
+_FIELDS = tuple(field.name for field in attrs.fields(Entry))
+_TEXT_FIELDS = set(_FIELDS) - {"default", "tags"}
 
 
 @attrs.define(frozen=True, slots=False)
@@ -97,10 +98,10 @@ class Catalog:
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
-        return {
-            "build": dict(self.build),
-            "ops": {op: entry.to_json() for op, entry in self.ops.items()},
-        }
+        # Most ops have one of a few dozen entries.
+        written = {entry: entry.to_json() for entry in set(self.ops.values())}
+        ops: dict[str, Json] = {op: written[entry] for op, entry in self.ops.items()}
+        return {"build": dict(self.build), "ops": ops}
 
     @cached_property
     def digest(self) -> str:

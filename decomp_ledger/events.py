@@ -327,7 +327,7 @@ def chain_hash(prev_hash: bytes, fields: Mapping[str, Any], body: str, call_site
     """
     # Put together by hand in the order of the keys, so that what is stored is hashed as it stands.
     text = (
-        f'{{"actor":{_quote(fields["actor"])},"body":{body},"call_site":{call_site or "null"},'
+        f'{{"actor":{_quote(fields["actor"])},"body":{body},"call_site":{"null" if call_site is None else call_site},'
         f'"environment":{_quote(fields["environment"])},"kind":{_quote(fields["kind"])},'
         f'"reason":{_quote(fields["reason"])},"recorded_at":{_quote(fields["recorded_at"])},'
         f'"schema":{fields["schema"]},"seq":{fields["seq"]},"table":{_quote(fields["table"])},'

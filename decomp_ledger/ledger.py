@@ -189,7 +189,10 @@ class Ledger:
     def tables(self) -> list[TableInfo]:
         """Return all tables, in the order in which they began."""
         with self.store.reading() as connection:
-            return [TableInfo(*row[:5]) for row in connection.execute(sql.TABLES).fetchall()]
+            rows = connection.execute(sql.TABLES).fetchall()
+        if not all(isinstance(row[0], str) for row in rows):
+            raise LedgerError(f"{self.path} is damaged: a table has no name; run verify")
+        return [TableInfo(*row[:5]) for row in rows]
 
     def next_name(self, prefix: str) -> str:
         """Return `<prefix>/<n>` with the first free n; within a transaction it stays free."""
@@ -215,18 +218,16 @@ class Ledger:
 
     def state(self, table: str, version: int | str | None = None) -> TableState:
         """Return what a table said at a version or tag; now, if None."""
-        stream = self._stream_id(table)
         at = self.version_of(table, version)
-        created = self._created(table, stream)
+        lineage, base = self._lineage(table, at)
         intents: dict[str, Intent] = {}
-        if created.parent is not None:
-            intents.update(self._parent_state(table, created.parent).intents)
-        for op, (intent, _) in self.records.as_of(stream, at).items():
-            if intent is None:
-                intents.pop(op, None)
-            else:
-                intents[op] = intent
-        return TableState(table, at, created.base, intents)
+        for _, stream, until in lineage:
+            for op, (intent, _) in self.records.as_of(stream, until).items():
+                if intent is None:
+                    intents.pop(op, None)
+                else:
+                    intents[op] = intent
+        return TableState(table, at, base, intents)
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
         """Return the version that a number or a tag names; the newest, if None."""
@@ -249,35 +250,49 @@ class Ledger:
             rows = connection.execute(
                 "SELECT name, version FROM tag WHERE stream_id = ? ORDER BY version, name", [self._stream_id(table)]
             ).fetchall()
-        return {str(name): int(version) for name, version in rows}
+        if not all(isinstance(version, int) for _, version in rows):
+            raise LedgerError(f"{self.path} is damaged: a tag of {table!r} names no version; run verify")
+        return {str(name): version for name, version in rows}
 
     def history(self, table: str, op: str, version: int) -> list[Event]:
-        """Return every event up to a version that touched an op, oldest first, the parent table's included."""
-        stream = self._stream_id(table)
-        parent = self._created(table, stream).parent
-        before = [] if parent is None else self.history(parent[0], op, self._parent_state(table, parent).version)
-        with self.store.reading() as connection:
-            rows = connection.execute(sql.TOUCHED, {"stream": stream, "op": op, "version": version}).fetchall()
-        return before + sorted(self._events_at(stream, [row[0] for row in rows]), key=lambda event: event.seq)
+        """Return every event up to a version that touched an op, oldest first, those it was forked from included."""
+        found: list[Event] = []
+        for _, stream, until in self._lineage(table, version)[0]:
+            with self.store.reading() as connection:
+                rows = connection.execute(sql.TOUCHED, {"stream": stream, "op": op, "version": until}).fetchall()
+            found += self._events_at(stream, [row[0] for row in rows])
+        return sorted(found, key=lambda event: event.seq)
 
     def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
         """Return, for each op of which a table says something, the event that said it."""
-        stream = self._stream_id(table)
-        at = self.version_of(table, version)
-        parent = self._created(table, stream).parent
         blamed: dict[str, Event] = {}
-        if parent is not None:
-            blamed.update(self.blame(parent[0], self._parent_state(table, parent).version))
-        said = self.records.as_of(stream, at)
-        events = {event.version: event for event in self._events_at(stream, [since for _, since in said.values()])}
-        for op, (intent, since) in said.items():
-            if intent is None:
-                blamed.pop(op, None)
-            elif since in events:
-                blamed[op] = events[since]
-            else:
-                raise LedgerError(f"{self.path} is damaged: version {since} of {table} has no event; run verify")
+        for name, stream, until in self._lineage(table, self.version_of(table, version))[0]:
+            said = self.records.as_of(stream, until)
+            events = {event.version: event for event in self._events_at(stream, [since for _, since in said.values()])}
+            for op, (intent, since) in said.items():
+                if intent is None:
+                    blamed.pop(op, None)
+                elif since in events:
+                    blamed[op] = events[since]
+                else:
+                    raise LedgerError(f"{self.path} is damaged: version {since} of {name} has no event; run verify")
         return dict(sorted(blamed.items()))
+
+    def _lineage(self, table: str, version: int) -> tuple[list[tuple[str, int, int]], str]:
+        """Return the tables that a version comes of, the oldest first, each as (name, row, version), and the base."""
+        found: list[tuple[str, int, int]] = []
+        parent: tuple[str, int] | None = (table, version)
+        base = "torch"
+        while parent is not None:
+            name, until = parent
+            stream = self._stream_id(name)
+            if found and stream >= found[-1][1]:
+                later = f"{found[-1][0]!r} is forked from the later {name!r}"
+                raise LedgerError(f"{self.path} is damaged: {later}; run verify")
+            found.append((name, stream, until))
+            created = self._created(name, stream)
+            parent, base = created.parent, created.base if len(found) == 1 else base
+        return found[::-1], base
 
     def _stream_id(self, table: str) -> int:
         stream = self.records.stream_id(table)
@@ -292,12 +307,6 @@ class Ledger:
         if first is None or not isinstance(first.body, Created):
             raise LedgerError(f"{self.path} is damaged: the table {table!r} does not begin with 'created'; run verify")
         return first.body
-
-    def _parent_state(self, table: str, parent: tuple[str, int]) -> TableState:
-        """Return a fork's beginning; a table can only come of one that began before it."""
-        if self._stream_id(parent[0]) >= self._stream_id(table):
-            raise LedgerError(f"{self.path} is damaged: {table!r} is forked from the later {parent[0]!r}; run verify")
-        return self.state(*parent)
 
     # Events
 
@@ -420,7 +429,7 @@ class Ledger:
 
     def verify(self) -> Verification:
         """Check that nothing in the ledger was changed after it was written."""
-        return verify(self.store)
+        return verify(self.records, self.state)
 
 
 def _number(text: str) -> int | None:

@@ -36,7 +36,7 @@ def actor(given: str | None = None) -> str:
 
     With `DECOMP_LEDGER_CAPTURE=minimal`, nobody is named who was not given.
     """
-    named = given if given is not None else os.environ.get("DECOMP_LEDGER_ACTOR")
+    named = given or os.environ.get("DECOMP_LEDGER_ACTOR")
     if named:
         return check_text(named, "the actor")
     return "unnamed" if is_minimal() else _person(_here())
@@ -167,7 +167,8 @@ def _base(folder: str, minimal: bool) -> dict[str, Json]:
 def _ci_run() -> str:
     """Return the address of the CI run, as GitHub, GitLab, Jenkins, Buildkite and CircleCI give it."""
     env = os.environ
-    if "GITHUB_RUN_ID" in env:
-        return f"{env.get('GITHUB_SERVER_URL')}/{env.get('GITHUB_REPOSITORY')}/actions/runs/{env['GITHUB_RUN_ID']}"
+    github = [env.get(name) for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")]
+    if all(github):
+        return "{}/{}/actions/runs/{}".format(*github)
     names = ("CI_JOB_URL", "BUILDKITE_BUILD_URL", "CIRCLE_BUILD_URL", "BUILD_URL")
     return next((env[name] for name in names if env.get(name)), "")

@@ -6,6 +6,7 @@ import datetime
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -14,7 +15,20 @@ from decomp_ledger import sql
 from decomp_ledger.canonical import Json, canonical_json, digest_of
 from decomp_ledger.catalog import Catalog, pack, unpack
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import GENESIS, Body, CallSite, Changing, Event, Tagged, chain_hash, decode_body, encode_body
+from decomp_ledger.events import (
+    ACTIONS,
+    GENESIS,
+    OVERRIDE,
+    RESTORE,
+    Body,
+    CallSite,
+    Changing,
+    Event,
+    Tagged,
+    chain_hash,
+    decode_body,
+    encode_body,
+)
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
 
@@ -65,17 +79,22 @@ class Records:
     def version(self, stream: int) -> int:
         """Return a table's version; 0 if it has no event."""
         with self.store.reading() as connection:
-            return int(connection.execute(sql.TABLE_VERSION, [stream]).fetchone()[0] or 0)
+            (version,) = connection.execute(sql.TABLE_VERSION, [stream]).fetchone()
+        if version is not None and not isinstance(version, int):
+            raise LedgerError(f"{self.store.path} is damaged: a version is {version!r:.40}; run verify")
+        return version or 0
 
     def as_of(self, stream: int, version: int) -> dict[str, tuple[Intent | None, int]]:
         """Return op -> (what is said of it, since which version) at a version; restored ops have None."""
         with self.store.reading() as connection:
             rows = connection.execute(sql.AS_OF, {"stream": stream, "version": version}).fetchall()
         references = self.references({row[2] for row in rows if row[2] is not None})
-        return {
-            str(op): (None if action == "restore" else Intent(action, references.get(reference)), int(since))
-            for op, action, reference, since in rows
-        }
+        said: dict[str, tuple[Intent | None, int]] = {}
+        for op, action, reference, since in rows:
+            if action not in ACTIONS or (action == OVERRIDE) != (reference is not None) or not isinstance(since, int):
+                raise LedgerError(f"{self.store.path} is damaged: what is said of {op!r:.80} is unclear; run verify")
+            said[str(op)] = (None if action == RESTORE else Intent(action, references.get(reference))), since
+        return said
 
     def references(self, ids: Iterable[int]) -> dict[int, Reference]:
         """Return stored decompositions by their row."""
@@ -303,8 +322,11 @@ def read_event(row: Sequence[Any]) -> Event:
         LedgerError: the row is damaged.
     """
     seq, table, version, kind, schema, at, actor, reason, site, environment, body, prev_hash, own_hash = row
+    numbers, texts = (seq, version, schema), (table, kind, at, actor)
+    if not all(type(n) is int for n in numbers) or not all(type(t) is str for t in texts):
+        raise LedgerError(f"event {seq!r:.40} is damaged: a value is of another type than was written; run verify")
     try:
-        place = None if site is None else CallSite(**_parse(site, "a call site"))
+        place = None if site is None else _call_site(site)
         return Event(
             seq,
             table,
@@ -321,6 +343,14 @@ def read_event(row: Sequence[Any]) -> Event:
         )
     except (TypeError, AttributeError) as error:
         raise LedgerError(f"event {seq} is damaged: {error}; run verify") from None
+
+
+@lru_cache(maxsize=1024)
+def _call_site(text: str) -> CallSite:
+    value = _parse(text, "a call site")
+    if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
+        raise LedgerError("a call site in the ledger is damaged; run verify")
+    return CallSite(str(value["file"]), int(value["line"]), str(value["function"]))
 
 
 def _parse(text: str, what: str) -> Any:

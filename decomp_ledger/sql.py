@@ -29,6 +29,9 @@ JOIN provenance ON provenance.id = event.provenance_id
 JOIN environment ON environment.id = provenance.environment_id
 """
 
+# Every event, whatever it names that may be missing.
+EVERY_EVENT = EVENT.replace("JOIN", "LEFT JOIN") + "ORDER BY event.seq"
+
 # Versions of a table that touched an op, newest first.
 TOUCHED = """
 SELECT version FROM change

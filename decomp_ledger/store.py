@@ -51,7 +51,10 @@ class Store:
             raise LedgerFileError(f"durability is 'process' or 'power', not {durability!r}")
         if "\0" in os.fspath(path):
             raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
-        self.path = MEMORY if str(path) == MEMORY else os.path.abspath(os.fspath(path))  # noqa: PTH100
+        try:
+            self.path = MEMORY if str(path) == MEMORY else os.path.abspath(os.fspath(path))  # noqa: PTH100
+        except FileNotFoundError:
+            raise LedgerFileError(f"{os.fspath(path)!r} is in the current folder, which was removed") from None
         self.read_only = read_only
         self._timeout = timeout
         self._synchronous = DURABILITY[durability]
@@ -67,6 +70,19 @@ class Store:
                 self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
+        try:
+            return self._open_file()
+        except LedgerError:  # which is an OSError too
+            raise
+        except UnicodeDecodeError as error:
+            # SQLite quotes a damaged schema in its error, and Python cannot read that.
+            raise LedgerFileError(f"{self.path} is damaged (its schema is no text); restore a backup") from error
+        except PermissionError as error:
+            raise LedgerFileError(f"{self.path} may not be read: {error.strerror}") from error
+        except OSError as error:
+            raise LedgerFileError(f"{self.path:.200} cannot be used: {error.strerror}") from error
+
+    def _open_file(self) -> sqlite3.Connection:
         if self.path == MEMORY:
             connection = self._connect(MEMORY)
             apply_migrations(connection)
@@ -228,10 +244,6 @@ class Store:
             raise
         except sqlite3.Error as error:
             raise LedgerFileError(explain(self.path, error)) from error
-        except PermissionError as error:
-            raise LedgerFileError(f"{self.path} may not be read: {error.strerror}") from error
-        except OSError as error:
-            raise LedgerFileError(f"{self.path:.200} cannot be used: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""

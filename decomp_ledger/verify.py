@@ -1,32 +1,33 @@
-"""Check a ledger: its chain, and all that is derived from or named by its events."""
+"""Check a ledger: its chain, and all that is derived from or named by its events.
+
+Two scans, in flat memory: one over the events, one over the change rows. Each adds up a keyed hash of every change that
+it meets; equal sums mean equal changes. Only where they differ are the rows of single events looked up.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
 from decomp_ledger import sql
 from decomp_ledger.canonical import Json
-from decomp_ledger.catalog import unpack
+from decomp_ledger.catalog import Catalog, materialize, unpack
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import (
-    CHANGING_KINDS,
-    GENESIS,
-    Changing,
-    Created,
-    Materialized,
-    Tagged,
-    chain_hash,
-    decode_body,
-)
-from decomp_ledger.store import Store
+from decomp_ledger.events import CHANGING_KINDS, GENESIS, Changing, Created, Event, Materialized, Tagged, chain_hash
+from decomp_ledger.records import Records, read_event
+from decomp_ledger.state import Reference, TableState
 
 __all__ = ["Problem", "Verification", "verify"]
 
 _MAX_PROBLEMS = 20
+_DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
 @attrs.frozen
@@ -50,7 +51,7 @@ class Verification:
         events: how many events were read.
         head: hash of the last one, in hex; zeros if there is none. Keep it elsewhere: whoever can write the file
             can cut its tail or write the whole chain anew, and only this tells.
-        problems: what is wrong, by seq; empty if all is well.
+        problems: what is wrong, by seq, at most 20; empty if all is well.
     """
 
     events: int
@@ -68,148 +69,227 @@ class Verification:
         return {"ok": self.ok, "events": self.events, "head": self.head, "problems": found}
 
 
-def verify(store: Store) -> Verification:
-    """Recompute the chain, the change rows, the tags, and the digests of all that is stored once."""
-    with store.reading() as connection:
-        # One moment of the ledger, though writers go on.
-        started = not connection.in_transaction
-        if started:
-            connection.execute("BEGIN")
-        try:
-            check = _Check(connection)
-            check.run()
-        finally:
-            if started:
-                connection.execute("COMMIT")
+def verify(records: Records, state_of: Callable[[str, int], TableState]) -> Verification:
+    """Recompute the chain, the change rows, the tags, the snapshots, and the digests of all that is stored once.
+
+    Args:
+        records: the ledger.
+        state_of: gives a table's state at a version.
+    """
+    with records.store.reading() as connection, _one_moment(connection):
+        check = _Check(connection, state_of)
+        check.run()
     problems = sorted(check.problems, key=lambda problem: (problem.seq is None, problem.seq or 0))
     return Verification(check.count, check.head.hex(), tuple(problems[:_MAX_PROBLEMS]))
 
 
+@contextmanager
+def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """See one moment of the ledger, though writers go on, and text that is no UTF-8 as text that cannot be stored."""
+    began = not connection.in_transaction
+    if began:
+        connection.execute("BEGIN")
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        connection.text_factory = str
+        if began:
+            connection.execute("COMMIT")
+
+
 class _Check:
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: sqlite3.Connection, state_of: Callable[[str, int], TableState]) -> None:
         self.connection = connection
+        self.state_of = state_of
         self.problems: list[Problem] = []
         self.count = 0
         self.head = GENESIS
         self.versions: dict[str, int] = {}
-        self.changes = 0
-        self.tags = 0
+        self.tags: dict[tuple[Any, str], Any] = {}
+        self.catalogs: dict[str, Catalog] = {}
+        self.met: list[Event] = []
+        # What the sums are made with: nobody can prepare rows that add up.
+        self.key = os.urandom(16)
+        self.sum = self.changes = 0
 
     def run(self) -> None:
-        damaged = [str(row[0]) for row in self.connection.execute("PRAGMA quick_check(1)")]
-        if damaged != ["ok"]:
-            self.problem(None, f"the file is damaged: {damaged[0]}")
-        self.stored_once()
-        for row in self.connection.execute(f"{sql.EVENT} ORDER BY event.seq"):
+        self.file()
+        self.streams = self.named("stream")
+        self.ops = self.named("op")
+        self.decompositions = self.digested("decomposition", Reference.from_json)
+        self.digested("environment", lambda value: value)
+        self.stored_catalogs()
+        self.tags = {row[:2]: row[2] for row in self.connection.execute("SELECT stream_id, name, version FROM tag")}
+        for row in self.connection.execute(sql.EVERY_EVENT):
             self.event(row)
         self.totals()
+        for event in self.met:
+            self.snapshot(event)
 
     def problem(self, seq: int | None, text: str) -> None:
-        self.problems.append(Problem(seq, text))
+        if len(self.problems) < 100 * _MAX_PROBLEMS:
+            self.problems.append(Problem(seq, text))
 
-    def event(self, row: tuple[Any, ...]) -> None:
-        seq, table, version, kind, schema, at, actor, reason, site, environment, text, prev_hash, own_hash = row
-        self.count += 1
-        if seq != self.count:
-            self.problem(seq, f"event {self.count} is missing" if seq > self.count else f"seq {seq} is out of order")
-            self.count = seq
-        if prev_hash != self.head:
-            self.problem(seq, "it does not follow the event before it")
-        fields = {
-            "actor": actor,
-            "environment": environment.hex(),
-            "kind": kind,
-            "reason": reason,
-            "recorded_at": at,
-            "schema": schema,
-            "seq": seq,
-            "table": table,
-            "version": version,
-        }
-        if chain_hash(prev_hash, fields, text, site) != own_hash:
-            self.problem(seq, "its content is not what its hash was made of")
-        self.head = own_hash
-        try:
-            self.body(seq, table, version, decode_body(kind, schema, text))
-        except LedgerError as error:
-            self.problem(seq, str(error))
-
-    def body(self, seq: int, table: str, version: int, body: Any) -> None:
-        before = self.versions.get(table, 0)
-        # What changes nothing may stand at any version there is: a past state can be used, and tagged.
-        stands = version == before + 1 if body.kind in CHANGING_KINDS else 1 <= version <= before
-        if not stands:
-            self.problem(seq, f"it makes version {version} of {table!r}, which is at {before}")
-        self.versions[table] = max(before, version)
-        if isinstance(body, Created):
-            if before:
-                self.problem(seq, f"the table {table!r} is created twice")
-        elif isinstance(body, Changing):
-            self.change_rows(seq, table, version, body)
-        elif isinstance(body, Tagged):
-            self.tags += 1
-            row = self.connection.execute(
-                "SELECT version FROM tag JOIN stream ON stream.id = stream_id WHERE stream.name = ? AND tag.name = ?",
-                (table, body.name),
-            ).fetchone()
-            if row is None or row[0] != version:
-                self.problem(seq, f"the tag {body.name!r} is not stored as it says")
-        elif isinstance(body, Materialized) and not self.has("catalog", body.catalog):
-            self.problem(seq, f"the catalog {body.catalog[:12]} that it names is missing")
-
-    def change_rows(self, seq: int, table: str, version: int, body: Changing) -> None:
-        for change in body.changes:
-            self.changes += 1
-            row = self.connection.execute(
-                "SELECT action, decomposition.digest FROM change "
-                "JOIN stream ON stream.id = stream_id JOIN op ON op.id = op_id "
-                "LEFT JOIN decomposition ON decomposition.id = decomposition_id "
-                "WHERE stream.name = ? AND op.name = ? AND version = ?",
-                (table, change.op, version),
-            ).fetchone()
-            digest = None if change.decomposition is None else bytes.fromhex(change.decomposition)
-            if row is None or (row[0], row[1]) != (change.action, digest):
-                self.problem(seq, f"the change of {change.op} is not stored as it says")
-
-    def has(self, table: str, digest: str) -> bool:
-        try:
-            raw = bytes.fromhex(digest)
-        except ValueError:
-            return False
-        return self.connection.execute(f"SELECT 1 FROM {table} WHERE digest = ?", [raw]).fetchone() is not None
-
-    def stored_once(self) -> None:
-        """Check what is named by digest, and that foreign keys hold."""
-        for table in ("environment", "decomposition"):
-            for row_id, digest, text in self.connection.execute(f"SELECT id, digest, body FROM {table}"):
-                if hashlib.sha256(text.encode()).digest() != digest:
-                    self.problem(None, f"{table} {row_id} is not what its digest was made of")
-        for digest, problem in self.catalogs():
-            self.problem(None, f"catalog {digest.hex()[:12]}: {problem}")
+    def file(self) -> None:
+        """Ask SQLite whether its pages and indexes are sound, and foreign keys hold."""
+        damaged = [str(row[0]) for row in self.connection.execute("PRAGMA integrity_check(1)")]
+        if damaged != ["ok"]:
+            self.problem(None, f"the file is damaged: {damaged[0]}")
         broken = self.connection.execute("PRAGMA foreign_key_check").fetchone()
         if broken is not None:
             self.problem(None, f"a row of {broken[0]!r} names a row of {broken[2]!r} that is missing")
 
-    def catalogs(self) -> Iterator[tuple[bytes, str]]:
-        whole: dict[int, Any] = {}
+    def named(self, table: str) -> dict[str, int]:
+        rows = self.connection.execute(f"SELECT name, id FROM {table}").fetchall()
+        found = {name: row_id for name, row_id in rows if isinstance(name, str)}
+        if len(found) != len(rows):
+            self.problem(None, f"two rows of {table!r} have one name, or one has none")
+        return found
+
+    def digested(self, table: str, read: Callable[[Any], object]) -> dict[str, int]:
+        """Check what is named by the digest of its content; return digest -> row."""
+        found: dict[str, int] = {}
+        for row_id, digest, text in self.connection.execute(f"SELECT id, digest, body FROM {table}"):
+            try:
+                if hashlib.sha256(text.encode()).digest() != digest:
+                    raise ValueError("it is not what its digest was made of")
+                read(json.loads(text))
+                found[digest.hex()] = row_id
+            except (*_DAMAGE, RecursionError) as error:
+                self.problem(None, f"{table} {row_id}: {error}")
+        return found
+
+    def stored_catalogs(self) -> None:
+        whole: dict[int, Catalog] = {}
         query = "SELECT id, digest, base_id, body FROM catalog ORDER BY base_id IS NOT NULL, id"
         for row_id, digest, base_id, body in self.connection.execute(query):
             try:
                 catalog = unpack(body, None if base_id is None else whole[base_id])
-            except (LedgerError, KeyError) as error:
-                yield digest, f"it cannot be read: {error}"
-                continue
-            if base_id is None:
-                whole[row_id] = catalog
-            if bytes.fromhex(catalog.digest) != digest:
-                yield digest, "it is not what its digest was made of"
+                if base_id is None:
+                    whole[row_id] = catalog
+                if bytes.fromhex(catalog.digest) != digest:
+                    raise ValueError("it is not what its digest was made of")
+                self.catalogs[catalog.digest] = catalog
+            except _DAMAGE as error:
+                self.problem(None, f"catalog {row_id}: {error}")
+
+    def event(self, row: tuple[Any, ...]) -> None:
+        seq, table, version, kind, schema, at, actor, reason, site, environment, text, prev_hash, own_hash = row
+        self.count += 1
+        try:
+            if seq != self.count:
+                self.problem(seq, f"event {self.count} is missing" if seq > self.count else "its seq is out of order")
+                self.count = seq
+            if actor is None or environment is None or table is None:
+                self.problem(seq, "its table, provenance or environment is missing")
+            if prev_hash != self.head:
+                self.problem(seq, "it does not follow the event before it")
+            fields = {
+                "actor": actor,
+                "environment": environment.hex(),
+                "kind": kind,
+                "reason": reason,
+                "recorded_at": at,
+                "schema": schema,
+                "seq": seq,
+                "table": table,
+                "version": version,
+            }
+            if chain_hash(prev_hash, fields, text, site) != own_hash:
+                self.problem(seq, "its content is not what its hash was made of")
+            self.head = own_hash
+            self.content(read_event(row))
+        except _DAMAGE as error:
+            self.head = own_hash if isinstance(own_hash, bytes) else GENESIS
+            self.problem(seq, f"it is damaged: {error}")
+
+    def content(self, event: Event) -> None:
+        """Check that an event can follow those before it, and that what is derived from it is there."""
+        before = self.versions.get(event.table, 0)
+        # What changes nothing may stand at any version there is: a past state can be used, and tagged.
+        stands = event.version == before + 1 if event.kind in CHANGING_KINDS else 1 <= event.version <= before
+        if not stands:
+            self.problem(event.seq, f"it makes version {event.version} of {event.table!r}, which is at {before}")
+        self.versions[event.table] = max(before, event.version)
+        body = event.body
+        if isinstance(body, Created):
+            if before:
+                self.problem(event.seq, f"the table {event.table!r} is created twice")
+            if body.parent is not None and not 1 <= body.parent[1] <= self.versions.get(body.parent[0], 0):
+                self.problem(event.seq, f"there was no {body.parent[0]}@{body.parent[1]} to fork from")
+        elif not before:
+            self.problem(event.seq, f"the table {event.table!r} does not begin with 'created'")
+        if isinstance(body, Changing):
+            for row in self.rows_of(event):
+                self.changes += 1
+                self.sum += self.weight(row)
+        elif isinstance(body, Tagged):
+            if self.tags.pop((self.streams[event.table], body.name), None) != event.version:
+                self.problem(event.seq, f"the tag {body.name!r} is not stored as it says")
+        elif isinstance(body, Materialized):
+            self.met.append(event)
+
+    def rows_of(self, event: Event) -> Iterator[tuple[Any, ...]]:
+        """Give the change rows that an event stands for."""
+        stream = self.streams[event.table]
+        for change in event.changes:
+            reference = None
+            if change.decomposition is not None:
+                reference = self.decompositions.get(change.decomposition, -1)
+            # -1 is no row: what an event names and nobody has makes the sums differ.
+            yield stream, self.ops.get(change.op, -1), event.version, change.action, reference
+
+    def weight(self, row: tuple[Any, ...]) -> int:
+        return int.from_bytes(hashlib.blake2b(repr(row).encode(), digest_size=16, key=self.key).digest(), "big")
 
     def totals(self) -> None:
-        """Find rows that no event speaks of."""
-        last = self.connection.execute("SELECT max(seq), count(*) FROM event").fetchone()
-        if last[1] != self.count or (last[0] or 0) != self.count:
-            self.problem(None, "events are missing, or name provenance that is")
-        for table, expected in (("change", self.changes), ("tag", self.tags)):
-            (found,) = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-            if found != expected:
-                self.problem(None, f"{found} rows in {table!r}, where the events speak of {expected}")
+        """Compare what is stored with all that the events speak of."""
+        rows, total = 0, 0
+        query = "SELECT stream_id, op_id, version, action, decomposition_id FROM change"
+        for row in self.connection.execute(query):
+            rows += 1
+            total += self.weight(row)
+        if (rows, total) != (self.changes, self.sum):
+            self.wrong_changes(rows)
+        for _, name in self.tags:
+            self.problem(None, f"the tag {name!r} is stored, and no event speaks of it")
+        last, count = self.connection.execute("SELECT max(seq), count(*) FROM event").fetchone()
+        if (last or 0, count) != (self.count, self.count):
+            self.problem(None, f"there are {count} events, the last of them #{last}")
+
+    def wrong_changes(self, stored: int) -> None:
+        """Find the first events whose change rows are not theirs; only asked when there are some."""
+        found = len(self.problems)
+        query = (
+            "SELECT stream_id, op_id, version, action, decomposition_id FROM change "
+            "WHERE stream_id = ? AND op_id = ? AND version = ?"
+        )
+        for row in self.connection.execute(sql.EVERY_EVENT).fetchall():
+            try:
+                event = read_event(row)
+                for change, wanted in zip(event.changes, self.rows_of(event), strict=True):
+                    if self.connection.execute(query, wanted[:3]).fetchone() != wanted:
+                        self.problem(event.seq, f"the change of {change.op} is not stored as it says")
+            except _DAMAGE:
+                continue  # told already
+            if len(self.problems) - found > _MAX_PROBLEMS:
+                return
+        if len(self.problems) == found:
+            self.problem(None, f"{stored} rows in 'change', where the events speak of {self.changes}")
+
+    def snapshot(self, event: Event) -> None:
+        """Replay a table against the catalog that it met."""
+        body = event.body
+        assert isinstance(body, Materialized)  # as it was collected
+        catalog = self.catalogs.get(body.catalog)
+        if catalog is None:
+            self.problem(event.seq, f"the catalog {body.catalog[:12]} that it names is missing or damaged")
+            return
+        try:
+            snapshot = materialize(self.state_of(event.table, event.version), catalog)
+        except _DAMAGE as error:
+            self.problem(event.seq, f"its table cannot be replayed: {error}")
+            return
+        if (snapshot.digest, snapshot.pending) != (body.snapshot, body.pending):
+            self.problem(event.seq, "the snapshot that it names is not what its table gives")

@@ -13,6 +13,7 @@ import json
 import linecache
 import textwrap
 import types
+import weakref
 from typing import Any, NamedTuple
 
 _FUNCTION_NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -42,7 +43,7 @@ class Found(NamedTuple):
 def find(fn: types.FunctionType) -> Found | None:
     """Find a function in its file.
 
-    Each file is read and parsed once, and again when `linecache` notices that it changed.
+    A function is looked up once, and a file parsed once, until `linecache` notices that it changed.
 
     Args:
         fn: A plain Python function or lambda.
@@ -51,6 +52,12 @@ def find(fn: types.FunctionType) -> Found | None:
         What the file says of it; None when there is no such text, as for a function made by
         ``exec``, or when the file no longer has a function of that name on that line.
     """
+    if fn not in _known:
+        _known[fn] = _look_up(fn)
+    return _known[fn]
+
+
+def _look_up(fn: types.FunctionType) -> Found | None:
     code = fn.__code__
     linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename, fn.__globals__)
@@ -113,6 +120,8 @@ class _File:
 
 
 _files: dict[str, _File] = {}
+# Weak, so that no function, nor what its closure holds, is kept alive by having been looked at.
+_known: "weakref.WeakKeyDictionary[types.FunctionType, Found | None]" = weakref.WeakKeyDictionary()
 
 
 def _first_line(node: Any) -> int:

@@ -139,8 +139,8 @@ class View(CustomDecompTable):
         self._read()
         return _get(self, key, _MISSING)
 
-    # Reads. Of one op: the storage answers, after the cheapest sign that a Python library came or went (0.1 us); what it
-    # does not have is looked for again. Of all ops: after a quick look at everything.
+    # Reads. Of one op: the storage answers, after the cheapest sign that a Python library came or went (0.1 us); what
+    # it does not have is looked for again. Of all ops: after a quick look at everything.
 
     def __getitem__(self, key: object) -> Any:
         if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:

@@ -1,0 +1,57 @@
+"""Catalogs of released torch versions, as data: what each offers, without having it installed.
+
+Each was captured from the package that PyPI gives for Linux x86-64, by `scripts/torch-matrix capture`.
+One is stored whole; the others as the entries in which they differ from it, None where they lack the op.
+"""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from decomp_ledger.errors import LedgerError
+
+__all__ = ["UnknownCatalog", "available", "load"]
+
+_HERE = Path(__file__).parent
+_SUFFIX = ".json.gz"
+
+
+class UnknownCatalog(LedgerError, KeyError):
+    """No catalog of that torch version is shipped."""
+
+
+def available() -> list[str]:
+    """Return the torch versions there is a catalog of, oldest first."""
+    versions = [path.name.removesuffix(_SUFFIX) for path in _HERE.glob(f"*{_SUFFIX}")]
+    return sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
+
+
+def load(version: str) -> dict[str, Any]:
+    """Read the catalog of a torch version (about 20 ms).
+
+    Args:
+        version: One of `available`, such as `2.13.0`.
+
+    Returns:
+        `format`, `build` and `ops`, as `decomp_ledger.live.capture.capture` gives them.
+
+    Raises:
+        UnknownCatalog: There is none; the message names those that there are.
+    """
+    if version not in available():
+        raise UnknownCatalog(
+            f"there is no catalog of torch {version}; there are {', '.join(available())}. Another torch that is "
+            "installed somewhere can be captured: decomp-ledger catalog capture --python INTERPRETER"
+        )
+    catalog = _read(version)
+    base = catalog.pop("base", None)
+    if base is not None:
+        ops = {**_read(base)["ops"], **catalog["ops"]}
+        catalog["ops"] = {op: ops[op] for op in sorted(ops) if ops[op] is not None}
+    return catalog
+
+
+def _read(version: str) -> dict[str, Any]:
+    catalog: dict[str, Any] = json.loads(gzip.decompress((_HERE / f"{version}{_SUFFIX}").read_bytes()))
+    return catalog

@@ -1,0 +1,200 @@
+"""What the tests without torch share: Hypothesis strategies, small ledgers, and other processes."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import decomp_ledger
+from decomp_ledger import provenance
+from decomp_ledger.catalog import Catalog, Entry
+from decomp_ledger.events import (
+    OVERRIDE,
+    PRESERVE,
+    RESTORE,
+    Change,
+    Created,
+    Event,
+    Materialized,
+    Popped,
+    Restored,
+    Reverted,
+    Set,
+    Tagged,
+    Updated,
+)
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.state import Intent, Reference, TableState
+from decomp_ledger.stream import Stream
+
+IMPORT_ROOT = str(Path(decomp_ledger.__file__).parent.parent)
+MAX_INT = 2**53 - 1
+
+# A machine that is busy with something else is no reason to fail.
+settings.register_profile("tests", parent=settings(), deadline=None)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_torch() -> Iterator[None]:
+    """Let no test of the module that imports this import torch, nor see what other modules know of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        patch.setattr(provenance, "torch_facts", None)
+        yield
+
+
+# Values: everything that canonical JSON holds.
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+ascii_keys = st.text(st.characters(max_codepoint=127))
+integers = st.integers(-MAX_INT, MAX_INT)
+json_values = st.recursive(
+    st.none() | st.booleans() | integers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ascii_keys, inner, max_size=4),
+    max_leaves=20,
+)
+
+# Names, as torch gives them.
+
+OPS = ("aten::add.Tensor", "aten::linear", "aten::gelu", "aten::mm", "cond", "mylib::late", "mylib::late.out")
+ops = st.sampled_from(OPS)
+words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
+overloads = st.from_regex(r"[A-Za-z0-9_]{1,8}", fullmatch=True)
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+
+# Decompositions, states and catalogs.
+
+references = st.one_of(
+    st.builds(Reference, st.sampled_from(["cia", "registry", "py_cia"]), build=st.sampled_from(["2.13.0", "2.6.0"])),
+    st.builds(Reference, st.just("import"), st.just("mypkg"), st.sampled_from(["f", "g"]), digest=digests),
+    st.builds(Reference, st.just("opaque"), digest=digests, source=texts),
+)
+intents = st.just(Intent(PRESERVE)) | references.map(lambda reference: Intent(OVERRIDE, reference))
+states = st.builds(
+    TableState,
+    st.just("edge"),
+    st.integers(1, 9),
+    st.sampled_from(["torch", "empty"]),
+    st.dictionaries(ops, intents),
+)
+entries = st.builds(
+    Entry,
+    st.sampled_from([None, "cia", "registry", "py_cia"]),
+    st.booleans(),
+    st.sampled_from(["", "aliasing", "no kernel"]),
+    st.sampled_from(["", "(Tensor x) -> Tensor"]),
+    st.sampled_from([(), ("core",), ("cia", "functional")]),
+    st.none() | words,
+    st.none() | words,
+    st.none() | digests,
+    st.none() | digests,
+)
+builds = st.fixed_dictionaries({"torch": st.sampled_from(["2.13.0", "2.6.0"]), "git": st.just("a" * 40)})
+catalogs = st.builds(Catalog, builds, st.dictionaries(ops, entries))
+
+# Events.
+
+changes = st.one_of(
+    st.builds(Change, texts, st.sampled_from([PRESERVE, RESTORE])),
+    st.builds(Change, texts, st.just(OVERRIDE), digests),
+)
+change_lists = st.lists(changes, max_size=4).map(tuple)
+pending_lists = st.lists(texts, max_size=3).map(tuple)
+bodies = st.one_of(
+    st.builds(Created, st.sampled_from(["torch", "empty"]), st.none() | st.tuples(texts, integers)),
+    *(st.builds(cls, change_lists, pending=pending_lists) for cls in (Set, Popped, Updated, Restored)),
+    st.builds(Reverted, change_lists, pending=pending_lists, to=integers),
+    st.builds(Tagged, texts),
+    st.builds(Materialized, digests, digests, pending_lists),
+)
+
+# Small ledgers.
+
+
+def new_table(ledger: Ledger, name: str = "edge", base: str = "torch") -> Stream:
+    """Begin or resume a table as `Ledger.table` does, without the dict that needs torch."""
+    return ledger._open_or_create(name, base)
+
+
+def reference(name: str) -> Reference:
+    """Refer to a function of the user's own."""
+    return Reference("import", "mypkg.lower", name, digest="5" * 64)
+
+
+def override(stream: Stream, op: str, name: str, *, reason: str | None = None) -> Event | None:
+    """Give an op a decomposition, as `table[op] = fn` does."""
+    return stream.change(Set, lambda _: [(op, OVERRIDE, reference(name))], reason=reason)
+
+
+def catalog_of(*names: str, torch: str = "2.13.0") -> Catalog:
+    """Make a catalog in which torch decomposes each of the ops by default."""
+    return Catalog({"torch": torch}, {name: Entry("cia", default=True) for name in names})
+
+
+# Other processes.
+
+
+def start_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start another Python, which has no torch, with pipes to its standard input, output and errors."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.modules['torch'] = None\n{code}", *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [IMPORT_ROOT, os.environ.get("PYTHONPATH")]))},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a process, which must end well, and return what it printed."""
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return out
+
+
+def run_python(code: str, *arguments: object) -> str:
+    """Run code in another Python, which must end well, and return what it printed."""
+    return finish(start_python(code, *arguments))
+
+
+_DROP = """
+import os, sys
+from decomp_ledger import errors
+from decomp_ledger.ledger import Ledger
+
+Ledger(":memory:").close()  # imports what is imported late
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+"""
+
+
+def run_unprivileged(code: str, *arguments: object) -> str:
+    """Run code as somebody to whom file permissions apply.
+
+    Root passes over them; it becomes somebody else only after the imports, since that other user may not be able to
+    read the Python that runs the tests.
+    """
+    return run_python(_DROP + code, *arguments)
+
+
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """Give a folder that every user can read; pytest's are for one user only."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            folder.chmod(0o755)

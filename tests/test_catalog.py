@@ -1,0 +1,351 @@
+"""What is in a table: the one decision, replays against catalogs, and catalogs in storage."""
+
+import hashlib
+import json
+import random
+import zlib
+
+import attrs
+import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import (
+    OPS,
+    builds,
+    catalogs,
+    entries,
+    json_values,
+    new_table,
+    reference,
+    references,
+    states,
+    without_torch,  # noqa: F401  # a fixture
+)
+
+from decomp_ledger.catalog import Catalog, Entry, choose, materialize, pack, unpack
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import OVERRIDE, PRESERVE
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.state import Intent, Reference, TableState
+
+MM, ADD, GELU, LATE = "aten::mm", "aten::add.Tensor", "aten::gelu", "mylib::late"
+BUILD = {"torch": "2.13.0", "git": "a" * 40}
+
+# The decision
+
+TRUTH = [
+    # base, action, loaded, default, what the table has
+    ("torch", None, True, True, "default"),
+    ("torch", None, True, False, "absent"),
+    ("torch", None, False, True, "absent"),
+    ("torch", None, False, False, "absent"),
+    ("torch", "preserve", True, True, "absent"),
+    ("torch", "preserve", True, False, "absent"),
+    ("torch", "preserve", False, True, "absent"),
+    ("torch", "preserve", False, False, "absent"),
+    ("torch", "override", True, True, "override"),
+    ("torch", "override", True, False, "override"),
+    ("torch", "override", False, True, "absent"),
+    ("torch", "override", False, False, "absent"),
+    ("empty", None, True, True, "absent"),
+    ("empty", None, True, False, "absent"),
+    ("empty", None, False, True, "absent"),
+    ("empty", None, False, False, "absent"),
+    ("empty", "preserve", True, True, "absent"),
+    ("empty", "preserve", True, False, "absent"),
+    ("empty", "preserve", False, True, "absent"),
+    ("empty", "preserve", False, False, "absent"),
+    ("empty", "override", True, True, "override"),
+    ("empty", "override", True, False, "override"),
+    ("empty", "override", False, True, "absent"),
+    ("empty", "override", False, False, "absent"),
+]
+
+
+@pytest.mark.parametrize(("base", "action", "loaded", "default", "expected"), TRUTH)
+def test_what_a_table_has_for_an_op(base: str, action: str | None, loaded: bool, default: bool, expected: str) -> None:
+    assert choose(action, base, loaded=loaded, default=default) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "action", "default", "expected"),
+    [(base, action, default, expected) for base, action, loaded, default, expected in TRUTH if loaded],
+)
+def test_a_replay_decides_as_the_live_table_does(base: str, action: str | None, default: bool, expected: str) -> None:
+    said = {"preserve": Intent(PRESERVE), "override": Intent(OVERRIDE, reference("mm"))}
+    state = TableState("edge", 2, base, {} if action is None else {MM: said[action]})
+    snapshot = materialize(state, Catalog(BUILD, {MM: Entry("cia", default=default)}))
+    found = {"default": {MM: "cia"}, "override": {MM: f"override:{reference('mm').identity()}"}, "absent": {}}
+    assert snapshot.ops == found[expected]
+    assert snapshot.overridden == ((MM,) if expected == "override" else ())
+    assert snapshot.preserved == ((MM,) if (base, action, default) == ("torch", "preserve", True) else ())
+    assert snapshot.pending == ()
+
+
+def test_an_op_that_is_not_loaded_is_pending_until_it_is() -> None:
+    state = TableState("edge", 3, "torch", {LATE: Intent(PRESERVE), "mylib::other": Intent(OVERRIDE, reference("f"))})
+    before = materialize(state, Catalog(BUILD, {MM: Entry("cia", default=True)}))
+    assert (before.pending, before.preserved, list(before.ops)) == ((LATE, "mylib::other"), (), [MM])
+    loaded = Catalog(BUILD, {MM: Entry("cia", default=True), LATE: Entry("cia", default=True), "mylib::other": Entry()})
+    after = materialize(state, loaded)
+    assert (after.pending, after.preserved, list(after.ops)) == ((), (LATE,), [MM, "mylib::other"])
+
+
+def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
+    """Decide op by op what is in a table, in the words of the design and no cleverer."""
+    ops, preserved, overridden = {}, [], []
+    for op in sorted(catalog.ops):
+        entry, said = catalog.ops[op], state.intents.get(op)
+        by_default = entry.default and state.base == "torch"
+        if said is not None and said.action == "override":
+            overridden.append(op)
+            ref = said.reference
+            assert ref is not None
+            own = ref.origin in ("import", "opaque")
+            ops[op] = f"override:{ref.identity()}" if own else ref.origin
+        elif said is None and by_default:
+            ops[op] = f"{entry.origin}:{entry.digest}" if entry.digest else f"{entry.origin}"
+        elif by_default:
+            preserved.append(op)
+    pending = [op for op in sorted(state.intents) if op not in catalog.ops]
+    return {
+        "build": catalog.build,
+        "ops": ops,
+        "preserved": tuple(preserved),
+        "overridden": tuple(overridden),
+        "pending": tuple(pending),
+        "digest": hashlib.sha256(rfc8785.dumps({"build": dict(catalog.build), "ops": ops})).hexdigest(),
+    }
+
+
+@given(states, catalogs)
+def test_a_snapshot_is_what_a_naive_reading_of_the_design_gives(state: TableState, catalog: Catalog) -> None:
+    assert attrs.asdict(materialize(state, catalog), recurse=False) == naive(state, catalog)
+
+
+@given(states, catalogs)
+def test_a_replay_changes_neither_the_state_nor_the_catalog(state: TableState, catalog: Catalog) -> None:
+    intents, ops = dict(state.intents), dict(catalog.ops)
+    first = materialize(state, catalog)
+    assert materialize(state, catalog) == first
+    assert (dict(state.intents), dict(catalog.ops)) == (intents, ops)
+    assert list(first.ops) == sorted(first.ops)
+
+
+@given(states, catalogs, st.randoms())
+def test_digests_do_not_depend_on_the_order_in_which_ops_came(
+    state: TableState, catalog: Catalog, shuffler: random.Random
+) -> None:
+    said, offered = list(state.intents.items()), list(catalog.ops.items())
+    shuffler.shuffle(said)
+    shuffler.shuffle(offered)
+    other = Catalog(dict(reversed(list(catalog.build.items()))), dict(offered))
+    assert other.digest == catalog.digest
+    assert materialize(attrs.evolve(state, intents=dict(said)), other).digest == materialize(state, catalog).digest
+
+
+def test_a_snapshot_s_digest_is_of_the_build_and_the_ops_alone() -> None:
+    catalog = Catalog(BUILD, {MM: Entry("cia", default=True), ADD: Entry("registry", default=True), GELU: Entry()})
+    bare = materialize(TableState("edge", 1, "torch", {}), catalog)
+    same = materialize(TableState("mobile", 7, "torch", {GELU: Intent(PRESERVE), LATE: Intent(PRESERVE)}), catalog)
+    assert same.digest == bare.digest
+    less = materialize(TableState("edge", 2, "torch", {MM: Intent(PRESERVE)}), catalog)
+    elsewhere = materialize(TableState("edge", 1, "torch", {}), attrs.evolve(catalog, build={"torch": "2.6.0"}))
+    assert len({bare.digest, less.digest, elsewhere.digest}) == 3
+
+
+def test_digests_are_the_same_in_every_release() -> None:
+    catalog = Catalog(BUILD, {MM: Entry("cia", default=True, tags=("core",)), ADD: Entry("registry", digest="ab")})
+    snapshot = materialize(TableState("edge", 2, "torch", {ADD: Intent(OVERRIDE, reference("add"))}), catalog)
+    assert reference("add").identity() == "f196540a8bbc058ad5dd3bc871c47ee87bd5d2a5a9252afd13f72bf0cbfc70cb"
+    assert catalog.digest == "257f17b4b6054d6d09323ed89ddf6c6ca4d5feb56932c85b07697b621f90aea2"
+    assert snapshot.digest == "e62119f360e1bd1f2dda609b677268d032434d30f09b8b151206d9f3bb52d3c4"
+
+
+@pytest.mark.parametrize("field", [field.name for field in attrs.fields(Entry)])
+def test_each_field_of_an_entry_is_in_the_catalog_s_digest(field: str) -> None:
+    value: object = {"default": True, "tags": ("core",)}.get(field, "x")
+    plain, other = Entry(), attrs.evolve(Entry(), **{field: value})
+    assert Catalog(BUILD, {MM: plain}).digest != Catalog(BUILD, {MM: other}).digest
+
+
+@given(catalogs, catalogs)
+def test_two_catalogs_have_one_digest_only_if_they_are_equal(one: Catalog, other: Catalog) -> None:
+    assert (one.digest == other.digest) == (one == other)
+
+
+# As data
+
+
+@given(entries)
+def test_an_entry_is_read_as_it_was_written(entry: Entry) -> None:
+    assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], "cia", {"origin": None}, {"origin": 1}, {"default": "yes"}, {"tags": "core"}, {"tags": [1]}, {"x": "y"}],
+    ids=str,
+)
+def test_an_entry_that_somebody_edited_is_refused(value: object) -> None:
+    with pytest.raises(LedgerError, match="an entry of a catalog"):
+        Entry.from_json(value)
+
+
+@given(references)
+def test_a_reference_is_read_as_it_was_written(ref: Reference) -> None:
+    again = Reference.from_json(json.loads(json.dumps(ref.to_json())))
+    assert again == ref
+    assert again.identity() == ref.identity()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"origin": "pickle"},
+        {"origin": "cia", "code": "x"},
+        {"origin": "cia", "module": 1},
+        {"origin": []},
+    ],
+    ids=str,
+)
+def test_a_reference_that_somebody_edited_is_refused(value: object) -> None:
+    with pytest.raises(LedgerError, match="a stored decomposition"):
+        Reference.from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("ref", "label"),
+    [
+        (Reference("cia", build="2.13.0"), "torch's default (cia)"),
+        (Reference("import", "mypkg.lower", "gelu"), "mypkg.lower.gelu"),
+        (Reference("opaque", digest="ab"), "opaque"),
+    ],
+)
+def test_a_reference_is_named_for_people(ref: Reference, label: str) -> None:
+    assert ref.label() == label
+
+
+# In storage
+
+
+@given(catalogs)
+def test_a_whole_catalog_is_read_as_it_was_stored(catalog: Catalog) -> None:
+    again = unpack(pack(catalog, None), None)
+    assert again == catalog
+    assert again.digest == catalog.digest
+
+
+@given(catalogs, st.dictionaries(st.sampled_from(OPS), entries))
+def test_a_catalog_is_read_from_how_it_differs_from_another(base: Catalog, ops: dict[str, Entry]) -> None:
+    catalog = Catalog(base.build, ops)
+    again = unpack(pack(catalog, base), base)
+    assert again == catalog
+    assert again.digest == catalog.digest
+
+
+def test_a_catalog_that_differs_by_a_few_ops_costs_a_few_rows() -> None:
+    offered = {f"aten::op{number}": Entry("cia", default=True, digest=f"{number:064x}") for number in range(1000)}
+    base = Catalog(BUILD, offered)
+    more = Catalog(BUILD, {**offered, LATE: Entry("cia", default=True)})
+    assert len(pack(more, base)) < len(pack(more, None)) / 50
+
+
+@settings(max_examples=25)
+@given(st.lists(catalogs, max_size=6))
+def test_a_ledger_gives_back_every_catalog_and_stores_each_once(met: list[Catalog]) -> None:
+    with Ledger(":memory:", actor="ann") as ledger:
+        new_table(ledger)
+        for catalog in [*met, *met]:
+            assert ledger.records.put_catalog(catalog) == catalog.digest
+        assert [ledger.catalog(catalog.digest) for catalog in met] == met
+        (stored,) = ledger.store.connection.execute("SELECT count(*) FROM catalog").fetchone()
+        assert stored == len({catalog.digest for catalog in met})
+        whole = ledger.store.connection.execute("SELECT count(*) FROM catalog WHERE base_id IS NULL").fetchone()[0]
+        assert whole == len({json.dumps(dict(catalog.build), sort_keys=True) for catalog in met})
+        assert ledger.verify().problems == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not zlib at all",
+        zlib.compress(b""),
+        zlib.compress(b"{"),
+        zlib.compress(b"\xff\xfe"),
+        zlib.compress(b"[1, 2]"),
+        zlib.compress(b"null"),
+        zlib.compress(b"{}"),
+        zlib.compress(b'{"build": {}, "ops": []}'),
+        zlib.compress(b'{"build": [], "ops": {}}'),
+        zlib.compress(b'{"build": {}, "ops": {"aten::mm": 7}}'),
+        zlib.compress(b'{"build": {}, "ops": {"aten::mm": {"origin": 7}}}'),
+        zlib.compress(b"[" * 100_000),
+        zlib.compress(b"9" * 5000),
+        zlib.compress(b'{"build": {}, "ops": {}}')[:-3],
+    ],
+    ids=range(15),
+)
+def test_a_damaged_catalog_is_a_ledger_error(data: bytes) -> None:
+    with pytest.raises(LedgerError, match=r"catalog"):
+        unpack(data, None)
+    with pytest.raises(LedgerError, match=r"catalog"):
+        unpack(data, Catalog(BUILD, {}))
+
+
+def test_a_catalog_that_unpacks_to_more_than_any_is_refused() -> None:
+    squeeze = zlib.compressobj(1)
+    megabyte = b" " * 2**20
+    bomb = b"".join(squeeze.compress(megabyte) for _ in range(100)) + squeeze.flush()
+    assert len(bomb) < 2**20
+    with pytest.raises(LedgerError, match="is cut off, or larger than any catalog"):
+        unpack(bomb, None)
+
+
+def unpack_or_refuse(value: object) -> None:
+    """Unpack data that may be a catalog: it is one, which can be stored again, or a LedgerError says no."""
+    data = zlib.compress(json.dumps(value).encode())
+    for base in (None, Catalog(BUILD, {})):
+        try:
+            catalog = unpack(data, base)
+        except LedgerError:
+            continue
+        assert unpack(pack(catalog, None), None) == catalog
+
+
+@given(json_values)
+def test_any_json_is_a_catalog_or_a_ledger_error(value: object) -> None:
+    unpack_or_refuse(value)
+
+
+anything_like_it = st.fixed_dictionaries(
+    {},
+    optional={
+        "build": json_values | builds,
+        "ops": json_values | st.dictionaries(st.sampled_from(OPS), json_values | entries.map(Entry.to_json)),
+        "changed": json_values | st.dictionaries(st.sampled_from(OPS), json_values | entries.map(Entry.to_json)),
+        "gone": json_values | st.lists(st.sampled_from(OPS)),
+    },
+)
+
+
+@given(anything_like_it)
+def test_anything_like_a_catalog_is_one_or_a_ledger_error(value: dict[str, object]) -> None:
+    unpack_or_refuse(value)
+
+
+@given(catalogs, st.data())
+def test_a_catalog_with_a_byte_changed_is_never_taken_for_itself(catalog: Catalog, data: st.DataObject) -> None:
+    stored = bytearray(pack(catalog, None))
+    at = data.draw(st.integers(0, len(stored) - 1))
+    stored[at] ^= data.draw(st.integers(1, 255))
+    try:
+        found = unpack(bytes(stored), None)
+    except LedgerError:
+        return
+    assert found == catalog  # a flag of the container, which says nothing of the content

@@ -1,0 +1,325 @@
+"""The codec of events, canonical JSON, and the hash chain recomputed by somebody else's code."""
+
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    bodies,
+    catalog_of,
+    json_values,
+    new_table,
+    override,
+    texts,
+    without_torch,  # noqa: F401  # a fixture
+)
+
+from decomp_ledger import events
+from decomp_ledger.canonical import canonical_json, check_text, digest_of
+from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
+from decomp_ledger.events import (
+    GENESIS,
+    OVERRIDE,
+    PRESERVE,
+    Body,
+    CallSite,
+    Change,
+    Created,
+    Popped,
+    Reverted,
+    Tagged,
+    chain_hash,
+    decode_body,
+    encode_body,
+)
+from decomp_ledger.ledger import Ledger
+
+# Canonical JSON
+
+
+@given(json_values)
+def test_canonical_json_is_what_rfc_8785_says(value: Any) -> None:
+    assert canonical_json(value).encode() == rfc8785.dumps(value)
+
+
+@given(json_values)
+def test_a_digest_is_of_canonical_json(value: Any) -> None:
+    assert digest_of(value) == hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+
+
+def test_a_tuple_is_written_as_an_array() -> None:
+    assert canonical_json({"b": (1, "x"), "a": None}) == '{"a":null,"b":[1,"x"]}'
+
+
+REFUSED = {
+    "a float": 1.0,
+    "not a number": float("nan"),
+    "infinity": float("inf"),
+    "2**53": 2**53,
+    "-2**53": -(2**53),
+    "an integer of 5,000 digits": 10**5000,
+    "a high surrogate": "\ud800",
+    "a low surrogate": "a\udfffb",
+    "bytes": b"x",
+    "a set": {1},
+    "an object": object(),
+    "a number as key": {1: "x"},
+    "a key beyond ASCII": {"é": 1},
+    "a surrogate as key": {"\ud800": 1},
+    "null as key": {None: 1},
+}
+
+
+@pytest.mark.parametrize("bad", REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize(
+    "wrap", [lambda bad: bad, lambda bad: [bad], lambda bad: {"a": [bad]}], ids=["alone", "in an array", "deeper"]
+)
+def test_canonical_json_refuses_what_it_cannot_hold(bad: Any, wrap: Any) -> None:
+    with pytest.raises(UnusableValue):
+        canonical_json(wrap(bad))
+
+
+def test_text_that_no_file_can_hold_is_refused_with_the_remedy() -> None:
+    with pytest.raises(UnusableValue, match=r"the reason has a lone surrogate at character 2.*backslashreplace"):
+        check_text("ab\udcff", "the reason")
+    with pytest.raises(UnusableValue, match="the reason must be a str, not bytes"):
+        check_text(b"why", "the reason")
+
+
+# The codec
+
+
+@given(bodies)
+def test_a_body_is_read_as_it_was_written(body: Body) -> None:
+    assert decode_body(body.kind, body.schema, encode_body(body)) == body
+
+
+@given(bodies)
+def test_a_body_is_written_as_canonical_json(body: Body) -> None:
+    text = encode_body(body)
+    assert text.encode() == rfc8785.dumps(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("action", "decomposition"),
+    [("override", None), ("preserve", "ab"), ("restore", "ab"), ("drop", None), ("drop", "ab"), ("", None)],
+)
+def test_a_change_is_one_of_three_and_only_an_override_has_a_decomposition(
+    action: str, decomposition: str | None
+) -> None:
+    with pytest.raises(LedgerError, match="aten::mm"):
+        Change("aten::mm", action, decomposition)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("created", "{}"),
+        ("created", '{"base":"jax"}'),
+        ("created", '{"base":"torch","parent":[]}'),
+        ("created", '{"base":"torch","parent":["edge","1"]}'),
+        ("created", '{"base":"torch","parent":["edge",true]}'),
+        ("created", "[]"),
+        ("popped", "null"),
+        ("popped", "{"),
+        ("popped", ""),
+        ("popped", '{"changes":7}'),
+        ("popped", '{"changes":[7]}'),
+        ("popped", '{"changes":[["aten::mm"]]}'),
+        ("popped", '{"changes":[["aten::mm","drop"]]}'),
+        ("popped", '{"changes":[["aten::mm",1]]}'),
+        ("popped", '{"changes":[["aten::mm","override"]]}'),
+        ("popped", '{"changes":[["aten::mm","preserve","ab","cd"]]}'),
+        ("popped", '{"changes":[],"pending":"aten::mm"}'),
+        ("reverted", '{"changes":[]}'),
+        ("reverted", '{"changes":[],"to":1.5}'),
+        ("tagged", '{"name":1}'),
+        ("materialized", '{"catalog":"ab"}'),
+        ("materialized", '{"catalog":"ab","snapshot":"cd","pending":[null]}'),
+        ("popped", "[" * 100_000),
+        ("popped", '{"changes":' + "9" * 5000 + "}"),
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_body_that_somebody_edited_is_refused(kind: str, text: str) -> None:
+    with pytest.raises(LedgerError, match=kind):
+        decode_body(kind, 1, text)
+
+
+@given(st.sampled_from(sorted(events._KINDS)), json_values)
+def test_any_json_is_a_body_or_a_ledger_error(kind: str, value: Any) -> None:
+    try:
+        body = decode_body(kind, 1, canonical_json(value))
+    except LedgerError:
+        return
+    assert decode_body(kind, 1, encode_body(body)) == body
+
+
+@pytest.mark.parametrize(("kind", "schema"), [("merged", 1), ("tagged", 2), ("created", 99)])
+def test_an_event_of_a_newer_version_is_refused(kind: str, schema: int) -> None:
+    with pytest.raises(SchemaError, match=f"'{kind}', schema {schema}, was written by a newer decomp_ledger"):
+        decode_body(kind, schema, "{}")
+
+
+def test_an_older_body_is_brought_up_one_schema_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tagged, "schema", 3)
+    monkeypatch.setitem(events.UPCASTS, ("tagged", 1), lambda body: {"label": body["tag"]})
+    monkeypatch.setitem(events.UPCASTS, ("tagged", 2), lambda body: {"name": body["label"]})
+    assert decode_body("tagged", 1, '{"tag":"v1"}') == Tagged("v1")
+    assert decode_body("tagged", 2, '{"label":"v1"}') == Tagged("v1")
+    assert decode_body("tagged", 3, '{"name":"v1"}') == Tagged("v1")
+
+
+def test_a_ledger_with_older_events_is_read_as_if_new_and_verified_as_it_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Ledger(":memory:", actor="ann") as ledger:
+        new_table(ledger)
+        monkeypatch.setattr(Created, "schema", 2)
+        monkeypatch.setitem(events.UPCASTS, ("created", 1), lambda body: {**body, "base": "empty"})
+        new_table(ledger, "later")
+        schemas = [row[0] for row in ledger.store.connection.execute("SELECT schema FROM event ORDER BY seq")]
+        assert schemas == [1, 2]
+        assert [event.body for event in ledger.events()] == [Created("empty"), Created("torch")]
+        assert ledger.state("edge").base == "empty"
+        assert ledger.verify().problems == ()
+
+
+def test_an_upcast_that_fails_is_a_ledger_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tagged, "schema", 2)
+    monkeypatch.setitem(events.UPCASTS, ("tagged", 1), lambda body: {"name": body["label"]})
+    with pytest.raises(LedgerError, match="tagged"):
+        decode_body("tagged", 1, '{"tag":"v1"}')
+
+
+# Values
+
+
+def test_events_and_what_is_in_them_cannot_be_changed() -> None:
+    with Ledger(":memory:", actor="ann") as ledger:
+        event = new_table(ledger).preserve(["aten::mm"])
+    assert event is not None
+    for value, field in ((event, "seq"), (event.body, "changes"), (event.changes[0], "op"), (event.call_site, "line")):
+        with pytest.raises(AttributeError):
+            setattr(value, field, None)
+
+
+def test_an_event_says_what_it_changed() -> None:
+    with Ledger(":memory:", actor="ann") as ledger:
+        table = new_table(ledger)
+        override(table, "aten::mm", "mm")
+        table.preserve(["aten::mm"])
+        table.tag("v1")
+        created, given, popped, tagged = ledger.events()
+    assert [change.action for change in given.changes] == [OVERRIDE]
+    assert popped.changes == (Change("aten::mm", PRESERVE),)
+    assert (created.changes, tagged.changes) == ((), ())
+
+
+def test_a_call_site_is_shown_as_a_line_that_an_editor_finds() -> None:
+    assert str(CallSite("lower.py", 7, "main")) == "lower.py:7 in main"
+
+
+# The chain
+
+
+def recomputed(path: Path) -> list[tuple[bytes, bytes]]:
+    """Return (stored hash, hash made anew with other code) of each event of a ledger file."""
+    with sqlite3.connect(path) as db:
+        rows = db.execute(
+            "SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, call_site, "
+            "hex(environment.digest), event.body, hash FROM event JOIN stream ON stream.id = stream_id "
+            "JOIN provenance ON provenance.id = provenance_id JOIN environment ON environment.id = environment_id "
+            "ORDER BY seq"
+        ).fetchall()
+    db.close()
+    previous = bytes(32)
+    pairs = []
+    for seq, table, version, kind, schema, at, actor, reason, site, environment, body, stored in rows:
+        rest = {
+            "actor": actor,
+            "body": json.loads(body),
+            "call_site": None if site is None else json.loads(site),
+            "environment": environment.lower(),
+            "kind": kind,
+            "reason": reason,
+            "recorded_at": at,
+            "schema": schema,
+            "seq": seq,
+            "table": table,
+            "version": version,
+        }
+        previous = hashlib.sha256(previous + rfc8785.dumps(rest)).digest()
+        pairs.append((stored, previous))
+    return pairs
+
+
+def test_the_chain_is_the_hash_of_the_one_before_and_canonical_json_of_all_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path, actor='Ann "the\tlowerer" Lee 日本 \x7f\u2028') as ledger:
+        table = new_table(ledger, "bord/é 🙂")
+        with ledger.because("line\nbreak \\ and \x01 control"):
+            override(table, "aten::mm", "mm")
+        table.preserve(["aten::mm", "mylib::late"], reason="why")
+        table.revert(1)
+        table.tag("v1", 2)
+        table.met(catalog_of("aten::mm"))
+        table.fork_as("other").restore(["aten::mm"])
+        hashes = [event.hash for event in ledger.events()]
+        links = [event.prev_hash for event in ledger.events()]
+        head = ledger.verify().head
+    pairs = recomputed(path)
+    assert [stored.hex() for stored, _ in pairs] == hashes == [own.hex() for _, own in pairs]
+    assert links == [GENESIS.hex(), *hashes[:-1]]
+    assert head == hashes[-1]
+    assert len(hashes) == 7
+
+
+@given(bodies, texts, texts, st.none() | texts, st.none() | st.builds(CallSite, texts, st.integers(1, 9999), texts))
+def test_any_text_is_hashed_as_rfc_8785_writes_it(
+    body: Body, table: str, actor: str, reason: str | None, site: CallSite | None
+) -> None:
+    place = None if site is None else {"file": site.file, "function": site.function, "line": site.line}
+    fields: dict[str, Any] = {
+        "actor": actor,
+        "environment": "ab" * 32,
+        "kind": body.kind,
+        "reason": reason,
+        "recorded_at": "2026-01-02T03:04:05.000006Z",
+        "schema": body.schema,
+        "seq": 7,
+        "table": table,
+        "version": 3,
+    }
+    whole = {**fields, "body": json.loads(encode_body(body)), "call_site": place}
+    expected = hashlib.sha256(GENESIS + rfc8785.dumps(whole)).digest()
+    stored_site = None if place is None else canonical_json(place)
+    assert chain_hash(GENESIS, fields, encode_body(body), stored_site) == expected
+
+
+def test_each_field_of_an_event_is_in_its_hash() -> None:
+    fields: dict[str, Any] = {
+        "actor": "ann",
+        "environment": "ab",
+        "kind": "popped",
+        "reason": None,
+        "recorded_at": "now",
+        "schema": 1,
+        "seq": 2,
+        "table": "edge",
+        "version": 2,
+    }
+    body = encode_body(Popped((Change("aten::mm", PRESERVE),)))
+    hashes = {chain_hash(GENESIS, fields, body, None)}
+    for key, value in fields.items():
+        hashes.add(chain_hash(GENESIS, {**fields, key: 9 if isinstance(value, int) else "other"}, body, None))
+    hashes.add(chain_hash(bytes(31) + b"\1", fields, body, None))
+    hashes.add(chain_hash(GENESIS, fields, encode_body(Reverted((), to=1)), None))
+    hashes.add(chain_hash(GENESIS, fields, body, '{"file":"a.py","function":"f","line":1}'))
+    assert len(hashes) == len(fields) + 4

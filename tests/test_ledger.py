@@ -1,0 +1,521 @@
+"""A ledger as a whole: its tables, its events, their reasons, and the log that only grows."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    OPS,
+    catalog_of,
+    new_table,
+    override,
+    reference,
+    without_torch,  # noqa: F401  # a fixture
+)
+
+from decomp_ledger.errors import (
+    InvalidName,
+    LedgerError,
+    LedgerFileError,
+    UnknownTable,
+    UnknownVersion,
+    UnusableValue,
+)
+from decomp_ledger.events import OVERRIDE, PRESERVE, Change, Created, Popped
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.records import Provenance
+from decomp_ledger.state import Intent
+
+MM, ADD, GELU = "aten::mm", "aten::add.Tensor", "aten::gelu"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Give a new ledger in a file."""
+    with Ledger(tmp_path / "ledger.db", actor="ann") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def full(ledger: Ledger) -> Ledger:
+    """Give a ledger with two tables of two actors, and a row in each table of its log."""
+    edge = new_table(ledger)  # seq 1
+    edge.preserve([MM])  # 2
+    override(edge, ADD, "add")  # 3
+    ledger.actor = "bob"
+    mobile = new_table(ledger, "mobile", "empty")  # 4
+    mobile.preserve([MM, GELU])  # 5
+    edge.restore([MM])  # 6
+    edge.tag("v1")  # 7
+    mobile.met(catalog_of(MM, ADD))  # 8
+    ledger.actor = "ann"
+    edge.revert(2)  # 9
+    return ledger
+
+
+# Tables
+
+
+def test_tables_are_listed_in_the_order_in_which_they_began(full: Ledger) -> None:
+    events = list(full.events())
+    assert [(info.name, info.version, info.events) for info in full.tables()] == [("edge", 5, 6), ("mobile", 2, 3)]
+    assert [(info.first_at, info.last_at) for info in full.tables()] == [
+        (events[0].recorded_at, events[8].recorded_at),
+        (events[3].recorded_at, events[7].recorded_at),
+    ]
+
+
+def test_a_ledger_without_tables_has_none(ledger: Ledger) -> None:
+    assert ledger.tables() == []
+    assert list(ledger.events()) == []
+    with pytest.raises(UnknownTable, match="has no table 'edge'; it has none yet"):
+        ledger.stream("edge")
+
+
+def test_an_unknown_table_is_refused_with_the_nearest_names(ledger: Ledger) -> None:
+    for name in ("edge", "edge-int8", "mobile", "server", "desktop", "watch", "car"):
+        new_table(ledger, name)
+    with pytest.raises(UnknownTable, match="has no table 'egde'; it has 'edge'") as caught:
+        ledger.stream("egde")
+    assert isinstance(caught.value, KeyError)
+    assert "car" not in str(caught.value)
+    with pytest.raises(UnknownTable, match=r"it has 'edge', 'edge-int8', 'mobile', 'server', 'desktop'$"):
+        ledger.stream("zzz")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ledger: ledger.stream("nope"),
+        lambda ledger: ledger.state("nope"),
+        lambda ledger: ledger.resolve("nope@1"),
+        lambda ledger: ledger.tags("nope"),
+        lambda ledger: ledger.version_of("nope"),
+        lambda ledger: ledger.blame("nope"),
+        lambda ledger: ledger.history("nope", MM, 1),
+        lambda ledger: list(ledger.events(table="nope")),
+        lambda ledger: new_table(ledger, "new", "nope"),
+        lambda ledger: new_table(ledger, "new", "nope@1"),
+    ],
+)
+def test_an_unknown_table_is_refused_wherever_it_is_named(full: Ledger, use: object) -> None:
+    with pytest.raises(UnknownTable, match="has no table 'nope'"):
+        use(full)
+    assert len(full.tables()) == 2
+
+
+@pytest.mark.parametrize("name", ["", " edge", "a@b", "a:b", "x" * 201, "a\nb", 7])
+def test_what_cannot_name_a_table_is_refused_and_makes_none(ledger: Ledger, name: object) -> None:
+    with pytest.raises(InvalidName):
+        new_table(ledger, name)
+    assert ledger.tables() == []
+
+
+def test_a_table_is_resumed_with_all_that_was_said(full: Ledger) -> None:
+    with Ledger(full.path, actor="cid") as again:
+        edge = new_table(again)
+        assert edge.intents == {MM: Intent(PRESERVE)}
+        assert edge.version == 5
+        assert again.verify().problems == ()
+    assert len(list(full.events())) == 9
+
+
+@pytest.mark.parametrize("base", ["torch", "empty"])
+def test_a_base_is_recorded_and_kept(ledger: Ledger, base: str) -> None:
+    new_table(ledger, "edge", base)
+    assert next(ledger.events()).body == Created(base)
+    assert (ledger.state("edge").base, ledger.stream("edge").base) == (base, base)
+    assert new_table(ledger, "edge", base).version == 1
+
+
+def test_a_table_with_another_base_is_refused(ledger: Ledger) -> None:
+    new_table(ledger, "edge", "torch")
+    new_table(ledger, "bare", "empty")
+    with pytest.raises(LedgerError, match="the table 'edge' exists with the base 'torch', not 'empty'"):
+        new_table(ledger, "edge", "empty")
+    assert new_table(ledger, "bare").base == "empty"
+
+
+@pytest.mark.parametrize(
+    ("base", "version", "ops"),
+    [("edge", 5, {MM}), ("edge@1", 1, set()), ("edge@3", 3, {MM, ADD}), ("edge@v1", 4, {ADD})],
+)
+def test_a_table_can_start_from_another_one_s_version_or_tag(
+    full: Ledger, base: str, version: int, ops: set[str]
+) -> None:
+    table = new_table(full, "mine", base)
+    assert table.intents.keys() == ops
+    assert [event.body for event in full.events(table="mine")] == [Created("torch", ("edge", version))]
+    assert full.state("mine") == table.state
+
+
+def test_a_table_that_starts_from_another_can_be_resumed_by_the_same_line(full: Ledger) -> None:
+    new_table(full, "mine", "edge@3").preserve([GELU])
+    again = new_table(full, "mine", "edge@3")
+    assert (again.version, again.intents.keys()) == (2, {MM, ADD, GELU})
+    with pytest.raises(LedgerError, match="exists with"):
+        new_table(full, "mine", "edge@1")
+
+
+def test_a_table_that_starts_from_an_empty_one_is_empty_too(full: Ledger) -> None:
+    assert new_table(full, "mine", "mobile").base == "empty"
+
+
+@pytest.mark.parametrize("base", ["edge@9", "edge@0", "edge@nope", "edge@", "edge@-1", "edge@1.0"])
+def test_a_base_that_is_not_there_makes_no_table(full: Ledger, base: str) -> None:
+    with pytest.raises(UnknownVersion):
+        new_table(full, "mine", base)
+    assert len(full.tables()) == 2
+
+
+def test_a_reader_opens_tables_and_makes_none(full: Ledger) -> None:
+    with Ledger(full.path, read_only=True) as reader:
+        assert new_table(reader).version == 5
+        with pytest.raises(UnknownTable):
+            new_table(reader, "new")
+
+
+# States
+
+
+def test_a_state_is_named_by_table_version_or_tag(full: Ledger) -> None:
+    assert full.resolve("edge") == full.state("edge") == full.state("edge", 5)
+    assert full.resolve("edge@3") == full.state("edge", 3)
+    assert full.resolve("edge@v1") == full.state("edge", "v1") == full.state("edge", 4)
+    assert full.state("edge", 3).intents == {MM: Intent(PRESERVE), ADD: Intent(OVERRIDE, reference("add"))}
+
+
+@pytest.mark.parametrize("version", [0, 6, -1, 2**80, True, 2.0, "nope"])
+def test_a_state_that_is_not_there_is_refused(full: Ledger, version: object) -> None:
+    with pytest.raises(UnknownVersion):
+        full.state("edge", version)
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_a_version_of_many_digits_is_a_version_that_is_not_there(full: Ledger, digits: int) -> None:
+    with pytest.raises(UnknownVersion):
+        full.resolve("edge@" + "9" * digits)
+
+
+def test_a_long_line_of_forks_can_be_read() -> None:
+    with Ledger(":memory:", actor="ann") as ledger:
+        table = new_table(ledger)
+        for number in range(600):
+            table = table.fork()
+            table.preserve([f"mylib::op{number}"])
+        assert len(ledger.state(table.name).intents) == 600
+        assert len(ledger.blame(table.name)) == 600
+        assert [event.seq for event in table.history("mylib::op0")] == [3]
+        assert ledger.verify().problems == ()
+
+
+@pytest.mark.parametrize("parent", ["loop", "later"])
+def test_a_table_forked_from_itself_or_a_later_one_is_damage_and_no_endless_loop(ledger: Ledger, parent: str) -> None:
+    ledger.append("loop", 1, Created("torch", (parent, 1)))
+    ledger.append("later", 1, Created("torch", ("loop", 1)))
+    for read in (lambda: ledger.state("loop"), lambda: ledger.blame("loop"), lambda: ledger.history("loop", MM, 1)):
+        with pytest.raises(LedgerError, match=f"'loop' is forked from the later '{parent}'; run verify"):
+            read()
+
+
+def test_a_table_that_does_not_begin_with_created_is_damage(ledger: Ledger) -> None:
+    ledger.append("odd", 1, Popped((Change(MM, PRESERVE),)))
+    with pytest.raises(LedgerError, match="the table 'odd' does not begin with 'created'; run verify"):
+        ledger.state("odd")
+    assert not ledger.verify().ok
+
+
+# Events
+
+
+def seqs(ledger: Ledger, **filters: object) -> list[int]:
+    """Return the seqs of the events that a filter lets through."""
+    return [event.seq for event in ledger.events(**filters)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ({"table": "edge"}, [1, 2, 3, 6, 7, 9]),
+        ({"table": "mobile"}, [4, 5, 8]),
+        ({"op": MM}, [2, 5, 6, 9]),
+        ({"op": "torch.ops.aten.mm.default"}, [2, 5, 6, 9]),
+        ({"op": ADD}, [3, 9]),
+        ({"op": "mylib::never"}, []),
+        ({"op": MM, "table": "edge"}, [2, 6, 9]),
+        ({"actor": "bob"}, [4, 5, 6, 7, 8]),
+        ({"actor": "nobody"}, []),
+        ({"kind": "popped"}, [2, 5]),
+        ({"kind": "created"}, [1, 4]),
+        ({"kind": "materialized"}, [8]),
+        ({"kind": "popped", "actor": "bob"}, [5]),
+        ({"gt": 6}, [7, 8, 9]),
+        ({"gt": 0}, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ({"gt": 9}, []),
+        ({"lte": 2}, [1, 2]),
+        ({"lte": 0}, []),
+        ({"gt": 2, "lte": 4}, [3, 4]),
+        ({"limit": 2}, [1, 2]),
+        ({"limit": 0}, []),
+        ({"limit": 99}, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ({"desc": True}, [9, 8, 7, 6, 5, 4, 3, 2, 1]),
+        ({"desc": True, "limit": 2}, [9, 8]),
+        ({"desc": True, "limit": 2, "table": "mobile"}, [8, 5]),
+        ({"table": "edge", "op": MM, "actor": "bob", "kind": "restored", "gt": 1, "lte": 9, "limit": 1}, [6]),
+    ],
+    ids=str,
+)
+def test_events_are_those_that_meet_every_condition(
+    full: Ledger, filters: dict[str, object], expected: list[int]
+) -> None:
+    assert seqs(full, **filters) == expected
+
+
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "table": st.sampled_from(["edge", "mobile"]),
+        "op": st.sampled_from(OPS),
+        "actor": st.sampled_from(["ann", "bob"]),
+        "kind": st.sampled_from(["created", "popped", "set", "reverted"]),
+        "gt": st.integers(-2, 11),
+        "lte": st.integers(-2, 11),
+        "limit": st.integers(0, 11),
+        "desc": st.booleans(),
+    },
+)
+
+
+def test_any_filter_is_what_python_would_let_through(full: Ledger) -> None:
+    everything = list(full.events())
+
+    @given(filters)
+    def check(wanted: dict[str, object]) -> None:
+        kept = [
+            event.seq
+            for event in everything
+            if event.table == wanted.get("table", event.table)
+            and event.actor == wanted.get("actor", event.actor)
+            and event.kind == wanted.get("kind", event.kind)
+            and wanted.get("gt", 0) < event.seq <= wanted.get("lte", 99)
+            and ("op" not in wanted or wanted["op"] in [change.op for change in event.changes])
+        ]
+        ordered = kept[::-1] if wanted.get("desc") else kept
+        assert seqs(full, **wanted) == ordered[: wanted.get("limit", 99)]
+
+    check()
+
+
+def test_an_event_carries_who_what_when_where_and_why(full: Ledger) -> None:
+    def lower() -> None:
+        new_table(full, "third").preserve([MM], reason="fused kernel")
+
+    lower()
+    event = next(full.events(desc=True))
+    assert (event.seq, event.table, event.version, event.kind) == (11, "third", 2, "popped")
+    assert (event.actor, event.reason) == ("ann", "fused kernel")
+    assert event.recorded_at.endswith("Z")
+    assert len(event.recorded_at) == len("2026-01-02T03:04:05.000006Z")
+    assert event.call_site is not None
+    assert Path(event.call_site.file).name == Path(__file__).name
+    assert event.call_site.line == lower.__code__.co_firstlineno + 1
+    assert event.call_site.function.endswith("lower")
+    assert "python" in full.environment(event.environment)
+
+
+def test_an_op_that_no_table_knows_has_no_events_but_a_bad_name_is_refused(full: Ledger) -> None:
+    assert seqs(full, op="mylib::unheard") == []
+    with pytest.raises(InvalidName):
+        full.events(op="aten.mm")
+
+
+def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Ledger) -> None:
+    table = new_table(ledger)
+    with pytest.raises(KeyError), ledger.store.writing():
+        table.preserve([MM])
+        raise KeyError
+    table = ledger.stream("edge")
+    table.preserve([ADD])
+    new_table(ledger, "other")
+    assert seqs(ledger) == [1, 2, 3]
+    assert ledger.verify().problems == ()
+
+
+# What is stored once
+
+
+def test_an_environment_is_stored_once_for_each_that_differs(ledger: Ledger) -> None:
+    table = new_table(ledger)
+    for op in OPS:
+        table.preserve([op])
+    assert len({event.environment for event in ledger.events()}) == 1
+    assert ledger.store.connection.execute("SELECT count(*) FROM environment").fetchone() == (1,)
+    ledger.records.append(
+        "edge", table.version + 1, next(ledger.events()).body, Provenance("ann", None, None, {"a": 1})
+    )
+    assert ledger.environment(next(ledger.events(desc=True)).environment) == {"a": 1}
+
+
+def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:
+    for name in ("edge", "mobile"):
+        table = new_table(ledger, name)
+        override(table, MM, "f")
+        override(table, ADD, "f")
+    assert ledger.store.connection.execute("SELECT count(*) FROM decomposition").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("digest", ["", "zz", "ab" * 32, "x" * 64])
+def test_what_was_never_stored_is_not_found(full: Ledger, digest: str) -> None:
+    for find in (full.catalog, full.environment):
+        with pytest.raises(LedgerError):
+            find(digest)
+
+
+# Reasons
+
+
+def reasons(ledger: Ledger) -> list[str | None]:
+    """Return the reasons of all events but those by which tables began."""
+    return [event.reason for event in ledger.events() if event.kind != "created"]
+
+
+def test_reasons_are_joined_from_the_outermost_to_the_innermost(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db", actor="ann", reason="nightly") as ledger:
+        table = new_table(ledger)
+        table.preserve(["a::a"])
+        with ledger.because("edge"):
+            table.preserve(["a::b"])
+            with ledger.because("fused kernel"):
+                table.preserve(["a::c"])
+                table.preserve(["a::d"], reason="measured")
+            table.preserve(["a::e"])
+        table.preserve(["a::f"])
+        assert reasons(ledger) == [
+            "nightly",
+            "nightly / edge",
+            "nightly / edge / fused kernel",
+            "nightly / edge / fused kernel / measured",
+            "nightly / edge",
+            "nightly",
+        ]
+
+
+def test_without_a_reason_there_is_none(ledger: Ledger) -> None:
+    new_table(ledger).preserve([MM])
+    with ledger.because(""):
+        new_table(ledger).preserve([ADD])
+    assert reasons(ledger) == [None, None]
+
+
+def test_a_reason_given_twice_is_said_once(ledger: Ledger) -> None:
+    table = new_table(ledger)
+    with ledger.because("why"), ledger.because("why"):
+        table.preserve([MM], reason="why")
+    assert reasons(ledger) == ["why"]
+
+
+def test_a_reason_ends_with_its_block_also_when_that_raises(ledger: Ledger) -> None:
+    table = new_table(ledger)
+    with pytest.raises(KeyError), ledger.because("why"):
+        raise KeyError
+    table.preserve([MM])
+    assert reasons(ledger) == [None]
+
+
+def test_a_reason_is_for_one_ledger(ledger: Ledger, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "other.db", actor="ann") as other:
+        with ledger.because("mine"), other.because("theirs"):
+            new_table(ledger).preserve([MM])
+            new_table(other).preserve([MM])
+        assert (reasons(ledger), reasons(other)) == (["mine"], ["theirs"])
+
+
+def test_a_reason_is_for_one_thread(ledger: Ledger) -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def work(name: str) -> None:
+        table = new_table(ledger, name)
+        with ledger.because(f"for {name}"):
+            together.wait()
+            table.preserve([MM])
+            together.wait()
+
+    with ThreadPoolExecutor(3) as pool, ledger.because("outside"):
+        list(pool.map(work, ["a", "b", "c"]))
+    found = {event.table: event.reason for event in ledger.events(kind="popped")}
+    assert found == {"a": "for a", "b": "for b", "c": "for c"}
+
+
+@pytest.mark.parametrize("bad", [None, 7, b"why", "\udcff"])
+def test_what_cannot_be_a_reason_or_an_actor_is_refused(ledger: Ledger, bad: object) -> None:
+    with pytest.raises(UnusableValue, match="the reason"), ledger.because(bad):
+        raise AssertionError("the block was entered")
+    if bad is not None:
+        for part in ("reason", "actor"):
+            with pytest.raises(UnusableValue, match=f"the {part}"):
+                Ledger(":memory:", **{part: bad})
+
+
+# Functions that the caller supplies
+
+
+def test_a_function_is_supplied_for_an_op_and_must_be_callable(ledger: Ledger) -> None:
+    ledger.provide("aten.mm.default", len)
+    assert ledger.provided[MM] is len
+    with pytest.raises(UnusableValue, match="the decomposition of aten::mm must be callable, not int"):
+        ledger.provide(MM, 7)
+    with pytest.raises(InvalidName):
+        ledger.provide("aten.mm", len)
+
+
+# The log only grows
+
+LOG = ("ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
+
+
+def test_every_table_of_the_file_is_of_the_log(ledger: Ledger) -> None:
+    rows = ledger.store.connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB '*sqlite_*'"
+    )
+    assert sorted(name for (name,) in rows) == sorted(LOG)
+
+
+@pytest.mark.parametrize("table", LOG)
+def test_no_row_of_the_log_can_be_changed_or_removed(full: Ledger, table: str) -> None:
+    path = full.path
+    full.close()
+    db = sqlite3.connect(path)
+    columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+    before = db.execute(f"SELECT * FROM {table}").fetchall()
+    assert before
+    for column in columns:
+        with pytest.raises(sqlite3.IntegrityError, match=f"append-only: UPDATE on {table} is refused"):
+            db.execute(f"UPDATE {table} SET {column} = {column}")
+    with pytest.raises(sqlite3.IntegrityError, match=f"append-only: DELETE on {table} is refused"):
+        db.execute(f"DELETE FROM {table}")
+    assert db.execute(f"SELECT * FROM {table}").fetchall() == before
+    db.close()
+
+
+@pytest.mark.parametrize("table", LOG)
+def test_no_row_of_the_log_can_be_replaced(full: Ledger, table: str) -> None:
+    path = full.path
+    full.close()
+    db = sqlite3.connect(path)
+    before = db.execute(f"SELECT * FROM {table}").fetchall()
+    with pytest.raises(sqlite3.IntegrityError, match=f"append-only: REPLACE on {table} is refused"):
+        db.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table} LIMIT 1")
+    assert db.execute(f"SELECT * FROM {table}").fetchall() == before
+    db.close()
+
+
+def test_a_refused_edit_through_the_ledger_is_a_ledger_error(full: Ledger) -> None:
+    with pytest.raises(LedgerFileError, match="append-only"), full.store.writing() as connection:
+        connection.execute("DELETE FROM event")
+    assert len(seqs(full)) == 9

@@ -1,0 +1,246 @@
+"""The schema of a ledger file: made, brought up to date wholly or not at all, or refused."""
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from strategies import (
+    finish,
+    new_table,
+    start_python,
+    without_torch,  # noqa: F401  # a fixture
+)
+
+from decomp_ledger import migrating
+from decomp_ledger.errors import LedgerError, LedgerFileError, SchemaError
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.migrating import APPLICATION_ID, migration_names
+
+ADD_NOTE = """
+def apply(db):
+    db.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT")
+    db.execute("INSERT INTO note (text) SELECT name FROM stream")
+"""
+FAIL_HALF_WAY = """
+def apply(db):
+    db.execute("CREATE TABLE half (id INTEGER PRIMARY KEY)")
+    db.execute("INSERT INTO half SELECT seq FROM event")
+    db.execute("INSERT INTO nowhere VALUES (1)")
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a ledger of the present schema, with one table of two versions."""
+    path = tmp_path / "ledger.db"
+    with Ledger(path, actor="ann") as ledger:
+        new_table(ledger).preserve(["aten::mm"])
+    return path
+
+
+@pytest.fixture
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give a copy of the migrations, used instead of them from now on, to which a test can add later ones."""
+    folder = tmp_path / "later"
+    shutil.copytree(migrating._folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrating, "_folder", lambda: folder)
+    yield folder
+    forget()
+
+
+def forget() -> None:
+    """Let the migrations folder be read again."""
+    migration_names.cache_clear()
+    migrating._migrations.cache_clear()
+
+
+def add(folder: Path, **migrations: str) -> None:
+    """Write migrations into a folder: `m0002_note=source`."""
+    for name, source in migrations.items():
+        (folder / f"{name[1:]}.py").write_text(source)
+    forget()
+
+
+def rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    """Return what a query finds in a file, read without the package."""
+    db = sqlite3.connect(path)
+    try:
+        return db.execute(query).fetchall()
+    finally:
+        db.close()
+
+
+def applied(path: Path) -> list[str]:
+    """Return the names of the migrations that a file says it has had."""
+    return [str(name) for (name,) in rows(path, "SELECT name FROM _sqlite_migrations ORDER BY id")]
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert migration_names()[0] == "0001_initial"
+    numbers = []
+    for name in migration_names():
+        match = re.fullmatch(r"(\d{4})_[a-z0-9_]+", name)
+        assert match is not None, name
+        numbers.append(int(match[1]))
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_new_ledger_has_had_every_migration(path: Path) -> None:
+    assert applied(path) == list(migration_names())
+    assert rows(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
+    assert rows(path, "PRAGMA journal_mode") == [("wal",)]
+    assert rows(path, "SELECT length(id), created_at GLOB '20*Z' FROM ledger") == [(32, 1)]
+
+
+def test_a_new_ledger_s_tables_are_strict(path: Path) -> None:
+    tables = rows(path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE '%sqlite%'")
+    assert {name for name, strict in tables if not strict} == set()
+    assert {name for name, _ in tables} >= {"event", "change", "stream", "op", "provenance", "environment", "catalog"}
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
+def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_was(path: Path, read_only: bool) -> None:
+    db = sqlite3.connect(path)
+    db.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('decomp_ledger', '9999_merged', '')"
+    )
+    db.commit()
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(SchemaError, match=r"newer decomp_ledger: it has the schema '9999_merged'.*upgrade"):
+        Ledger(path, read_only=read_only)
+    assert path.read_bytes() == before
+
+
+def test_migrations_of_another_package_in_the_file_are_its_own_business(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('other', '9999_x', '')")
+    db.commit()
+    db.close()
+    with Ledger(path) as ledger:
+        assert ledger.state("edge").version == 2
+
+
+def test_an_older_ledger_is_migrated_with_all_that_is_in_it(path: Path, later: Path) -> None:
+    add(later, m0002_note=ADD_NOTE, m0003_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
+    with Ledger(path, actor="ann") as ledger:
+        assert ledger.state("edge").intents.keys() == {"aten::mm"}
+        assert ledger.verify().problems == ()
+        table = ledger.stream("edge")
+        table.preserve(["aten::add"])
+        assert table.version == 3
+    assert applied(path) == ["0001_initial", "0002_note", "0003_index"]
+    assert rows(path, "SELECT text FROM note") == [("edge",)]
+
+
+def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: Path, later: Path) -> None:
+    add(later, m0002_note=ADD_NOTE)
+    Ledger(path).close()
+    Ledger(tmp_path / "new.db").close()
+    schema = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+    assert rows(path, schema) == rows(tmp_path / "new.db", schema)
+
+
+def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> None:
+    add(later, m0002_note=ADD_NOTE)
+    Ledger(path).close()
+    before = path.read_bytes()
+    Ledger(path).close()
+    assert path.read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, later: Path) -> None:
+    add(later, m0002_note=ADD_NOTE, m0003_half=FAIL_HALF_WAY)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="nowhere"):
+        Ledger(path)
+    assert path.read_bytes() == before
+    assert applied(path) == ["0001_initial"]
+    (later / "0003_half.py").unlink()
+    (later / "0002_note.py").unlink()
+    forget()
+    with Ledger(path) as ledger:
+        assert ledger.verify().problems == ()
+
+
+def test_a_migration_that_fails_makes_no_new_ledger(tmp_path: Path, later: Path) -> None:
+    add(later, m0002_half=FAIL_HALF_WAY)
+    with pytest.raises(LedgerError, match="nowhere"):
+        Ledger(tmp_path / "new.db")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["later"]
+
+
+def test_reading_an_older_ledger_does_not_migrate_it(path: Path, later: Path) -> None:
+    add(later, m0002_note=ADD_NOTE)
+    before = path.read_bytes()
+    with pytest.raises(LedgerFileError, match="has an older schema; open it once for writing"):
+        Ledger(path, read_only=True)
+    assert path.read_bytes() == before
+    Ledger(path).close()
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.state("edge").version == 2
+
+
+def test_a_ledger_migrated_by_another_process_meanwhile_is_taken_as_it_is(
+    path: Path, later: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(later, m0002_note=ADD_NOTE)
+    apply_here = migrating.apply_migrations
+
+    def after_the_other(connection: sqlite3.Connection) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(migrating, "_folder", lambda: later)
+        Ledger(path).close()
+        apply_here(connection)
+
+    monkeypatch.setattr("decomp_ledger.store.apply_migrations", after_the_other)
+    with Ledger(path) as ledger:
+        assert ledger.state("edge").version == 2
+    assert applied(path) == ["0001_initial", "0002_note"]
+
+
+def test_missing_migrations_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(migrating, "__file__", str(tmp_path / "decomp_ledger" / "migrating.py"))
+    with pytest.raises(LedgerError, match=r"the migrations of decomp_ledger are missing .* install it again"):
+        migrating._folder.__wrapped__()
+
+
+def test_migrations_inside_the_package_come_before_those_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "decomp_ledger"
+    monkeypatch.setattr(migrating, "__file__", str(package / "migrating.py"))
+    (tmp_path / "migrations").mkdir()
+    assert migrating._folder.__wrapped__() == tmp_path / "migrations"
+    (package / "_migrations").mkdir(parents=True)
+    assert migrating._folder.__wrapped__() == package / "_migrations"
+
+
+_OPEN = """
+import sys
+from pathlib import Path
+from decomp_ledger import migrating
+from decomp_ledger.ledger import Ledger
+migrating._folder = lambda: Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+Ledger(sys.argv[1]).close()
+"""
+
+
+def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later: Path) -> None:
+    add(later, m0002_note=ADD_NOTE)
+    processes = [start_python(_OPEN, path, later) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        finish(process)
+    assert applied(path) == ["0001_initial", "0002_note"]
+    assert rows(path, "SELECT text FROM note") == [("edge",)]

@@ -1,0 +1,811 @@
+"""record(): tables and exports of code that knows nothing of us."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._decomp import core_aten_decompositions, get_decompositions, remove_decompositions
+from torch.export import CustomDecompTable, ExportedProgram, decomp_utils, default_decompositions, exported_program
+
+from decomp_ledger import (
+    DecompTable,
+    InvalidName,
+    Ledger,
+    LedgerError,
+    LedgerFileError,
+    RecordingWarning,
+    UnusableValue,
+    record,
+)
+from decomp_ledger.events import Materialized
+
+aten = torch.ops.aten
+LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
+
+
+def squared(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    """Be a decomposition that is nobody's default."""
+    return x * x
+
+
+class Model(torch.nn.Module):
+    """Uses an op that decomposes by kernel and one by Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(self.linear(x))
+
+
+@pytest.fixture(scope="module")
+def program() -> ExportedProgram:
+    """An exported model."""
+    return torch.export.export(Model(), (torch.ones(2, 4),))
+
+
+def targets(program: ExportedProgram) -> list[str]:
+    """Return the ops of a program's graph, in order."""
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+
+
+def log(ledger: Ledger | Path, **where: Any) -> list[tuple[str, str, int]]:
+    """Return (table, kind, version) of a ledger's events."""
+    if isinstance(ledger, Path):
+        with Ledger(ledger, read_only=True) as opened:
+            return log(opened, **where)
+    return [(event.table, event.kind, event.version) for event in ledger.events(**where)]
+
+
+def said(ledger: Ledger, table: str) -> dict[str, str]:
+    """Return what a table says of each op: `preserve`, or a decomposition's label."""
+    intents = ledger.state(table).intents
+    return {op: intent.reference.label() if intent.reference else intent.action for op, intent in intents.items()}
+
+
+# --- whose tables are recorded ---------------------------------------------------------------------------------------
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "torch.export": lambda: torch.export.CustomDecompTable(),
+    "torch.export.decomp_utils": lambda: decomp_utils.CustomDecompTable(),
+    "torch.export.exported_program": lambda: exported_program.CustomDecompTable(),
+    "imported by name": lambda: CustomDecompTable(),
+    "default_decompositions": default_decompositions,
+    "default_decompositions of torch.export": lambda: torch.export.default_decompositions(),
+    "core_aten_decompositions": core_aten_decompositions,
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_table_made_by_any_name_is_recorded(make: Callable[[], Any], ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        table = make()
+        assert type(table) is DecompTable
+        assert isinstance(table, CustomDecompTable)
+        table.pop(LINEAR)
+        assert table.name == "job/1"
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "popped", 2)]
+    assert type(make()) is CustomDecompTable
+
+
+def test_a_table_of_a_recording_starts_as_upstreams_does(ledger: Ledger) -> None:
+    upstream = CustomDecompTable()
+    with record(ledger):
+        table = CustomDecompTable()
+        assert table.keys() == upstream.keys()
+
+
+def test_run_decompositions_without_a_table_is_recorded(ledger: Ledger, program: ExportedProgram) -> None:
+    expected = program.run_decompositions()
+    with record(ledger, name="job"):
+        actual = program.run_decompositions()
+    assert str(expected.graph) == str(actual.graph)
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "materialized", 1)]
+
+
+@pytest.mark.parametrize("how", ["position", "keyword"])
+def test_run_decompositions_with_a_table_is_recorded(how: str, ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        given = {"decomp_table": table} if how == "keyword" else {}
+        exported = program.run_decompositions(*([] if given else [table]), **given)
+    assert "aten.linear.default" in targets(exported)
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "popped", 2), ("job/1", "materialized", 2)]
+
+
+def test_an_export_twice_over_is_one_event(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        program.run_decompositions(table)
+        program.run_decompositions(table)
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "materialized", 1)]
+
+
+def test_a_table_of_a_subclass_is_recorded_when_it_is_used(ledger: Ledger, program: ExportedProgram) -> None:
+    class Mine(CustomDecompTable):
+        """A table that somebody made his own."""
+
+    with record(ledger, name="job"):
+        table = Mine()
+        assert type(table) is Mine
+        table.pop(LINEAR)
+        exported = program.run_decompositions(table)
+    assert "aten.linear.default" in targets(exported)
+    assert said(ledger, "job/1") == {"aten::linear": "preserve"}
+
+
+# --- tables of upstream's class, made before -------------------------------------------------------------------------
+
+
+def test_a_table_made_before_is_recorded_when_it_is_used(ledger: Ledger, program: ExportedProgram) -> None:
+    table = CustomDecompTable()
+    table.pop(LINEAR)
+    table[SILU] = squared
+    expected = program.run_decompositions(table)
+    with record(ledger, name="job"):
+        actual = program.run_decompositions(table)
+    assert str(expected.graph) == str(actual.graph)
+    assert said(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": f"{__name__}.squared"}
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "updated", 2), ("job/1", "materialized", 2)]
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_a_copy_of_a_table_made_before_is_recorded(was_read: bool, ledger: Ledger, make_library: Any) -> None:
+    library = make_library()
+    for name in ("kept", "popped"):
+        library.define(f"{name}(Tensor x) -> Tensor")
+        library.impl(name, lambda x: x * 2, "CompositeImplicitAutograd")
+    space = getattr(torch.ops, library.ns)
+    table = CustomDecompTable()
+    table.pop(LINEAR)
+    table.pop(space.popped.default)
+    table[SILU] = squared
+    if was_read:
+        assert LINEAR not in table
+    with record(ledger, name="job"):
+        copied = table.copy()
+        assert type(copied) is DecompTable
+        assert copied.keys() == table.keys()
+        assert copied[SILU] is squared
+    assert said(ledger, "job/1") == {
+        "aten::linear": "preserve",
+        "aten::silu": f"{__name__}.squared",
+        f"{library.ns}::popped": "preserve",
+    }
+
+
+# --- plain dicts -----------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_dict_is_recorded_as_what_it_differs_by(ledger: Ledger, program: ExportedProgram) -> None:
+    plain = dict(default_decompositions())
+    del plain[LINEAR]
+    plain[SILU] = squared
+    plain[MM] = aten.matmul.default
+    expected = program.run_decompositions(plain)
+    with record(ledger, name="job"):
+        actual = program.run_decompositions(plain)
+    assert str(expected.graph) == str(actual.graph)
+    assert ledger.state("job/1").base == "torch"
+    assert said(ledger, "job/1") == {
+        "aten::linear": "preserve",
+        "aten::silu": f"{__name__}.squared",
+        "aten::mm": "torch.ops.aten::matmul",
+    }
+
+
+def test_a_plain_dict_of_all_defaults_differs_by_nothing(ledger: Ledger, program: ExportedProgram) -> None:
+    plain = default_decompositions().materialize()
+    with record(ledger, name="job"):
+        program.run_decompositions(plain)
+    assert said(ledger, "job/1") == {}
+    assert ledger.state("job/1").base == "torch"
+
+
+def test_an_empty_dict_is_the_empty_base(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        exported = program.run_decompositions({})
+    assert targets(exported) == ["aten.linear.default", "aten.silu.default"]
+    assert (ledger.state("job/1").base, said(ledger, "job/1")) == ("empty", {})
+    (met,) = ledger.events(kind="materialized")
+    assert isinstance(met.body, Materialized)
+    assert len(ledger.table("job/1")) == 0
+
+
+def test_a_small_dict_is_the_empty_base_and_what_it_has(ledger: Ledger, program: ExportedProgram) -> None:
+    plain = get_decompositions([aten.silu])
+    with record(ledger, name="job"):
+        program.run_decompositions(plain)
+    assert ledger.state("job/1").base == "empty"
+    assert said(ledger, "job/1") == {op.name(): "torch's default (registry)" for op in plain}
+    assert dict(ledger.table("job/1")) == plain
+
+
+def test_equal_plain_dicts_are_one_table(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        for plain in ({}, {SILU: squared}, {}, {SILU: squared}):
+            program.run_decompositions(plain)
+    assert [info.name for info in ledger.tables()] == ["job/1", "job/2"]
+    assert said(ledger, "job/2") == {"aten::silu": f"{__name__}.squared"}
+
+
+def test_a_function_without_a_name_is_found_again_in_its_process(ledger: Ledger, program: ExportedProgram) -> None:
+    nameless = lambda x: x + 1  # noqa: E731
+    with record(ledger, name="job"):
+        program.run_decompositions({SILU: nameless})
+        table = default_decompositions()
+        table[SILU] = nameless
+    assert ledger.table("job/1")[SILU] is nameless
+    assert ledger.table("job/2")[SILU] is nameless
+
+
+@pytest.mark.filterwarnings("error::decomp_ledger.errors.RecordingWarning")
+@pytest.mark.parametrize("key", [aten.linear, "aten.linear"], ids=["packet", "str"])
+def test_a_key_that_torch_ignores_is_no_difference(key: Any, ledger: Ledger, program: ExportedProgram) -> None:
+    plain = {SILU: squared, key: squared}
+    expected = program.run_decompositions(plain)
+    with record(ledger, name="job"):
+        actual = program.run_decompositions(plain)
+    assert targets(expected) == targets(actual) == ["aten.linear.default", "aten.mul.Tensor"]
+    assert said(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}
+
+
+def test_pairs_that_can_be_read_once_reach_the_export(ledger: Ledger, program: ExportedProgram) -> None:
+    expected = program.run_decompositions(iter([(SILU, squared)]))
+    with record(ledger, name="job"):
+        actual = program.run_decompositions(iter([(SILU, squared)]))
+    assert targets(expected) == targets(actual)
+    assert said(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}
+
+
+def test_a_plain_dict_is_not_changed(ledger: Ledger, program: ExportedProgram) -> None:
+    plain = {SILU: squared, LINEAR: squared}
+    with record(ledger):
+        program.run_decompositions(plain)
+    assert plain == {SILU: squared, LINEAR: squared}
+
+
+# --- what is not written ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_for_untouched_tables(tmp_path: Path) -> None:
+    path = tmp_path / "job.db"
+    with record(path):
+        table = default_decompositions()
+        assert len(table) == len(dict(table)) > 0
+        assert LINEAR in table and table[LINEAR] is not None
+        copies = [table.copy() for _ in range(50)]
+        assert copies[0] == copies[-1]
+        assert table.pop(MM, None) is None
+        with pytest.raises(KeyError):
+            table.pop(MM)
+        table[SILU] = table[SILU]
+        table.update({})
+    assert not path.exists()
+
+
+def test_a_copy_is_written_from_its_first_change_on(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        copied = table.copy()
+        assert log(ledger) == [("job/1", "created", 1), ("job/1", "popped", 2)]
+        copied.pop(SILU)
+        assert copied.name == "job/2"
+        assert SILU in table
+    assert log(ledger, table="job/2") == [("job/2", "created", 1), ("job/2", "popped", 2)]
+    assert said(ledger, "job/2") == {"aten::linear": "preserve", "aten::silu": "preserve"}
+    created = next(ledger.events(table="job/2"))
+    assert created.body.parent == ("job/1", 2)
+
+
+def test_a_copy_of_an_untouched_table_has_no_parent(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        default_decompositions().copy().copy().pop(LINEAR)
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "popped", 2)]
+    assert next(ledger.events()).body.parent is None
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_are_named_by_the_script_and_the_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/my export@1.py", "--flag"])
+    with record(ledger) as recording:
+        default_decompositions().pop(LINEAR)
+    name, _, time = recording.name.rpartition("-")
+    assert name == "my_export_1.py"
+    assert len(time) == len("20260131T120000") and time[8] == "T"
+    assert [info.name for info in ledger.tables()] == [f"{recording.name}/1"]
+
+
+def test_a_second_recording_of_a_name_goes_on_counting(ledger: Ledger) -> None:
+    for _ in range(2):
+        with record(ledger, name="job"):
+            default_decompositions().pop(LINEAR)
+    assert [info.name for info in ledger.tables()] == ["job/1", "job/2"]
+
+
+@pytest.mark.parametrize("name", ["", "a@b", "a:b", "a\nb"])
+def test_a_recording_has_a_name_that_tables_can_have(name: str, ledger: Ledger) -> None:
+    with pytest.raises(InvalidName):
+        record(ledger, name=name)
+
+
+# --- nested, and in threads ------------------------------------------------------------------------------------------
+
+
+def test_the_innermost_recording_counts(tmp_path: Path) -> None:
+    outer, inner = tmp_path / "outer.db", tmp_path / "inner.db"
+    with record(outer, name="outer"):
+        before = default_decompositions()
+        with record(inner, name="inner"):
+            default_decompositions().pop(LINEAR)
+            before.pop(SILU)
+        default_decompositions().pop(LINEAR)
+    assert log(inner) == [("inner/1", "created", 1), ("inner/1", "popped", 2)]
+    assert log(outer) == [
+        ("outer/1", "created", 1),
+        ("outer/1", "popped", 2),
+        ("outer/2", "created", 1),
+        ("outer/2", "popped", 2),
+    ]
+
+
+def test_a_recording_may_be_left_before_the_one_inside(tmp_path: Path) -> None:
+    first, second = record(tmp_path / "first.db", name="first"), record(tmp_path / "second.db", name="second")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    default_decompositions().pop(LINEAR)
+    second.__exit__(None, None, None)
+    assert type(default_decompositions()) is CustomDecompTable
+    assert log(tmp_path / "second.db") == [("second/1", "created", 1), ("second/1", "popped", 2)]
+    assert not (tmp_path / "first.db").exists()
+
+
+def test_a_recording_is_entered_once(ledger: Ledger) -> None:
+    with record(ledger, name="job") as recording, pytest.raises(LedgerError, match="'job' is entered already"):
+        recording.__enter__()
+    assert type(default_decompositions()) is CustomDecompTable
+
+
+def test_a_given_ledger_stays_open(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        default_decompositions().pop(LINEAR)
+    ledger.table("job/1").pop(SILU)
+    assert said(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": "preserve"}
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    """Return what a function gives in a thread of its own."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join(60)
+    return results[0]
+
+
+def pop_one() -> str:
+    """Make a table, change it, and return its name."""
+    table = default_decompositions()
+    table.pop(LINEAR)
+    return table.name
+
+
+def test_a_thread_without_a_recording_belongs_to_the_last_one_entered(ledger: Ledger) -> None:
+    with record(ledger, name="outer"), record(ledger, name="inner"):
+        assert in_a_thread(pop_one) == "inner/1"
+
+
+def test_a_thread_with_a_recording_of_its_own_keeps_to_it(ledger: Ledger) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> str:
+        with record(ledger, name="worker"):
+            entered.set()
+            leave.wait(60)
+            return pop_one()
+
+    names: list[str] = []
+    thread = threading.Thread(target=lambda: names.append(work()))
+    with record(ledger, name="main"):
+        thread.start()
+        assert entered.wait(60)
+        assert pop_one() == "main/1"
+        leave.set()
+        thread.join(60)
+        assert names == ["worker/1"]
+        assert pop_one() == "main/2"
+
+
+def test_many_threads_write_to_one_recording(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        threads = [threading.Thread(target=pop_one) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert sorted(info.name for info in ledger.tables()) == [f"job/{n}" for n in range(1, 9)]
+    assert {info.version for info in ledger.tables()} == {2}
+    assert ledger.verify().problems == ()
+
+
+def test_tasks_keep_to_their_own_recordings(ledger: Ledger) -> None:
+    async def work(name: str) -> str:
+        with record(ledger, name=name):
+            await asyncio.sleep(0)
+            made = pop_one()
+            await asyncio.sleep(0)
+            return made
+
+    async def both() -> list[str]:
+        return await asyncio.gather(work("one"), work("two"))
+
+    assert asyncio.run(both()) == ["one/1", "two/1"]
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+RESTORES = """
+import sys
+import torch, torch._decomp
+from torch.export import CustomDecompTable, ExportedProgram, decomp_utils, default_decompositions, exported_program
+import decomp_ledger as dl
+
+PLACES = (torch.export, decomp_utils, exported_program, torch._decomp, CustomDecompTable, ExportedProgram)
+
+def state():
+    return [dict(vars(place)) for place in PLACES], list(sys.meta_path), CustomDecompTable.__new__
+
+program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+program.run_decompositions()
+before = state()
+with dl.record("a.db"):
+    assert type(default_decompositions()) is dl.DecompTable
+    assert state() != before
+    program.run_decompositions()
+    with dl.record("b.db"):
+        program.run_decompositions({})
+    assert type(default_decompositions()) is dl.DecompTable
+assert state() == before
+try:
+    with dl.record("a.db"):
+        default_decompositions().pop(torch.ops.aten.linear.default)
+        raise KeyError("the user's own")
+except KeyError:
+    pass
+assert state() == before
+table = CustomDecompTable()
+assert type(table) is CustomDecompTable and len(table) > 100
+assert type(table.copy()) is CustomDecompTable
+program.run_decompositions(table)
+assert CustomDecompTable.__new__ is dict.__new__
+
+# What another tool patched meanwhile stays, and goes on working.
+calls = []
+with dl.record("c.db"):
+    ours = ExportedProgram.run_decompositions
+    def theirs(self, *args, **kwargs):
+        calls.append(args)
+        return ours(self, *args, **kwargs)
+    ExportedProgram.run_decompositions = theirs
+    program.run_decompositions()
+assert ExportedProgram.run_decompositions is theirs
+program.run_decompositions({})
+assert calls == [(), ({},)]
+print(*(len(list(dl.Ledger(name).events())) for name in ("a.db", "b.db", "c.db")))
+"""
+
+
+def test_leaving_puts_torch_back_exactly(run_python: Callable[..., str]) -> None:
+    assert run_python(RESTORES).split() == ["4", "2", "2"]
+
+
+def test_a_table_goes_on_unrecorded_after_leaving(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        untouched = default_decompositions()
+    before = log(ledger)
+    for left in (table, untouched):
+        assert left.pop(SILU) is not None
+        left[MM] = squared
+        copied = left.copy()
+        copied[SILU] = squared
+        assert (SILU in left, left[MM] is squared, copied[SILU] is squared) == (False, True, True)
+        assert "aten.silu.default" in targets(program.run_decompositions(left))
+        assert left.ledger is None
+        with pytest.raises(LedgerError, match="no longer recorded"):
+            left.tag("release")
+    assert LINEAR not in table and LINEAR in untouched
+    assert log(ledger) == before
+
+
+def test_a_table_opened_by_name_after_leaving_is_what_it_was(tmp_path: Path) -> None:
+    with record(tmp_path / "job.db", name="job"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        table[SILU] = squared
+        expected = dict(table)
+    with Ledger(tmp_path / "job.db") as ledger:
+        actual = ledger.table("job/1")
+        assert actual.keys() == expected.keys()
+        assert actual[SILU] is squared
+
+
+# --- before torch is imported ----------------------------------------------------------------------------------------
+
+BEFORE_TORCH = """
+import os, sys
+import decomp_ledger as dl
+
+before = list(sys.meta_path)
+with dl.record("a.db", name="job"):
+    assert "torch" not in sys.modules
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+    assert torch.get_num_threads() == 1
+    from torch.export import CustomDecompTable
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    table = CustomDecompTable()
+    table.pop(torch.ops.aten.linear.default)
+    exported = program.run_decompositions(table)
+    program.run_decompositions()
+    loaders = {type(sys.modules[name].__spec__.loader) for name in ("torch.export.decomp_utils", "torch.export")}
+    assert len(loaders) == 1
+assert "aten.linear.default" in [str(node.target) for node in exported.graph.nodes]
+assert [finder for finder in sys.meta_path if "decomp_ledger" in type(finder).__module__] == []
+assert "__new__" not in vars(CustomDecompTable)
+assert type(CustomDecompTable()) is CustomDecompTable
+assert "exec_module" not in vars(sys.modules["torch.export.decomp_utils"].__spec__.loader)
+print(*(f"{event.table}:{event.kind}" for event in dl.Ledger("a.db").events()))
+"""
+
+
+def test_a_recording_may_begin_before_torch_is_imported(run_python: Callable[..., str]) -> None:
+    printed = run_python(BEFORE_TORCH, OMP_NUM_THREADS="2")
+    assert printed.split() == [
+        "job/1:created",
+        "job/1:popped",
+        "job/1:materialized",
+        "job/2:created",
+        "job/2:materialized",
+    ]
+
+
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+import decomp_ledger as dl
+
+before = list(sys.meta_path)
+with dl.record("a.db"):
+    import json
+assert sys.meta_path == before
+assert "torch" not in sys.modules
+assert not Path("a.db").exists()
+
+import torch
+from torch.export import CustomDecompTable, ExportedProgram
+assert "__new__" not in vars(CustomDecompTable)
+assert "decomp_ledger" not in ExportedProgram.run_decompositions.__code__.co_filename
+print(type(CustomDecompTable()).__name__)
+"""
+
+
+def test_a_program_that_never_imports_torch_leaves_no_trace(run_python: Callable[..., str]) -> None:
+    assert run_python(WITHOUT_TORCH) == "CustomDecompTable\n"
+
+
+# --- a ledger that cannot be written ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["missing folder", "directory", "no ledger"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A path where no ledger can be."""
+    if request.param == "missing folder":
+        return tmp_path / "nowhere" / "job.db"
+    if request.param == "directory":
+        return tmp_path
+    (tmp_path / "job.db").write_text("something else")
+    return tmp_path / "job.db"
+
+
+def listing(folder: Path) -> list[str]:
+    """Return all that is in a folder."""
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def test_a_recording_that_cannot_write_warns_once_and_goes_on(
+    unwritable: Path, tmp_path: Path, program: ExportedProgram
+) -> None:
+    plain = CustomDecompTable()
+    plain.pop(LINEAR)
+    expected = program.run_decompositions(plain)
+    before = listing(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with record(unwritable, name="job"):
+            table = default_decompositions()
+            assert table.pop(LINEAR) is not None
+            actual = program.run_decompositions(table)
+            again = program.run_decompositions(table.copy())
+            other = default_decompositions()
+            other[SILU] = squared
+            assert other[SILU] is squared
+            program.run_decompositions({})
+            program.run_decompositions()
+    ours = [warning for warning in caught if issubclass(warning.category, RecordingWarning)]
+    assert len(ours) == 1
+    assert "recording 'job' has STOPPED, and the export goes on unrecorded" in str(ours[0].message)
+    assert str(unwritable) in str(ours[0].message)
+    assert str(expected.graph) == str(actual.graph) == str(again.graph)
+    assert listing(tmp_path) == before
+
+
+def test_a_recording_that_cannot_write_raises_if_asked(
+    unwritable: Path, tmp_path: Path, program: ExportedProgram
+) -> None:
+    before = listing(tmp_path)
+    with record(unwritable, on_error="raise"):
+        table = default_decompositions()
+        with pytest.raises(LedgerFileError, match=str(unwritable)):
+            table.pop(LINEAR)
+        assert LINEAR in table
+        with pytest.raises(LedgerFileError, match=str(unwritable)):
+            program.run_decompositions(table)
+        with pytest.raises(LedgerFileError, match=str(unwritable)):
+            program.run_decompositions({})
+    assert listing(tmp_path) == before
+    assert type(default_decompositions()) is CustomDecompTable
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_first_error_is_the_users_to_see_when_warnings_are_errors(unwritable: Path) -> None:
+    with record(unwritable), pytest.raises(RecordingWarning, match="STOPPED"):
+        default_decompositions().pop(LINEAR)
+
+
+def test_a_ledger_that_vanishes_stops_the_recording_and_keeps_the_table(
+    tmp_path: Path, program: ExportedProgram
+) -> None:
+    path = tmp_path / "job.db"
+    with record(path, name="job"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        for file in tmp_path.glob("job.db*"):
+            file.unlink()
+        with pytest.warns(RecordingWarning, match="was removed or replaced"):
+            table.pop(SILU)
+        assert {"aten.linear.default", "aten.silu.default"} <= set(targets(program.run_decompositions(table)))
+    assert not path.exists()
+
+
+def test_on_error_is_warn_or_raise(ledger: Ledger) -> None:
+    with pytest.raises(UnusableValue, match="'warn' or 'raise', not 'ignore'"):
+        record(ledger, on_error="ignore")
+
+
+@pytest.mark.parametrize("given", [{"actor": "somebody"}, {"trust": ["mypkg"]}])
+def test_what_belongs_to_a_given_ledger_is_refused(given: dict[str, Any], ledger: Ledger) -> None:
+    with pytest.raises(UnusableValue, match="belong to the ledger"):
+        record(ledger, **given)
+
+
+def test_a_change_that_is_wrong_raises_in_a_recording_too(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        with pytest.raises(UnusableValue):
+            table[LINEAR] = 42
+        with pytest.raises(KeyError):
+            table.pop(MM)
+        table.pop(LINEAR)
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "popped", 2)]
+
+
+# --- provenance ------------------------------------------------------------------------------------------------------
+
+
+def line_of(text: str) -> int:
+    """Return the number of the one line of this file that has a mark at its end."""
+    lines = Path(__file__).read_text().splitlines()
+    (found,) = [number for number, line in enumerate(lines, 1) if line.endswith(f"# {text}")]
+    return found
+
+
+def test_events_tell_who_why_and_where(tmp_path: Path) -> None:
+    path = tmp_path / "job.db"
+    with record(path, name="job", actor="nightly", reason="the release") as recording:
+        table = default_decompositions()
+        table.pop(LINEAR)  # popped here
+        with recording.ledger.because("XNNPACK has it"):
+            table.preserve("aten::silu", reason="fused")
+    with Ledger(path) as ledger:
+        created, popped, preserved = ledger.events()
+    assert {event.actor for event in (created, popped, preserved)} == {"nightly"}
+    assert [event.reason for event in (created, popped)] == ["the release", "the release"]
+    assert sorted(str(preserved.reason).split(" / ")) == ["XNNPACK has it", "fused", "the release"]
+    assert popped.call_site is not None
+    assert Path(popped.call_site.file).name == Path(__file__).name
+    assert popped.call_site.line == line_of("popped here")
+    assert popped.call_site.function.endswith("test_events_tell_who_why_and_where")
+
+
+def test_the_call_site_of_remove_decompositions_is_its_callers(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        remove_decompositions(table, [LINEAR])  # removed here
+    (popped,) = ledger.events(kind="popped")
+    assert popped.call_site is not None
+    assert popped.call_site.line == line_of("removed here")
+
+
+def test_the_call_site_of_an_export_is_its_callers(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        program.run_decompositions()  # exported here
+        program.run_decompositions({})  # exported plainly here
+    events = list(ledger.events(kind="materialized"))
+    sites = [(event.call_site and event.call_site.line) for event in events]
+    assert sites == [line_of("exported here"), line_of("exported plainly here")]
+
+
+LOWERING = """
+from torch._decomp import remove_decompositions
+from torch.export import default_decompositions
+
+
+def lower(program, ops):
+    table = default_decompositions()
+    remove_decompositions(table, ops)  # the library's line
+    return program.run_decompositions(table)
+"""
+
+
+@pytest.fixture
+def lowering(tmp_path: Path) -> Iterator[Any]:
+    """A library that lowers programs and knows nothing of ledgers."""
+    path = tmp_path / "lowering.py"
+    path.write_text(LOWERING)
+    spec = importlib.util.spec_from_file_location("lowering", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+
+
+def test_the_line_of_the_library_that_changed_a_table_is_named(
+    lowering: Any, ledger: Ledger, program: ExportedProgram
+) -> None:
+    with record(ledger, name="job"):
+        lowering.lower(program, [LINEAR, SILU])
+    (created, first, second, met) = ledger.events()
+    blamed = ledger.blame("job/1")
+    assert (blamed["aten::linear"].seq, blamed["aten::silu"].seq) == (first.seq, second.seq)
+    for event in (first, second):
+        assert event.call_site is not None
+        assert Path(event.call_site.file).name == "lowering.py"
+        assert LOWERING.splitlines()[event.call_site.line - 1].endswith("# the library's line")
+        assert event.call_site.function == "lower"
+    assert created.kind == "created"
+    assert met.call_site is not None and met.call_site.function == "lower"
+
+
+def test_the_environment_of_an_event_tells_the_torch(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        default_decompositions().pop(LINEAR)
+    (popped,) = ledger.events(kind="popped")
+    environment = ledger.environment(popped.environment)
+    assert str(torch.__version__) in str(environment)
+    assert environment["python"] == ".".join(map(str, sys.version_info[:3]))

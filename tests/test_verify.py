@@ -1,0 +1,605 @@
+"""A ledger that is as it was written verifies; whatever is changed in it afterwards is named."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import (
+    catalog_of,
+    new_table,
+    override,
+    reference,
+    without_torch,  # noqa: F401  # a fixture
+)
+
+from decomp_ledger.canonical import canonical_json, digest_of
+from decomp_ledger.catalog import pack
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import GENESIS, PRESERVE, Change, Created, Materialized, Popped, chain_hash, encode_body
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.records import Provenance
+from decomp_ledger.verify import Problem, Verification
+
+MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
+LOG = ("stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
+EVENTS = 11
+Edit = Callable[[sqlite3.Connection], object]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Name a ledger with every kind of event, and more than one row in every table of its log."""
+    path = tmp_path_factory.mktemp("original") / "ledger.db"
+    with Ledger(path, actor="ann") as ledger:
+        edge = new_table(ledger)  # seq 1
+        edge.preserve([MM, LATE], reason="fused kernel")  # 2
+        override(edge, ADD, "add", reason="faster")  # 3
+        ledger.actor = "bob"
+        mobile = new_table(ledger, "mobile", "empty")  # 4
+        override(mobile, MM, "mm")  # 5
+        edge.tag("v1")  # 6
+        mobile.tag("start", 1)  # 7
+        edge.met(catalog_of(MM, ADD))  # 8
+        mobile.met(catalog_of(MM, ADD, LATE))  # 9
+        fork = edge.fork_as("fork")  # 10
+        fork.restore([MM, LATE])  # 11
+        assert ledger.verify() == Verification(EVENTS, list(ledger.events())[-1].hash, ())
+    return path
+
+
+@pytest.fixture(scope="module")
+def unguarded(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Name a copy without the triggers that refuse edits, as it is after somebody took the trouble."""
+    path = Path(shutil.copy(original, tmp_path_factory.mktemp("unguarded") / "ledger.db"))
+    db = sqlite3.connect(path)
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        db.execute(f"DROP TRIGGER {name}")
+    db.close()
+    return path
+
+
+@pytest.fixture
+def path(unguarded: Path, tmp_path: Path) -> Path:
+    """Name a copy of it that a test may edit."""
+    return copy(unguarded, tmp_path)
+
+
+def copy(ledger: Path, folder: Path) -> Path:
+    """Copy a ledger to a folder, over an earlier copy and what SQLite left beside that."""
+    for old in folder.glob("ledger.db*"):
+        old.unlink()
+    return Path(shutil.copy(ledger, folder / "ledger.db"))
+
+
+def tamper(path: Path, edit: Edit | str) -> None:
+    """Edit a ledger behind the package's back."""
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA synchronous = OFF")
+    if callable(edit):
+        edit(db)
+    else:
+        db.executescript(edit)
+    db.commit()
+    db.close()
+
+
+def verified(path: Path) -> Verification:
+    """Verify a file; one that cannot be read at all counts as a problem of no event."""
+    try:
+        with Ledger(path) as ledger:
+            return ledger.verify()
+    except LedgerError as error:
+        return Verification(0, "", (Problem(None, str(error)),))
+
+
+# What is as it was written
+
+
+def test_a_ledger_that_nobody_touched_verifies(path: Path) -> None:
+    with Ledger(path, read_only=True) as ledger:
+        result = ledger.verify()
+        hashes = [event.hash for event in ledger.events()]
+    assert result.ok
+    assert result.to_json() == {"ok": True, "events": EVENTS, "head": hashes[-1], "problems": []}
+
+
+def test_an_empty_ledger_verifies() -> None:
+    with Ledger(":memory:") as ledger:
+        assert ledger.verify() == Verification(0, GENESIS.hex(), ())
+
+
+def test_a_ledger_can_be_verified_within_a_transaction_and_while_another_writes(path: Path) -> None:
+    with Ledger(path, actor="ann") as ledger, Ledger(path, actor="bob") as other:
+        with ledger.store.writing():
+            ledger.stream("edge").preserve(["aten::gelu"])
+            assert ledger.verify().events == EVENTS + 1
+            assert other.verify().events == EVENTS
+        assert other.verify().events == EVENTS + 1
+
+
+# Every column of every row
+
+
+def other_value(value: object, of_type: str) -> object:
+    """Return another value that a column can have."""
+    if value is None:
+        return 1 if of_type == "INTEGER" else "x"
+    if isinstance(value, int):
+        return value + 1000
+    if isinstance(value, bytes):
+        return value[:-1] + bytes([value[-1] ^ 1])
+    return {"preserve": "restore", "restore": "preserve", "override": "restore"}.get(str(value), f"{value}x")
+
+
+def columns_of(ledger: Path) -> list[tuple[str, str, str]]:
+    """Return (table, column, type) of all the log."""
+    db = sqlite3.connect(ledger)
+    found = [(table, row[1], row[2]) for table in LOG for row in db.execute(f"PRAGMA table_info({table})").fetchall()]
+    db.close()
+    return found
+
+
+def keys_of(ledger: Path, table: str) -> tuple[str, list[tuple[object, ...]]]:
+    """Return the WHERE clause that finds a row of a table by its primary key, and the keys of all rows."""
+    db = sqlite3.connect(ledger)
+    names = [row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall() if row[5]]
+    keys = [tuple(row) for row in db.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall()]
+    db.close()
+    return " AND ".join(f"{name} = ?" for name in names), keys
+
+
+def change_value(path: Path, table: str, column: str, of_type: str, clause: str, key: tuple[object, ...]) -> None:
+    """Change one value of one row."""
+
+    def edit(db: sqlite3.Connection) -> None:
+        (before,) = db.execute(f"SELECT {column} FROM {table} WHERE {clause}", key).fetchone()
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {clause}", [other_value(before, of_type), *key])
+
+    tamper(path, edit)
+
+
+def test_any_value_that_is_changed_is_noticed(unguarded: Path, tmp_path: Path) -> None:
+    unnoticed = []
+    for table, column, of_type in columns_of(unguarded):
+        clause, keys = keys_of(unguarded, table)
+        for key in keys:
+            path = copy(unguarded, tmp_path)
+            change_value(path, table, column, of_type, clause, key)
+            if verified(path).ok:
+                unnoticed.append((table, column, key))
+    # The number of a row that no other row names says nothing.
+    assert unnoticed == [("catalog", "id", (2,))]
+
+
+@pytest.mark.parametrize("table", LOG)
+def test_any_row_that_is_removed_is_missed(unguarded: Path, tmp_path: Path, table: str) -> None:
+    clause, keys = keys_of(unguarded, table)
+    unnoticed = []
+    for key in keys:
+        path = copy(unguarded, tmp_path)
+        tamper(path, f"DELETE FROM {table} WHERE {clause.replace('?', '{!r}').format(*key)}")
+        if verified(path).ok:
+            unnoticed.append(key)
+    assert keys
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("column", ["stream_id", "version", "kind", "schema", "recorded_at", "provenance_id", "body"])
+@pytest.mark.parametrize("seq", [1, 2, 3, 6, 8, 11])
+def test_the_first_event_that_was_changed_is_named(path: Path, column: str, seq: int) -> None:
+    def edit(db: sqlite3.Connection) -> None:
+        query = f"SELECT {column} FROM event WHERE {column} != (SELECT {column} FROM event WHERE seq = ?) LIMIT 1"
+        found = db.execute(query, [seq]).fetchone()
+        db.execute(f"UPDATE event SET {column} = ? WHERE seq = ?", [found[0] if found else 2, seq])
+
+    tamper(path, edit)
+    result = verified(path)
+    assert not result.ok
+    assert result.problems[0].seq == seq
+    assert result.to_json()["problems"][0] == {"seq": seq, "text": result.problems[0].text}
+
+
+# One kind of tampering after another
+
+
+def rechain(db: sqlite3.Connection, start: int = 1) -> None:
+    """Make the hashes anew from an event on, as somebody would who knows how they are made."""
+    found = db.execute("SELECT hash FROM event WHERE seq = ?", [start - 1]).fetchone()
+    previous = found[0] if found else GENESIS
+    rows = db.execute(
+        "SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, call_site, digest, event.body "
+        "FROM event JOIN stream ON stream.id = stream_id JOIN provenance ON provenance.id = provenance_id "
+        "JOIN environment ON environment.id = environment_id WHERE seq >= ? ORDER BY seq",
+        [start],
+    ).fetchall()
+    for seq, table, version, kind, schema, at, actor, reason, site, environment, body in rows:
+        fields = {
+            "actor": actor,
+            "environment": environment.hex(),
+            "kind": kind,
+            "reason": reason,
+            "recorded_at": at,
+            "schema": schema,
+            "seq": seq,
+            "table": table,
+            "version": version,
+        }
+        own = chain_hash(previous, fields, body, site)
+        db.execute("UPDATE event SET prev_hash = ?, hash = ? WHERE seq = ?", [previous, own, seq])
+        previous = own
+
+
+def rewrite_body(db: sqlite3.Connection, seq: int, body: str) -> None:
+    """Change what an event says, and make its hash anew, and no other."""
+    db.execute("UPDATE event SET body = ? WHERE seq = ?", [body, seq])
+    later = db.execute("SELECT seq, prev_hash, hash FROM event WHERE seq > ?", [seq]).fetchall()
+    rechain(db, seq)
+    db.executemany(
+        "UPDATE event SET prev_hash = ?, hash = ? WHERE seq = ?", [(prev, own, at) for at, prev, own in later]
+    )
+
+
+POPPED_ADD = encode_body(Popped((Change(ADD, PRESERVE),)))
+FORGED = (
+    "INSERT INTO event SELECT {seq}, stream_id, version + 1, kind, schema, recorded_at, provenance_id, body, "
+    "(SELECT hash FROM event WHERE seq = {prev}), zeroblob(32) FROM event WHERE seq = 2;"
+)
+
+# name -> (what is done, the first event that it makes wrong, what is said of it)
+TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
+    "an actor": ("UPDATE provenance SET actor = 'eve' WHERE actor = 'bob'", 4, "content"),
+    "a reason": ("UPDATE provenance SET reason = 'because' WHERE reason = 'faster'", 3, "content"),
+    "a reason taken away": ("UPDATE provenance SET reason = NULL", 2, "content"),
+    "a reason made up": ("UPDATE provenance SET reason = '' WHERE reason IS NULL", 1, "content"),
+    "a call site": ("UPDATE provenance SET call_site = replace(call_site, ':', ': ')", 1, "content"),
+    "a call site taken away": ("UPDATE provenance SET call_site = NULL WHERE reason = 'faster'", 3, "content"),
+    "two actors swapped": (
+        "UPDATE provenance SET actor = CASE actor WHEN 'ann' THEN 'bob' ELSE 'ann' END",
+        1,
+        "content",
+    ),
+    "a table's name": ("UPDATE stream SET name = 'phone' WHERE name = 'mobile'", 4, "content"),
+    "an op's name": ("UPDATE op SET name = 'mylib::never' WHERE name = 'mylib::late'", 2, "mylib::late"),
+    "two ops' names swapped": (
+        f"UPDATE op SET name = 'x' WHERE name = '{MM}'; UPDATE op SET name = '{MM}' WHERE name = '{ADD}';"
+        f"UPDATE op SET name = '{ADD}' WHERE name = 'x'",
+        2,
+        "the change of",
+    ),
+    "two events swapped": (
+        "UPDATE event SET seq = -1 WHERE seq = 2; UPDATE event SET seq = 2 WHERE seq = 3;"
+        "UPDATE event SET seq = 3 WHERE seq = -1",
+        2,
+        "does not follow",
+    ),
+    "two bodies swapped": (
+        lambda db: db.executemany(
+            "UPDATE event SET body = ? WHERE seq = ?",
+            [(db.execute("SELECT body FROM event WHERE seq = ?", [7 - n]).fetchone()[0], n) for n in (2, 5)],
+        ),
+        2,
+        "content",
+    ),
+    "the first event removed": ("DELETE FROM event WHERE seq = 1", 2, "event 1 is missing"),
+    "an event removed": ("DELETE FROM event WHERE seq = 5", 6, "event 5 is missing"),
+    "an event removed and the others moved up": (
+        "DELETE FROM event WHERE seq = 5; UPDATE event SET seq = -seq WHERE seq > 5;"
+        "UPDATE event SET seq = -seq - 1 WHERE seq < 0",
+        5,
+        "does not follow",
+    ),
+    "all events removed": ("DELETE FROM event", None, "rows in 'change', where the events speak of 0"),
+    "an event before the first": (FORGED.format(seq=0, prev=1), 0, "event 1 is missing|out of order"),
+    "an event after the last": (FORGED.format(seq=12, prev=11), 12, "content"),
+    "an event far after the last": (FORGED.format(seq=99, prev=11), 99, "event 12 is missing"),
+    "an event that names no provenance": (
+        "INSERT INTO event SELECT 12, stream_id, version, kind, schema, recorded_at, 999, body, prev_hash, hash "
+        "FROM event WHERE seq = 2",
+        12,
+        "provenance or environment is missing",
+    ),
+    "a hash": ("UPDATE event SET hash = randomblob(32) WHERE seq = 4", 4, "content"),
+    "a hash cut short": ("UPDATE event SET hash = substr(hash, 1, 31) WHERE seq = 4", 4, "content"),
+    "the hash before": ("UPDATE event SET prev_hash = randomblob(32) WHERE seq = 4", 4, "does not follow"),
+    "a body and its hash": (lambda db: rewrite_body(db, 2, POPPED_ADD), 2, "the change of aten::add.Tensor is not"),
+    "a body and the hashes from there on": (
+        lambda db: (db.execute("UPDATE event SET body = ? WHERE seq = 2", [POPPED_ADD]), rechain(db, 2)),
+        2,
+        "the change of aten::add.Tensor is not stored as it says",
+    ),
+    "a body with a space": ("UPDATE event SET body = body || ' ' WHERE seq = 2", 2, "content"),
+    "a body that is none": ("UPDATE event SET body = '{' WHERE seq = 2", 2, "content"),
+    "a decomposition's digest that is none": (
+        lambda db: (
+            db.execute('UPDATE event SET body = replace(body, \'"override","\', \'"override","x\')'),
+            rechain(db),
+        ),
+        3,
+        "the change of aten::add.Tensor is not stored as it says",
+    ),
+    "a catalog's digest that is none": (
+        lambda db: (
+            db.execute('UPDATE event SET body = replace(body, \'"catalog":"\', \'"catalog":"x\')'),
+            rechain(db),
+        ),
+        8,
+        "that it names is missing",
+    ),
+    "a kind that is none": ("UPDATE event SET kind = 'merged' WHERE seq = 2", 2, "content"),
+    "a version, with all hashes": (
+        lambda db: (db.execute("UPDATE event SET version = 7 WHERE seq = 2"), rechain(db)),
+        2,
+        "it makes version 7 of 'edge', which is at 1",
+    ),
+    "a table created twice, with all hashes": (
+        lambda db: (
+            db.execute("UPDATE event SET kind = 'created', body = ? WHERE seq = 3", [encode_body(Created())]),
+            rechain(db),
+        ),
+        3,
+        "the table 'edge' is created twice",
+    ),
+    "a change's action": ("UPDATE change SET action = 'restore' WHERE action = 'preserve'", 2, "the change of"),
+    "a change's decomposition": (
+        "UPDATE change SET decomposition_id = (SELECT max(id) FROM decomposition) WHERE decomposition_id IS NOT NULL",
+        3,
+        "the change of aten::add.Tensor",
+    ),
+    "a change's decomposition taken away": ("UPDATE change SET decomposition_id = NULL", 3, "the change of"),
+    "a change's version": ("UPDATE change SET version = version + 5 WHERE stream_id = 1", 2, "the change of"),
+    "a change removed": ("DELETE FROM change WHERE version = 3", 3, "the change of aten::add.Tensor is not stored"),
+    "all changes removed": ("DELETE FROM change", 2, "the change of"),
+    "a change added": (
+        "INSERT INTO change SELECT stream_id, op_id, 9, 'restore', NULL FROM change LIMIT 1",
+        None,
+        "rows in 'change', where the events speak of",
+    ),
+    "a change added to an event": (
+        "INSERT INTO change SELECT 1, id, 2, 'preserve', NULL FROM op WHERE name = 'aten::add.Tensor'",
+        None,
+        "rows in 'change', where the events speak of",
+    ),
+    "a tag moved": ("UPDATE tag SET version = 1 WHERE name = 'v1'", 6, "the tag 'v1' is not stored as it says"),
+    "a tag renamed": ("UPDATE tag SET name = 'v2' WHERE name = 'v1'", 6, "the tag 'v1' is not stored as it says"),
+    "a tag removed": ("DELETE FROM tag WHERE name = 'start'", 7, "the tag 'start' is not stored as it says"),
+    "a tag added": ("INSERT INTO tag VALUES (1, 'v9', 1)", None, "no event speaks of it"),
+    "an environment": (
+        "UPDATE environment SET body = replace(body, 'Linux', 'Plan 9') || ' '",
+        None,
+        "environment 1: it is not what its digest was made of",
+    ),
+    "an environment and its digest": (
+        lambda db: db.execute(
+            "UPDATE environment SET body = ?, digest = ?", [canonical_json({}), bytes.fromhex(digest_of({}))]
+        ),
+        1,
+        "content",
+    ),
+    "a decomposition": (
+        "UPDATE decomposition SET body = replace(body, 'mypkg', 'evil')",
+        3,
+        "the change of aten::add.Tensor is not stored as it says",
+    ),
+    "a decomposition and its digest": (
+        lambda db: db.execute(
+            "UPDATE decomposition SET body = ?, digest = ? WHERE id = 1",
+            [canonical_json(reference("evil").to_json()), bytes.fromhex(reference("evil").identity())],
+        ),
+        3,
+        "the change of aten::add.Tensor is not stored as it says",
+    ),
+    "two decompositions' ids swapped": (
+        "PRAGMA foreign_keys = OFF; UPDATE decomposition SET id = -1 WHERE id = 1;"
+        "UPDATE decomposition SET id = 1 WHERE id = 2; UPDATE decomposition SET id = 2 WHERE id = -1",
+        3,
+        "the change of",
+    ),
+    "a decomposition removed": ("DELETE FROM decomposition WHERE id = 1", 3, "the change of"),
+    "a catalog": (
+        lambda db: db.execute("UPDATE catalog SET body = ? WHERE id = 1", [pack(catalog_of("aten::gelu"), None)]),
+        8,
+        "that it names is missing or damaged",
+    ),
+    "a catalog cut short": (
+        "UPDATE catalog SET body = substr(body, 1, 20) WHERE id = 1",
+        8,
+        "that it names is missing or damaged",
+    ),
+    "a catalog and its digest": (
+        lambda db: db.execute(
+            "UPDATE catalog SET body = ?, digest = ? WHERE id = 1",
+            [pack(catalog_of("aten::gelu"), None), bytes.fromhex(catalog_of("aten::gelu").digest)],
+        ),
+        8,
+        "that it names is missing",
+    ),
+    "a catalog's base taken away": ("UPDATE catalog SET base_id = NULL", 9, "that it names is missing or damaged"),
+    "a catalog as its own base": ("UPDATE catalog SET base_id = id WHERE id = 2", 9, "that it names is missing"),
+    "a catalog removed": ("DELETE FROM catalog WHERE id = 2", 9, "that it names is missing"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_tampering_is_named_with_the_first_event_it_makes_wrong(path: Path, name: str) -> None:
+    edit, seq, text = TAMPERINGS[name]
+    tamper(path, edit)
+    with Ledger(path) as ledger:
+        result = ledger.verify()
+    assert not result.ok
+    assert result.problems[0].seq == seq
+    of_that_event = " ".join(problem.text for problem in result.problems if problem.seq == seq)
+    assert any(part in of_that_event for part in text.split("|")), of_that_event
+
+
+@pytest.mark.parametrize("text", ["null", ""])
+def test_a_call_site_that_looks_like_none_is_not_taken_for_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path, actor="ann") as ledger:
+        ledger.records.append("edge", 1, Created(), Provenance("ann", None, None, {}))
+        assert ledger.verify().ok
+    db = sqlite3.connect(path)
+    db.execute("DROP TRIGGER provenance_no_update")
+    db.close()
+    tamper(path, f"UPDATE provenance SET call_site = '{text}'")
+    assert not verified(path).ok
+
+
+def test_text_that_is_no_utf_8_is_a_problem_of_its_event(path: Path) -> None:
+    tamper(path, "UPDATE event SET body = CAST(x'7bff7d' AS TEXT) WHERE seq = 5")
+    with Ledger(path) as ledger:
+        result = ledger.verify()
+    assert result.problems[0].seq == 5
+
+
+def test_a_snapshot_that_was_never_the_table_s_is_a_problem(path: Path) -> None:
+    with Ledger(path, actor="ann") as ledger:
+        ledger.append("edge", 3, Materialized(catalog_of(MM, ADD).digest, "0" * 64))
+        problems = ledger.verify().problems
+    assert [problem.seq for problem in problems] == [EVENTS + 1]
+
+
+def test_a_table_that_is_gone_is_a_problem_or_an_error(unguarded: Path, tmp_path: Path) -> None:
+    for table in LOG:
+        path = copy(unguarded, tmp_path)
+        tamper(path, f"DROP TABLE {table}")
+        assert not verified(path).ok
+
+
+def test_problems_come_by_event_and_no_more_than_anybody_reads(path: Path) -> None:
+    tamper(path, "UPDATE event SET body = '{', prev_hash = zeroblob(32); DELETE FROM tag")
+    result = verified(path)
+    seqs = [problem.seq for problem in result.problems]
+    assert len(seqs) == 20
+    assert seqs == sorted(seqs)
+    assert result.events == EVENTS
+
+
+def test_what_cannot_show_is_told_by_a_head_that_was_kept(path: Path) -> None:
+    kept = verified(path)
+    tamper(path, f"DELETE FROM event WHERE seq = {EVENTS}; DELETE FROM change WHERE stream_id = 3")
+    cut = verified(path)
+    assert (cut.ok, cut.events) == (True, EVENTS - 1)
+    tamper(path, lambda db: (db.execute("UPDATE provenance SET actor = 'eve'"), rechain(db)))
+    forged = verified(path)
+    assert forged.ok
+    assert len({kept.head, cut.head, forged.head}) == 3
+
+
+# Values of other types, and bytes
+
+STRANGE = {"null": None, "an integer": 7, "a float": 1.5, "text": "x", "bytes": b"\xff"}
+
+
+def loosen(path: Path, table: str, column: str, value: object) -> None:
+    """Rebuild a table so that a column can have any value, and give it one in every row."""
+
+    def edit(db: sqlite3.Connection) -> None:
+        db.execute(f"CREATE TABLE loose AS SELECT * FROM {table}")
+        db.execute(f"DROP TABLE {table}")
+        db.execute(f"ALTER TABLE loose RENAME TO {table}")
+        db.execute(f"UPDATE {table} SET {column} = ?", [value])
+
+    tamper(path, edit)
+
+
+@pytest.mark.parametrize("value", STRANGE.values(), ids=list(STRANGE))
+@pytest.mark.parametrize("table", LOG)
+def test_a_value_of_another_type_is_a_problem_and_no_crash(
+    unguarded: Path, tmp_path: Path, table: str, value: object
+) -> None:
+    unnoticed = []
+    for column in [column for name, column, _ in columns_of(unguarded) if name == table]:
+        path = copy(unguarded, tmp_path)
+        loosen(path, table, column, value)
+        if verified(path).ok:
+            unnoticed.append(column)
+    assert unnoticed == []
+
+
+def read_all(ledger: Ledger) -> None:
+    """Read all that a ledger says, in each of the ways there are."""
+    for event in ledger.events(op=MM):
+        ledger.environment(event.environment)
+    for info in ledger.tables():
+        ledger.resolve(info.name)
+        ledger.tags(info.name)
+        ledger.blame(info.name)
+        ledger.history(info.name, MM, info.version)
+    for event in ledger.events(kind="materialized"):
+        if isinstance(event.body, Materialized):
+            ledger.catalog(event.body.catalog)
+
+
+@pytest.mark.parametrize("value", STRANGE.values(), ids=list(STRANGE))
+@pytest.mark.parametrize("table", LOG)
+def test_reading_a_value_of_another_type_raises_nothing_but_a_ledger_error(
+    unguarded: Path, tmp_path: Path, table: str, value: object
+) -> None:
+    crashes = {}
+    for column in [column for name, column, _ in columns_of(unguarded) if name == table]:
+        path = copy(unguarded, tmp_path)
+        loosen(path, table, column, value)
+        try:
+            with Ledger(path, read_only=True) as ledger:
+                read_all(ledger)
+        except LedgerError:
+            continue
+        except Exception as error:
+            crashes[column] = repr(error)
+    assert crashes == {}
+
+
+def test_a_name_changed_in_the_file_s_bytes_is_noticed_wherever_it_is_stored(original: Path, tmp_path: Path) -> None:
+    data = original.read_bytes()
+    places = [at for at in range(len(data)) if data.startswith(LATE.encode(), at)]
+    unnoticed = []
+    for at in places:
+        path = copy(original, tmp_path)
+        path.write_bytes(data[:at] + LATE.upper().encode() + data[at + len(LATE) :])
+        if verified(path).ok:
+            unnoticed.append(at)
+    assert len(places) >= 3  # the table of ops, its index, and the body of an event
+    assert unnoticed == []
+
+
+def test_a_schema_that_is_no_text_is_a_ledger_error(original: Path, tmp_path: Path) -> None:
+    path = copy(original, tmp_path)
+    path.write_bytes(original.read_bytes().replace(b"CREATE TABLE stream", b"CREATE TABL\xff stream"))
+    for read_only in (False, True):
+        with pytest.raises(LedgerError, match="is damaged"):
+            Ledger(path, read_only=read_only)
+
+
+def rows_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Return all rows of the log, read without its indexes and as bytes."""
+    db = sqlite3.connect(path)
+    db.text_factory = bytes
+    try:
+        return {table: db.execute(f"SELECT * FROM {table} NOT INDEXED").fetchall() for table in LOG}
+    finally:
+        db.close()
+
+
+@settings(derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_byte_changed_in_the_file_changes_no_row_unnoticed(
+    original: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    stored = bytearray(original.read_bytes())
+    used = [at for at, byte in enumerate(stored) if byte and at >= 100]
+    stored[data.draw(st.sampled_from(used))] ^= data.draw(st.integers(1, 255))
+    path = copy(original, tmp_path)
+    path.write_bytes(stored)
+    if verified(path).ok:
+        assert rows_of(path) == rows_of(original)
+
+
+def test_the_body_of_the_file_s_rows_is_json_that_others_can_read(path: Path) -> None:
+    rows = rows_of(path)
+    for table, at in (("event", 7), ("environment", 2), ("decomposition", 2)):
+        assert all(isinstance(json.loads(row[at]), dict) for row in rows[table])

@@ -199,8 +199,8 @@ def unpack(data: bytes, base: Catalog | None) -> Catalog:
     try:
         inflate = zlib.decompressobj()
         text = inflate.decompress(data, _MAX_UNPACKED)
-        if not inflate.eof:
-            raise LedgerError("a stored catalog is cut off, or larger than any catalog")
+        if not inflate.eof or inflate.unused_data:
+            raise LedgerError("a stored catalog is cut off, has more behind it, or is larger than any catalog")
         value = json.loads(text)
         if base is None:
             build = {str(key): str(item) for key, item in value["build"].items()}

@@ -15,6 +15,7 @@ __all__ = [
     "ReadOnlyTable",
     "RecordingWarning",
     "SchemaError",
+    "UnknownCatalog",
     "UnknownTable",
     "UnknownVersion",
     "UnsupportedTorch",
@@ -38,6 +39,10 @@ class LedgerFileError(LedgerError, OSError):
 
 class SchemaError(LedgerError, RuntimeError):
     """The ledger, or an event in it, was written by a newer decomp_ledger than this one."""
+
+
+class UnknownCatalog(LedgerError, KeyError):
+    """No catalog of that torch version is shipped."""
 
 
 class UnknownTable(LedgerError, KeyError):

@@ -18,7 +18,7 @@ from decomp_ledger.catalog import Catalog
 from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion, UnusableValue
 from decomp_ledger.events import CHANGING_KINDS, Body, Created, Event, Materialized
 from decomp_ledger.records import Provenance, Records, read_event
-from decomp_ledger.state import Intent, TableState
+from decomp_ledger.state import Intent, Reference, TableState
 from decomp_ledger.store import Store
 from decomp_ledger.stream import Stream
 from decomp_ledger.verify import Verification, verify
@@ -88,8 +88,9 @@ class Ledger:
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
         self.trust = tuple(trust)
-        # Functions of this process: by (op, digest) and digest those recorded here, by op those supplied.
-        self.provided: dict[Any, Any] = {}
+        # Functions of this process: those recorded here, and for each op those that the caller supplied.
+        self.recorded: dict[tuple[str, Reference], Any] = {}
+        self.provided: dict[str, list[Any]] = {}
         self.store = Store(path, read_only=read_only, timeout=timeout, durability=durability, lazy=lazy)
         self.records = Records(self.store)
 
@@ -144,10 +145,13 @@ class Ledger:
         Raises:
             UnusableValue: it is not callable.
         """
-        name = names.normalize(op if isinstance(op, str) else op.name())
+        given = op if isinstance(op, str) else getattr(op, "name", None)
+        if given is None:
+            raise UnusableValue(f"{op!r:.80} is not an op; give its name or an OpOverload")
+        name = names.normalize(given if isinstance(given, str) else given())
         if not callable(fn):
             raise UnusableValue(f"the decomposition of {name} must be callable, not {type(fn).__name__}")
-        self.provided[name] = fn
+        self.provided.setdefault(name, []).append(fn)
 
     def _open_or_create(self, name: str, base: str) -> Stream:
         names.check_label(name, "a table")

@@ -35,7 +35,7 @@ def normalize(text: str) -> str:
     shown = text if len(text) <= 80 else text[:77] + "..."
     if len(text) > _MAX_NAME:
         raise InvalidName(f"{shown!r} is {len(text)} characters long; an op's name has at most {_MAX_NAME}")
-    bare = re.sub(r"^(torch\.ops\.)*(higher_order\.)?", "", text)
+    bare = re.sub(rf"^higher_order\.({_WORD})$", r"\1", re.sub(r"^(torch\.ops\.)+", "", text))
     match = _OP.fullmatch(bare) or _DOTTED.fullmatch(bare)
     if match is not None:
         overload = match["overload"]

@@ -79,7 +79,8 @@ class Stream:
         self.dirty: set[str] = set()
         self.lock = threading.RLock()
         # Functions of this process that references name: shared by all tables of a ledger.
-        self.provided: dict[Any, Any] = ledger.provided if ledger is not None else {}
+        # Functions of this process that its references name, by op.
+        self.functions: dict[tuple[str, Reference], Any] = {}
         # Whether an op is loaded, where a dispatcher can be asked.
         self.is_loaded: Callable[[str], bool] | None = None
         self._name = name
@@ -355,7 +356,7 @@ class Stream:
         own = self._prefix or self.name
         forked = Stream(self.ledger, name, prefix=own, state=self.state, parent=parent)
         forked.version = 0 if self.ledger is not None else 1
-        forked.provided = self.provided
+        forked.functions = dict(self.functions)
         forked.reason = self.reason
         forked.adopt(self.on_failure, self._on_fork)
         return forked
@@ -391,7 +392,7 @@ class Stream:
         """Return the stream as it was at a version or tag, which refuses to change."""
         state = self.at(version)
         past = Stream(self.ledger, self.name, state=state, writable=False)
-        past.provided = self.provided
+        past.functions = self.functions
         return past
 
     def _source(self) -> tuple[str, int] | None:

@@ -211,7 +211,6 @@ class _Check:
         stands = event.version == before + 1 if event.kind in CHANGING_KINDS else 1 <= event.version <= before
         if not stands:
             self.problem(event.seq, f"it makes version {event.version} of {event.table!r}, which is at {before}")
-        self.versions[event.table] = max(before, event.version)
         body = event.body
         if isinstance(body, Created):
             if before:
@@ -220,6 +219,7 @@ class _Check:
                 self.problem(event.seq, f"there was no {body.parent[0]}@{body.parent[1]} to fork from")
         elif not before:
             self.problem(event.seq, f"the table {event.table!r} does not begin with 'created'")
+        self.versions[event.table] = max(before, event.version)
         if isinstance(body, Changing):
             for row in self.rows_of(event):
                 self.changes += 1

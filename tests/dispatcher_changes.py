@@ -299,7 +299,7 @@ def library_garbage_collected(scene: Scene) -> Iterator[None]:
     yield
 
 
-@change(effect={"{ns}::double": "added"}, quick=True)
+@change(effect={"{ns}::double": "added"}, quick=False)
 def library_swapped_for_another_of_the_same_size(scene: Scene) -> Iterator[None]:
     # What torch.library counts is as it was, and nobody asked for the packet of the one that went.
     other = Library(scene.namespace, "FRAGMENT")
@@ -327,7 +327,7 @@ def library_destroyed_as_another_defines(scene: Scene) -> Iterator[None]:
         yield
 
 
-@change(effect={"{ns}::double": "removed"}, quick=True, possible=CAN_OVERRIDE)
+@change(effect={"{ns}::double": "removed"}, quick=False, possible=CAN_OVERRIDE)
 def library_destroyed_whose_kernel_had_been_overridden(scene: Scene) -> Iterator[None]:
     # torch.library knows a kernel by its name, and forgets it with the first library that goes.
     with library_of(scene.namespace) as definition, library_of(scene.namespace) as kernel:
@@ -509,7 +509,7 @@ def decomposition_deleted(scene: Scene) -> Iterator[None]:
 @change(
     op="aten::zeros.out",
     effect={"aten::zeros.out": "added", "aten::addcmul": "removed"},
-    quick=True,
+    quick=False,
 )
 def decomposition_registered_as_another_is_deleted(scene: Scene) -> Iterator[None]:
     registered, deleted = torch.ops.aten.zeros.out, torch.ops.aten.addcmul.default

@@ -178,7 +178,7 @@ def test_a_default_given_to_an_empty_table_is_recorded_as_torchs(ledger: Ledger,
     assert set(reopened.table("small")) == {LINEAR, SILU}
 
 
-@pytest.mark.parametrize("value", [None, 42, "squared", [squared]], ids=str)
+@pytest.mark.parametrize("value", [None, 42, "squared", [squared]], ids=["None", "42", "text", "list"])
 def test_what_cannot_be_called_is_refused(value: Any, table: DecompTable) -> None:
     with pytest.raises(UnusableValue, match=r"the decomposition of aten::mm must be callable, not \w+"):
         table[MM] = value
@@ -364,7 +364,7 @@ def test_what_was_provided_is_not_an_event(opaque: DecompTable, reopened: Ledger
     assert len(list(reopened.events())) == before
 
 
-@pytest.mark.parametrize("wrong", [squared, lambda x: x + 2, times(3), operator.neg, aten.matmul.default], ids=repr)
+@pytest.mark.parametrize("wrong", [squared, lambda x: x + 2, times(3), operator.neg, aten.matmul.default], ids=range(5))
 def test_a_wrong_function_is_refused(wrong: Any, opaque: DecompTable, reopened: Ledger) -> None:
     reopened.provide("aten::mm", wrong)
     table = reopened.table("edge")

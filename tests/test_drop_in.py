@@ -822,6 +822,17 @@ def registered_again_after_a_read(t: Any, scene: Scene) -> Any:
     return old in dict(t), scene.op("early") in dict(t)
 
 
+@difference("a key outlives its operator", upstream=(True, True, False), ours=(False, KeyError, True))
+def registered_again_and_looked_up(t: Any, scene: Scene) -> Any:
+    library = scene.load("early")
+    old = scene.op("early")
+    assert old in t
+    library._destroy()
+    scene.load("early")
+    found = outcome(lambda: callable(t[old]))
+    return old in t, found[1], scene.op("early") in t
+
+
 @difference("what is popped is the operator, not the op: registered again, it is back", upstream=True, ours=False)
 def popped_and_registered_again(t: Any, scene: Scene) -> Any:
     library = scene.load("early")
@@ -1086,7 +1097,8 @@ def test_a_packet_means_the_overloads_that_the_dispatcher_has(table: DecompTable
     packets = (aten.addcmul, aten.add)  # aten.add has overloads that are TorchScript's alone
     table.preserve(*packets)
     assert not [op for op in table if op.name().partition(".")[0] in ("aten::addcmul", "aten::add")]
-    loaded = [op.name() for packet in packets for op in packet.op_overloads() if is_loaded(op)]
+    overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
+    loaded = [op.name() for op in overloads if is_loaded(op)]
     assert table.state.intents.keys() == set(loaded)
     assert table.pending == ()
 

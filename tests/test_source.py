@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
+import linecache
 import shutil
 import subprocess
 import sys
@@ -279,6 +280,22 @@ def test_a_file_that_has_changed_since_is_not_taken_for_the_source(load: Any, tm
     Path(module.__file__).write_text("# nothing here any more\n" * 40)
     assert source_text(module.f) is None
     assert digest(module.f) != digest(load(PLAIN).f)
+
+
+def test_a_cell_of_a_notebook_need_not_be_python() -> None:
+    text = PLAIN + "%matplotlib inline\n"
+    linecache.cache["<a cell>"] = (len(text), None, text.splitlines(keepends=True), "<a cell>")
+    space: dict[str, Any] = {}
+    exec(compile(PLAIN, "<a cell>", "exec"), space)
+    assert source_text(space["f"]) is None
+    assert digest(space["f"])
+
+
+def test_functions_in_an_interactive_session_have_their_source(load: Any) -> None:
+    linecache.cache["<input 1>"] = (len(PLAIN), None, PLAIN.splitlines(keepends=True), "<input 1>")
+    space: dict[str, Any] = {}
+    exec(compile(PLAIN, "<input 1>", "exec"), space)
+    assert digest(space["f"]) == digest(load(PLAIN).f)
 
 
 @pytest.mark.parametrize("value", [len, "text", 3, None, [].append], ids=str)

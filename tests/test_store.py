@@ -543,6 +543,16 @@ def test_what_is_raised_in_a_transaction_rolls_it_back(path: Path) -> None:
         assert ledger.verify().problems == ()
 
 
+def test_a_writer_keeps_others_out_from_its_first_read_on(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path, timeout=0) as other:
+        with ledger.store.writing():
+            with pytest.raises(LedgerFileError, match="is being written by another process"):
+                new_table(other)
+            assert other.state("edge").version == 2
+        new_table(other, "theirs")
+        assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
+
+
 # A full disk
 
 

@@ -616,16 +616,28 @@ def test_a_table_without_a_ledger_keeps_its_state_in_memory() -> None:
         table.tag("v1")
 
 
-def test_a_failed_write_leaves_the_table_as_it_was(ledger: Ledger, table: Stream) -> None:
+FAILURES = {
+    "at once": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "is read-only here"),
+    "half way": (
+        "CREATE TEMP TRIGGER fail BEFORE INSERT ON main.change BEGIN SELECT RAISE(ABORT, 'half way'); END",
+        "DROP TRIGGER fail",
+        "half way",
+    ),
+}
+
+
+@pytest.mark.parametrize("when", FAILURES)
+def test_a_failed_write_leaves_the_table_as_it_was(ledger: Ledger, table: Stream, when: str) -> None:
+    start, stop, message = FAILURES[when]
     table.preserve([MM])
     fork = table.fork()
-    ledger.store.connection.execute("PRAGMA query_only = ON")
+    ledger.store.connection.execute(start)
     for change in (lambda: table.preserve([ADD]), lambda: fork.preserve([ADD]), lambda: override(fork, ADD, "add")):
-        with pytest.raises(LedgerFileError, match="is read-only here"):
+        with pytest.raises(LedgerFileError, match=message):
             change()
     assert (table.version, table.intents) == (2, {MM: KEPT})
     assert (fork.version, fork.name, fork.intents) == (0, "edge/?", {MM: KEPT})
-    ledger.store.connection.execute("PRAGMA query_only = OFF")
+    ledger.store.connection.execute(stop)
     table.preserve([ADD])
     fork.preserve([GELU])
     assert (table.version, fork.version, fork.name) == (3, 2, "edge/1")

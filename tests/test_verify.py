@@ -18,7 +18,7 @@ from strategies import (
 )
 
 from decomp_ledger.canonical import canonical_json, digest_of
-from decomp_ledger.catalog import pack
+from decomp_ledger.catalog import materialize, pack
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import GENESIS, PRESERVE, Change, Created, Materialized, Popped, chain_hash, encode_body
 from decomp_ledger.ledger import Ledger
@@ -457,10 +457,26 @@ def test_text_that_is_no_utf_8_is_a_problem_of_its_event(path: Path) -> None:
 
 
 def test_a_snapshot_that_was_never_the_table_s_is_a_problem(path: Path) -> None:
+    catalog = catalog_of(MM, ADD)
     with Ledger(path, actor="ann") as ledger:
-        ledger.append("edge", 3, Materialized(catalog_of(MM, ADD).digest, "0" * 64))
+        right = materialize(ledger.state("edge", 2), catalog)
+        for version, snapshot, pending in (
+            (2, right.digest, right.pending),
+            (2, "0" * 64, right.pending),
+            (2, right.digest, (MM,)),
+            (3, right.digest, right.pending),
+        ):
+            ledger.append("edge", version, Materialized(catalog.digest, snapshot, pending))
         problems = ledger.verify().problems
-    assert [problem.seq for problem in problems] == [EVENTS + 1]
+    assert [problem.seq for problem in problems] == [EVENTS + 2, EVENTS + 3, EVENTS + 4]
+
+
+def test_a_fork_of_what_was_not_there_is_a_problem(path: Path) -> None:
+    with Ledger(path, actor="ann") as ledger:
+        for number, parent in enumerate((("edge", 3), ("nope", 1), ("edge", 9), ("edge", 0), ("new4", 1))):
+            ledger.append(f"new{number}", 1, Created("torch", parent))
+        problems = ledger.verify().problems
+    assert [problem.seq for problem in problems] == [EVENTS + 2, EVENTS + 3, EVENTS + 4, EVENTS + 5]
 
 
 def test_a_table_that_is_gone_is_a_problem_or_an_error(unguarded: Path, tmp_path: Path) -> None:

@@ -9,16 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.errors import UnknownCatalog
 
-__all__ = ["UnknownCatalog", "available", "load"]
+__all__ = ["available", "load"]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
-
-
-class UnknownCatalog(LedgerError, KeyError):
-    """No catalog of that torch version is shipped."""
 
 
 def available() -> list[str]:

@@ -24,11 +24,12 @@ from decomp_ledger.live.privates import OpOverload
 from decomp_ledger.live.source import source_digest, source_text
 from decomp_ledger.state import TORCH_ORIGINS, Reference
 
-__all__ = ["find", "is_default", "reference"]
+__all__ = ["OPS", "find", "is_default", "reference"]
 
 # A function is described once: its source does not change while it lives.
 _described: weakref.WeakKeyDictionary[Any, Reference] = weakref.WeakKeyDictionary()
-_OPS = "torch.ops"
+# The module of a reference to an operator: `torch.ops`, and its name.
+OPS = "torch.ops"
 
 # Where torch keeps functions that are made to be decompositions. The rest of torch, and the standard library,
 # have functions that a stranger's ledger could name to do harm.
@@ -78,7 +79,7 @@ def reference(op: str, fn: Any, defaults: Defaults) -> Reference:
     if origin is not None:
         return Reference(origin, build=build()["git"])
     if isinstance(fn, OpOverload):
-        return Reference("import", _OPS, fn.name())
+        return Reference("import", OPS, fn.name())
     if not isinstance(fn, types.FunctionType):
         return _describe(fn)
     if fn not in _described:
@@ -127,27 +128,29 @@ def _digest(fn: Any) -> str:
 
 
 def _look_up(module: str, qualname: str) -> Any | None:
-    """Return what an imported module has under a dotted name, without importing anything."""
+    """Return what an imported module itself defines under a dotted name, without importing anything.
+
+    What it imported is not its own: else any module that uses `os` would lend it to a stranger's ledger.
+    """
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         if not isinstance(found, (types.ModuleType, type)):
             return None
         # Not getattr: a module's __getattr__ would run code.
         found = vars(found).get(part)
-        if isinstance(found, (staticmethod, classmethod)):
+        if isinstance(found, (staticmethod, classmethod)) or getattr(found, "__module__", None) != module:
             return None
     return found
 
 
-def find(op: str, wanted: Reference, defaults: Defaults, provided: dict[Any, Any], trust: Sequence[str]) -> Any:
+def find(op: str, wanted: Reference, defaults: Defaults, provided: Sequence[Any], trust: Sequence[str]) -> Any:
     """Return the callable that a reference names.
 
     Args:
         op: the op it is for.
         wanted: the reference, which may come from a stranger's file.
         defaults: torch's default table now.
-        provided: functions of this process: by (op, digest) and digest those that were recorded, by op those
-            that the caller supplied.
+        provided: functions that the caller supplied for the op.
         trust: modules that may be imported, with what is under them.
 
     Raises:
@@ -157,23 +160,22 @@ def find(op: str, wanted: Reference, defaults: Defaults, provided: dict[Any, Any
     """
     if wanted.origin in TORCH_ORIGINS:
         return _torchs_own(op, wanted, defaults)
-    for key in ((op, wanted.digest), wanted.digest):
-        if key in provided:
-            return provided[key]
-    if op in provided:
-        _check_same(op, wanted, provided[op])
-        return provided[op]
-    if wanted.origin == "opaque":
-        raise NotImportable(
-            f"the decomposition of {op} is {wanted.label()}, a function with no importable name (a lambda, closure, "
-            f"partial, or one of a script); supply the same one with ledger.provide({op!r}, fn)"
-        )
-    if wanted.module == _OPS:
+    if wanted.module == OPS:
         live = resolve(str(wanted.qualname))
         if live is None:
             raise NotImportable(f"the decomposition of {op} is the op {wanted.qualname}, which is not loaded; load it")
         return live
-    return _imported(op, wanted, trust)
+    for fn in provided:
+        if _digest(fn) == wanted.digest:
+            return fn
+    if wanted.origin == "import":
+        return _imported(op, wanted, trust)
+    if provided:
+        raise _changed(op, wanted, provided[-1])
+    raise NotImportable(
+        f"the decomposition of {op} is {wanted.label()}, a function with no importable name (a lambda, closure, "
+        f"partial, or one of a script); supply the same one with ledger.provide({op!r}, fn)"
+    )
 
 
 def _torchs_own(op: str, wanted: Reference, defaults: Defaults) -> Any:
@@ -205,25 +207,22 @@ def _imported(op: str, wanted: Reference, trust: Sequence[str]) -> Any:
         )
     try:
         importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise NotImportable(
-            f"the decomposition of {op} is {module}.{qualname}, and {module!r} cannot be imported: {error}"
+            f"the decomposition of {op} is {module}.{qualname}, and {module!r} cannot be imported: {error!r:.200}"
         ) from error
     fn = _look_up(module, qualname)
     if fn is None or not callable(fn):
         raise NotImportable(f"the decomposition of {op} is {module}.{qualname}, which {module!r} does not have now")
-    _check_same(op, wanted, fn)
+    # Torch's own are known by their build, others by their source.
+    if not (wanted.build is not None and _is_torchs(fn)) and _digest(fn) != wanted.digest:
+        raise _changed(op, wanted, fn)
     return fn
 
 
-def _check_same(op: str, wanted: Reference, fn: Any) -> None:
-    """Refuse what is not the recorded function: for torch's own by build, for others by source."""
-    if wanted.build is not None and _is_torchs(fn):
-        return
-    found = _digest(fn)
-    if found != wanted.digest:
-        raise DecompositionChanged(
-            f"the decomposition of {op}, {wanted.label()}, is not what was recorded: its source now has the digest "
-            f"{found[:12]}, recorded was {str(wanted.digest)[:12]}; set it again to record the new one "
-            f"(table[{op!r}] = ...), or bring the old source back"
-        )
+def _changed(op: str, wanted: Reference, found: Any) -> DecompositionChanged:
+    return DecompositionChanged(
+        f"the decomposition of {op}, {wanted.label()}, is not what was recorded: its source now has the digest "
+        f"{_digest(found)[:12]}, recorded was {str(wanted.digest)[:12]}; set it again to record the new one "
+        f"(table[{op!r}] = ...), or bring the old source back"
+    )

@@ -223,8 +223,10 @@ class Dispatcher:
         # A kernel may come later to an op that has only a Python one, so only those with a C++ one are remembered.
         self._preservable = {op: good for op, good in preservable.items() if privates.has_cia_kernel(op)}
         valid = [op for op, good in preservable.items() if good]
+        registry_first = privates.registry_first()
         for op in valid:
-            if op not in table and op not in kept:
+            wins = not registry_first and names.is_aten(op.name())
+            if (wins or op not in table) and op not in kept:
                 table[op] = privates.cia_decomposition(op)
         remembered = privates.remembered_aten_cia_ops()
         if remembered is not None and remembered != {op for op in valid if names.is_aten(op.name())}:

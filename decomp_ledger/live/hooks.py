@@ -95,8 +95,7 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
         from decomp_ledger.live import recording
 
-        recording.exporting(decomp_table)
-        return original(self, decomp_table, *args, **kwargs)
+        return original(self, recording.exporting(decomp_table), *args, **kwargs)
 
     cls.run_decompositions = run_decompositions
 

@@ -6,8 +6,10 @@ Each docstring names what is private and what would break. All were checked in t
 from __future__ import annotations
 
 import ctypes
+import inspect
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ __all__ = [
     "preserved_by_default",
     "python_definitions",
     "registry",
+    "registry_first",
     "remembered_aten_cia_ops",
     "table_class",
 ]
@@ -104,6 +107,19 @@ def preserved_by_default() -> frozenset[Any]:
     from torch.export import decomp_utils
 
     return frozenset(getattr(decomp_utils, "PRESERVED_ATEN_CIA_OPS", ()))
+
+
+@cache
+def registry_first() -> bool:
+    """Tell whether torch's default table takes the registry's entry for an aten op that has a CIA kernel too.
+
+    Risk: `CustomDecompTable.__init__` is where that is decided: torch up to 2.9 takes the kernel, later ones the
+    registry's entry. Read from its source; where that is missing, as newer versions do.
+    """
+    try:
+        return "op not in self.decomp_table" in inspect.getsource(table_class().__init__)
+    except OSError:
+        return True
 
 
 def cia_kernel(op: Any) -> Any:

@@ -45,19 +45,29 @@ def current() -> Recording | None:
     return _active[-1] if _active else None
 
 
-def exporting(table: Any) -> None:
-    """Record that `run_decompositions` is about to use a table; called for every export while torch is hooked."""
+def exporting(table: Any) -> Any:
+    """Record that `run_decompositions` is about to use a table; called for every export while torch is hooked.
+
+    Args:
+        table: what the caller gave: None, a table, a dict, or what makes one.
+
+    Returns:
+        What to give to torch in its place: the same, unless it can be read only once.
+    """
     if table is None:
-        return  # torch makes a table itself, which is seen when it is made
+        return table  # torch makes a table itself, which is seen when it is made
     if "decomp_ledger.live.table" in sys.modules:
         from decomp_ledger.live.table import DecompTable
 
         if isinstance(table, DecompTable):
             table.materialize()
-            return
+            return table
     recording = current()
-    if recording is not None:
-        recording.plain(table)
+    if recording is None:
+        return table
+    read = table if isinstance(table, Mapping) else dict(table)
+    recording.plain(read)
+    return read
 
 
 class Recording:
@@ -164,8 +174,10 @@ class Recording:
 def _difference(table: dict[Any, Any], defaults: Defaults) -> tuple[str, Wanted]:
     """Return the base and the changes that make a plain dict, by whichever base needs fewer changes."""
     from decomp_ledger.live import decompositions
+    from decomp_ledger.live.privates import HigherOrderOperator, OpOverload
 
-    by_name = {op.name(): fn for op, fn in table.items()}
+    # Keys that are no operators mean nothing to torch.
+    by_name = {op.name(): fn for op, fn in table.items() if isinstance(op, (OpOverload, HigherOrderOperator))}
     given = {op: fn for op, fn in by_name.items() if not decompositions.is_default(op, fn, defaults)}
     missing = [op for op in defaults.by_name if op not in by_name]
     from_torch = len(given) + len(missing) <= len(by_name)

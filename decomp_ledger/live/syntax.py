@@ -135,8 +135,6 @@ def _compiles_to(node: Any, code: types.CodeType) -> bool:
 
     Several lambdas may share a line. Those that compile to the same do the same.
     """
-    if not isinstance(node, ast.Lambda):
-        return False
     free = [ast.arg(name) for name in code.co_freevars]
     arguments = ast.arguments(posonlyargs=[], args=free, kwonlyargs=[], kw_defaults=[], defaults=[])
     tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, node)))

@@ -6,20 +6,23 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from decomp_ledger import names
+from decomp_ledger import names, provenance
 from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.events import OVERRIDE, PRESERVE, Event, Popped, Set, Updated
-from decomp_ledger.live import decompositions, hooks, privates
+from decomp_ledger.live import decompositions, environment, hooks, privates
 from decomp_ledger.live.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names, resolve
 from decomp_ledger.live.recording import current
 from decomp_ledger.live.view import View
-from decomp_ledger.state import Intent, IntentDiff, TableState
+from decomp_ledger.state import TORCH_ORIGINS, Intent, IntentDiff, TableState
 from decomp_ledger.stream import Stream, Wanted
 
 if TYPE_CHECKING:
     from decomp_ledger.ledger import Ledger
 
 __all__ = ["DecompTable"]
+
+# Events of tables tell which torch they met.
+provenance.torch_facts = environment.torch_facts
 
 _MISSING: Any = object()
 
@@ -48,6 +51,7 @@ class DecompTable(View):
             stream = recording.stream()
         elif stream.ledger is not None and stream.on_failure is None:
             hooks.hold("tables")  # so that their exports are seen; it passes everything else on
+        self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
         super().__init__(stream)
 
     def __repr__(self) -> str:
@@ -66,10 +70,21 @@ class DecompTable(View):
     @decomp_table.setter
     def decomp_table(self, table: Mapping[Any, Callable[..., Any]]) -> None:
         """Take over another table's content, as upstream's `copy()` of a table made before a recording does."""
-        gone = [op.name() for op in self if op not in table]
-        if gone:
-            self._take(gone)
+        self._taken_over = table
+        self._take([op.name() for op in self if op not in table and names.is_aten(op.name())])
         self.update(table)
+
+    @property
+    def has_materialized(self) -> bool:
+        """Always True; upstream's is False until the first read, here the content is there from the beginning."""
+        return True
+
+    @has_materialized.setter
+    def has_materialized(self, materialized: bool) -> None:
+        """Take over, last, whether the ops that are not torch's own were in the other table yet."""
+        table, self._taken_over = self._taken_over, None
+        if materialized and table is not None:
+            self._take([op.name() for op in self if op not in table])
 
     @property
     def deleted_custom_ops(self) -> set[Any]:
@@ -236,8 +251,11 @@ class DecompTable(View):
 
         if self._stream.writable:
             for op, ref in wanted.items():
-                if ref.origin == "opaque" or ref.origin == "import":
-                    self._stream.provided[op, ref.digest] = self._stream.provided[ref.digest] = pairs[op]
+                # Never an operator: it is dead when its library goes.
+                if ref.origin not in TORCH_ORIGINS and not isinstance(pairs[op], privates.OpOverload):
+                    self._stream.functions[op, ref] = pairs[op]
+                    if self._stream.ledger is not None:
+                        self._stream.ledger.recorded[op, ref] = pairs[op]
         self._stream.change(kind, decide, reason=reason, expected_version=expected_version)
         # A function made anew from the same source is no event; the one to use is the newest.
         self._stream.dirty.update(op for op in wanted if op in self._stream.intents)

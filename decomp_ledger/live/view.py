@@ -15,6 +15,7 @@ from decomp_ledger.catalog import choose
 from decomp_ledger.errors import InvalidName, LedgerError
 from decomp_ledger.live import decompositions, privates
 from decomp_ledger.live.dispatcher import Defaults, dispatcher, is_loaded, resolve
+from decomp_ledger.state import Reference
 from decomp_ledger.stream import Stream
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["View"]
 _MISSING: Any = object()
 _contains, _getitem, _get, _set, _drop = dict.__contains__, dict.__getitem__, dict.get, dict.__setitem__, dict.pop
 _DEFINED, _IMPLEMENTED = privates.python_definitions()
+_REGISTRY = privates.registry()
 
 
 class View(CustomDecompTable):
@@ -45,11 +47,11 @@ class View(CustomDecompTable):
         # Operators, if they are loaded, of the ops it speaks of that torch's default table has not: whether these come
         # and go does not show in the defaults.
         self._loose: dict[str, Any] = {}
+        # Ops that are replaced by an operator: it may come and go too.
+        self._by_operator: set[str] = set()
         self._looks = 0
-        self._sizes = -1
+        self._sizes = (0, 0, 0)
         self._met: tuple[int, Defaults] | None = None
-        # Upstream's is False until the first read; here the content is there from the beginning.
-        self.has_materialized = True
         try:
             self._look(dispatcher.quick())
         except LedgerError:
@@ -68,6 +70,7 @@ class View(CustomDecompTable):
             if defaults is not self._defaults:
                 view = dict(defaults.table) if self._stream.base == "torch" else {}
                 self._loose.clear()
+                self._by_operator.clear()
                 for op in self._stream.intents:
                     self._place(view, op, defaults)
                 dict.clear(self)
@@ -75,11 +78,12 @@ class View(CustomDecompTable):
             else:
                 if self._looks != dispatcher.looks:
                     self._stream.dirty.update(op for op, live in self._loose.items() if resolve(op) is not live)
+                    self._stream.dirty.update(op for op in self._by_operator if op in self._stream.intents)
                 for op in tuple(self._stream.dirty):
                     self._place(self, op, defaults)
             self._defaults = defaults
             self._looks = dispatcher.looks
-            self._sizes = len(_DEFINED) + len(_IMPLEMENTED)
+            self._sizes = len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)
             self._stream.dirty.clear()
 
     def _written(self) -> None:
@@ -125,9 +129,19 @@ class View(CustomDecompTable):
         if choice == "default":
             return defaults.get(op)
         assert intent is not None and intent.reference is not None  # choose() says so
-        ledger = self._stream.ledger
-        trust = () if ledger is None else ledger.trust
-        return decompositions.find(op, intent.reference, defaults, self._stream.provided, trust)  # type: ignore[no-any-return]
+        return self._function(op, intent.reference, defaults)
+
+    def _function(self, op: str, reference: Reference, defaults: Defaults) -> Callable[..., Any]:
+        """Return the function of an override: the table's own of this process, another table's, or found by name."""
+        if reference.module == decompositions.OPS:
+            self._by_operator.add(op)
+        key, ledger = (op, reference), self._stream.ledger
+        fn = self._stream.functions.get(key) or (None if ledger is None else ledger.recorded.get(key))
+        if fn is None:
+            provided = [] if ledger is None else ledger.provided.get(op, [])
+            trust = () if ledger is None else ledger.trust
+            fn = decompositions.find(op, reference, defaults, provided, trust)
+        return fn  # type: ignore[no-any-return]
 
     def _miss(self, key: object) -> Any:
         """Look again for a key that the storage does not have: by name, or loaded since."""
@@ -139,11 +153,11 @@ class View(CustomDecompTable):
         self._read()
         return _get(self, key, _MISSING)
 
-    # Reads. Of one op: the storage answers, after the cheapest sign that a Python library came or went (0.1 us); what
+    # Reads. Of one op: the storage answers, after a look at the sizes of what torch knows (0.1 us); what
     # it does not have is looked for again. Of all ops: after a quick look at everything.
 
     def __getitem__(self, key: object) -> Any:
-        if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:
+        if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:
             self._read()
         return _getitem(self, key)
 
@@ -154,13 +168,13 @@ class View(CustomDecompTable):
         return found
 
     def __contains__(self, key: object) -> bool:
-        if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:
+        if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:
             self._read()
         return _contains(self, key) or self._miss(key) is not _MISSING
 
     def get(self, key: object, default: Any = None) -> Any:
         """Return the decomposition of an op, or `default`."""
-        if len(_DEFINED) + len(_IMPLEMENTED) != self._sizes:
+        if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:
             self._read()
         found = _get(self, key, _MISSING)
         if found is _MISSING:

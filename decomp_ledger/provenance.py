@@ -17,7 +17,7 @@ from types import FrameType
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.events import CallSite
 
-__all__ = ["actor", "call_site", "environment", "is_minimal"]
+__all__ = ["actor", "call_site", "environment", "is_minimal", "stack_level"]
 
 _GIT_SECONDS = 5
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -86,14 +86,30 @@ def call_site() -> CallSite | None:
 
     A library that changes a table is named by its own line. None if every frame is ours or torch's.
     """
-    frame: FrameType | None = sys._getframe(1)
+    frame, _ = _caller()
+    if frame is None:
+        return None
+    name = _shown(frame.f_code.co_filename, _here(), is_minimal())
+    return CallSite(name, frame.f_lineno, _function(frame))
+
+
+def stack_level() -> int:
+    """Return the `stacklevel` for a warning that is to point at that frame, as seen by the caller of this."""
+    return _caller()[1]
+
+
+def _caller() -> tuple[FrameType | None, int]:
+    """Return that frame, and how far it is above the function that asks for it."""
+    frame: FrameType | None = sys._getframe(2)
     skipped = (_PACKAGE, _torch_folder())
+    level = 1
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(skipped) and not name.startswith("<frozen "):
-            return CallSite(_shown(name, _here(), is_minimal()), frame.f_lineno, _function(frame))
+            return frame, level
         frame = frame.f_back
-    return None
+        level += 1
+    return None, level
 
 
 def _torch_folder() -> str:

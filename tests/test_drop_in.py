@@ -13,6 +13,7 @@ import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from torch._decomp import register_decomposition, remove_decompositions
 from torch.export import CustomDecompTable
 from torch.library import Library
 
-from decomp_ledger import DecompTable, Ledger, UnusableValue
+from decomp_ledger import DecompTable, Ledger, PendingOpWarning, UnusableValue
 
 aten = torch.ops.aten
 LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
@@ -822,17 +823,6 @@ def registered_again_after_a_read(t: Any, scene: Scene) -> Any:
     return old in dict(t), scene.op("early") in dict(t)
 
 
-@difference("a key outlives its operator", upstream=(True, True, False), ours=(False, KeyError, True))
-def registered_again_and_looked_up(t: Any, scene: Scene) -> Any:
-    library = scene.load("early")
-    old = scene.op("early")
-    assert old in t
-    library._destroy()
-    scene.load("early")
-    found = outcome(lambda: callable(t[old]))
-    return old in t, found[1], scene.op("early") in t
-
-
 @difference("what is popped is the operator, not the op: registered again, it is back", upstream=True, ours=False)
 def popped_and_registered_again(t: Any, scene: Scene) -> Any:
     library = scene.load("early")
@@ -1101,6 +1091,24 @@ def test_a_packet_means_the_overloads_that_the_dispatcher_has(table: DecompTable
     loaded = [op.name() for op in overloads if is_loaded(op)]
     assert table.state.intents.keys() == set(loaded)
     assert table.pending == ()
+
+
+NAMING: dict[str, Callable[[DecompTable, str], Any]] = {
+    "t[k] = f": lambda t, op: t.__setitem__(op, squared),
+    "update": lambda t, op: t.update({op: squared}),
+    "setdefault": lambda t, op: t.setdefault(op, squared),
+    "override": lambda t, op: t.override(op, squared),
+    "preserve": lambda t, op: t.preserve(op),
+    "pop": lambda t, op: t.pop(op),
+}
+
+
+@pytest.mark.parametrize("name_it", NAMING.values(), ids=NAMING)
+def test_a_typo_is_said_at_the_line_that_made_it(name_it: Any, table: DecompTable, scene: Scene) -> None:
+    with pytest.warns(PendingOpWarning, match=f"did you mean {scene.namespace}::double") as caught:
+        name_it(table, f"{scene.namespace}::doubel")
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+    assert table.pending == (f"{scene.namespace}::doubel",)
 
 
 def test_setdefault_of_an_op_not_loaded_gives_the_default(table: DecompTable, scene: Scene) -> None:

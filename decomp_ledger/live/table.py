@@ -172,6 +172,7 @@ class DecompTable(View):
 
         self._stream.change(Popped, decide)
         self._written()
+        self._warn_of_typos(taken)
         return taken
 
     def popitem(self) -> tuple[Any, Any]:
@@ -271,7 +272,7 @@ class DecompTable(View):
                 warnings.warn(
                     f"{op} is not loaded, and is pending in {self.name!r}; did you mean {', '.join(near)}?",
                     PendingOpWarning,
-                    stacklevel=3,
+                    stacklevel=provenance.stack_level(),
                 )
 
     # Copies

@@ -153,8 +153,9 @@ class View(CustomDecompTable):
         self._read()
         return _get(self, key, _MISSING)
 
-    # Reads. Of one op: the storage answers, after a look at the sizes of what torch knows (0.1 us); what
-    # it does not have is looked for again. Of all ops: after a quick look at everything.
+    # Reads. Of one op: the storage answers, after a look at the sizes of what torch knows (0.1 us), and what it does
+    # not have is looked for again; a key whose library was destroyed and registered again is found until the next
+    # read of all ops. Of all ops: after a quick look at everything.
 
     def __getitem__(self, key: object) -> Any:
         if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:

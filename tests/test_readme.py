@@ -1,0 +1,45 @@
+"""What README.md shows is so."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_examples_run_in_a_new_process(tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) >= 3
+    (tmp_path / "tour.py").write_text("\n".join(examples), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:__main__", "tour.py"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "DECOMP_LEDGER_ACTOR": "Ada"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = [line.split() for line in done.stdout.splitlines()]
+    assert [["2", "edge", "popped", "Ada"], ["7", "edge", "reverted", "Ada"]] == [words[:4] for words in printed]
+
+
+def test_the_reference_of_the_command_line_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts/docs"), "--check"], capture_output=True, check=False)
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
+def test_the_files_that_the_architecture_names_are_there() -> None:
+    (tree,) = re.findall(r"```\n(decomp_ledger/\n.*?)```", README, re.DOTALL)
+    named = set(re.findall(r"[a-z]+", " ".join(line[:32] for line in tree.splitlines())))
+    package = ROOT / "decomp_ledger"
+    for path in [*package.glob("*.py"), *(package / "live").glob("*.py")]:
+        if not path.stem.startswith("_") and path.stem not in ("syntax", "functions", "program", "environment"):
+            assert path.stem in named, path
+
+
+def test_only_documented_names_are_public_and_all_of_them_are_there() -> None:
+    import decomp_ledger
+
+    for name in decomp_ledger.__all__:
+        assert getattr(decomp_ledger, name).__doc__, name
+    assert {*decomp_ledger.__all__, "__version__"} == set(dir(decomp_ledger))

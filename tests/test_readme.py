@@ -20,12 +20,12 @@ def test_the_python_examples_run_in_a_new_process(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     printed = [line.split() for line in done.stdout.splitlines()]
-    assert [["2", "edge", "popped", "Ada"], ["7", "edge", "reverted", "Ada"]] == [words[:4] for words in printed]
+    assert [words[:4] for words in printed] == [["2", "edge", "popped", "Ada"], ["7", "edge", "reverted", "Ada"]]
 
 
 def test_the_reference_of_the_command_line_is_up_to_date() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts/docs"), "--check"], capture_output=True, check=False)
-    assert (0, b"") == (done.returncode, done.stderr)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_files_that_the_architecture_names_are_there() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.canonical import Json, digest_of
+from decomp_ledger.canonical import Json
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import OVERRIDE, PRESERVE
 from decomp_ledger.state import TORCH_ORIGINS, TableState
@@ -104,6 +104,11 @@ class Catalog:
         return {"build": dict(self.build), "ops": ops}
 
     @cached_property
+    def defaults(self) -> Mapping[str, str]:
+        """What torch's default table has: op name -> identity of its decomposition."""
+        return {op: entry.identity() for op, entry in self.ops.items() if entry.default}
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over its sorted entries: two processes of one build with the same libraries agree."""
         return hashlib.sha256(_dump(self.to_json())).hexdigest()
@@ -156,7 +161,7 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
         state: what the table says.
         catalog: what the dispatcher has: the live one, one that was met earlier, or another torch's.
     """
-    base = {op: entry.identity() for op, entry in catalog.ops.items() if entry.default} if state.base == "torch" else {}
+    base = catalog.defaults if state.base == "torch" else {}
     ops = dict(base)
     overridden = []
     for op, intent in state.intents.items():
@@ -177,7 +182,7 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
         preserved=tuple(sorted(base.keys() - ops.keys())),
         overridden=tuple(sorted(overridden)),
         pending=tuple(sorted(op for op in state.intents if op not in catalog.ops)),
-        digest=digest_of({"build": dict(catalog.build), "ops": dict(ops)}),
+        digest=hashlib.sha256(_dump({"build": dict(catalog.build), "ops": ops})).hexdigest(),
     )
 
 
@@ -214,5 +219,5 @@ def unpack(data: bytes, base: Catalog | None) -> Catalog:
 
 
 def _dump(value: dict[str, Any]) -> bytes:
-    # Names and digests of our own making: the checks of canonical_json would find nothing.
+    # As canonical_json writes it: of names and digests, in which its checks would find nothing.
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -261,7 +261,9 @@ class _Walk:
 
     def python_kernels(self) -> list[tuple[Any, Any, bool]]:
         """Return (operator, CIA kernel, has it any C++ kernel) of each with one in Python."""
-        packets = [vars(space)[name] for space in privates.namespaces() for name in space._dir]
+        packets: list[Any] = []
+        for space in privates.namespaces():
+            packets.extend(map(vars(space).__getitem__, space._dir))
         if packets != self.packets or sum(map(len, self._overloads)) != self._sizes:
             self.packets = packets
             families = [packet for packet in packets if isinstance(packet, OpOverloadPacket)]
@@ -269,11 +271,9 @@ class _Walk:
             self._sizes = sum(map(len, self._overloads))
             operators = [vars(packet)[name] for packet in families for name in packet._dir]
             self._kernels = [(op.py_kernels, op) for op in operators]
-        return [
-            (op, kernels[privates.CIA], bool(torch._C._dispatch_has_kernel(op.name())))
-            for kernels, op in [pair for pair in self._kernels if pair[0]]
-            if privates.CIA in kernels
-        ]
+        cia = privates.CIA
+        found = [(op, kernels[cia]) for kernels, op in self._kernels if kernels and cia in kernels]
+        return [(op, kernel, bool(torch._C._dispatch_has_kernel(op.name()))) for op, kernel in found]
 
 
 dispatcher = Dispatcher()

@@ -1,14 +1,12 @@
-"""Who, why, where and in what: the provenance of an event."""
+"""Who, why, where and in what: the provenance of an event.
+
+What only a writer needs of the standard library is imported in the functions, for the sake of those who read.
+"""
 
 from __future__ import annotations
 
-import getpass
 import os
-import platform
-import socket
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -55,6 +53,8 @@ def _person(folder: str) -> str:
     name, mail = _git("config", "user.name", folder=folder), _git("config", "user.email", folder=folder)
     if name or mail:
         return _readable(f"{name} <{mail}>" if name and mail else name or mail)
+    import getpass
+
     try:
         return _readable(getpass.getuser())
     except (KeyError, OSError):  # a container's user without a name
@@ -63,6 +63,8 @@ def _person(folder: str) -> str:
 
 def _git(*arguments: str, folder: str) -> str:
     """Ask git about a folder; empty if it is no working tree, or git is missing or slow."""
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", "-C", folder, *arguments],
@@ -137,6 +139,8 @@ def _shown(name: str, folder: str, minimal: bool) -> str:
 
 @cache
 def _libraries() -> tuple[str, ...]:
+    import sysconfig
+
     paths = (sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
     return tuple(path for path in paths if path)
 
@@ -164,6 +168,9 @@ def environment() -> dict[str, Json]:
 
 @cache
 def _base(folder: str, minimal: bool) -> dict[str, Json]:
+    import platform
+    import socket
+
     facts: dict[str, Json] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

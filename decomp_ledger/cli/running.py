@@ -16,13 +16,15 @@ import signal
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from decomp_ledger.cli.common import LedgerOption, pass_ledger
 from decomp_ledger.errors import LedgerFileError
-from decomp_ledger.live.recording import ON_ERROR, Recording, record
+
+if TYPE_CHECKING:
+    from decomp_ledger.live.recording import Recording
 
 __all__ = ["COMMANDS"]
 
@@ -32,7 +34,7 @@ __all__ = ["COMMANDS"]
 @click.option("--reason", help="Why; kept with every event.")
 @click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git's user or the login name.")
 @click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
-@click.option("--on-error", type=click.Choice(ON_ERROR), default="warn", show_default=True,
+@click.option("--on-error", type=click.Choice(["warn", "raise"]), default="warn", show_default=True,
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
@@ -53,6 +55,9 @@ def run(
 
     Its exit status and traceback are the program's own. What was recorded up to a crash is kept.
     """
+    # The other commands do without it.
+    from decomp_ledger.live.recording import record
+
     _check(option)
     load = _load_module if as_module else _load_script
     code, main = load(script, list(args))

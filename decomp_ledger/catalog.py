@@ -124,6 +124,7 @@ class Snapshot:
         preserved: ops that its base has and the table leaves out.
         overridden: ops with a decomposition that the table gives.
         pending: ops the table speaks of and the catalog does not have.
+        catalog: the catalog's digest.
         digest: SHA-256 over the build and `ops`.
     """
 
@@ -132,6 +133,7 @@ class Snapshot:
     preserved: tuple[str, ...]
     overridden: tuple[str, ...]
     pending: tuple[str, ...]
+    catalog: str
     digest: str
 
 
@@ -182,6 +184,7 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
         preserved=tuple(sorted(base.keys() - ops.keys())),
         overridden=tuple(sorted(overridden)),
         pending=tuple(sorted(op for op in state.intents if op not in catalog.ops)),
+        catalog=catalog.digest,
         digest=hashlib.sha256(_dump({"build": dict(catalog.build), "ops": ops})).hexdigest(),
     )
 

@@ -16,6 +16,7 @@ __all__ = [
     "RecordingWarning",
     "SchemaError",
     "UnknownCatalog",
+    "UnknownExport",
     "UnknownTable",
     "UnknownVersion",
     "UnsupportedTorch",
@@ -43,6 +44,10 @@ class SchemaError(LedgerError, RuntimeError):
 
 class UnknownCatalog(LedgerError, KeyError):
     """No catalog of that torch version is shipped."""
+
+
+class UnknownExport(LedgerError, LookupError):
+    """The ledger has no export of that number."""
 
 
 class UnknownTable(LedgerError, KeyError):

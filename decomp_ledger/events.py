@@ -29,6 +29,7 @@ __all__ = [
     "Changing",
     "Created",
     "Event",
+    "Exported",
     "Materialized",
     "Popped",
     "Restored",
@@ -189,10 +190,39 @@ class Materialized:
     pending: tuple[str, ...] = ()
 
 
-Body: TypeAlias = "Created | Changing | Tagged | Materialized"
+@attrs.frozen
+class Exported:
+    """A program was lowered with the table.
+
+    Attributes:
+        catalog: digest of the catalog it met.
+        snapshot: digest of the table that was used.
+        before: digest of the program's graph before, or None if it could not be made.
+        after: the same afterwards; None too if the export failed.
+        ops_before: op name -> how often it is in the graph before.
+        ops_after: the same afterwards; empty if the export failed.
+        fired: op name -> how often its decomposition was traced, nested ones included.
+        milliseconds: how long it took.
+        error: type and message of the exception it failed with, or None.
+    """
+
+    kind: ClassVar[str] = "exported"
+    schema: ClassVar[int] = 1
+    catalog: str
+    snapshot: str
+    before: str | None
+    after: str | None
+    ops_before: Mapping[str, int]
+    ops_after: Mapping[str, int]
+    fired: Mapping[str, int]
+    milliseconds: int
+    error: tuple[str, str] | None = None
+
+
+Body: TypeAlias = "Created | Changing | Tagged | Materialized | Exported"
 
 _KINDS: dict[str, type[Any]] = {
-    cls.kind: cls for cls in (Created, Set, Popped, Updated, Restored, Reverted, Tagged, Materialized)
+    cls.kind: cls for cls in (Created, Set, Popped, Updated, Restored, Reverted, Tagged, Materialized, Exported)
 }
 CHANGING_KINDS = frozenset(kind for kind, cls in _KINDS.items() if cls is Created or issubclass(cls, Changing))
 
@@ -208,7 +238,7 @@ class Event:
         seq: 1, 2, 3 ... across the ledger.
         table: name of the table it belongs to.
         version: the table's version after it.
-        kind: `created`, `set`, `popped`, `updated`, `restored`, `reverted`, `tagged`, `materialized`.
+        kind: `created`, `set`, `popped`, `updated`, `restored`, `reverted`, `tagged`, `materialized`, `exported`.
         recorded_at: UTC, ISO 8601 with microseconds and `Z`.
         actor: who did it.
         reason: why, or None.
@@ -295,7 +325,26 @@ def _build(cls: type[Any], value: dict[str, Any]) -> Body:
         return Created(value["base"], None if parent is None else (_string(parent[0]), _integer(parent[1])))
     if cls is Tagged:
         return Tagged(_string(value["name"]))
-    return Materialized(_string(value["catalog"]), _string(value["snapshot"]), tuple(_strings(value["pending"])))
+    if cls is Materialized:
+        return Materialized(_string(value["catalog"]), _string(value["snapshot"]), tuple(_strings(value["pending"])))
+    error = value["error"]
+    return Exported(
+        catalog=_string(value["catalog"]),
+        snapshot=_string(value["snapshot"]),
+        before=None if value["before"] is None else _string(value["before"]),
+        after=None if value["after"] is None else _string(value["after"]),
+        ops_before=_counts(value["ops_before"]),
+        ops_after=_counts(value["ops_after"]),
+        fired=_counts(value["fired"]),
+        milliseconds=_integer(value["milliseconds"]),
+        error=None if error is None else (_string(error[0]), _string(error[1])),
+    )
+
+
+def _counts(value: object) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, found {type(value).__name__}")
+    return {_string(op): _integer(count) for op, count in value.items()}
 
 
 def _string(value: object) -> str:

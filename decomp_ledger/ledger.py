@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from decomp_ledger import names, provenance, sql
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion, UnusableValue
-from decomp_ledger.events import CHANGING_KINDS, Body, Created, Event, Materialized
-from decomp_ledger.records import Provenance, Records, read_event
+from decomp_ledger.errors import LedgerError, UnknownExport, UnknownTable, UnknownVersion, UnusableValue
+from decomp_ledger.events import CHANGING_KINDS, Body, Created, Event, Exported, Materialized
+from decomp_ledger.records import Provenance, Records, TableInfo, read_event
 from decomp_ledger.state import Intent, Reference, TableState
 from decomp_ledger.store import Store
 from decomp_ledger.stream import Stream
@@ -34,25 +33,6 @@ _IS_CHANGING = "event.kind IN (" + ", ".join(f"'{kind}'" for kind in sorted(CHAN
 _CHUNK = 500
 
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
-
-
-@attrs.frozen
-class TableInfo:
-    """One line of the list of tables.
-
-    Attributes:
-        name: the table.
-        version: its version.
-        events: how many it has.
-        first_at: when it began, UTC.
-        last_at: when its last event was recorded, UTC.
-    """
-
-    name: str
-    version: int
-    events: int
-    first_at: str
-    last_at: str
 
 
 class Ledger:
@@ -89,7 +69,8 @@ class Ledger:
         self.reason = None if reason is None else check_text(reason, "the reason")
         self.trust = tuple(trust)
         # Functions of this process: those recorded here, and for each op those that the caller supplied.
-        self.recorded: dict[tuple[str, Reference], Any] = {}
+        # The former weakly: the tables that use them hold them.
+        self.recorded: weakref.WeakValueDictionary[tuple[str, Reference], Any] = weakref.WeakValueDictionary()
         self.provided: dict[str, list[Any]] = {}
         self.store = Store(path, read_only=read_only, timeout=timeout, durability=durability, lazy=lazy)
         self.records = Records(self.store)
@@ -374,6 +355,22 @@ class Ledger:
             or next(iter(own), None)
             or next(self.events(kind=Materialized.kind, desc=True, limit=1), None)
         )
+
+    def exports(self) -> Iterator[Event]:
+        """Give the exports, oldest first; the number of each is its event's seq."""
+        return self.events(kind=Exported.kind)
+
+    def export(self, number: int) -> Event:
+        """Return one export by its number.
+
+        Raises:
+            UnknownExport: there is none of that number.
+        """
+        found = next(self.events(kind=Exported.kind, gt=number - 1, lte=number), None)
+        if found is None:
+            some = [event.seq for event in self.events(kind=Exported.kind, desc=True, limit=5)]
+            raise UnknownExport(f"{self.path} has no export {number}; its last: {', '.join(map(str, some)) or 'none'}")
+        return found
 
     def changes_after(self, table: str, version: int) -> list[Event]:
         """Return the events that changed a table after a version, oldest first."""

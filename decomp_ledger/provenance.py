@@ -175,6 +175,7 @@ def _base(folder: str, minimal: bool) -> dict[str, Json]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
+    _git_root(folder)  # asked here, and remembered: call_site() is asked while the ledger is locked
     commit = _git("rev-parse", "HEAD", folder=folder)
     if commit:
         facts["git_commit"] = commit

@@ -32,7 +32,7 @@ from decomp_ledger.events import (
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
 
-__all__ = ["Provenance", "Records", "read_event"]
+__all__ = ["Provenance", "Records", "TableInfo", "read_event"]
 
 # Whole catalogs to compare a new one with, when it is stored as a difference.
 _BASES_TRIED = 4
@@ -53,6 +53,25 @@ class Provenance:
     reason: str | None
     call_site: CallSite | None
     environment: dict[str, Json]
+
+
+@attrs.frozen
+class TableInfo:
+    """One line of the list of tables.
+
+    Attributes:
+        name: the table.
+        version: its version.
+        events: how many it has.
+        first_at: when it began, UTC.
+        last_at: when its last event was recorded, UTC.
+    """
+
+    name: str
+    version: int
+    events: int
+    first_at: str
+    last_at: str
 
 
 class Records:

@@ -107,6 +107,8 @@ class Store:
             raise LedgerFileError(f"there is no ledger at {path}; name one with --ledger, or record something first")
         if not path.parent.is_dir():
             raise LedgerFileError(f"{path} cannot be made: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise LedgerFileError(f"{path} cannot be made: the folder {path.parent} is not writable here")
         draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
             connection = self._connect(str(draft))
@@ -210,9 +212,10 @@ class Store:
                     yield connection
                     return
                 self._check_place()
-                connection.execute("BEGIN IMMEDIATE")
                 self._depth += 1
                 try:
+                    # Inside, since an interrupt may come right after it.
+                    connection.execute("BEGIN IMMEDIATE")
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -240,15 +243,22 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (LedgerError, sqlite3.ProgrammingError):
+        except LedgerError:
             raise
+        except sqlite3.ProgrammingError as error:
+            if "closed" not in str(error):
+                raise
+            raise LedgerFileError(f"the ledger {self.path} was closed meanwhile; open it again") from error
         except sqlite3.Error as error:
             raise LedgerFileError(explain(self.path, error)) from error
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
+        if self._pid != os.getpid():
+            self._closed = True  # the connection, and the lock, are the parent's
+            return
         with self._lock:
-            if self._connection is not None and not self._closed and self._pid == os.getpid():
+            if self._connection is not None and not self._closed:
                 self._connection.close()
             self._closed = True
 

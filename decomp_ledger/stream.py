@@ -6,13 +6,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from decomp_ledger import names
+from decomp_ledger import names, provenance
 from decomp_ledger.canonical import check_text
 from decomp_ledger.catalog import Catalog, Snapshot, materialize
-from decomp_ledger.errors import InvalidName, LedgerError, ReadOnlyTable, UnknownVersion, VersionConflict
+from decomp_ledger.errors import (
+    InvalidName,
+    LedgerError,
+    LedgerFileError,
+    ReadOnlyTable,
+    SchemaError,
+    UnknownVersion,
+    VersionConflict,
+)
 from decomp_ledger.events import (
     PRESERVE,
     RESTORE,
@@ -21,12 +30,14 @@ from decomp_ledger.events import (
     Changing,
     Created,
     Event,
+    Exported,
     Materialized,
     Popped,
     Restored,
     Reverted,
     Tagged,
 )
+from decomp_ledger.owner import Owner, renew_after_fork
 from decomp_ledger.state import Intent, IntentDiff, Reference, TableState, changes_between, diff, fold
 
 if TYPE_CHECKING:
@@ -70,15 +81,13 @@ class Stream:
         self.version = state.version if state is not None and parent is None else 0
         self.parent = parent
         self.writable = writable
-        # For tables of a recording: why, what to call instead of raising when the ledger cannot be written, and
-        # what to call with every fork.
+        # For tables of a recording: why, and who is told of forks and of a ledger that cannot be written.
         self.reason: str | None = None
-        self.on_failure: Callable[[Exception], None] | None = None
-        self._on_fork: Callable[[Stream], None] | None = None
+        self.owner: Owner | None = None
         # Ops of which something else is said since the view on top last looked.
         self.dirty: set[str] = set()
         self.lock = threading.RLock()
-        # Functions of this process that references name: shared by all tables of a ledger.
+        renew_after_fork(self)
         # Functions of this process that its references name, by op.
         self.functions: dict[tuple[str, Reference], Any] = {}
         # Whether an op is loaded, where a dispatcher can be asked.
@@ -90,6 +99,10 @@ class Stream:
     def name(self) -> str:
         """Its name; of one that has no event yet, what its name will begin with and `/?`."""
         return self._name if self._name is not None else f"{self._prefix}/?"
+
+    def is_recorded(self) -> bool:
+        """Whether its changes still become events."""
+        return self.ledger is not None
 
     @property
     def state(self) -> TableState:
@@ -126,25 +139,28 @@ class Stream:
         if reason is not None:
             check_text(reason, "the reason")
         with self.lock:
-            if self.ledger is None or self.version == 0 or self.on_failure is not None:
+            if not self.is_recorded() or self.version == 0:
                 return self._change_alone(make, decide, reason, expected_version)
-            with self.ledger.store.writing():
+            wanted: Wanted = []
+
+            def write() -> Event | None:
+                nonlocal wanted
                 self.sync()
                 self._expect(expected_version)
                 wanted = decide(self.intents)
-                event = self._append(make, wanted, reason) if wanted else None
+                return self._append(make, wanted, reason) if wanted else None
+
+            event = self._attempt(write)
             if event is not None:
                 self._apply(wanted, event.version)
+            elif not self.is_recorded():  # the recording has just stopped
+                return self._change_alone(make, decide, reason, expected_version)
             return event
 
     def _change_alone(
-        self,
-        make: Make,
-        decide: Decide,
-        reason: str | None,
-        expected_version: int | None,
+        self, make: Make, decide: Decide, reason: str | None, expected_version: int | None
     ) -> Event | None:
-        """Change a table that no other process can have changed: a file is touched only for an event."""
+        """Change a table that nobody else can know yet: a file is touched only for an event."""
         self._expect(expected_version)
         wanted = decide(self.intents)
         if not wanted:
@@ -176,31 +192,63 @@ class Stream:
             self._attempt(write)
         return snapshot
 
+    def exported(self, body: Exported, version: int) -> Event | None:
+        """Record that a version was used to lower a program.
+
+        Args:
+            body: what came of it.
+            version: the version that was used; the table may have changed since.
+        """
+
+        def write() -> Event:
+            assert self.ledger is not None  # asked by _attempt
+            return self.ledger.append(self.name, version, body, reason=self.reason)
+
+        with self.lock:
+            return self._attempt(write)
+
     def create(self) -> None:
         """Write its first event, unless it has one."""
-        if self.version == 0:
-            self._attempt(self._create)
+        with self.lock:
+            if self.version == 0:
+                self._attempt(self._create)
 
     def _attempt(self, write: Callable[[], Event | None]) -> Event | None:
         """Write within a transaction; on failure, let a recording decide whether to go on unrecorded."""
+        if self.owner is not None and self.owner.stopped:
+            self.detach()
         if self.ledger is None:
             return None
-        before = self.version, self._name
         try:
-            with self.ledger.store.writing():
+            with self._transaction(self.ledger):
                 return write()
-        except BaseException as error:
-            self.version, self._name = before
-            if self.on_failure is None or not isinstance(error, LedgerError):
+        except (LedgerFileError, SchemaError) as error:
+            if self.owner is None:
                 raise
-            self.on_failure(error)
+            self.owner.failed(error)
             self.detach()
             return None
 
+    @contextmanager
+    def _transaction(self, ledger: Ledger) -> Iterator[None]:
+        """Write, and be what it was before if that fails."""
+        # Asked before the ledger is locked: the first time, it asks git.
+        provenance.actor(ledger.actor)
+        provenance.environment()
+        with self.lock:
+            before = self.version, self._name
+            try:
+                with ledger.store.writing():
+                    yield
+            except BaseException:
+                self.version, self._name = before
+                raise
+
     def detach(self) -> None:
         """Go on in memory: what was recorded stays, and nothing more is."""
-        self.ledger = None
-        self.version = max(self.version, 1)
+        with self.lock:
+            self.ledger = None
+            self.version = max(self.version, 1)
 
     def _create(self) -> Event:
         assert self.ledger is not None  # asked by _attempt
@@ -241,7 +289,7 @@ class Stream:
 
     def sync(self) -> bool:
         """Take in what other processes have changed since; return whether anything was."""
-        if self.ledger is None or self.version == 0 or not self.writable or self.on_failure is not None:
+        if self.ledger is None or self.version == 0 or not self.writable:
             return False
         later = self.ledger.changes_after(self.name, self.version)
         for event in later:
@@ -278,13 +326,7 @@ class Stream:
         return self.change(Restored, decide, reason=reason, expected_version=expected_version)
 
     def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> Event | None:
-        """Bring back the state of an earlier version, by appending what differs.
-
-        Args:
-            to: a version or a tag.
-            reason: why.
-            expected_version: the version the caller believes the table to have.
-        """
+        """Bring back the state of a version or tag, by appending what differs."""
         then = self.at(to)
 
         def make(changes: tuple[Change, ...], *, pending: tuple[str, ...]) -> Changing:
@@ -311,7 +353,7 @@ class Stream:
         if name.lstrip("-").isdigit():
             raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
         ledger = self._recorded()
-        with self.lock, ledger.store.writing():
+        with self._transaction(ledger):
             self.create()
             self.sync()
             at = self.version if version is None else self._check_version(version)
@@ -358,19 +400,14 @@ class Stream:
         forked.version = 0 if self.ledger is not None else 1
         forked.functions = dict(self.functions)
         forked.reason = self.reason
-        forked.adopt(self.on_failure, self._on_fork)
+        forked.adopt(self.owner)
         return forked
 
-    def adopt(self, on_failure: Callable[[Exception], None] | None, on_fork: Callable[[Stream], None] | None) -> None:
-        """Make it, and all that is forked from it, a stream of a recording.
-
-        Args:
-            on_failure: called with the error when the ledger cannot be written, instead of raising.
-            on_fork: called with this stream and every fork.
-        """
-        self.on_failure, self._on_fork = on_failure, on_fork
-        if on_fork is not None:
-            on_fork(self)
+    def adopt(self, owner: Owner | None) -> None:
+        """Make it, and all that is forked from it, a stream of a recording."""
+        self.owner = owner
+        if owner is not None:
+            owner.adopted(self)
 
     def fork_as(self, name: str) -> Stream:
         """Return a new stream of that name, written at once.
@@ -380,7 +417,7 @@ class Stream:
         """
         names.check_label(name, "a table")
         ledger = self._recorded()
-        with ledger.store.writing():
+        with self._transaction(ledger):
             self.create()
             if ledger.records.stream_id(name) is not None:
                 raise LedgerError(f"there is a table {name!r} already; fork under another name")
@@ -393,6 +430,7 @@ class Stream:
         state = self.at(version)
         past = Stream(self.ledger, self.name, state=state, writable=False)
         past.functions = self.functions
+        past.adopt(self.owner)
         return past
 
     def _source(self) -> tuple[str, int] | None:

@@ -20,7 +20,17 @@ from decomp_ledger import sql
 from decomp_ledger.canonical import Json
 from decomp_ledger.catalog import Catalog, materialize, unpack
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import CHANGING_KINDS, GENESIS, Changing, Created, Event, Materialized, Tagged, chain_hash
+from decomp_ledger.events import (
+    CHANGING_KINDS,
+    GENESIS,
+    Changing,
+    Created,
+    Event,
+    Exported,
+    Materialized,
+    Tagged,
+    chain_hash,
+)
 from decomp_ledger.records import Records, read_event
 from decomp_ledger.state import Reference, TableState
 
@@ -227,7 +237,7 @@ class _Check:
         elif isinstance(body, Tagged):
             if self.tags.pop((self.streams[event.table], body.name), None) != event.version:
                 self.problem(event.seq, f"the tag {body.name!r} is not stored as it says")
-        elif isinstance(body, Materialized):
+        elif isinstance(body, (Materialized, Exported)):
             self.met.append(event)
 
     def rows_of(self, event: Event) -> Iterator[tuple[Any, ...]]:
@@ -281,7 +291,7 @@ class _Check:
     def snapshot(self, event: Event) -> None:
         """Replay a table against the catalog that it met."""
         body = event.body
-        assert isinstance(body, Materialized)  # as it was collected
+        assert isinstance(body, (Materialized, Exported))  # as it was collected
         catalog = self.catalogs.get(body.catalog)
         if catalog is None:
             self.problem(event.seq, f"the catalog {body.catalog[:12]} that it names is missing or damaged")
@@ -291,5 +301,6 @@ class _Check:
         except _DAMAGE as error:
             self.problem(event.seq, f"its table cannot be replayed: {error}")
             return
-        if (snapshot.digest, snapshot.pending) != (body.snapshot, body.pending):
+        pending = body.pending if isinstance(body, Materialized) else snapshot.pending
+        if (snapshot.digest, snapshot.pending) != (body.snapshot, pending):
             self.problem(event.seq, "the snapshot that it names is not what its table gives")

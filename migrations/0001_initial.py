@@ -57,6 +57,8 @@ CREATE TABLE event (
     hash BLOB NOT NULL
 ) STRICT;
 CREATE INDEX event_version ON event(stream_id, version);
+-- A version is made by one event.
+CREATE UNIQUE INDEX event_change ON event(stream_id, version) WHERE kind NOT IN ('tagged', 'materialized', 'exported');
 
 -- One row for each op an event touched: as-of reads, history and blame by index alone.
 CREATE TABLE change (

@@ -115,6 +115,7 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
         "preserved": tuple(preserved),
         "overridden": tuple(overridden),
         "pending": tuple(pending),
+        "catalog": catalog.digest,
         "digest": hashlib.sha256(rfc8785.dumps({"build": dict(catalog.build), "ops": ops})).hexdigest(),
     }
 

@@ -20,24 +20,26 @@ MAX_FILE, MAX_FUNCTION = 450, 70
 LAYERS = (
     {"errors"},
     {"canonical", "names"},
-    {"events", "state", "catalog", "catalogs", "explaining", "provenance"},
-    {"sql", "migrating", "store", "records", "verify", "stream", "ledger"},
+    {"events", "state", "catalog", "catalogs", "drift", "explaining", "provenance", "replay"},
+    {"sql", "migrating", "owner", "store", "records", "verify", "stream", "ledger"},
     {"live"},
     {"cli"},
     {"__main__", "__init__"},
 )
-PURE = {"errors", "canonical", "names", "events", "state", "catalog", "explaining"}
+PURE = {"errors", "canonical", "names", "events", "state", "catalog", "drift", "explaining", "replay"}
 WORLD = {"io", "os", "pathlib", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time", "torch"}
 HEAVY = ("torch", "numpy", "sqlite_utils")
 # Of `live`, these wait for the program to import torch.
 WAITING = ("decomp_ledger.live.hooks", "decomp_ledger.live.recording")
 WITHOUT_TORCH = (
     "test_catalog.py",
+    "test_drift.py",
     "test_events.py",
     "test_ledger.py",
     "test_migrations.py",
     "test_names.py",
     "test_provenance.py",
+    "test_replay.py",
     "test_store.py",
     "test_stream.py",
     "test_verify.py",

@@ -20,7 +20,7 @@ def test_the_python_examples_run_in_a_new_process(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     printed = [line.split() for line in done.stdout.splitlines()]
-    assert [words[:4] for words in printed] == [["2", "edge", "popped", "Ada"], ["7", "edge", "reverted", "Ada"]]
+    assert [words[:4] for words in printed] == [["2", "edge", "popped", "Ada"], ["8", "edge", "reverted", "Ada"]]
 
 
 def test_the_reference_of_the_command_line_is_up_to_date() -> None:

@@ -110,7 +110,7 @@ def test_run_decompositions_without_a_table_is_recorded(ledger: Ledger, program:
     with record(ledger, name="job"):
         actual = program.run_decompositions()
     assert str(expected.graph) == str(actual.graph)
-    assert log(ledger) == [("job/1", "created", 1), ("job/1", "materialized", 1)]
+    assert log(ledger) == [("job/1", "created", 1), ("job/1", "materialized", 1), ("job/1", "exported", 1)]
 
 
 @pytest.mark.parametrize("how", ["position", "keyword"])
@@ -121,15 +121,16 @@ def test_run_decompositions_with_a_table_is_recorded(how: str, ledger: Ledger, p
         given = {"decomp_table": table} if how == "keyword" else {}
         exported = program.run_decompositions(*([] if given else [table]), **given)
     assert "aten.linear.default" in targets(exported)
-    assert log(ledger) == [("job/1", "created", 1), ("job/1", "popped", 2), ("job/1", "materialized", 2)]
+    kinds = [("created", 1), ("popped", 2), ("materialized", 2), ("exported", 2)]
+    assert log(ledger) == [("job/1", *kind) for kind in kinds]
 
 
-def test_an_export_twice_over_is_one_event(ledger: Ledger, program: ExportedProgram) -> None:
+def test_an_export_twice_over_is_one_meeting_and_two_exports(ledger: Ledger, program: ExportedProgram) -> None:
     with record(ledger, name="job"):
         table = default_decompositions()
         program.run_decompositions(table)
         program.run_decompositions(table)
-    assert log(ledger) == [("job/1", "created", 1), ("job/1", "materialized", 1)]
+    assert [kind for _, kind, _ in log(ledger)] == ["created", "materialized", "exported", "exported"]
 
 
 def test_a_table_of_a_subclass_is_recorded_when_it_is_used(ledger: Ledger, program: ExportedProgram) -> None:
@@ -157,7 +158,8 @@ def test_a_table_made_before_is_recorded_when_it_is_used(ledger: Ledger, program
         actual = program.run_decompositions(table)
     assert str(expected.graph) == str(actual.graph)
     assert said(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": f"{__name__}.squared"}
-    assert log(ledger) == [("job/1", "created", 1), ("job/1", "updated", 2), ("job/1", "materialized", 2)]
+    kinds = [("created", 1), ("updated", 2), ("materialized", 2), ("exported", 2)]
+    assert log(ledger) == [("job/1", *kind) for kind in kinds]
 
 
 @pytest.mark.parametrize("was_read", [False, True])
@@ -510,7 +512,7 @@ print(*(len(list(dl.Ledger(name).events())) for name in ("a.db", "b.db", "c.db")
 
 
 def test_leaving_puts_torch_back_exactly(run_python: Callable[..., str]) -> None:
-    assert run_python(RESTORES).split() == ["4", "2", "2"]
+    assert run_python(RESTORES).split() == ["5", "3", "3"]
 
 
 def test_a_table_goes_on_unrecorded_after_leaving(ledger: Ledger, program: ExportedProgram) -> None:
@@ -580,8 +582,10 @@ def test_a_recording_may_begin_before_torch_is_imported(run_python: Callable[...
         "job/1:created",
         "job/1:popped",
         "job/1:materialized",
+        "job/1:exported",
         "job/2:created",
         "job/2:materialized",
+        "job/2:exported",
     ]
 
 
@@ -790,7 +794,7 @@ def test_the_line_of_the_library_that_changed_a_table_is_named(
 ) -> None:
     with record(ledger, name="job"):
         lowering.lower(program, [LINEAR, SILU])
-    (created, first, second, met) = ledger.events()
+    (created, first, second, met, exported) = ledger.events()
     blamed = ledger.blame("job/1")
     assert (blamed["aten::linear"].seq, blamed["aten::silu"].seq) == (first.seq, second.seq)
     for event in (first, second):
@@ -799,7 +803,8 @@ def test_the_line_of_the_library_that_changed_a_table_is_named(
         assert LOWERING.splitlines()[event.call_site.line - 1].endswith("# the library's line")
         assert event.call_site.function == "lower"
     assert created.kind == "created"
-    assert met.call_site is not None and met.call_site.function == "lower"
+    for event in (met, exported):
+        assert event.call_site is not None and event.call_site.function == "lower"
 
 
 def test_the_environment_of_an_event_tells_the_torch(ledger: Ledger) -> None:

@@ -165,7 +165,7 @@ def test_tables_and_exports_are_recorded_and_what_the_script_sets_first_is_obeye
     assert ours[:2] == [0, "1\nTrue\n"], ours
     with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
         events = list(ledger.events())
-        assert [event.kind for event in events] == ["created", "popped", "materialized"]
+        assert [event.kind for event in events] == ["created", "popped", "materialized", "exported"]
         assert {"job/1"} == {event.table for event in events}
         site = events[1].call_site
         assert site is not None
@@ -178,7 +178,7 @@ def test_what_was_recorded_up_to_a_crash_is_kept(ending: str, tmp_path: Path) ->
     (tmp_path / "export.py").write_text(EXPORT + ending)
     recorded(["export.py"], tmp_path)
     with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
-        assert [event.kind for event in ledger.events()] == ["created", "popped", "materialized"]
+        assert [event.kind for event in ledger.events()] == ["created", "popped", "materialized", "exported"]
         assert ledger.verify().ok
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -644,27 +645,77 @@ def test_a_failed_write_leaves_the_table_as_it_was(ledger: Ledger, table: Stream
     assert ledger.verify().problems == ()
 
 
+class Recording:
+    """What a stream asks of a recording, without torch."""
+
+    def __init__(self) -> None:
+        self.failures: list[Exception] = []
+        self.streams: list[Stream] = []
+        self.stopped = False
+
+    def failed(self, error: Exception) -> None:
+        self.failures.append(error)
+        self.stopped = True
+
+    def missed(self, error: Exception) -> None:
+        raise AssertionError(error)
+
+    def adopted(self, stream: Stream) -> None:
+        self.streams.append(stream)
+
+
+def test_a_stream_of_a_recording_that_stopped_is_recorded_no_more(ledger: Ledger, table: Stream) -> None:
+    recording = Recording()
+    table.adopt(recording)
+    recording.failed(LedgerFileError("of another table"))
+    assert table.preserve([MM]) is None
+    assert (table.intents, table.ledger, count(ledger)) == ({MM: KEPT}, None, 1)
+
+
+def test_a_table_of_a_recording_may_be_opened_by_name_beside_it(ledger: Ledger, table: Stream) -> None:
+    table.adopt(Recording())
+    beside = ledger.stream("edge")
+    beside.preserve([MM])
+    table.preserve([ADD])
+    beside.preserve([GELU])
+    assert (table.version, beside.version) == (3, 4)
+    assert (table.intents.keys(), beside.intents.keys()) == ({MM, ADD}, {MM, ADD, GELU})
+    assert ledger.verify().ok
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda fork: fork.fork_as("edge"), lambda fork: fork.tag("x", 9)], ids=["fork", "tag"]
+)
+def test_a_fork_of_which_something_failed_can_be_changed(ledger: Ledger, table: Stream, wrong: Any) -> None:
+    fork = table.fork()
+    with pytest.raises(LedgerError):
+        wrong(fork)
+    assert (fork.version, fork.name) == (0, "edge/?")
+    fork.preserve([MM])
+    assert (fork.version, fork.name, ledger.verify().ok) == (2, "edge/1", True)
+
+
 def test_a_stream_of_a_recording_goes_on_in_memory_when_the_ledger_fails(ledger: Ledger, table: Stream) -> None:
-    failures: list[Exception] = []
-    table.adopt(failures.append, None)
+    recording = Recording()
+    table.adopt(recording)
     table.preserve([MM])
     ledger.store.connection.execute("PRAGMA query_only = ON")
     table.preserve([ADD])
     table.preserve([GELU])
     assert table.met(catalog_of(MM, ADD)).preserved == (ADD, MM)
     assert (table.intents.keys(), table.version) == ({MM, ADD, GELU}, 4)
-    assert [type(failure) for failure in failures] == [LedgerFileError]
+    assert [type(failure) for failure in recording.failures] == [LedgerFileError]
     assert ledger.state("edge").intents == {MM: KEPT}
 
 
 def test_what_is_forked_from_a_table_of_a_recording_is_of_that_recording(ledger: Ledger, table: Stream) -> None:
-    streams: list[Stream] = []
+    recording = Recording()
     table.reason = "nightly"
-    table.adopt(None, streams.append)
+    table.adopt(recording)
     fork = table.fork()
     grandchild = fork.fork()
     fork.preserve([MM], reason="why")
-    assert streams == [table, fork, grandchild]
+    assert recording.streams == [table, fork, grandchild]
     assert [event.reason for event in fork.events()] == ["nightly", "nightly / why"]
 
 
@@ -681,15 +732,15 @@ def test_an_error_of_the_caller_s_own_is_raised_as_it_is(ledger: Ledger, table: 
 
 
 def test_what_is_wrong_with_a_change_itself_is_raised_in_a_recording_too(ledger: Ledger, table: Stream) -> None:
-    failures: list[Exception] = []
-    table.adopt(failures.append, None)
+    recording = Recording()
+    table.adopt(recording)
 
     def refuse(_: object) -> list[tuple[str, str, None]]:
         raise KeyError(MM)
 
     with pytest.raises(KeyError, match=MM):
         table.change(Updated, refuse)
-    assert failures == []
+    assert recording.failures == []
 
 
 # Any sequence of changes

@@ -59,6 +59,7 @@ def unguarded(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = sqlite3.connect(path)
     for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         db.execute(f"DROP TRIGGER {name}")
+    db.execute("DROP INDEX event_change")
     db.close()
     return path
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from decomp_ledger.cli import changing, checking, reading, running
+from decomp_ledger.cli import changing, checking, comparing, exports, reading, running
 from decomp_ledger.cli.common import AT_FAULT, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
@@ -29,13 +29,13 @@ __all__ = ["cli", "main"]
 def cli(context: click.Context, path: str) -> None:
     """Record, read and check the decomposition tables that torch.export lowers with.
 
-    A table state is written TABLE, TABLE@VERSION or TABLE@TAG. Exit status: 0 fine, 1 a difference or a fault was
-    found, 2 used wrongly.
+    A table state is written TABLE, TABLE@VERSION or TABLE@TAG; show also takes export:N, drift and replay torch:2.13.0.
+    Exit status: 0 fine, 1 a difference or a fault was found, 2 used wrongly.
     """
     context.obj = LedgerOption(path)
 
 
-for module in (running, reading, changing, checking):
+for module in (running, reading, exports, comparing, changing, checking):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -11,7 +11,7 @@ import click
 
 from decomp_ledger.canonical import Json
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import Created, Event, Materialized, Reverted, Tagged
+from decomp_ledger.events import Created, Event, Exported, Materialized, Reverted, Tagged
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import Intent, TableState
 
@@ -139,6 +139,11 @@ def what(event: Event, limit: int = 3) -> str:
     if isinstance(body, Materialized):
         waiting = f", {len(body.pending)} pending" if body.pending else ""
         return f"snapshot {body.snapshot[:12]}{waiting}"
+    if isinstance(body, Exported):
+        if body.error is not None:
+            return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
+        sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
+        return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
     pending = set(body.pending)
     names = [change.op + (" (not loaded yet)" if change.op in pending else "") for change in body.changes[:limit]]
     more = f" and {len(body.changes) - limit} more" if len(body.changes) > limit else ""

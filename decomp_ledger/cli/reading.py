@@ -24,6 +24,7 @@ from decomp_ledger.cli.common import (
     what,
     write_json,
 )
+from decomp_ledger.cli.exports import show_export
 from decomp_ledger.events import OVERRIDE, PRESERVE, Event
 from decomp_ledger.explaining import Explanation, explain
 from decomp_ledger.ledger import Ledger
@@ -101,7 +102,7 @@ def _when(recorded_at: str) -> str:
 
 
 @click.command()
-@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]]")
+@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]|export:N]")
 @click.option("--preserved", is_flag=True, help="Only ops that are kept in the graph.")
 @click.option("--overridden", is_flag=True, help="Only ops with a decomposition of their own.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
@@ -110,8 +111,12 @@ def _when(recorded_at: str) -> str:
 def show(
     option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
 ) -> None:
-    """Show what a table says of each op, now or at a version or tag."""
+    """Show what a table says of each op, now or at a version or tag; or an export."""
     with option.read() as ledger:
+        kind, _, number = (state or "").partition(":")
+        if kind == "export" and number.isascii() and number.isdigit():
+            show_export(ledger, int(number), as_json)
+            return
         said = sole_table(ledger, state)
         actions = [action for action, wanted in ((PRESERVE, preserved), (OVERRIDE, overridden)) if wanted]
         intents = {op: said.intents[op] for op in sorted(said.intents)}

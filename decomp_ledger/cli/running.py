@@ -105,10 +105,10 @@ def _check(option: LedgerOption) -> None:
     if path.exists():
         with option.read():
             pass
-        if not os.access(path, os.W_OK):
-            raise LedgerFileError(f"{path} is read-only here; name another file with --ledger")
-    elif not path.absolute().parent.is_dir():
-        raise LedgerFileError(f"{path} cannot be made: there is no folder {path.absolute().parent}")
+        if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
+            raise LedgerFileError(f"{path} or its folder is read-only here; name another file with --ledger")
+    elif not os.access(path.absolute().parent, os.W_OK):
+        raise LedgerFileError(f"{path} cannot be made: there is no folder {path.absolute().parent} to write in")
 
 
 def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:

@@ -100,11 +100,11 @@ def _torch_origin(op: str, fn: Any, defaults: Defaults) -> str | None:
 
 
 def _is_torchs(fn: Any) -> bool:
-    return str(getattr(fn, "__module__", None)).partition(".")[0] == "torch"
+    return str(_attribute(fn, "__module__")).partition(".")[0] == "torch"
 
 
 def _describe(fn: Any) -> Reference:
-    module, qualname = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
+    module, qualname = _attribute(fn, "__module__"), _attribute(fn, "__qualname__")
     # What a script defines is found again in no other process.
     importable = module is not None and qualname is not None and module != "__main__"
     if importable and _look_up(str(module), str(qualname)) is fn:
@@ -115,10 +115,18 @@ def _describe(fn: Any) -> Reference:
     return Reference(
         "opaque",
         module if isinstance(module, str) and not isinstance(fn, functools.partial) else None,
-        getattr(named, "__qualname__", type(named).__qualname__),
+        _attribute(named, "__qualname__") or type(named).__qualname__,
         _digest(fn),
         source=source_text(named),
     )
+
+
+def _attribute(fn: Any, name: str) -> Any:
+    """Return an attribute, or None: whatever a callable object does when it is asked."""
+    try:
+        return getattr(fn, name, None)
+    except Exception:
+        return None
 
 
 def _digest(fn: Any) -> str:
@@ -224,5 +232,5 @@ def _changed(op: str, wanted: Reference, found: Any) -> DecompositionChanged:
     return DecompositionChanged(
         f"the decomposition of {op}, {wanted.label()}, is not what was recorded: its source now has the digest "
         f"{_digest(found)[:12]}, recorded was {str(wanted.digest)[:12]}; set it again to record the new one "
-        f"(table[{op!r}] = ...), or bring the old source back"
+        f"(table[{op!r}] = ...), preserve or restore {op}, or bring the old source back"
     )

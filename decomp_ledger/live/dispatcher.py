@@ -11,6 +11,7 @@ patching them for everybody.
 from __future__ import annotations
 
 import difflib
+import os
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -99,10 +100,10 @@ def is_loaded(op: str) -> bool:
 
 def near_names(op: str) -> list[str]:
     """Return up to three loaded names that are close to one that is not."""
-    space = names.namespace(op)
-    known = [name for name in privates.dispatcher_names() if names.namespace(name) == space]
-    if not known:
-        known = privates.dispatcher_names()
+    every = privates.dispatcher_names()
+    # A namespace that nothing has is a library to come, unless it looks like one that is there.
+    spaces = difflib.get_close_matches(names.namespace(op), {names.namespace(name) for name in every}, 1, 0.8)
+    known = [name for name in every if names.namespace(name) in spaces]
     return difflib.get_close_matches(op, known, 3, 0.8)
 
 
@@ -130,7 +131,10 @@ class Defaults:
         entries = {name: Entry(unpreservable="a higher-order operator") for name in privates.higher_order_operators()}
         for name in privates.dispatcher_names():
             op = self.by_name.get(name) or resolve(name)
-            entries[name] = _PLAIN if op is None else _described(name, op, self.table.get(op))
+            try:
+                entries[name] = _PLAIN if op is None else _described(name, op, self.table.get(op))
+            except RuntimeError:  # its library went while it was looked at
+                entries[name] = _PLAIN
         return Catalog(build(), entries)
 
 
@@ -196,6 +200,10 @@ class Dispatcher:
         if all(space.get(name) is packet for space, name, packet in self._watched):
             return defaults
         return self.full()
+
+    def renew_lock(self) -> None:
+        """Have a lock that nobody holds, in a forked child."""
+        self._lock = threading.RLock()
 
     def _glance(self) -> tuple[Any, ...]:
         defined, implemented = privates.python_definitions()
@@ -277,3 +285,6 @@ class _Walk:
 
 
 dispatcher = Dispatcher()
+
+# A child that was forked while another thread looked would wait for ever.
+os.register_at_fork(after_in_child=dispatcher.renew_lock)

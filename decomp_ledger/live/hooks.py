@@ -93,9 +93,9 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original)
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
-        from decomp_ledger.live import recording
+        from decomp_ledger.live import exporting
 
-        return original(self, recording.exporting(decomp_table), *args, **kwargs)
+        return exporting.run(self, decomp_table, lambda table: original(self, table, *args, **kwargs))
 
     cls.run_decompositions = run_decompositions
 

@@ -31,6 +31,7 @@ __all__ = [
     "has_schema",
     "higher_order_operators",
     "libraries_loaded",
+    "name_of",
     "namespaces",
     "preserved_by_default",
     "python_definitions",
@@ -38,6 +39,7 @@ __all__ = [
     "registry_first",
     "remembered_aten_cia_ops",
     "table_class",
+    "tracing_mode",
 ]
 
 CIA = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -168,6 +170,21 @@ def forget_aten_cia_ops() -> None:
     from torch._export.utils import _collect_all_valid_cia_ops_for_aten_namespace as collect
 
     collect.cache_clear()
+
+
+def name_of(op: Any) -> str | None:
+    """Return the name of an operator; None for what is none."""
+    return op.name() if isinstance(op, (OpOverload, HigherOrderOperator)) else None
+
+
+def tracing_mode() -> Any:
+    """Return the mode in which torch traces into a graph now, or None.
+
+    Risk: `torch.fx.experimental.proxy_tensor.get_proxy_mode`. Without it nothing would be counted as fired.
+    """
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode()
 
 
 def namespaces() -> Iterator[Any]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from decomp_ledger import names
-from decomp_ledger.errors import LedgerError, RecordingWarning, UnusableValue
+from decomp_ledger import names, provenance
+from decomp_ledger.errors import LedgerError, LedgerFileError, RecordingWarning, SchemaError, UnusableValue
 from decomp_ledger.events import OVERRIDE, PRESERVE, Updated
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.live import hooks
@@ -27,9 +27,10 @@ from decomp_ledger.state import TableState
 from decomp_ledger.stream import Stream, Wanted
 
 if TYPE_CHECKING:
+    from decomp_ledger.catalog import Snapshot
     from decomp_ledger.live.dispatcher import Defaults
 
-__all__ = ["Recording", "current", "exporting", "record"]
+__all__ = ["Recording", "current", "record"]
 
 ON_ERROR = ("warn", "raise")
 
@@ -43,31 +44,6 @@ def current() -> Recording | None:
         if recording in _active:
             return recording
     return _active[-1] if _active else None
-
-
-def exporting(table: Any) -> Any:
-    """Record that `run_decompositions` is about to use a table; called for every export while torch is hooked.
-
-    Args:
-        table: what the caller gave: None, a table, a dict, or what makes one.
-
-    Returns:
-        What to give to torch in its place: the same, unless it can be read only once.
-    """
-    if table is None:
-        return table  # torch makes a table itself, which is seen when it is made
-    if "decomp_ledger.live.table" in sys.modules:
-        from decomp_ledger.live.table import DecompTable
-
-        if isinstance(table, DecompTable):
-            table.materialize()
-            return table
-    recording = current()
-    if recording is None:
-        return table
-    read = table if isinstance(table, Mapping) else dict(table)
-    recording.plain(read)
-    return read
 
 
 class Recording:
@@ -101,7 +77,7 @@ class Recording:
         self._reason = reason
         self._on_error = on_error
         self._failed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._plain: dict[tuple[Any, ...], Stream] = {}
 
@@ -120,7 +96,9 @@ class Recording:
         _entered.set(tuple(recording for recording in _entered.get() if recording is not self))
         hooks.release(self)
         # Its tables live on, unrecorded, as long as somebody uses them.
-        for stream in list(self._streams):
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
             stream.detach()
         if self._owns_ledger:
             self.ledger.close()
@@ -131,8 +109,18 @@ class Recording:
             None if self._failed else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {})
         )
         stream.reason = self._reason
-        stream.adopt(self.failed, self._streams.add)
+        stream.adopt(self)
         return stream
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has failed, so that nothing more is recorded: a log with holes would be worse than none."""
+        return self._failed
+
+    def adopted(self, stream: Stream) -> None:
+        """Keep in mind a stream that is to be detached at the end."""
+        with self._lock:
+            self._streams.add(stream)
 
     def failed(self, error: Exception) -> None:
         """Say once that the recording has stopped; the export must go on.
@@ -145,16 +133,29 @@ class Recording:
         with self._lock:
             first, self._failed = not self._failed, True
         if first:
-            warnings.warn(
-                f"recording {self.name!r} has STOPPED, and the export goes on unrecorded: {error}",
-                RecordingWarning,
-                stacklevel=2,
-            )
+            _warn(f"recording {self.name!r} has STOPPED, and the export goes on unrecorded: {error}")
 
-    def plain(self, table: Mapping[Any, Any]) -> None:
-        """Record a plain dict that is about to be used, as what it differs by from torch's default table."""
+    def missed(self, error: Exception) -> None:
+        """Say that one table or export is not recorded, for a reason that is not the ledger's.
+
+        Raises:
+            Exception: the user asked for it with `on_error="raise"`.
+        """
+        if isinstance(error, (LedgerFileError, SchemaError)):
+            self.failed(error)
+        elif self._on_error == "raise":
+            raise error
+        else:
+            _warn(f"recording {self.name!r}: an export was not recorded: {error!r}")
+
+    def plain(self, table: Mapping[Any, Any]) -> tuple[Stream, Snapshot] | None:
+        """Record a plain dict that is about to be used, as what it differs by from torch's default table.
+
+        Returns:
+            Its stream, and what it is in this torch; None if it cannot be recorded.
+        """
         if self._failed:
-            return
+            return None
         try:
             from decomp_ledger.live.dispatcher import dispatcher
 
@@ -166,9 +167,10 @@ class Recording:
                 if stream is None:
                     stream = self._plain[key] = self.stream(base)
             stream.change(Updated, lambda intents: [] if intents else wanted)
-            stream.met(defaults.catalog)
+            return stream, stream.met(defaults.catalog)
         except Exception as error:
-            self.failed(error)
+            self.missed(error)
+            return None
 
 
 def _difference(table: dict[Any, Any], defaults: Defaults) -> tuple[str, Wanted]:
@@ -188,6 +190,10 @@ def _difference(table: dict[Any, Any], defaults: Defaults) -> tuple[str, Wanted]
     if from_torch:
         wanted += [(op, PRESERVE, None) for op in sorted(missing)]
     return ("torch" if from_torch else "empty"), wanted
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RecordingWarning, stacklevel=provenance.stack_level())
 
 
 def default_name() -> str:

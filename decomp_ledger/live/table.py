@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from decomp_ledger import names, provenance
+from decomp_ledger.catalog import ABSENT
 from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.events import OVERRIDE, PRESERVE, Event, Popped, Set, Updated
 from decomp_ledger.live import decompositions, environment, hooks, privates
@@ -25,6 +27,7 @@ __all__ = ["DecompTable"]
 provenance.torch_facts = environment.torch_facts
 
 _MISSING: Any = object()
+_MAX_WARNINGS = 10
 
 
 class DecompTable(View):
@@ -49,7 +52,7 @@ class DecompTable(View):
             if recording is None:
                 raise UnusableValue("a DecompTable is made by Ledger.table(name); it needs a ledger to be recorded in")
             stream = recording.stream()
-        elif stream.ledger is not None and stream.on_failure is None:
+        elif stream.ledger is not None and stream.owner is None:
             hooks.hold("tables")  # so that their exports are seen; it passes everything else on
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
         super().__init__(stream)
@@ -157,23 +160,30 @@ class DecompTable(View):
 
     def _take(self, ops: list[str]) -> dict[str, Callable[..., Any]]:
         """Preserve those of the ops that upstream's pop would remove; return what they had."""
-        taken: dict[str, Callable[..., Any]] = {}
+        had: dict[str, tuple[Intent | None, str]] = {}
+        defaults = dispatcher.quick()
 
         def decide(intents: Mapping[str, Intent]) -> Wanted:
-            taken.clear()
-            defaults = dispatcher.quick()
+            had.clear()
             for op in ops:
-                fn = self._decomposition(op, defaults)
-                if fn is None and not names.is_aten(op) and intents.get(op) != Intent(PRESERVE):
-                    fn = _Later(op)
-                if fn is not None:
-                    taken[op] = fn
-            return [(op, PRESERVE, None) for op in taken]
+                intent = intents.get(op)
+                choice = self._choice(op, intent, defaults)
+                if choice != ABSENT or (not names.is_aten(op) and intent != Intent(PRESERVE)):
+                    had[op] = intent, choice
+            return [(op, PRESERVE, None) for op in had]
 
         self._stream.change(Popped, decide)
         self._written()
-        self._warn_of_typos(taken)
-        return taken
+        self._warn_of_typos(had)
+        # Only now: finding a function may import its module, which the ledger must not be locked for.
+        return {op: self._taken(op, intent, choice, defaults) for op, (intent, choice) in had.items()}
+
+    def _taken(self, op: str, intent: Intent | None, choice: str, defaults: Defaults) -> Callable[..., Any]:
+        """Return what a removed op had, or what finds it, or says why it cannot be had, when it is called."""
+        try:
+            return self._found(op, intent, choice, defaults) or _Later(op)
+        except LedgerError as error:
+            return _Later(op, error)
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove the last op, and return it with its decomposition.
@@ -255,8 +265,10 @@ class DecompTable(View):
                 # Never an operator: it is dead when its library goes.
                 if ref.origin not in TORCH_ORIGINS and not isinstance(pairs[op], privates.OpOverload):
                     self._stream.functions[op, ref] = pairs[op]
-                    if self._stream.ledger is not None:
-                        self._stream.ledger.recorded[op, ref] = pairs[op]
+                    ledger = self._stream.ledger
+                    if ledger is not None:
+                        with contextlib.suppress(TypeError):  # what cannot be referred to weakly
+                            ledger.recorded[op, ref] = pairs[op]
         self._stream.change(kind, decide, reason=reason, expected_version=expected_version)
         # A function made anew from the same source is no event; the one to use is the newest.
         self._stream.dirty.update(op for op in wanted if op in self._stream.intents)
@@ -267,8 +279,10 @@ class DecompTable(View):
         return self._stream.base == "torch" and decompositions.is_default(op, fn, defaults)
 
     def _warn_of_typos(self, ops: Iterable[str]) -> None:
-        for op in ops:
-            if not is_loaded(op) and (near := near_names(op)):
+        pending = [op for op in ops if not is_loaded(op)]
+        # Who names hundreds of ops before their library is loaded has not mistyped them all.
+        for op in pending[:_MAX_WARNINGS]:
+            if near := near_names(op):
                 warnings.warn(
                     f"{op} is not loaded, and is pending in {self.name!r}; did you mean {', '.join(near)}?",
                     PendingOpWarning,
@@ -363,13 +377,16 @@ class DecompTable(View):
 class _Later:
     """What popping an op that has no decomposition yet returns: it finds one when it is called, if there is one."""
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, error: LedgerError | None = None) -> None:
         self._op = op
+        self._error = error
 
     def __repr__(self) -> str:
         return f"<decomposition of {self._op}, looked up when called>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._error is not None:
+            raise self._error
         live = resolve(self._op)
         if live is None:
             raise InvalidName(f"{self._op} is not loaded, so it has no decomposition to call; load it first")

@@ -7,15 +7,16 @@ dispatcher changed, and never remembered across that.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import names
-from decomp_ledger.catalog import choose
+from decomp_ledger.catalog import ABSENT, DEFAULT, Snapshot, choose
 from decomp_ledger.errors import InvalidName, LedgerError
 from decomp_ledger.live import decompositions, privates
 from decomp_ledger.live.dispatcher import Defaults, dispatcher, is_loaded, resolve
-from decomp_ledger.state import Reference
+from decomp_ledger.state import Intent, Reference
 from decomp_ledger.stream import Stream
 
 if TYPE_CHECKING:
@@ -51,13 +52,11 @@ class View(CustomDecompTable):
         self._by_operator: set[str] = set()
         self._looks = 0
         self._sizes = (0, 0, 0)
-        self._met: tuple[int, Defaults] | None = None
-        try:
+        self._met: tuple[int, Defaults, Snapshot | None] | None = None
+        # If a recorded decomposition cannot be had here, its history can be read all the same, and a read of the
+        # mapping says what is wrong.
+        with contextlib.suppress(LedgerError):
             self._look(dispatcher.quick())
-        except LedgerError:
-            # A recorded decomposition cannot be had here: its history can be read all the same, and a read of the
-            # mapping says what is wrong.
-            self._forget()
 
     # The view
 
@@ -67,33 +66,41 @@ class View(CustomDecompTable):
 
     def _look(self, defaults: Defaults) -> None:
         with self._stream.lock:
-            if defaults is not self._defaults:
-                view = dict(defaults.table) if self._stream.base == "torch" else {}
-                self._loose.clear()
-                self._by_operator.clear()
-                for op in self._stream.intents:
-                    self._place(view, op, defaults)
-                dict.clear(self)
-                dict.update(self, view)
-            else:
-                if self._looks != dispatcher.looks:
-                    self._stream.dirty.update(op for op, live in self._loose.items() if resolve(op) is not live)
-                    self._stream.dirty.update(op for op in self._by_operator if op in self._stream.intents)
-                for op in tuple(self._stream.dirty):
-                    self._place(self, op, defaults)
-            self._defaults = defaults
-            self._looks = dispatcher.looks
-            self._sizes = len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)
-            self._stream.dirty.clear()
+            try:
+                self._update(defaults)
+            except LedgerError:
+                self._forget()
+                raise
+
+    def _update(self, defaults: Defaults) -> None:
+        if defaults is not self._defaults:
+            view = dict(defaults.table) if self._stream.base == "torch" else {}
+            self._loose.clear()
+            self._by_operator.clear()
+            for op in self._stream.intents:
+                self._place(view, op, defaults)
+            # In this order, so that another thread never sees less than there is.
+            dict.update(self, view)
+            if dict.__len__(self) != len(view):
+                for key in [key for key in dict.keys(self) if key not in view]:
+                    _drop(self, key, None)
+        else:
+            if self._looks != dispatcher.looks:
+                self._stream.dirty.update(op for op, live in self._loose.items() if resolve(op) is not live)
+                self._stream.dirty.update(op for op in self._by_operator if op in self._stream.intents)
+            for op in tuple(self._stream.dirty):
+                self._place(self, op, defaults)
+        self._defaults = defaults
+        self._looks = dispatcher.looks
+        self._sizes = len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)
+        self._stream.dirty.clear()
 
     def _written(self) -> None:
         """Show a change in the storage at once, for those who look at it without asking us."""
         if self._defaults is not None:
-            try:
+            # The change was made; if what it needs cannot be had here, the next read will say so.
+            with contextlib.suppress(LedgerError):
                 self._look(self._defaults)
-            except LedgerError:
-                # The change was made; what it needs cannot be had here, and the next read will say so.
-                self._forget()
 
     def _forget(self) -> None:
         """Hold nothing rather than something that is not so."""
@@ -117,16 +124,19 @@ class View(CustomDecompTable):
     def _decomposition(self, op: str, defaults: Defaults) -> Callable[..., Any] | None:
         """Return what the table has for an op now, or None."""
         intent = self._stream.intents.get(op)
-        live = defaults.by_name.get(op)
-        choice = choose(
-            None if intent is None else intent.action,
-            self._stream.base,
-            loaded=live is not None or is_loaded(op),
-            default=live is not None,
-        )
-        if choice == "absent":
+        return self._found(op, intent, self._choice(op, intent, defaults), defaults)
+
+    def _choice(self, op: str, intent: Intent | None, defaults: Defaults) -> str:
+        """Return what the table has for an op of which that is said: `absent`, `default` or `override`."""
+        default = op in defaults.by_name
+        action = None if intent is None else intent.action
+        return choose(action, self._stream.base, loaded=default or is_loaded(op), default=default)
+
+    def _found(self, op: str, intent: Intent | None, choice: str, defaults: Defaults) -> Callable[..., Any] | None:
+        """Return the decomposition that a choice stands for."""
+        if choice == ABSENT:
             return None
-        if choice == "default":
+        if choice == DEFAULT:
             return defaults.get(op)
         assert intent is not None and intent.reference is not None  # choose() says so
         return self._function(op, intent.reference, defaults)
@@ -228,24 +238,31 @@ class View(CustomDecompTable):
 
     def materialize(self) -> dict[Any, Callable[..., Any]]:
         """Return the table as a plain dict, after a thorough look at the dispatcher, and record that it met it."""
-        self.refresh()
-        assert self._defaults is not None  # refresh() raised otherwise
-        if self._met != (self._stream.version, self._defaults):
-            self._record_met(self._defaults)
-            self._met = (self._stream.version, self._defaults)
-        view: dict[Any, Callable[..., Any]] = {}
-        # By items(), not dict(self): that would ask the dispatcher again.
-        view.update(dict.items(self))
-        return view
+        return self._use()[0]
 
-    def _record_met(self, defaults: Defaults) -> None:
+    def _use(self) -> tuple[dict[Any, Callable[..., Any]], int, Snapshot | None]:
+        """Return the table as a plain dict, its version, and what it is in this torch, where that was recorded."""
+        with self._stream.lock:
+            self.refresh()
+            defaults = self._defaults
+            assert defaults is not None  # refresh() raised otherwise
+            if self._met is None or self._met[:2] != (self._stream.version, defaults):
+                snapshot = self._record_met(defaults)
+                self._met = self._stream.version, defaults, snapshot
+            view: dict[Any, Callable[..., Any]] = {}
+            # By items(), not dict(self): that would ask the dispatcher again.
+            view.update(dict.items(self))
+            return view, self._met[0], self._met[2]
+
+    def _record_met(self, defaults: Defaults) -> Snapshot | None:
         try:
-            self._stream.met(defaults.catalog)
+            return self._stream.met(defaults.catalog)
         except Exception as error:
             # Whatever goes wrong in recording code that does not know of us must not stop its export.
-            if self._stream.on_failure is None:
+            if self._stream.owner is None:
                 raise
-            self._stream.on_failure(error)
+            self._stream.owner.missed(error)
+            return None
 
     def refresh(self) -> bool:
         """Take in what other processes changed in the ledger, and look at all of the dispatcher.

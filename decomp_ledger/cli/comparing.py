@@ -1,0 +1,223 @@
+"""Commands that compare torch versions: catalog, drift, replay. None imports torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from decomp_ledger import catalogs, names
+from decomp_ledger.canonical import Json
+from decomp_ledger.catalog import Catalog
+from decomp_ledger.cli import drawing
+from decomp_ledger.cli.common import (
+    FOUND,
+    LedgerOption,
+    columns,
+    intent_json,
+    json_option,
+    note,
+    pass_ledger,
+    write_json,
+)
+from decomp_ledger.cli.sides import catalog_of, find_side, met_catalog, released, torch_namespaces
+from decomp_ledger.drift import Side, drift
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.live.program import capture_with
+from decomp_ledger.replay import Outcome, Replay, replay
+
+__all__ = ["COMMANDS"]
+
+
+@click.group()
+def catalog() -> None:
+    """List, show and make catalogs: what a torch offers, as data."""
+
+
+@catalog.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the torch versions whose catalogs are shipped."""
+    found = [(version, released(version)) for version in catalogs.available()]
+    if as_json:
+        write_json([{"name": f"torch:{version}", **_catalog_json(each)} for version, each in found])
+        return
+    columns(
+        ("catalog", "built for", "git", "ops", "decomposed by default"),
+        (
+            (
+                f"torch:{version}",
+                each.build["accelerator"],
+                each.build["git"][:10],
+                str(len(each.ops)),
+                str(_size(each)),
+            )
+            for version, each in found
+        ),
+    )
+
+
+@catalog.command()
+@click.argument("state", metavar="torch:VERSION|catalog:FILE|TABLE[@VERSION|@TAG]")
+@click.option("--op", help="Only this op.")
+@json_option
+@pass_ledger
+def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> None:
+    """Show a catalog: one of a torch version, of a file, or the one that a table met last."""
+    found = find_side(option, state).catalog
+    ops = found.ops
+    if op is not None:
+        name = names.normalize(op)
+        if name not in ops:
+            raise LedgerError(
+                f"the catalog of {state} has no op {name}; see all of its ops with `catalog show {state}`"
+            )
+        ops = {name: ops[name]}
+    if as_json:
+        write_json({**_catalog_json(found), "ops": {name: entry.to_json() for name, entry in ops.items()}})
+        return
+    note(", ".join(f"{key} {value}" for key, value in found.build.items()))
+    note(f"{len(found.ops)} ops, {_size(found)} of them decomposed by default")
+    for name, entry in ops.items() if op is not None else ():
+        note(name)
+        for key, value in entry.to_json().items():
+            note(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    if op is None:
+        columns(
+            ("op", "default", "decomposition"),
+            (
+                (name, "yes" if entry.default else "", drawing.decomposition_text(entry))
+                for name, entry in sorted(ops.items())
+                if entry.origin is not None
+            ),
+        )
+
+
+@catalog.command()
+@click.option("--python", "interpreter", metavar="INTERPRETER", default=sys.executable, show_default="this one",
+              help="The Python whose torch is captured; it is run.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write it to a file, to be named catalog:FILE.")
+@json_option
+def capture(interpreter: str, output: str | None, as_json: bool) -> None:
+    """Capture the torch of a Python interpreter, which needs nothing of this package.
+
+    Without --output the catalog itself is printed, as JSON.
+    """
+    data = capture_with(interpreter)
+    captured = catalog_of(data)
+    if output is None:
+        click.echo(json.dumps(data))
+        return
+    try:
+        Path(output).write_text(json.dumps(data), encoding="utf-8")
+    except OSError as error:
+        raise LedgerError(f"cannot write {output}: {error.strerror}; name another file") from None
+    if as_json:
+        write_json({"name": f"catalog:{output}", **_catalog_json(captured)})
+    else:
+        note(f"torch {captured.build.get('torch')} is captured: compare it as catalog:{output}")
+
+
+def _catalog_json(found: Catalog) -> dict[str, Json]:
+    return {"build": dict(found.build), "size": len(found.ops), "default": _size(found)}
+
+
+def _size(found: Catalog) -> int:
+    return sum(entry.default for entry in found.ops.values())
+
+
+_STATE = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION or catalog:FILE."
+
+
+@click.command("drift", epilog=_STATE)
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--all", "everything", is_flag=True, help="Name every op, also where a count tells enough.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@json_option
+@pass_ledger
+def drift_command(
+    option: LedgerOption, before: str, after: str, everything: bool, markdown: bool, as_json: bool
+) -> int:
+    """Show what differs between two tables or torch versions, what weighs most first; exit with 1 if anything does."""
+    if markdown and as_json:
+        raise click.UsageError("--markdown and --json exclude each other")
+    found = drift(find_side(option, before), find_side(option, after))
+    if as_json:
+        write_json(found.to_json())
+    elif markdown:
+        drawing.print_markdown(found)
+    else:
+        drawing.print_drift(found, everything=everything)
+    return FOUND if found.changes else 0
+
+
+@click.command("replay")
+@click.argument("state", metavar="TABLE[@VERSION|@TAG]")
+@click.option("--torch", "version", metavar="VERSION", help="A torch version whose catalog is shipped.")
+@click.option("--python", "interpreter", metavar="INTERPRETER", help="A Python whose torch is captured; it is run.")
+@click.option("--all", "everything", is_flag=True, help="Name every op, also where a count tells enough.")
+@json_option
+@pass_ledger
+def replay_command(
+    option: LedgerOption, state: str, version: str | None, interpreter: str | None, everything: bool, as_json: bool
+) -> None:
+    """Say what a table would be on another torch, and what the move there does to it."""
+    if (version is None) == (interpreter is None):
+        raise click.UsageError("name the torch to move to: either --torch VERSION or --python INTERPRETER")
+    with option.read() as ledger:
+        said = ledger.resolve(state)
+        met = met_catalog(ledger, said)
+    name = f"{said.table}@{said.version}"
+    there = released(version) if version is not None else catalog_of(capture_with(str(interpreter)))
+    found = replay(Side(name, said, there), None if met is None else Side(name, said, met), torch_namespaces(met))
+    if as_json:
+        write_json(_replay_json(found, everything=everything))
+    else:
+        drawing.print_replay(found, everything=everything)
+
+
+def _replay_json(found: Replay, *, everything: bool) -> dict[str, Json]:
+    snapshot = found.snapshot
+    moved = None if found.drift is None else found.drift.to_json()
+    return {
+        "table": found.side.state.table,
+        "version": found.side.state.version,
+        "met": None if found.drift is None else dict(found.drift.before.catalog.build),
+        "snapshot": {
+            "digest": snapshot.digest,
+            "build": dict(snapshot.build),
+            "size": len(snapshot.ops),
+            "preserved": list(snapshot.preserved),
+            "overridden": list(snapshot.overridden),
+            "pending": list(snapshot.pending),
+            **({"ops": dict(snapshot.ops)} if everything else {}),
+        },
+        "intents": [_outcome_json(outcome) for outcome in found.outcomes],
+        "now_kept": [change.op for change in found.now_kept()],
+        "now_decomposed": [change.op for change in found.now_decomposed()],
+        "gone": [{"op": change.op, "successors": _successors_json(ops)} for change, ops in found.gone()],
+        "foreign": list(found.foreign),
+        "counts": None if moved is None else moved["counts"],
+        "not_compared": None if moved is None else moved["not_compared"],
+        **({"changes": [] if moved is None else moved["changes"]} if everything else {}),
+    }
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Json]:
+    return {
+        "op": outcome.op,
+        **(intent_json(outcome.intent) or {}),
+        "outcome": outcome.outcome,
+        "detail": outcome.detail,
+        "successors": _successors_json(outcome.successors),
+    }
+
+
+def _successors_json(successors: tuple[tuple[str, str], ...]) -> list[Json]:
+    return [{"op": op, "why": why} for op, why in successors]
+
+
+COMMANDS = (catalog, drift_command, replay_command)

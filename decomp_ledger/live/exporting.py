@@ -1,0 +1,129 @@
+"""Exports: each `run_decompositions` with one of our tables, or within a recording, is an event.
+
+What fired is counted by wrapping every decomposition, and counting only calls made while torch traces into a graph:
+CIA kernels are also called for other reasons. The graph, its names and its stack traces are those of an unrecorded run.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from decomp_ledger.catalog import Snapshot
+from decomp_ledger.errors import LedgerError, RecordingWarning
+from decomp_ledger.events import Exported
+from decomp_ledger.live import graph, privates
+from decomp_ledger.live.recording import current
+from decomp_ledger.live.table import DecompTable
+from decomp_ledger.stream import Stream
+
+__all__ = ["run"]
+
+_MAX_MESSAGE = 2000
+
+
+def run(program: Any, table: Any, proceed: Callable[[Any], Any]) -> Any:
+    """Lower a program, and record it if the table is recorded.
+
+    Args:
+        program: the ExportedProgram.
+        table: what the caller gave to `run_decompositions`: None, a table, a dict, or what makes one.
+        proceed: torch's own `run_decompositions`, called with the table to use.
+
+    Returns:
+        What torch returns.
+
+    Raises:
+        Whatever torch raises.
+    """
+    recording = current()
+    if table is None and recording is not None:
+        table = DecompTable(recording.stream())  # what torch would make
+    if isinstance(table, DecompTable):
+        plain: Mapping[Any, Any]
+        plain, version, snapshot = table._use()
+        stream = table._stream
+    elif recording is None or table is None:
+        return proceed(table)
+    else:
+        plain = table if isinstance(table, Mapping) else dict(table)
+        found = recording.plain(plain)
+        if found is None:
+            return proceed(plain)
+        stream, snapshot = found
+        version = stream.version
+    if stream.ledger is None or snapshot is None:
+        return proceed(plain)
+    return _Export(stream, version, snapshot).run(program, plain, proceed)
+
+
+class _Export:
+    """One export under way."""
+
+    def __init__(self, stream: Stream, version: int, snapshot: Snapshot) -> None:
+        self.stream = stream
+        self.version = version
+        self.snapshot = snapshot
+        self.fired: dict[str, int] = {}
+
+    def run(self, program: Any, table: Mapping[Any, Any], proceed: Callable[[Any], Any]) -> Any:
+        before = _describe(program)
+        started = time.perf_counter()
+        try:
+            result = proceed({op: self.counting(op, fn) for op, fn in table.items()})
+        except BaseException as error:
+            self.record(before, None, started, error)
+            raise
+        self.record(before, result, started, None)
+        return result
+
+    def counting(self, op: Any, fn: Any) -> Any:
+        """Return the decomposition, wrapped so that it counts how often it is traced."""
+        name = privates.name_of(op)
+        if name is None or not callable(fn):
+            return fn
+        fired, tracing = self.fired, privates.tracing_mode
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if tracing() is not None:
+                fired[name] = fired.get(name, 0) + 1
+            return fn(*args, **kwargs)
+
+        return counted
+
+    def record(
+        self, before: tuple[str | None, dict[str, int]], result: Any, started: float, error: BaseException | None
+    ) -> None:
+        milliseconds = round((time.perf_counter() - started) * 1000)
+        after: tuple[str | None, dict[str, int]] = (None, {}) if error is not None else _describe(result)
+        body = Exported(
+            catalog=self.snapshot.catalog,
+            snapshot=self.snapshot.digest,
+            before=before[0],
+            after=after[0],
+            ops_before=before[1],
+            ops_after=after[1],
+            fired=dict(sorted(self.fired.items())),
+            milliseconds=milliseconds,
+            error=None if error is None else (type(error).__name__, _storable(str(error))),
+        )
+        try:
+            self.stream.exported(body, self.version)
+        except LedgerError as failure:
+            # The export is done, or has failed by itself: neither is to be lost for the sake of its record.
+            message = f"an export with {self.stream.name}@{self.version} could not be recorded: {failure}"
+            warnings.warn(message, RecordingWarning, stacklevel=2)
+
+
+def _describe(program: Any) -> tuple[str | None, dict[str, int]]:
+    """Return a program's graph digest and what ops it has; (None, {}) for one that cannot be read."""
+    try:
+        return graph.graph_digest(program), graph.op_histogram(program)
+    except Exception:
+        return None, {}
+
+
+def _storable(text: str) -> str:
+    return text[:_MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,248 @@
+"""What a table would be on another torch, and what the move there does to it. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+
+import attrs
+
+from decomp_ledger import names
+from decomp_ledger.catalog import Catalog, Entry, Snapshot
+from decomp_ledger.drift import (
+    ALWAYS,
+    ENTERED,
+    GONE,
+    LEFT,
+    NEVER_DECOMPOSED,
+    Change,
+    Drift,
+    Side,
+    drift,
+    fate,
+    schema_step,
+)
+from decomp_ledger.events import PRESERVE
+from decomp_ledger.state import TORCH_ORIGINS, Intent
+
+__all__ = ["OUTCOMES", "Outcome", "Replay", "replay", "successors"]
+
+OP_GONE, LOST, SCHEMA_CHANGED, IN_VAIN, DEFAULT_NOW = "op_gone", "lost", "schema_changed", "in_vain", "default_now"
+EFFECTIVE, PENDING, HOLDS = "effective", "pending", "holds"
+
+# What the move does to an intent: what needs a decision first.
+OUTCOMES: Mapping[str, str] = {
+    OP_GONE: "the op is gone",
+    LOST: "the decomposition is gone",
+    SCHEMA_CHANGED: "overrides an op whose schema changed",
+    IN_VAIN: "cannot be kept: torch decomposes it always",
+    DEFAULT_NOW: "is torch's default now",
+    EFFECTIVE: "takes effect, and did not before",
+    PENDING: "pending",
+    HOLDS: "holds as before",
+}
+_RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
+
+
+@attrs.frozen
+class Outcome:
+    """What the move does to one intent.
+
+    Attributes:
+        op: its op.
+        intent: what the table says of it.
+        outcome: one of `OUTCOMES`.
+        detail: more of it, in a few words.
+        successors: for an op that is gone, the ops that may have taken its place, each with what tells.
+    """
+
+    op: str
+    intent: Intent
+    outcome: str
+    detail: str = ""
+    successors: tuple[tuple[str, str], ...] = ()
+
+
+@attrs.frozen
+class Replay:
+    """A table's state on another torch.
+
+    Attributes:
+        side: the state with the other torch's catalog.
+        outcomes: for every intent, at least one; what needs a decision first.
+        drift: how the table differs from the one it was; None if it has met no torch.
+        foreign: ops of the old table that it says nothing of and the other catalog cannot have, as it knows no
+            library of theirs.
+    """
+
+    side: Side
+    outcomes: tuple[Outcome, ...]
+    drift: Drift | None
+    foreign: tuple[str, ...]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The table as it would be."""
+        return self.side.snapshot
+
+    def without_intent(self, kind: str) -> list[Change]:
+        """Return the changes of a kind to ops of the table that it says nothing of, foreign ones left out."""
+        if self.drift is None:
+            return []
+        left_out = {*self.side.state.intents, *self.foreign}
+        return [change for change in self.drift.of(kind, in_table=True) if change.op not in left_out]
+
+    def now_kept(self) -> list[Change]:
+        """Return the ops that the table decomposed and would keep in the graph, without having said so."""
+        return [change for change in self.without_intent(LEFT) if change.after in NEVER_DECOMPOSED]
+
+    def now_decomposed(self) -> list[Change]:
+        """Return the ops that the table kept in the graph and would decompose, without having said so."""
+        return [change for change in self.without_intent(ENTERED) if change.before in NEVER_DECOMPOSED]
+
+    def gone(self) -> list[tuple[Change, tuple[tuple[str, str], ...]]]:
+        """Return the ops that the table decomposed and that are gone, each with its likely successors."""
+        if self.drift is None:
+            return []
+        old, new = self.drift.before.catalog, self.drift.after.catalog
+        return [(change, successors(change.op, old, new)) for change in self.without_intent(GONE)]
+
+
+def replay(side: Side, met: Side | None, own: Collection[str] = ()) -> Replay:
+    """Replay a table's state against another torch.
+
+    Args:
+        side: the state with the other torch's catalog.
+        met: the same state with the catalog that it met last, or None if it has met none.
+        own: namespaces that are torch's own, whether or not the other torch still has them.
+    """
+    judge = _Judge(side.catalog, None if met is None else met.catalog, side.state.base, own)
+    said = side.state.intents
+    outcomes = [found for op, intent in said.items() for found in judge.outcomes(op, intent)]
+    table = () if met is None else met.snapshot.ops
+    return Replay(
+        side,
+        tuple(sorted(outcomes, key=lambda found: (_RANK[found.outcome], found.op))),
+        None if met is None else drift(met, side),
+        tuple(sorted(op for op in table if op not in said and names.namespace(op) not in judge.spaces)),
+    )
+
+
+class _Judge:
+    """Tell what becomes of intents on another torch."""
+
+    def __init__(self, now: Catalog, then: Catalog | None, base: str, own: Collection[str]) -> None:
+        self.now = now
+        self.then = then
+        self.base = base
+        self.spaces = {*map(names.namespace, now.ops), *own}
+        self.functions = {(entry.module, entry.qualname) for entry in now.ops.values() if entry.module}
+
+    def outcomes(self, op: str, intent: Intent) -> Iterator[Outcome]:
+        """Give all that becomes of one intent."""
+        then, now = None if self.then is None else self.then.ops.get(op), self.now.ops.get(op)
+        if now is None:
+            yield self._without_op(op, intent, then)
+            return
+        found = False
+        judged = self._preserve(op, then, now) if intent.action == PRESERVE else self._override(op, intent, then, now)
+        for outcome, detail in judged:
+            found = True
+            yield Outcome(op, intent, outcome, detail)
+        if not found and self.then is not None and then is None:
+            yield Outcome(op, intent, EFFECTIVE, "the op was not loaded before")
+        elif not found:
+            yield Outcome(op, intent, HOLDS)
+
+    def _without_op(self, op: str, intent: Intent, then: Entry | None) -> Outcome:
+        if names.namespace(op) not in self.spaces:
+            space = names.namespace(op)
+            return Outcome(
+                op, intent, PENDING, f"until a library {space} is loaded, of which this catalog knows nothing"
+            )
+        if then is not None:
+            assert self.then is not None  # it has the op
+            return Outcome(op, intent, OP_GONE, successors=successors(op, self.then, self.now))
+        near = successors(op, self.then, self.now)
+        if self.then is None:
+            return Outcome(op, intent, PENDING, "this torch has no such op", near)
+        return Outcome(op, intent, PENDING, "the op was not loaded before either", near)
+
+    def _preserve(self, op: str, then: Entry | None, now: Entry) -> Iterator[tuple[str, str]]:
+        after = self._fate(now)
+        before = None if then is None else self._fate(then)
+        same_before = self.then is not None and before == after
+        if after in NEVER_DECOMPOSED and not same_before:
+            yield DEFAULT_NOW, "torch's default table leaves it out" if self.base == "torch" else "the base is empty"
+        elif after == ALWAYS and not same_before:
+            yield IN_VAIN, now.unpreservable
+        elif before in NEVER_DECOMPOSED and after not in NEVER_DECOMPOSED:
+            yield EFFECTIVE, "torch's default table has it now"
+
+    def _fate(self, entry: Entry) -> str | None:
+        """Tell what becomes of an op of which nothing is said."""
+        return fate(entry, in_table=entry.default and self.base == "torch")
+
+    def _override(self, op: str, intent: Intent, then: Entry | None, now: Entry) -> Iterator[tuple[str, str]]:
+        reference = intent.reference
+        assert reference is not None  # an override has one
+        if reference.origin in TORCH_ORIGINS:
+            if now.origin != reference.origin:
+                there = f"what torch has for it is {now.origin}" if now.origin else "torch has none for it"
+                yield LOST, f"it was given torch's own ({reference.origin}); {there}"
+            elif self._is_default(now) and not (then is not None and self._is_default(then)):
+                yield DEFAULT_NOW, f"torch's default table has the same ({now.origin})"
+        else:
+            place = reference.module, reference.qualname
+            had = self.then is not None and any(place == (e.module, e.qualname) for e in self.then.ops.values())
+            if had and place not in self.functions:
+                yield LOST, f"this torch decomposes nothing with {reference.label()} any more"
+            elif reference.digest is not None and reference.digest == now.digest and self._is_default(now):
+                yield DEFAULT_NOW, "torch's default has the same source"
+        if then is not None and then.schema and now.schema and then.schema != now.schema:
+            yield SCHEMA_CHANGED, schema_step(then.schema, now.schema)
+
+    def _is_default(self, entry: Entry) -> bool:
+        return entry.default and self.base == "torch"
+
+
+def successors(op: str, old: Catalog | None, new: Catalog) -> tuple[tuple[str, str], ...]:
+    """Return up to three ops that may have taken the place of one that is gone, each with what tells.
+
+    An overload of the same name comes first, then an op whose name has its own as a part (`qr`, `linalg_qr`), then
+    one with a like name that came as this one went and takes the same arguments.
+    """
+    space, name, _ = names.split(op)
+    gone = None if old is None else old.ops.get(op)
+    shape = _shape(gone.schema) if gone is not None and gone.schema else None
+    bare = name.strip("_")
+    part = re.compile(rf"(^|_){re.escape(bare)}(_|$)")
+    found: list[tuple[int, float, str, str]] = []
+    for other, entry in new.ops.items():
+        if names.namespace(other) != space:
+            continue
+        other_name = names.split(other)[1]
+        same_shape = shape is not None and bool(entry.schema) and _shape(entry.schema) == shape
+        if other_name == name:
+            found.append((0 if same_shape else 1, -_likeness(op, other), other, "another overload of it"))
+        elif len(bare) > 1 and bare in other_name and part.search(other_name):
+            why = "its name, and the same arguments" if same_shape else "its name"
+            found.append((1 if same_shape else 2, -_likeness(op, other), other, why))
+        elif same_shape and old is not None and other not in old.ops and _likeness(op, other) > 0.7:
+            found.append((3, -_likeness(op, other), other, "a like name, the same arguments, and new"))
+    return tuple((other, why) for _, _, other, why in sorted(found)[:3])
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+@lru_cache(maxsize=8192)
+def _shape(schema: str) -> tuple[tuple[str, ...], str]:
+    """Return the types of a schema's arguments, and what it returns."""
+    text, _, returns = schema.partition(" -> ")
+    arguments = re.sub(r"\([a-z!|*> -]*\)", "", text.partition("(")[2][:-1])
+    types = tuple(argument.partition(" ")[0] for argument in arguments.split(", ") if argument and argument != "*")
+    return types, re.sub(r"(Tensor|int|bool|float|Scalar)(\([a-z]!?\))? \w+", r"\1", returns)

@@ -136,7 +136,7 @@ class Popped(Changing):
 
 @attrs.frozen
 class Updated(Changing):
-    """Many ops were given decompositions at once."""
+    """Many ops were changed at once: given decompositions, or made to be as a plain dict has them."""
 
     kind: ClassVar[str] = "updated"
 
@@ -224,6 +224,7 @@ Body: TypeAlias = "Created | Changing | Tagged | Materialized | Exported"
 _KINDS: dict[str, type[Any]] = {
     cls.kind: cls for cls in (Created, Set, Popped, Updated, Restored, Reverted, Tagged, Materialized, Exported)
 }
+KINDS = tuple(_KINDS)
 CHANGING_KINDS = frozenset(kind for kind, cls in _KINDS.items() if cls is Created or issubclass(cls, Changing))
 
 # (kind, schema) -> function from that schema's JSON body to the next schema's.

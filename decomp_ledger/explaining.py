@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import attrs
@@ -32,7 +33,8 @@ class Explanation:
         because: why, in one sentence.
         default: what torch's default table has for it, and where that comes from.
         preservable: whether torch can keep it in a graph, and if not, why.
-        torch: the torch that the table met, or None if it met none: then nothing is known of torch's side.
+        torch: the torch that it is judged by, or None: then nothing is known of torch's side.
+        met: the event by which that torch is known: `edge@3 (#7)`, this table's if it met one.
         loaded: whether it was loaded there; None if that is not known.
         events: those that touched it, oldest first.
     """
@@ -45,6 +47,7 @@ class Explanation:
     default: str
     preservable: str
     torch: str | None
+    met: str | None
     loaded: bool | None
     events: tuple[Event, ...]
 
@@ -53,13 +56,16 @@ class Explanation:
         return {key: value for key, value in attrs.asdict(self, recurse=False).items() if key != "events"}
 
 
-def explain(op: str, state: TableState, catalog: Catalog | None, history: Sequence[Event]) -> Explanation:
+def explain(
+    op: str, state: TableState, met: Event | None, catalog: Catalog | None, history: Sequence[Event]
+) -> Explanation:
     """Answer from what the ledger holds.
 
     Args:
         op: the op's name.
         state: the table's state.
-        catalog: what the table met, or None.
+        met: the `materialized` event by which a torch is known, or None.
+        catalog: the catalog that it names, or None.
         history: the events that touched the op up to that state, oldest first.
     """
     entry = None if catalog is None else catalog.ops.get(op)
@@ -69,7 +75,8 @@ def explain(op: str, state: TableState, catalog: Catalog | None, history: Sequen
         outcome, because = _without_torch(state, intent, said)
     elif entry is None:
         kept = "" if intent is None else f"; the table's '{intent.action}', said{said}, waits for it"
-        outcome, because = "pending", f"it was not loaded when the table met torch{kept}"
+        near = "" if intent is not None or history else _near(op, catalog)
+        outcome, because = "pending", f"it was not loaded in the torch that is known{kept}{near}"
     else:
         outcome, because = _with_torch(state, intent, entry, said)
     return Explanation(
@@ -81,9 +88,16 @@ def explain(op: str, state: TableState, catalog: Catalog | None, history: Sequen
         "unknown: the table has met no torch" if catalog is None else _default(entry),
         "unknown" if entry is None else f"no: {entry.unpreservable}" if entry.unpreservable else "yes",
         None if catalog is None else catalog.build.get("torch", "?"),
+        None if met is None else f"{met.table}@{met.version} (#{met.seq})",
         None if catalog is None else entry is not None,
         tuple(history),
     )
+
+
+def _near(op: str, catalog: Catalog) -> str:
+    """Return a hint for a name that nothing has: a typo, or a bare word that was meant for an op of aten."""
+    close = [f"aten::{op}"] if f"aten::{op}" in catalog.ops else difflib.get_close_matches(op, catalog.ops, 3, 0.8)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _without_torch(state: TableState, intent: Intent | None, said: str) -> tuple[str, str]:

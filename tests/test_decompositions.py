@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import linecache
 import operator
 import os
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import getoutput  # a hostile ledger may name what a module has, too
@@ -749,3 +751,17 @@ def test_torchs_own_for_an_op_that_has_none_is_named(origin: str, ledger: Ledger
 def test_a_reference_that_is_none_is_a_damaged_ledger(body: Any, ledger: Ledger) -> None:
     with pytest.raises(LedgerError):
         Reference.from_json(body)
+
+
+def test_a_function_is_kept_as_long_as_a_table_uses_it(ledger: Ledger) -> None:
+    table = ledger.table("edge")
+    product = times(3)
+    table[MM] = product
+    alive = weakref.ref(product)
+    del product
+    gc.collect()
+    assert table[MM] is alive()
+    assert ledger.table("edge")[MM] is alive()
+    del table
+    gc.collect()
+    assert alive() is None

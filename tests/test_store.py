@@ -655,3 +655,27 @@ def test_a_store_that_is_already_as_new_is_not_written_when_opened(path: Path) -
     before = path.read_bytes()
     Store(path).close()
     assert path.read_bytes() == before
+
+
+def test_an_interrupt_right_after_the_lock_was_got_leaves_no_transaction_open(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db", actor="ann", timeout=1) as ledger, Ledger(tmp_path / "ledger.db") as other:
+        real = ledger.store.connection
+
+        class Interrupted:
+            """The connection, and somebody who presses Ctrl-C at the worst moment."""
+
+            def execute(self, text: str) -> None:
+                real.execute(text)
+                if text == "BEGIN IMMEDIATE":
+                    raise KeyboardInterrupt
+
+            in_transaction = property(lambda self: real.in_transaction)
+
+        ledger.store._connection = Interrupted()  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt), ledger.store.writing():
+            raise AssertionError("it was interrupted before")
+        ledger.store._connection = real
+        assert not real.in_transaction
+        new_table(other)
+        new_table(ledger, "mine")
+        assert ledger.verify().ok

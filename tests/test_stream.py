@@ -1,6 +1,9 @@
 """A table without torch: versions, tags, past states, reverts, forks, and two writers at once."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -741,6 +744,30 @@ def test_what_is_wrong_with_a_change_itself_is_raised_in_a_recording_too(ledger:
     with pytest.raises(KeyError, match=MM):
         table.change(Updated, refuse)
     assert recording.failures == []
+
+
+def test_a_child_forked_while_a_thread_changes_a_table_can_change_it(ledger: Ledger, table: Stream) -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with table.lock:
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(15)  # a child that waits for ever fails
+        table.preserve([MM])
+        os._exit(0 if table.version == 2 else 1)
+    status = os.waitpid(child, 0)[1]
+    done.set()
+    thread.join()
+    assert status == 0
+    table.preserve([ADD])
+    assert (table.version, ledger.verify().ok) == (3, True)
 
 
 # Any sequence of changes

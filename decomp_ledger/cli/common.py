@@ -11,7 +11,7 @@ import click
 
 from decomp_ledger.canonical import Json
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import Created, Event, Exported, Materialized, Reverted, Tagged
+from decomp_ledger.events import Created, Event, Exported, Materialized, Reverted, Tagged, Updated
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import Intent, TableState
 
@@ -145,7 +145,14 @@ def what(event: Event, limit: int = 3) -> str:
         sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
         return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
     pending = set(body.pending)
-    names = [change.op + (" (not loaded yet)" if change.op in pending else "") for change in body.changes[:limit]]
-    more = f" and {len(body.changes) - limit} more" if len(body.changes) > limit else ""
+    said: dict[str, list[str]] = {}
+    for change in body.changes:
+        said.setdefault(change.action, []).append(change.op + (" (not loaded yet)" if change.op in pending else ""))
+    parts = []
+    for action, ops in said.items():
+        more = f" and {len(ops) - limit} more" if len(ops) > limit else ""
+        # What a set or a pop does to its op is plain; an update may do one thing to one op and another to the next.
+        told = f"{action} " if isinstance(body, (Updated, Reverted)) else ""
+        parts.append(told + ", ".join(ops[:limit]) + more)
     back = f"to version {body.to}: " if isinstance(body, Reverted) else ""
-    return back + ", ".join(names) + more
+    return back + "; ".join(parts)

@@ -25,7 +25,7 @@ from decomp_ledger.cli.common import (
     write_json,
 )
 from decomp_ledger.cli.exports import show_export
-from decomp_ledger.events import OVERRIDE, PRESERVE, Event
+from decomp_ledger.events import KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.explaining import Explanation, explain
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import TableState, diff
@@ -62,7 +62,7 @@ def tables(option: LedgerOption, as_json: bool) -> None:
 @click.argument("table", required=False)
 @click.option("--op", help="Only events that touched this op.")
 @click.option("--actor", help="Only events by this actor.")
-@click.option("--kind", help="Only events of this kind (popped, set, tagged ...).")
+@click.option("--kind", type=click.Choice(KINDS), help="Only events of this kind.")
 @click.option("--after", "gt", type=int, metavar="SEQ", help="Only events after this one.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
@@ -147,12 +147,12 @@ def show(
             )
             return
         note(f"{said.table}@{said.version}, base {said.base}")
-        if snapshot is not None:
+        if snapshot is not None and met is not None:
             waiting = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
             note(
-                f"with torch {snapshot.build.get('torch')}: {len(snapshot.ops)} decompositions, "
-                f"{len(snapshot.preserved)} preserved, {len(snapshot.overridden)} overridden{waiting}; "
-                f"snapshot {snapshot.digest[:12]}"
+                f"with torch {snapshot.build.get('torch')}, as {met.table}@{met.version} met it: "
+                f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} preserved, "
+                f"{len(snapshot.overridden)} overridden{waiting}; snapshot {snapshot.digest[:12]}"
             )
         pending = set(snapshot.pending) if snapshot is not None else set()
         columns(
@@ -220,19 +220,30 @@ def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState
     speaking = [
         said for said in map(ledger.state, tables) if op in said.intents or ledger.history(said.table, op, said.version)
     ]
-    yield from speaking or [ledger.state(tables[-1])]
+    if speaking:
+        yield from speaking
+        return
+    # None speaks of it: tables with one base that met one torch all have one answer.
+    told = set()
+    for said in map(ledger.state, tables):
+        met = ledger.last_met(said.table, said.version)
+        key = said.base, None if met is None else met.body.catalog  # type: ignore[union-attr]
+        if key not in told:
+            told.add(key)
+            yield said
 
 
 def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
     met = ledger.last_met(said.table, said.version)
     catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[union-attr]
-    return explain(op, said, catalog, ledger.history(said.table, op, said.version))
+    return explain(op, said, met, catalog, ledger.history(said.table, op, said.version))
 
 
 def _print_explanation(answer: Explanation) -> None:
     click.secho(f"{answer.op} in {answer.table}@{answer.version}: ", bold=True, nl=False)
     note(f"{answer.outcome}, since {answer.because}")
-    note(f"  torch {answer.torch or 'unknown'}: {answer.default}")
+    judged = "unknown" if answer.met is None else f"{answer.torch}, as {answer.met} met it"
+    note(f"  torch {judged}: {answer.default}")
     loaded = "unknown" if answer.loaded is None else "yes" if answer.loaded else "no"
     note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
     for event in answer.events:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 import click
@@ -34,8 +34,6 @@ __all__ = [
 
 FOUND = 1  # exit status: a difference or a fault was found
 AT_FAULT = 2  # exit status: used wrongly
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @attrs.frozen

@@ -127,7 +127,7 @@ class Defaults:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """It as plain data, with every other op that is loaded (0.1 s the first time in a process, 20 ms after a change)."""
+        """It as plain data, with every other op that is loaded (0.1 s at first, 20 ms after a change)."""
         entries = {name: Entry(unpreservable="a higher-order operator") for name in privates.higher_order_operators()}
         for name in privates.dispatcher_names():
             op = self.by_name.get(name) or resolve(name)

@@ -535,6 +535,14 @@ def test_a_table_goes_on_unrecorded_after_leaving(ledger: Ledger, program: Expor
     assert log(ledger) == before
 
 
+def test_a_table_that_is_being_made_while_its_recording_is_left_is_unrecorded(ledger: Ledger) -> None:
+    with record(ledger, name="job"):
+        table = CustomDecompTable.__new__(CustomDecompTable)
+    table.__init__()
+    assert table.pop(LINEAR) is not None
+    assert (LINEAR in table, table.ledger, log(ledger)) == (False, None, [])
+
+
 def test_a_table_opened_by_name_after_leaving_is_what_it_was(tmp_path: Path) -> None:
     with record(tmp_path / "job.db", name="job"):
         table = default_decompositions()

@@ -70,12 +70,15 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
         from decomp_ledger.live import recording
 
-        # Called again, it is the type of what is made that decides: DecompTable's __init__ asks the recording.
-        if cls is upstream and recording.current() is not None:
-            from decomp_ledger.live.table import DecompTable
+        current = recording.current() if cls is upstream else None
+        if current is None:
+            return dict.__new__(cls)
+        from decomp_ledger.live.table import DecompTable
 
-            return dict.__new__(DecompTable)
-        return dict.__new__(cls)
+        made = dict.__new__(DecompTable)
+        # For its __init__, which Python calls next: by then another thread may have left the recording.
+        vars(made)["made_in"] = current
+        return made
 
     upstream.__new__ = __new__
     return lambda: delattr(upstream, "__new__")

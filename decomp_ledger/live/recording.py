@@ -76,7 +76,7 @@ class Recording:
         self.name = default_name() if name is None else names.check_label(name, "a recording")
         self._reason = reason
         self._on_error = on_error
-        self._failed = False
+        self._failed = self._left = False
         self._lock = threading.RLock()
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._plain: dict[tuple[Any, ...], Stream] = {}
@@ -84,6 +84,7 @@ class Recording:
     def __enter__(self) -> Recording:
         if self in _active:
             raise LedgerError(f"the recording {self.name!r} is entered already; make another one")
+        self._left = False
         _active.append(self)
         _entered.set((*_entered.get(), self))
         hooks.hold(self)
@@ -97,6 +98,7 @@ class Recording:
         hooks.release(self)
         # Its tables live on, unrecorded, as long as somebody uses them.
         with self._lock:
+            self._left = True
             streams = list(self._streams)
         for stream in streams:
             stream.detach()
@@ -106,7 +108,7 @@ class Recording:
     def stream(self, base: str = "torch") -> Stream:
         """Return the stream of a new table, for which nothing is written until it is changed or used."""
         stream = Stream(
-            None if self._failed else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {})
+            None if self.stopped else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {})
         )
         stream.reason = self._reason
         stream.adopt(self)
@@ -114,8 +116,8 @@ class Recording:
 
     @property
     def stopped(self) -> bool:
-        """Whether it has failed, so that nothing more is recorded: a log with holes would be worse than none."""
-        return self._failed
+        """Whether nothing more is recorded: it was left, or failed, and a log with holes would be worse than none."""
+        return self._failed or self._left
 
     def adopted(self, stream: Stream) -> None:
         """Keep in mind a stream that is to be detached at the end."""

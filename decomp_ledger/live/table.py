@@ -48,7 +48,7 @@ class DecompTable(View):
     def __init__(self, stream: Stream | None = None) -> None:
         # Without a stream: made by upstream's name, inside a recording.
         if stream is None:
-            recording = current()
+            recording = self.__dict__.pop("made_in", None) or current()
             if recording is None:
                 raise UnusableValue("a DecompTable is made by Ledger.table(name); it needs a ledger to be recorded in")
             stream = recording.stream()

@@ -75,6 +75,13 @@ class Entry:
                 raise LedgerError("an entry of a catalog has a field that it cannot have")
         return cls(**{**value, "tags": tuple(value.get("tags", ()))})
 
+    def bare(self) -> Entry:
+        """Return what a process tells of one of torch's own ops: the rest is known by torch's build.
+
+        `decomp_ledger.drift.complete` is the way back.
+        """
+        return Entry(self.origin, self.default, self.unpreservable) if self.origin else Entry()
+
     def identity(self) -> str:
         """What tells its default decomposition from another one of the same op and build."""
         return f"{self.origin}:{self.digest}" if self.digest else str(self.origin)
@@ -102,6 +109,18 @@ class Catalog:
         written = {entry: entry.to_json() for entry in set(self.ops.values())}
         ops: dict[str, Json] = {op: written[entry] for op, entry in self.ops.items()}
         return {"build": dict(self.build), "ops": ops}
+
+    @classmethod
+    def from_json(cls, value: object) -> Catalog:
+        """Read one that may come from anywhere, such as what a capture gave.
+
+        Raises:
+            LedgerError: it is none.
+        """
+        if not isinstance(value, dict) or not all(isinstance(value.get(key), dict) for key in ("build", "ops")):
+            raise LedgerError("this is no catalog; make one with `catalog capture`")
+        build = {str(key): str(item) for key, item in value["build"].items()}
+        return cls(build, {str(op): Entry.from_json(entry) for op, entry in value["ops"].items()})
 
     @cached_property
     def defaults(self) -> Mapping[str, str]:
@@ -211,8 +230,7 @@ def unpack(data: bytes, base: Catalog | None) -> Catalog:
             raise LedgerError("a stored catalog is cut off, has more behind it, or is larger than any catalog")
         value = json.loads(text)
         if base is None:
-            build = {str(key): str(item) for key, item in value["build"].items()}
-            return Catalog(build, {op: Entry.from_json(entry) for op, entry in value["ops"].items()})
+            return Catalog.from_json(value)
         gone = set(value["gone"])
         ops = {op: entry for op, entry in base.ops.items() if op not in gone}
         ops.update((op, Entry.from_json(entry)) for op, entry in value["changed"].items())

@@ -14,7 +14,9 @@ __all__ = [
     "NotImportable",
     "ReadOnlyTable",
     "RecordingWarning",
+    "ReproductionError",
     "SchemaError",
+    "StampError",
     "UnknownCatalog",
     "UnknownExport",
     "UnknownTable",
@@ -84,6 +86,22 @@ class NotImportable(LedgerError, LookupError):
 
 class DecompositionChanged(LedgerError, ValueError):
     """A decomposition was found under its recorded name, with another source than was recorded."""
+
+
+class StampError(LedgerError, ValueError):
+    """A `.pt2` file has no stamp, or one that is damaged, or was made for another program."""
+
+
+class ReproductionError(LedgerError, ValueError):
+    """A table cannot be made again as it was: the message and `differences` name each difference.
+
+    Attributes:
+        differences: what differs, by op: of :class:`decomp_ledger.reproducing.Difference`.
+    """
+
+    def __init__(self, message: str, differences: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.differences = differences
 
 
 class UnsupportedTorch(LedgerError, RuntimeError):

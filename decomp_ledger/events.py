@@ -204,10 +204,12 @@ class Exported:
         fired: op name -> how often its decomposition was traced, nested ones included.
         milliseconds: how long it took.
         error: type and message of the exception it failed with, or None.
+        stale: of a table that was torch's own, the loaded ops that it did not have though nobody is known to have
+            removed them: it was read before they were loaded, and torch then keeps them for ever.
     """
 
     kind: ClassVar[str] = "exported"
-    schema: ClassVar[int] = 1
+    schema: ClassVar[int] = 2
     catalog: str
     snapshot: str
     before: str | None
@@ -217,6 +219,7 @@ class Exported:
     fired: Mapping[str, int]
     milliseconds: int
     error: tuple[str, str] | None = None
+    stale: tuple[str, ...] = ()
 
 
 Body: TypeAlias = "Created | Changing | Tagged | Materialized | Exported"
@@ -228,7 +231,9 @@ KINDS = tuple(_KINDS)
 CHANGING_KINDS = frozenset(kind for kind, cls in _KINDS.items() if cls is Created or issubclass(cls, Changing))
 
 # (kind, schema) -> function from that schema's JSON body to the next schema's.
-UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("exported", 1): lambda value: {**value, "stale": []},
+}
 
 
 @attrs.frozen
@@ -339,6 +344,7 @@ def _build(cls: type[Any], value: dict[str, Any]) -> Body:
         fired=_counts(value["fired"]),
         milliseconds=_integer(value["milliseconds"]),
         error=None if error is None else (_string(error[0]), _string(error[1])),
+        stale=tuple(_strings(value["stale"])),
     )
 
 

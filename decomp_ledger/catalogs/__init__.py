@@ -6,12 +6,15 @@ One is stored whole; the others as the entries in which they differ from it, Non
 
 import gzip
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from decomp_ledger.catalog import Catalog
 from decomp_ledger.errors import UnknownCatalog
 
-__all__ = ["available", "load"]
+__all__ = ["available", "load", "of_build", "released"]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
@@ -46,6 +49,23 @@ def load(version: str) -> dict[str, Any]:
         ops = {**_read(base)["ops"], **catalog["ops"]}
         catalog["ops"] = {op: ops[op] for op in sorted(ops) if ops[op] is not None}
     return catalog
+
+
+@lru_cache(maxsize=4)
+def released(version: str) -> Catalog:
+    """Return the catalog of a torch version.
+
+    Raises:
+        UnknownCatalog: there is none.
+    """
+    return Catalog.from_json(load(version))
+
+
+def of_build(build: Mapping[str, str]) -> Catalog | None:
+    """Return the catalog of the release that a build is, by its git version; None if it is no release known here."""
+    version = build.get("torch", "").partition("+")[0]
+    known = released(version) if version in available() else None
+    return known if known is not None and known.build["git"] == build.get("git") else None
 
 
 def _read(version: str) -> dict[str, Any]:

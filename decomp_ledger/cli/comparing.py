@@ -22,7 +22,7 @@ from decomp_ledger.cli.common import (
     pass_ledger,
     write_json,
 )
-from decomp_ledger.cli.sides import catalog_of, find_side, met_catalog, released, torch_namespaces
+from decomp_ledger.cli.sides import find_side, met_catalog, torch_namespaces
 from decomp_ledger.drift import Side, drift
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.live.program import capture_with
@@ -40,7 +40,7 @@ def catalog() -> None:
 @json_option
 def list_command(as_json: bool) -> None:
     """List the torch versions whose catalogs are shipped."""
-    found = [(version, released(version)) for version in catalogs.available()]
+    found = [(version, catalogs.released(version)) for version in catalogs.available()]
     if as_json:
         write_json([{"name": f"torch:{version}", **_catalog_json(each)} for version, each in found])
         return
@@ -106,7 +106,7 @@ def capture(interpreter: str, output: str | None, as_json: bool) -> None:
     Without --output the catalog itself is printed, as JSON.
     """
     data = capture_with(interpreter)
-    captured = catalog_of(data)
+    captured = Catalog.from_json(data)
     if output is None:
         click.echo(json.dumps(data))
         return
@@ -171,7 +171,7 @@ def replay_command(
         said = ledger.resolve(state)
         met = met_catalog(ledger, said)
     name = f"{said.table}@{said.version}"
-    there = released(version) if version is not None else catalog_of(capture_with(str(interpreter)))
+    there = catalogs.released(version) if version is not None else Catalog.from_json(capture_with(str(interpreter)))
     found = replay(Side(name, said, there), None if met is None else Side(name, said, met), torch_namespaces(met))
     if as_json:
         write_json(_replay_json(found, everything=everything))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 
 from decomp_ledger import catalogs, names
-from decomp_ledger.catalog import Catalog, Entry
+from decomp_ledger.catalog import Catalog
 from decomp_ledger.cli.common import LedgerOption
 from decomp_ledger.drift import Side, complete
 from decomp_ledger.errors import LedgerError, UnknownCatalog
@@ -15,7 +14,7 @@ from decomp_ledger.events import Materialized
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import TableState
 
-__all__ = ["catalog_of", "find_side", "met_catalog", "released", "torch_namespaces"]
+__all__ = ["find_side", "met_catalog", "torch_namespaces"]
 
 _TORCH, _CATALOG = "torch:", "catalog:"
 
@@ -29,7 +28,7 @@ def find_side(option: LedgerOption, spec: str) -> Side:
         LedgerError: there is no such thing, or the table has met no torch.
     """
     if spec.startswith(_TORCH):
-        return Side.of_catalog(spec, released(spec.removeprefix(_TORCH)))
+        return Side.of_catalog(spec, catalogs.released(spec.removeprefix(_TORCH)))
     if spec.startswith(_CATALOG):
         return Side.of_catalog(spec, _read(Path(spec.removeprefix(_CATALOG))))
     with option.read() as ledger:
@@ -54,47 +53,19 @@ def met_catalog(ledger: Ledger, state: TableState) -> Catalog | None:
         return None
     assert isinstance(event.body, Materialized)  # what last_met returns
     catalog = ledger.catalog(event.body.catalog)
-    known = _of_build(catalog)
+    known = catalogs.of_build(catalog.build)
     return catalog if known is None else complete(catalog, known)
 
 
 def torch_namespaces(catalog: Catalog | None) -> set[str]:
     """Return the namespaces that torch itself had in a catalog's build; none, if that build is not a released one."""
-    known = None if catalog is None else _of_build(catalog)
+    known = None if catalog is None else catalogs.of_build(catalog.build)
     return set() if known is None else set(map(names.namespace, known.ops))
-
-
-def _of_build(catalog: Catalog) -> Catalog | None:
-    version = catalog.build.get("torch", "").partition("+")[0]
-    known = released(version) if version in catalogs.available() else None
-    return known if known is not None and known.build["git"] == catalog.build.get("git") else None
-
-
-@lru_cache(maxsize=4)
-def released(version: str) -> Catalog:
-    """Return the shipped catalog of a torch version.
-
-    Raises:
-        UnknownCatalog: there is none.
-    """
-    return catalog_of(catalogs.load(version))
-
-
-def catalog_of(data: object) -> Catalog:
-    """Read a catalog from what a capture gave.
-
-    Raises:
-        LedgerError: it is none.
-    """
-    if not isinstance(data, dict) or not isinstance(data.get("build"), dict) or not isinstance(data.get("ops"), dict):
-        raise LedgerError("this is no catalog; make one with `catalog capture`")
-    build = {str(key): str(value) for key, value in data["build"].items()}
-    return Catalog(build, {str(op): Entry.from_json(entry) for op, entry in data["ops"].items()})
 
 
 def _read(path: Path) -> Catalog:
     try:
-        return catalog_of(json.loads(path.read_bytes()))
+        return Catalog.from_json(json.loads(path.read_bytes()))
     except OSError as error:
         raise UnknownCatalog(f"cannot read the catalog {path}: {error.strerror}") from None
     except (ValueError, RecursionError):

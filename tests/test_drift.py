@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from strategies import without_torch  # noqa: F401
 
 from decomp_ledger import Ledger
 from decomp_ledger.catalog import Catalog, Entry
-from decomp_ledger.cli.sides import catalog_of, released
+from decomp_ledger.catalogs import released
 from decomp_ledger.drift import KINDS, Drift, Side, complete, drift, schema_step
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import Popped
@@ -389,7 +388,7 @@ def test_markdown_and_json_exclude_each_other() -> None:
 )
 def test_what_is_no_catalog_is_refused(data: object) -> None:
     with pytest.raises(LedgerError, match="catalog"):
-        catalog_of(data)
+        Catalog.from_json(data)
 
 
 def test_catalogs_are_listed_and_shown() -> None:
@@ -401,13 +400,7 @@ def test_catalogs_are_listed_and_shown() -> None:
     assert "qualname: elu" in run("catalog", "show", "torch:2.9.1", "--op", "aten::elu").stdout
 
 
-def test_drift_takes_less_than_half_a_second_and_imports_nothing_heavy() -> None:
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run("drift", "torch:2.6.0", "torch:2.9.1")
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.5
+def test_drift_imports_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "decomp_ledger", "drift", "torch:2.6.0", "torch:2.9.1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}

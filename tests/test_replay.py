@@ -15,7 +15,7 @@ from strategies import without_torch  # noqa: F401
 
 from decomp_ledger import Ledger
 from decomp_ledger.catalog import Catalog, Entry, materialize
-from decomp_ledger.cli.sides import released
+from decomp_ledger.catalogs import released
 from decomp_ledger.drift import Side
 from decomp_ledger.events import Popped
 from decomp_ledger.replay import OUTCOMES, Replay, replay, successors

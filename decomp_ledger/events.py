@@ -253,6 +253,7 @@ class Event:
         body: what it says, of the class of its kind.
         prev_hash: the hash of the event before it, in hex; zeros for the first.
         hash: its own, in hex.
+        written: the schema number and the body's JSON, as they were hashed.
     """
 
     seq: int
@@ -267,6 +268,7 @@ class Event:
     body: Body
     prev_hash: str
     hash: str
+    written: tuple[int, str] = attrs.field(default=(0, ""), eq=False, repr=False)
 
     @property
     def changes(self) -> tuple[Change, ...]:

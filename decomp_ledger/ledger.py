@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,14 @@ from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from decomp_ledger import names, provenance, sql
+from decomp_ledger import names, provenance
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.errors import LedgerError, UnknownExport, UnknownTable, UnknownVersion, UnusableValue
-from decomp_ledger.events import CHANGING_KINDS, Body, Created, Event, Exported, Materialized
-from decomp_ledger.records import Provenance, Records, TableInfo, read_event
-from decomp_ledger.state import Intent, Reference, TableState
+from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
+from decomp_ledger.events import Body, Event, Exported, Materialized
+from decomp_ledger.past import IS_CHANGING, Past, number_in
+from decomp_ledger.records import Provenance, Records, TableInfo
+from decomp_ledger.state import Reference, TableState
 from decomp_ledger.store import Store
 from decomp_ledger.stream import Stream
 from decomp_ledger.verify import Verification, verify
@@ -29,13 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "TableInfo"]
 
-_IS_CHANGING = "event.kind IN (" + ", ".join(f"'{kind}'" for kind in sorted(CHANGING_KINDS)) + ")"
-_CHUNK = 500
-
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
 
 
-class Ledger:
+class Ledger(Past):
     """An append-only file of decomposition tables.
 
     Args:
@@ -86,11 +83,6 @@ class Ledger:
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
         self.store.close()
-
-    @property
-    def path(self) -> str:
-        """Its file, or ":memory:"."""
-        return self.store.path
 
     @cached_property
     def id(self) -> str:
@@ -171,127 +163,14 @@ class Ledger:
         """
         return Stream(self, name, state=self.state(name))
 
-    def tables(self) -> list[TableInfo]:
-        """Return all tables, in the order in which they began."""
-        with self.store.reading() as connection:
-            rows = connection.execute(sql.TABLES).fetchall()
-        if not all(isinstance(row[0], str) for row in rows):
-            raise LedgerError(f"{self.path} is damaged: a table has no name; run verify")
-        return [TableInfo(*row[:5]) for row in rows]
-
     def next_name(self, prefix: str) -> str:
         """Return `<prefix>/<n>` with the first free n; within a transaction it stays free."""
         with self.store.reading() as connection:
             rows = connection.execute(
                 "SELECT name FROM stream WHERE substr(name, 1, ?) = ?", (len(prefix) + 1, f"{prefix}/")
             ).fetchall()
-        numbers = (_number(name[len(prefix) + 1 :]) for (name,) in rows)
+        numbers = (number_in(name[len(prefix) + 1 :]) for (name,) in rows)
         return f"{prefix}/{max((number for number in numbers if number is not None), default=0) + 1}"
-
-    # States
-
-    def resolve(self, spec: str) -> TableState:
-        """Return the state that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
-
-        Raises:
-            UnknownTable: there is no such table.
-            UnknownVersion: it has no such version or tag.
-        """
-        table, at, version = spec.partition("@")
-        number = _number(version)
-        return self.state(table, version if number is None else number) if at else self.state(table)
-
-    def state(self, table: str, version: int | str | None = None) -> TableState:
-        """Return what a table said at a version or tag; now, if None."""
-        at = self.version_of(table, version)
-        lineage, base = self._lineage(table, at)
-        intents: dict[str, Intent] = {}
-        for _, stream, until in lineage:
-            for op, (intent, _) in self.records.as_of(stream, until).items():
-                if intent is None:
-                    intents.pop(op, None)
-                else:
-                    intents[op] = intent
-        return TableState(table, at, base, intents)
-
-    def version_of(self, table: str, version: int | str | None = None) -> int:
-        """Return the version that a number or a tag names; the newest, if None."""
-        newest = self.records.version(self._stream_id(table))
-        if version is None:
-            return newest
-        if isinstance(version, str):
-            tags = self.tags(table)
-            if version not in tags:
-                known = ", ".join(sorted(tags)) or "none"
-                raise UnknownVersion(f"{table} has no tag {version!r}; its tags: {known}")
-            return tags[version]
-        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
-            raise UnknownVersion(f"{table} has versions 1 to {newest}, not {version!r}")
-        return version
-
-    def tags(self, table: str) -> dict[str, int]:
-        """Return a table's tags: name -> version."""
-        with self.store.reading() as connection:
-            rows = connection.execute(
-                "SELECT name, version FROM tag WHERE stream_id = ? ORDER BY version, name", [self._stream_id(table)]
-            ).fetchall()
-        if not all(isinstance(version, int) for _, version in rows):
-            raise LedgerError(f"{self.path} is damaged: a tag of {table!r} names no version; run verify")
-        return {str(name): version for name, version in rows}
-
-    def history(self, table: str, op: str, version: int) -> list[Event]:
-        """Return every event up to a version that touched an op, oldest first, those it was forked from included."""
-        found: list[Event] = []
-        for _, stream, until in self._lineage(table, version)[0]:
-            with self.store.reading() as connection:
-                rows = connection.execute(sql.TOUCHED, {"stream": stream, "op": op, "version": until}).fetchall()
-            found += self._events_at(stream, [row[0] for row in rows])
-        return sorted(found, key=lambda event: event.seq)
-
-    def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
-        """Return, for each op of which a table says something, the event that said it."""
-        blamed: dict[str, Event] = {}
-        for name, stream, until in self._lineage(table, self.version_of(table, version))[0]:
-            said = self.records.as_of(stream, until)
-            events = {event.version: event for event in self._events_at(stream, [since for _, since in said.values()])}
-            for op, (intent, since) in said.items():
-                if intent is None:
-                    blamed.pop(op, None)
-                elif since in events:
-                    blamed[op] = events[since]
-                else:
-                    raise LedgerError(f"{self.path} is damaged: version {since} of {name} has no event; run verify")
-        return dict(sorted(blamed.items()))
-
-    def _lineage(self, table: str, version: int) -> tuple[list[tuple[str, int, int]], str]:
-        """Return the tables that a version comes of, the oldest first, each as (name, row, version), and the base."""
-        found: list[tuple[str, int, int]] = []
-        parent: tuple[str, int] | None = (table, version)
-        base = "torch"
-        while parent is not None:
-            name, until = parent
-            stream = self._stream_id(name)
-            if found and stream >= found[-1][1]:
-                later = f"{found[-1][0]!r} is forked from the later {name!r}"
-                raise LedgerError(f"{self.path} is damaged: {later}; run verify")
-            found.append((name, stream, until))
-            created = self._created(name, stream)
-            parent, base = created.parent, created.base if len(found) == 1 else base
-        return found[::-1], base
-
-    def _stream_id(self, table: str) -> int:
-        stream = self.records.stream_id(table)
-        if stream is None:
-            known = [info.name for info in self.tables()]
-            near = difflib.get_close_matches(table, known, 3) or known[:5]
-            raise UnknownTable(f"{self.path} has no table {table!r}; it has {', '.join(map(repr, near)) or 'none yet'}")
-        return stream
-
-    def _created(self, table: str, stream: int) -> Created:
-        first = next(iter(self._events_at(stream, [1])), None)
-        if first is None or not isinstance(first.body, Created):
-            raise LedgerError(f"{self.path} is damaged: the table {table!r} does not begin with 'created'; run verify")
-        return first.body
 
     # Events
 
@@ -326,7 +205,7 @@ class Ledger:
             values.append(self._stream_id(table))
         if op is not None:
             where.append(
-                f"{_IS_CHANGING} AND (event.stream_id, event.version) IN (SELECT stream_id, version FROM change "
+                f"{IS_CHANGING} AND (event.stream_id, event.version) IN (SELECT stream_id, version FROM change "
                 "WHERE op_id = (SELECT id FROM op WHERE name = ?))"
             )
             values.append(names.normalize(op))
@@ -377,20 +256,8 @@ class Ledger:
         stream = self._stream_id(table)
         if self.records.version(stream) == version:
             return []
-        where = ["event.stream_id = ?", "event.version > ?", _IS_CHANGING]
+        where = ["event.stream_id = ?", "event.version > ?", IS_CHANGING]
         return list(self.records.events(where, [stream, version], desc=False, limit=None))
-
-    def _events_at(self, stream: int, versions: Sequence[int]) -> list[Event]:
-        """Return the events that made these versions of a table."""
-        wanted = sorted(set(versions))
-        found: list[Event] = []
-        with self.store.reading() as connection:
-            for start in range(0, len(wanted), _CHUNK):
-                chunk = wanted[start : start + _CHUNK]
-                marks = ", ".join("?" * len(chunk))
-                text = f"{sql.EVENT} WHERE event.stream_id = ? AND event.version IN ({marks}) AND {_IS_CHANGING}"
-                found += map(read_event, connection.execute(text, [stream, *chunk]).fetchall())
-        return found
 
     def append(self, table: str, version: int, body: Body, *, reason: str | None = None) -> Event:
         """Append one event with this moment's provenance; for :class:`Stream`, in its transaction."""
@@ -431,8 +298,3 @@ class Ledger:
     def verify(self) -> Verification:
         """Check that nothing in the ledger was changed after it was written."""
         return verify(self.records, self.state)
-
-
-def _number(text: str) -> int | None:
-    """Return the version or number that a text is, if it is one."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

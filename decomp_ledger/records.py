@@ -225,6 +225,7 @@ class Records:
             body,
             prev_hash.hex(),
             own_hash.hex(),
+            (body.schema, text),
         )
 
     def _derived_rows(self, connection: sqlite3.Connection, stream: int, version: int, body: Body) -> None:
@@ -359,6 +360,7 @@ def read_event(row: Sequence[Any]) -> Event:
             decode_body(kind, schema, body),
             prev_hash.hex(),
             own_hash.hex(),
+            (schema, body),
         )
     except (TypeError, AttributeError) as error:
         raise LedgerError(f"event {seq} is damaged: {error}; run verify") from None

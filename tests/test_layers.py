@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {"canonical", "names"},
     {"events", "state", "catalog", "catalogs", "drift", "explaining", "provenance", "replay"},
-    {"sql", "migrating", "owner", "store", "records", "verify", "stream", "ledger"},
+    {"sql", "migrating", "owner", "store", "records", "past", "verify", "stream", "ledger"},
     {"live"},
     {"cli"},
     {"__main__", "__init__"},

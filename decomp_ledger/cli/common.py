@@ -104,7 +104,7 @@ def sole_table(ledger: Ledger, spec: str | None) -> TableState:
 
 def event_json(event: Event) -> dict[str, Json]:
     """Return an event as plain data, with its changes laid open."""
-    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name != "body")
+    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name not in ("body", "written"))
     body = attrs.asdict(event.body)
     if event.changes:
         body["changes"] = [attrs.asdict(change) for change in event.changes]

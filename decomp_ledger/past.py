@@ -1,0 +1,164 @@
+"""What a ledger's tables said at any version, and who said it: the reading half of :class:`Ledger`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from decomp_ledger import sql
+from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion
+from decomp_ledger.events import CHANGING_KINDS, Created, Event
+from decomp_ledger.records import Records, TableInfo, read_event
+from decomp_ledger.state import Intent, TableState
+from decomp_ledger.store import Store
+
+__all__ = ["IS_CHANGING", "Past", "number_in"]
+
+IS_CHANGING = "event.kind IN (" + ", ".join(f"'{kind}'" for kind in sorted(CHANGING_KINDS)) + ")"
+_CHUNK = 500
+
+
+class Past:
+    """Reads of tables as of any version; what a version was forked from is part of it.
+
+    Attributes:
+        store: the open file.
+        records: its rows as values.
+    """
+
+    store: Store
+    records: Records
+
+    @property
+    def path(self) -> str:
+        """Its file, or ":memory:"."""
+        return self.store.path
+
+    def tables(self) -> list[TableInfo]:
+        """Return all tables, in the order in which they began."""
+        with self.store.reading() as connection:
+            rows = connection.execute(sql.TABLES).fetchall()
+        if not all(isinstance(row[0], str) for row in rows):
+            raise LedgerError(f"{self.path} is damaged: a table has no name; run verify")
+        return [TableInfo(*row[:5]) for row in rows]
+
+    def resolve(self, spec: str) -> TableState:
+        """Return the state that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
+
+        Raises:
+            UnknownTable: there is no such table.
+            UnknownVersion: it has no such version or tag.
+        """
+        table, at, version = spec.partition("@")
+        number = number_in(version)
+        return self.state(table, version if number is None else number) if at else self.state(table)
+
+    def state(self, table: str, version: int | str | None = None) -> TableState:
+        """Return what a table said at a version or tag; now, if None."""
+        at = self.version_of(table, version)
+        lineage, base = self._lineage(table, at)
+        intents: dict[str, Intent] = {}
+        for _, stream, until in lineage:
+            for op, (intent, _) in self.records.as_of(stream, until).items():
+                if intent is None:
+                    intents.pop(op, None)
+                else:
+                    intents[op] = intent
+        return TableState(table, at, base, intents)
+
+    def version_of(self, table: str, version: int | str | None = None) -> int:
+        """Return the version that a number or a tag names; the newest, if None."""
+        newest = self.records.version(self._stream_id(table))
+        if version is None:
+            return newest
+        if isinstance(version, str):
+            tags = self.tags(table)
+            if version not in tags:
+                known = ", ".join(sorted(tags)) or "none"
+                raise UnknownVersion(f"{table} has no tag {version!r}; its tags: {known}")
+            return tags[version]
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
+            raise UnknownVersion(f"{table} has versions 1 to {newest}, not {version!r}")
+        return version
+
+    def tags(self, table: str) -> dict[str, int]:
+        """Return a table's tags: name -> version."""
+        with self.store.reading() as connection:
+            rows = connection.execute(
+                "SELECT name, version FROM tag WHERE stream_id = ? ORDER BY version, name", [self._stream_id(table)]
+            ).fetchall()
+        if not all(isinstance(version, int) for _, version in rows):
+            raise LedgerError(f"{self.path} is damaged: a tag of {table!r} names no version; run verify")
+        return {str(name): version for name, version in rows}
+
+    def history(self, table: str, op: str, version: int) -> list[Event]:
+        """Return every event up to a version that touched an op, oldest first, those it was forked from included."""
+        found: list[Event] = []
+        for _, stream, until in self._lineage(table, version)[0]:
+            with self.store.reading() as connection:
+                rows = connection.execute(sql.TOUCHED, {"stream": stream, "op": op, "version": until}).fetchall()
+            found += self._events_at(stream, [row[0] for row in rows])
+        return sorted(found, key=lambda event: event.seq)
+
+    def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
+        """Return, for each op of which a table says something, the event that said it."""
+        return {op: event for op, (intent, event) in self.last_words(table, version).items() if intent is not None}
+
+    def last_words(self, table: str, version: int | str | None = None) -> dict[str, tuple[Intent | None, Event]]:
+        """Return, for each op that a table ever spoke of, what it said last, and the event that said it."""
+        found: dict[str, tuple[Intent | None, Event]] = {}
+        for name, stream, until in self._lineage(table, self.version_of(table, version))[0]:
+            said = self.records.as_of(stream, until)
+            events = {event.version: event for event in self._events_at(stream, [since for _, since in said.values()])}
+            for op, (intent, since) in said.items():
+                if since not in events:
+                    raise LedgerError(f"{self.path} is damaged: version {since} of {name} has no event; run verify")
+                found[op] = intent, events[since]
+        return dict(sorted(found.items()))
+
+    def _lineage(self, table: str, version: int) -> tuple[list[tuple[str, int, int]], str]:
+        """Return the tables that a version comes of, the oldest first, each as (name, row, version), and the base."""
+        found: list[tuple[str, int, int]] = []
+        parent: tuple[str, int] | None = (table, version)
+        base = "torch"
+        while parent is not None:
+            name, until = parent
+            stream = self._stream_id(name)
+            if found and stream >= found[-1][1]:
+                later = f"{found[-1][0]!r} is forked from the later {name!r}"
+                raise LedgerError(f"{self.path} is damaged: {later}; run verify")
+            found.append((name, stream, until))
+            created = self._created(name, stream)
+            parent, base = created.parent, created.base if len(found) == 1 else base
+        return found[::-1], base
+
+    def _stream_id(self, table: str) -> int:
+        stream = self.records.stream_id(table)
+        if stream is None:
+            known = [info.name for info in self.tables()]
+            near = difflib.get_close_matches(table, known, 3) or known[:5]
+            raise UnknownTable(f"{self.path} has no table {table!r}; it has {', '.join(map(repr, near)) or 'none yet'}")
+        return stream
+
+    def _created(self, table: str, stream: int) -> Created:
+        first = next(iter(self._events_at(stream, [1])), None)
+        if first is None or not isinstance(first.body, Created):
+            raise LedgerError(f"{self.path} is damaged: the table {table!r} does not begin with 'created'; run verify")
+        return first.body
+
+    def _events_at(self, stream: int, versions: Sequence[int]) -> list[Event]:
+        """Return the events that made these versions of a table."""
+        wanted = sorted(set(versions))
+        found: list[Event] = []
+        with self.store.reading() as connection:
+            for start in range(0, len(wanted), _CHUNK):
+                chunk = wanted[start : start + _CHUNK]
+                marks = ", ".join("?" * len(chunk))
+                text = f"{sql.EVENT} WHERE event.stream_id = ? AND event.version IN ({marks}) AND {IS_CHANGING}"
+                found += map(read_event, connection.execute(text, [stream, *chunk]).fetchall())
+        return found
+
+
+def number_in(text: str) -> int | None:
+    """Return the version or number that a text is, if it is one."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
         PendingOpWarning,
         ReadOnlyTable,
         RecordingWarning,
+        ReproductionError,
         SchemaError,
+        StampError,
+        StampWarning,
         UnknownCatalog,
         UnknownExport,
         UnknownTable,
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
     )
     from decomp_ledger.events import Event
     from decomp_ledger.ledger import Ledger
+    from decomp_ledger.live.archive import load, save
     from decomp_ledger.live.recording import Recording, record
     from decomp_ledger.live.table import DecompTable
+    from decomp_ledger.stamp import Stamp, read_stamp
     from decomp_ledger.state import TableState
 
 __version__ = "0.1.0"
@@ -51,8 +56,12 @@ __all__ = [
     "ReadOnlyTable",
     "Recording",
     "RecordingWarning",
+    "ReproductionError",
     "SchemaError",
     "Snapshot",
+    "Stamp",
+    "StampError",
+    "StampWarning",
     "TableState",
     "UnknownCatalog",
     "UnknownExport",
@@ -62,8 +71,11 @@ __all__ = [
     "UntrustedModule",
     "UnusableValue",
     "VersionConflict",
+    "load",
     "materialize",
+    "read_stamp",
     "record",
+    "save",
 ]
 
 _HOMES = {
@@ -73,9 +85,13 @@ _HOMES = {
     "Ledger": "ledger",
     "Recording": "live.recording",
     "Snapshot": "catalog",
+    "Stamp": "stamp",
     "TableState": "state",
+    "load": "live.archive",
     "materialize": "catalog",
+    "read_stamp": "stamp",
     "record": "live.recording",
+    "save": "live.archive",
 }
 
 

@@ -80,7 +80,8 @@ class Entry:
 
         `decomp_ledger.drift.complete` is the way back.
         """
-        return Entry(self.origin, self.default, self.unpreservable) if self.origin else Entry()
+        # Only what is no operator of the dispatcher has no schema.
+        return Entry(self.origin, self.default, self.unpreservable) if self.origin or not self.schema else Entry()
 
     def identity(self) -> str:
         """What tells its default decomposition from another one of the same op and build."""

@@ -17,6 +17,7 @@ __all__ = [
     "ReproductionError",
     "SchemaError",
     "StampError",
+    "StampWarning",
     "UnknownCatalog",
     "UnknownExport",
     "UnknownTable",
@@ -114,3 +115,7 @@ class RecordingWarning(UserWarning):
 
 class PendingOpWarning(UserWarning):
     """An op was named that no loaded library has, and whose name is close to one that is loaded."""
+
+
+class StampWarning(UserWarning):
+    """A `.pt2` holds another program than was stamped, or a stamp that cannot be kept."""

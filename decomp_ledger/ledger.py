@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import names, provenance
+from decomp_ledger.bundle import Bundle
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
@@ -250,6 +251,23 @@ class Ledger(Past):
             some = [event.seq for event in self.events(kind=Exported.kind, desc=True, limit=5)]
             raise UnknownExport(f"{self.path} has no export {number}; its last: {', '.join(map(str, some)) or 'none'}")
         return found
+
+    def bundle(self, number: int) -> Bundle:
+        """Return an export with all that tells its table: what a stamp in a `.pt2` holds of it.
+
+        Raises:
+            UnknownExport: there is none of that number.
+        """
+        event = self.export(number)
+        assert isinstance(event.body, Exported)  # what export() returns
+        return self.bundle_of(event, self.catalog(event.body.catalog))
+
+    def bundle_of(self, event: Event, catalog: Catalog) -> Bundle:
+        """Return the bundle of an `exported` event that met this catalog."""
+        said = self.last_words(event.table, event.version)
+        state = self.state(event.table, event.version)
+        events = (spoke for _, spoke in said.values())
+        return Bundle.of(self.id, event, self.environment(event.environment), state, events, catalog)
 
     def changes_after(self, table: str, version: int) -> list[Event]:
         """Return the events that changed a table after a version, oldest first."""

@@ -11,10 +11,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from decomp_ledger.bundle import Bundle
 from decomp_ledger.catalog import Snapshot
 from decomp_ledger.errors import LedgerError, RecordingWarning
-from decomp_ledger.events import Exported
-from decomp_ledger.live import graph, privates
+from decomp_ledger.events import Event, Exported
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.live import archive, graph, privates
+from decomp_ledger.live.dispatcher import dispatcher
 from decomp_ledger.live.recording import current
 from decomp_ledger.live.table import DecompTable
 from decomp_ledger.stream import Stream
@@ -41,8 +44,9 @@ def run(program: Any, table: Any, proceed: Callable[[Any], Any]) -> Any:
     recording = current()
     if table is None and recording is not None:
         table = DecompTable(recording.stream())  # what torch would make
-    if isinstance(table, DecompTable):
-        plain: Mapping[Any, Any]
+    plain: Mapping[Any, Any]
+    stale: tuple[str, ...] = ()
+    if isinstance(table, DecompTable) and (table.ledger is not None or recording is None):
         plain, version, snapshot = table._use()
         stream = table._stream
     elif recording is None or table is None:
@@ -52,20 +56,21 @@ def run(program: Any, table: Any, proceed: Callable[[Any], Any]) -> Any:
         found = recording.plain(plain)
         if found is None:
             return proceed(plain)
-        stream, snapshot = found
+        stream, snapshot, stale = found
         version = stream.version
     if stream.ledger is None or snapshot is None:
         return proceed(plain)
-    return _Export(stream, version, snapshot).run(program, plain, proceed)
+    return _Export(stream, version, snapshot, stale).run(program, plain, proceed)
 
 
 class _Export:
     """One export under way."""
 
-    def __init__(self, stream: Stream, version: int, snapshot: Snapshot) -> None:
+    def __init__(self, stream: Stream, version: int, snapshot: Snapshot, stale: tuple[str, ...]) -> None:
         self.stream = stream
         self.version = version
         self.snapshot = snapshot
+        self.stale = stale
         self.fired: dict[str, int] = {}
 
     def run(self, program: Any, table: Mapping[Any, Any], proceed: Callable[[Any], Any]) -> Any:
@@ -74,9 +79,10 @@ class _Export:
         try:
             result = proceed({op: self.counting(op, fn) for op, fn in table.items()})
         except BaseException as error:
-            self.record(before, None, started, error)
+            self.record(self.body(before, None, started, error))
             raise
-        self.record(before, result, started, None)
+        body = self.body(before, result, started, None)
+        self.record(body, program, result)
         return result
 
     def counting(self, op: Any, fn: Any) -> Any:
@@ -93,12 +99,13 @@ class _Export:
 
         return counted
 
-    def record(
+    def body(
         self, before: tuple[str | None, dict[str, int]], result: Any, started: float, error: BaseException | None
-    ) -> None:
+    ) -> Exported:
+        """Return what came of it."""
         milliseconds = round((time.perf_counter() - started) * 1000)
         after: tuple[str | None, dict[str, int]] = (None, {}) if error is not None else _describe(result)
-        body = Exported(
+        return Exported(
             catalog=self.snapshot.catalog,
             snapshot=self.snapshot.digest,
             before=before[0],
@@ -108,13 +115,28 @@ class _Export:
             fired=dict(sorted(self.fired.items())),
             milliseconds=milliseconds,
             error=None if error is None else (type(error).__name__, _storable(str(error))),
+            stale=self.stale,
         )
+
+    def record(self, body: Exported, program: Any = None, result: Any = None) -> None:
+        """Append the event; keep in mind what led to the program that came out."""
         try:
-            self.stream.exported(body, self.version)
+            event = self.stream.exported(body, self.version)
+            ledger = self.stream.ledger
+            if result is not None and event is not None and ledger is not None:
+                earlier = archive.history(program, body.before)
+                archive.remember(result, (*earlier, self.bundle(event, body, ledger)), body.after)
         except LedgerError as failure:
             # The export is done, or has failed by itself: neither is to be lost for the sake of its record.
             message = f"an export with {self.stream.name}@{self.version} could not be recorded: {failure}"
             warnings.warn(message, RecordingWarning, stacklevel=2)
+
+    def bundle(self, event: Event, body: Exported, ledger: Ledger) -> Bundle:
+        """Return what a stamp holds of it. Made now: the ledger may be closed when the program is saved."""
+        catalog = dispatcher.quick().catalog
+        if catalog.digest != body.catalog:  # a library came while torch traced
+            catalog = ledger.catalog(body.catalog)
+        return ledger.bundle_of(event, catalog)
 
 
 def _describe(program: Any) -> tuple[str | None, dict[str, int]]:

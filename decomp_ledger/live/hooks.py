@@ -1,7 +1,8 @@
-"""Where torch is hooked: two places, patched while somebody needs them and put back exactly.
+"""Where torch is hooked: three places, patched while somebody needs them and put back exactly.
 
 `CustomDecompTable.__new__` sees every table that is made, under whichever of its three names and also where it was
-imported by name earlier. `ExportedProgram.run_decompositions` sees every export. A module that is not imported yet is
+imported by name earlier. `ExportedProgram.run_decompositions` sees every export;
+`torch.export.save` and `load` stamp programs, and keep their stamps. A module that is not imported yet is
 patched when the program imports it: nothing here imports torch, so that what a script sets before still counts.
 """
 
@@ -110,9 +111,49 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     return restore
 
 
+def _patch_export(module: ModuleType) -> Callable[[], None] | None:
+    """Stamp what is saved within a recording, and keep in mind the stamp of what is loaded.
+
+    What a program took from `torch.export` by name before, it calls unhooked: `decomp_ledger.save` is for that.
+    """
+    originals = {name: getattr(module, name, None) for name in ("save", "load")}
+    if None in originals.values():
+        return None
+    original_save: Any = originals["save"]
+    original_load: Any = originals["load"]
+
+    @functools.wraps(original_save)
+    def save(ep: Any, f: Any, **kwargs: Any) -> None:
+        from decomp_ledger.live import archive, recording
+
+        if recording.current() is None:
+            original_save(ep, f, **kwargs)
+        else:
+            archive.save_stamped(original_save, ep, f, kwargs)
+
+    @functools.wraps(original_load)
+    def load(f: Any, **kwargs: Any) -> Any:
+        from decomp_ledger.live import archive, recording
+
+        if recording.current() is None:
+            return original_load(f, **kwargs)
+        return archive.load_stamped(original_load, f, kwargs)
+
+    hooked = {"save": save, "load": load}
+    vars(module).update(hooked)
+
+    def restore() -> None:
+        for name, function in hooked.items():
+            if vars(module).get(name) is function:
+                setattr(module, name, originals[name])
+
+    return restore
+
+
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
+    "torch.export": _patch_export,
 }
 
 

@@ -150,11 +150,12 @@ class Recording:
         else:
             _warn(f"recording {self.name!r}: an export was not recorded: {error!r}")
 
-    def plain(self, table: Mapping[Any, Any]) -> tuple[Stream, Snapshot] | None:
+    def plain(self, table: Mapping[Any, Any]) -> tuple[Stream, Snapshot, tuple[str, ...]] | None:
         """Record a plain dict that is about to be used, as what it differs by from torch's default table.
 
         Returns:
-            Its stream, and what it is in this torch; None if it cannot be recorded.
+            Its stream, what it is in this torch, and the ops that a table of torch's own lacks because it was read
+            before they were loaded; None if it cannot be recorded.
         """
         if self._failed:
             return None
@@ -162,6 +163,7 @@ class Recording:
             from decomp_ledger.live.dispatcher import dispatcher
 
             defaults = dispatcher.full()
+            stale = _stale(table, defaults)
             base, wanted = _difference(dict(table), defaults)
             with self._lock:
                 key = (base, *wanted)
@@ -169,10 +171,28 @@ class Recording:
                 if stream is None:
                     stream = self._plain[key] = self.stream(base)
             stream.change(Updated, lambda intents: [] if intents else wanted)
-            return stream, stream.met(defaults.catalog)
+            return stream, stream.met(defaults.catalog), stale
         except Exception as error:
             self.missed(error)
             return None
+
+
+def _stale(table: Mapping[Any, Any], defaults: Defaults) -> tuple[str, ...]:
+    """Return the ops that torch's own table lacks though it is not known to have lost them: it was read too early.
+
+    One that was removed before the table was first read is among them: torch then forgets who removed it.
+    Risk: `CustomDecompTable.has_materialized` and `deleted_custom_ops`.
+    """
+    if not getattr(table, "has_materialized", False):
+        return ()  # a plain dict, or one that still takes in what is loaded
+    removed = getattr(table, "deleted_custom_ops", ())
+    return tuple(
+        sorted(
+            op
+            for op, live in defaults.by_name.items()
+            if not names.is_aten(op) and live not in removed and live not in table
+        )
+    )
 
 
 def _difference(table: dict[Any, Any], defaults: Defaults) -> tuple[str, Wanted]:

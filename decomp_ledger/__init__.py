@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from decomp_ledger.ledger import Ledger
     from decomp_ledger.live.archive import load, save
     from decomp_ledger.live.recording import Recording, record
+    from decomp_ledger.live.reproducing import ReproducedTable, reproduce
     from decomp_ledger.live.table import DecompTable
     from decomp_ledger.stamp import Stamp, read_stamp
     from decomp_ledger.state import TableState
@@ -56,6 +57,7 @@ __all__ = [
     "ReadOnlyTable",
     "Recording",
     "RecordingWarning",
+    "ReproducedTable",
     "ReproductionError",
     "SchemaError",
     "Snapshot",
@@ -75,6 +77,7 @@ __all__ = [
     "materialize",
     "read_stamp",
     "record",
+    "reproduce",
     "save",
 ]
 
@@ -84,6 +87,7 @@ _HOMES = {
     "Event": "events",
     "Ledger": "ledger",
     "Recording": "live.recording",
+    "ReproducedTable": "live.reproducing",
     "Snapshot": "catalog",
     "Stamp": "stamp",
     "TableState": "state",
@@ -91,6 +95,7 @@ _HOMES = {
     "materialize": "catalog",
     "read_stamp": "stamp",
     "record": "live.recording",
+    "reproduce": "live.reproducing",
     "save": "live.archive",
 }
 

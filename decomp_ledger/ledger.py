@@ -26,6 +26,7 @@ from decomp_ledger.verify import Verification, verify
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from decomp_ledger.live.reproducing import ReproducedTable
     from decomp_ledger.live.table import DecompTable
 
 __all__ = ["Ledger", "TableInfo"]
@@ -261,6 +262,21 @@ class Ledger(Past):
         event = self.export(number)
         assert isinstance(event.body, Exported)  # what export() returns
         return self.bundle_of(event, self.catalog(event.body.catalog))
+
+    def reproduce(self, number: int, *, strict: bool = True) -> ReproducedTable:
+        """Make again the exact table that an export was made with; see :func:`decomp_ledger.reproduce`.
+
+        Args:
+            number: of the export.
+            strict: raise if anything differs; else return the nearest table, whose `differences` say what does.
+
+        Raises:
+            UnknownExport: there is none of that number.
+            ReproductionError: something differs.
+        """
+        from decomp_ledger.live.reproducing import reproduce
+
+        return reproduce(self.bundle(number), trust=self.trust, provide=self.provided, strict=strict)
 
     def bundle_of(self, event: Event, catalog: Catalog) -> Bundle:
         """Return the bundle of an `exported` event that met this catalog."""

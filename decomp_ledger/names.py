@@ -10,7 +10,20 @@ import re
 
 from decomp_ledger.errors import InvalidName
 
-__all__ = ["check_label", "is_aten", "namespace", "normalize", "split"]
+__all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
+
+# Namespaces that torch itself defines, some when a part of it is first imported: what they offer is known by torch's
+# build.
+# fmt: off
+TORCH_NAMESPACES = frozenset((
+    "aten", "prim", "prims", "prepacked", "profiler", "inductor", "inductor_prims", "quantized", "_quantized",
+    "quantization", "quantized_decomposed", "static_runtime", "symm_mem", "c10d", "c10d_functional",
+    "_c10d_functional", "_c10d_functional_autograd", "onednn", "mkldnn", "mkldnn_prepacked", "mkl", "sparse",
+    "rngprims", "debugprims", "debug_mode_ops", "export", "_native", "_test", "_inductor_test", "_dtensor", "xnnpack",
+    "metal", "streams", "flex_lib", "fsdp", "onnx", "onnx_symbolic", "torch_attn", "device_mesh", "semi_structured",
+    "cplib", "pippy", "triton",
+))
+# fmt: on
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
@@ -69,6 +82,11 @@ def namespace(op: str) -> str:
 def is_aten(op: str) -> bool:
     """Tell whether a stored name is in torch's `aten` namespace."""
     return op.startswith("aten::")
+
+
+def is_torchs(op: str) -> bool:
+    """Tell whether a stored name is in a namespace that torch itself defines."""
+    return namespace(op) in TORCH_NAMESPACES
 
 
 def check_label(text: object, what: str) -> str:

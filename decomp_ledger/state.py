@@ -26,6 +26,7 @@ class Reference:
         module: where it was defined, if anywhere.
         qualname: its name there.
         digest: digest of its source, in hex, for functions that are not torch's.
+        helpers: digest of its source with that of the functions it calls, of those that call any of their package.
         build: for torch's own functions, the torch build that defines them.
         source: for `opaque` ones, the text.
     """
@@ -36,6 +37,7 @@ class Reference:
     digest: str | None = None
     build: str | None = None
     source: str | None = None
+    helpers: str | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return its fields that have a value."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger.catalog import Catalog
+from decomp_ledger.drift import complete
 from decomp_ledger.errors import UnknownCatalog
 
-__all__ = ["available", "load", "of_build", "released"]
+__all__ = ["available", "completed", "load", "of_build", "released"]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
@@ -66,6 +67,12 @@ def of_build(build: Mapping[str, str]) -> Catalog | None:
     version = build.get("torch", "").partition("+")[0]
     known = released(version) if version in available() else None
     return known if known is not None and known.build["git"] == build.get("git") else None
+
+
+def completed(catalog: Catalog) -> Catalog:
+    """Return a live catalog with what its torch build tells, if that is a release known here: schemas and digests."""
+    known = of_build(catalog.build)
+    return catalog if known is None else complete(catalog, known)
 
 
 def _read(version: str) -> dict[str, Any]:

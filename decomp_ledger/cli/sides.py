@@ -8,7 +8,7 @@ from pathlib import Path
 from decomp_ledger import catalogs, names
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.cli.common import LedgerOption
-from decomp_ledger.drift import Side, complete
+from decomp_ledger.drift import Side
 from decomp_ledger.errors import LedgerError, UnknownCatalog
 from decomp_ledger.events import Materialized
 from decomp_ledger.ledger import Ledger
@@ -52,9 +52,7 @@ def met_catalog(ledger: Ledger, state: TableState) -> Catalog | None:
     if event is None:
         return None
     assert isinstance(event.body, Materialized)  # what last_met returns
-    catalog = ledger.catalog(event.body.catalog)
-    known = catalogs.of_build(catalog.build)
-    return catalog if known is None else complete(catalog, known)
+    return catalogs.completed(ledger.catalog(event.body.catalog))
 
 
 def torch_namespaces(catalog: Catalog | None) -> set[str]:

@@ -21,10 +21,10 @@ from decomp_ledger.live import privates
 from decomp_ledger.live.capture import build
 from decomp_ledger.live.dispatcher import Defaults, resolve
 from decomp_ledger.live.privates import OpOverload
-from decomp_ledger.live.source import source_digest, source_text
+from decomp_ledger.live.source import helpers_digest, source_digest, source_text
 from decomp_ledger.state import TORCH_ORIGINS, Reference
 
-__all__ = ["OPS", "find", "is_default", "reference"]
+__all__ = ["OPS", "find", "helpers_of", "is_default", "reference"]
 
 # A function is described once: its source does not change while it lives.
 _described: weakref.WeakKeyDictionary[Any, Reference] = weakref.WeakKeyDictionary()
@@ -110,7 +110,7 @@ def _describe(fn: Any) -> Reference:
     if importable and _look_up(str(module), str(qualname)) is fn:
         if _is_torchs(fn):
             return Reference("import", module, qualname, build=build()["git"])
-        return Reference("import", module, qualname, _digest(fn))
+        return Reference("import", module, qualname, _digest(fn), helpers=helpers_of(fn))
     named = fn.func if isinstance(fn, functools.partial) else fn
     return Reference(
         "opaque",
@@ -118,7 +118,14 @@ def _describe(fn: Any) -> Reference:
         _attribute(named, "__qualname__") or type(named).__qualname__,
         _digest(fn),
         source=source_text(named),
+        helpers=helpers_of(fn),
     )
+
+
+def helpers_of(fn: Any) -> str | None:
+    """Return the digest of a function with those of its package that it calls; None if it calls none."""
+    with_helpers = helpers_digest(fn)
+    return None if with_helpers == helpers_digest(fn, depth=0) else with_helpers
 
 
 def _attribute(fn: Any, name: str) -> Any:

@@ -28,16 +28,6 @@ from decomp_ledger.live.privates import HigherOrderOperator, OpOverload, OpOverl
 
 __all__ = ["Defaults", "Dispatcher", "dispatcher", "is_loaded", "near_names", "op_names", "resolve"]
 
-# Namespaces that torch itself defines: what they offer is known by torch's build.
-# fmt: off
-TORCH_NAMESPACES = frozenset((
-    "aten", "prim", "prims", "prepacked", "profiler", "inductor", "inductor_prims", "quantized", "_quantized",
-    "quantization", "quantized_decomposed", "static_runtime", "symm_mem", "c10d", "_c10d_functional",
-    "_c10d_functional_autograd", "onednn", "mkldnn", "mkldnn_prepacked", "mkl", "sparse", "rngprims", "debugprims",
-    "debug_mode_ops", "export", "_native", "_test", "_dtensor", "xnnpack", "metal", "streams", "flex_lib",
-))
-# fmt: on
-
 
 def op_names(key: object) -> list[str]:
     """Return the names of the ops that a key means.
@@ -150,7 +140,7 @@ def _described(name: str, op: Any, default: Any) -> Entry:
     known = _known.get(name)
     if known is not None and known[0] is op and known[1] is default and known[2] is other:
         return known[3]
-    foreign = names.namespace(name) not in TORCH_NAMESPACES
+    foreign = not names.is_torchs(name)
     module = getattr(default or other, "__module__", "torch")
     own = foreign or str(module).partition(".")[0] not in ("torch", "functools")
     fields = entry(name, op, default, digests=own)
@@ -247,7 +237,7 @@ def _python_packets() -> list[tuple[dict[str, Any], str, Any]]:
     found = []
     for qualified in privates.python_definitions()[0]:
         space, name, _ = names.split(qualified.replace("/", "::"))
-        if space in TORCH_NAMESPACES and space != "aten":
+        if space in names.TORCH_NAMESPACES and space != "aten":
             continue
         members = vars(vars(torch.ops).get(space, torch))
         if members is not vars(torch):

@@ -11,7 +11,6 @@ from decomp_ledger import names
 from decomp_ledger.canonical import Json
 from decomp_ledger.live import privates
 from decomp_ledger.live.capture import build
-from decomp_ledger.live.dispatcher import TORCH_NAMESPACES
 
 __all__ = ["torch_facts"]
 
@@ -24,7 +23,7 @@ def torch_facts() -> tuple[object, Callable[[], dict[str, Json]]]:
 def _facts() -> dict[str, Json]:
     facts: dict[str, Json] = {("torch" if key == "torch" else f"torch_{key}"): text for key, text in build().items()}
     defined = {names.namespace(name.replace("/", "::")) for name in privates.python_definitions()[0]}
-    spaces: list[Json] = [*sorted(defined - TORCH_NAMESPACES)]
+    spaces: list[Json] = [*sorted(defined - names.TORCH_NAMESPACES)]
     # The file's name alone: where it lies is nobody's business, and differs from machine to machine.
     files: list[Json] = [Path(str(path)).name for path in sorted(torch.ops.loaded_libraries)]
     if spaces:

@@ -25,7 +25,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 
-from decomp_ledger.errors import UnusableValue
+from decomp_ledger import names
+from decomp_ledger.errors import InvalidName, UnusableValue
 
 __all__ = ["Difference", "first_difference", "graph_digest", "op_histogram", "values_digest"]
 
@@ -48,11 +49,14 @@ class Difference:
         index: of the first node in which they differ, as `left` and `right` number nodes, from 0.
         left: what the first program has there; None if it has ended.
         right: what the second program has there; None if it has ended.
+        made_by: the ops of the undecomposed programs whose lowering made these nodes, where torch tells: of the first
+            program, and of the second.
     """
 
     index: int
     left: str | None
     right: str | None
+    made_by: tuple[str | None, str | None] = (None, None)
 
 
 def graph_digest(program: Program) -> str:
@@ -84,8 +88,11 @@ def first_difference(a: Program, b: Program) -> Difference | None:
     Returns:
         The difference, or None exactly if the two have the same `graph_digest`.
     """
-    pairs = enumerate(zip_longest(_canonical_lines(a), _canonical_lines(b)))
-    return next((Difference(i, left, right) for i, (left, right) in pairs if left != right), None)
+    one, two = _written(a), _written(b)
+    for i, (left, right) in enumerate(zip_longest(one.lines, two.lines)):
+        if left != right:
+            return Difference(i, left, right, (_made_by(one.nodes[i : i + 1]), _made_by(two.nodes[i : i + 1])))
+    return None
 
 
 def op_histogram(program: Program) -> dict[str, int]:
@@ -129,7 +136,11 @@ def values_digest(program: Program) -> str:
 
 
 def _canonical_lines(program: Program) -> list[str]:
-    """Return a program's text: its live nodes in order, then its outputs.
+    return _written(program).lines
+
+
+def _written(program: Program) -> _Writer:
+    """Write a program's text: its live nodes in order, then its outputs.
 
     A line reads ``%4 = aten::add.Tensor(self=%3, other=%1) : float32[2, s0] cpu``. The lines of a
     subgraph are indented and stand before the node that runs it.
@@ -140,7 +151,7 @@ def _canonical_lines(program: Program) -> list[str]:
         writer.write_graph(program.graph_module, _lifted_inputs(program), outputs)
     else:
         writer.write_graph(program, {}, [])
-    return writer.lines
+    return writer
 
 
 class _Writer:
@@ -148,6 +159,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.nodes: list[Node] = []  # which of them made each line
         self._indent = ""
         self._names: dict[Node, str] = {}
         self._subgraphs: dict[Node, GraphModule] = {}
@@ -172,6 +184,7 @@ class _Writer:
                 typed = "" if value is None else f" : {self._type(value)}"
                 self._names[node] = f"%{len(self.lines)}"
                 self.lines.append(f"{self._indent}{self._names[node]} = {text}{typed}")
+                self.nodes.append(node)
 
     def _write_outputs(self, node: Node, kinds: _Outputs) -> None:
         values = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args
@@ -184,6 +197,7 @@ class _Writer:
             elif target is not None:
                 text += f" {target!r}"
             self.lines.append(f"{self._indent}{text} {self._value(value)}")
+            self.nodes.append(node)
 
     def _write_subgraph(self, module: GraphModule) -> str:
         first, outer = len(self.lines), self._indent
@@ -262,6 +276,23 @@ class _Writer:
             text = str(expression.xreplace({s: self._symbols[s.name] for s in symbols}))
             self._expressions[expression] = text
         return text
+
+
+def _made_by(nodes: list[Node]) -> str | None:
+    """Return the op of the undecomposed program that a node comes from, as `aten::linear`; None if torch forgot.
+
+    Risk: `Node.meta["from_node"]`, a chain back to where the node was first, whose ends tell the operator as text
+    (`aten.linear.default`); `meta["original_aten"]`, the operator that was decomposed last.
+    """
+    if not nodes:
+        return None
+    source = next(iter((nodes[0].meta.get("from_node") or [])[-1:]), None)
+    while source is not None and getattr(source, "from_node", None):
+        source = source.from_node[-1]
+    try:
+        return names.normalize(str(getattr(source, "target", "")))
+    except InvalidName:
+        return _operator_name(nodes[0].meta.get("original_aten"))
 
 
 def _live_nodes(graph: Graph) -> list[Node]:

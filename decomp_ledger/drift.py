@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
 import attrs
@@ -16,7 +16,7 @@ from decomp_ledger.state import TORCH_ORIGINS, TableState
 __all__ = ["KINDS", "NEVER_DECOMPOSED", "Change", "Drift", "Side", "complete", "drift", "fate", "schema_step"]
 
 LEFT, ENTERED, GONE, NEW, MOVED = "left", "entered", "gone", "new", "moved"
-SCHEMA, SOURCE, HELPERS, WRAPPERS = "schema", "source", "helpers", "wrappers"
+FATE, SCHEMA, SOURCE, HELPERS, WRAPPERS = "fate", "schema", "source", "helpers", "wrappers"
 
 # The kinds of change, what weighs most first, and what each says of an op.
 KINDS: Mapping[str, str] = {
@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = {
     ENTERED: "entered the table",
     GONE: "gone from the dispatcher",
     MOVED: "decomposed by something else",
+    FATE: "kept, or decomposed, otherwise than before",
     SCHEMA: "schema changed",
     SOURCE: "own source changed",
     NEW: "new in the dispatcher",
@@ -122,6 +123,12 @@ class Drift:
             kind: {"in_table": len(self.of(kind, in_table=True)), "others": len(self.of(kind, in_table=False))}
             for kind in KINDS
         }
+
+    def only(self, used: Collection[str]) -> Drift:
+        """Return what of it touches some ops, such as those of one program."""
+        lists = self.kernels, self.no_source, self.no_schema, self.unclear
+        changes = tuple(change for change in self.changes if change.op in used)
+        return Drift(self.before, self.after, changes, *(tuple(op for op in ops if op in used) for ops in lists))
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
@@ -267,11 +274,11 @@ class _Comparison:
                 fates = fate(old.get(op), in_table=was), fate(new.get(op), in_table=now)
                 yield Change(op, kind, was or now, *fates, self._function(op))
                 continue
+            fates = fate(old[op], in_table=was), fate(new[op], in_table=now)
             if was != now:
-                fates = fate(old[op], in_table=was), fate(new[op], in_table=now)
                 yield Change(op, LEFT if was else ENTERED, True, *fates, self._function(op))
             else:
-                yield from self._of_decompositions(op, in_table=now)
+                yield from self._of_decompositions(op, *fates, in_table=now)
             yield from self._of_schemas(op, old[op].schema, new[op].schema, in_table=was or now)
 
     def _function(self, op: str) -> str:
@@ -281,12 +288,14 @@ class _Comparison:
                 return found
         return ""
 
-    def _of_decompositions(self, op: str, *, in_table: bool) -> Iterator[Change]:
+    def _of_decompositions(self, op: str, was: str | None, now: str | None, *, in_table: bool) -> Iterator[Change]:
         one = _decomposition(self.before, op, self.before.catalog.ops[op])
         two = _decomposition(self.after, op, self.after.catalog.ops[op])
         function = two.function or one.function
         if one.place != two.place:
             yield Change(op, MOVED, in_table, one.place, two.place, function)
+        elif was != now and self._same_schema(op):
+            yield Change(op, FATE, in_table, was, now, function)
         elif one.digest is None or two.digest is None:
             self._note_unknown(op, one.place, in_table=in_table)
         elif one.digest != two.digest:
@@ -299,6 +308,9 @@ class _Comparison:
             yield Change(op, HELPERS, in_table, one.helpers, two.helpers, function)
         elif one.wrappers != two.wrappers:
             yield Change(op, WRAPPERS, in_table, one.wrappers, two.wrappers, function)
+
+    def _same_schema(self, op: str) -> bool:
+        return self.before.catalog.ops[op].schema == self.after.catalog.ops[op].schema
 
     def _kind_of_source(self, op: str, one: _Decomposition, two: _Decomposition) -> str | None:
         """Tell a function that changed from one that only what is made around it changed for.

@@ -17,7 +17,7 @@ from decomp_ledger.catalog import Catalog, Entry
 from decomp_ledger.catalogs import released
 from decomp_ledger.drift import KINDS, Drift, Side, complete, drift, schema_step
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import Popped
+from decomp_ledger.events import Exported, Popped
 from decomp_ledger.state import Intent, Reference, TableState
 
 OLD_BUILD = {"torch": "1.0.0", "git": "a" * 40, "accelerator": "cpu"}
@@ -311,6 +311,66 @@ def test_drift_as_json_has_every_change_and_what_was_not_compared() -> None:
     assert len(told["not_compared"]["unclear"]) == 9
 
 
+# What a program uses
+
+
+def test_only_what_is_used_is_kept_of_every_kind() -> None:
+    whole = of_versions("2.6.0", "2.15.0")
+    used = {"aten::elu", "aten::qr", "aten::linear", "aten::stack"}
+    some = whole.only(used)
+    assert some.changes == tuple(change for change in whole.changes if change.op in used)
+    assert {change.op for change in some.changes} == used - {"aten::linear"}
+    assert some.kernels == ("aten::linear",)
+    assert (whole.only(()).changes, whole.only(()).kernels) == ((), ())
+    assert whole.only({change.op for change in whole.changes} | {*whole.kernels, *whole.unclear}) == whole
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with one export, number 3, that has `elu` and `linear`, and in which `native_batch_norm` fired."""
+    file = tmp_path_factory.mktemp("exported") / "l.db"
+    with Ledger(file, actor="Ada") as ledger:
+        edge = ledger._open_or_create("edge", "torch")
+        edge.met(released("2.6.0"))
+        ops = {"aten::elu": 1, "aten::linear": 2}, {"aten::addmm": 2, "aten::expm1": 1}, {"aten::cudnn_batch_norm": 1}
+        ledger.append("edge", 1, Exported(released("2.6.0").digest, "0" * 64, None, None, *ops, 3))
+    return file
+
+
+def test_drift_can_be_told_of_what_a_program_uses(exported: Path) -> None:
+    used = {"aten::elu", "aten::linear", "aten::addmm", "aten::expm1", "aten::cudnn_batch_norm"}
+    whole = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)
+    assert whole["only_used"] is None
+    done = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", "--json", ledger=exported)
+    told = json.loads(done.stdout)
+    assert told["changes"] == [change for change in whole["changes"] if change["op"] in used]
+    assert told["changes"][0]["op"] == "aten::elu"
+    assert told["only_used"] == {"program": "export:3", "ops": sorted(used), "of_changes": len(whole["changes"])}
+    assert told["counts"]["left"] == {"in_table": 1, "others": 0}
+    text = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", ledger=exported).stdout
+    count = sum(change["kind"] != "wrappers" for change in whole["changes"])
+    line = f"of {count} changes, 1 touches export:3, which uses 5 ops, and wrappers changed around 3 of them"
+    assert text.startswith(f"{line}\n")
+    assert "\n  aten::elu: in the table -> stays in graphs" in text
+    marked = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", "--markdown", ledger=exported).stdout
+    assert marked.split("\n")[:3] == ["### Decomposition drift: `torch:2.6.0` to `torch:2.9.1`", "", f"**{line}**"]
+    assert marked.count("<details") == 2
+
+
+def test_no_change_to_what_a_program_uses_is_status_0(exported: Path) -> None:
+    done = run("drift", "torch:2.12.1", "torch:2.13.0", "--only-used", "export:3", ledger=exported)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ", 0 touch export:3" in done.stdout
+
+
+def test_a_preserved_op_that_torch_comes_to_decompose_always_has_another_fate() -> None:
+    always = attrs.evolve(KERNEL, default=False, unpreservable="it has no kernel")
+    state = TableState("edge", 2, "torch", {"aten::k": Intent("preserve")})
+    sides = (Side("edge", state, Catalog(OLD_BUILD, {"aten::k": entry})) for entry in (KERNEL, always))
+    (change,) = drift(*sides).changes
+    assert (change.kind, change.before, change.after) == ("fate", "stays in graphs", "decomposed always")
+
+
 def test_drift_as_markdown_has_a_table_of_counts_and_a_fold_for_each_kind() -> None:
     text = run("drift", "torch:2.6.0", "torch:2.9.1", "--markdown").stdout
     assert text.startswith("### Decomposition drift: `torch:2.6.0` to `torch:2.9.1`\n")
@@ -355,6 +415,8 @@ def test_a_captured_catalog_is_named_by_its_file(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["drift", "torch:2.6.0", "torch:2.6.9"], "there is no catalog of torch 2.6.9; there are 2.6.0, 2.7.1"),
+        (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:99"], "has no export 99"),
+        (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "edge"], "edge names no program; name one of those"),
         (["drift", "torch:2.6.0"], "Missing argument 'B'"),
         (["drift", "torch:2.6.0", "catalog:/no/such/file"], "cannot read the catalog /no/such/file"),
         (["drift", "torch:2.6.0", f"catalog:{__file__}"], "is no catalog; make one with `catalog capture"),

@@ -22,7 +22,7 @@ from decomp_ledger.cli.common import (
     pass_ledger,
     write_json,
 )
-from decomp_ledger.cli.sides import find_side, met_catalog, torch_namespaces
+from decomp_ledger.cli.sides import find_side, met_catalog, torch_namespaces, used_ops
 from decomp_ledger.drift import Side, drift
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.live.program import capture_with
@@ -135,22 +135,33 @@ _STATE = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION or cat
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count tells enough.")
+@click.option("--only-used", "program", metavar="export:N",
+              help="Only ops that this program has, before or after its export, or that fired in it.")  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @pass_ledger
 def drift_command(
-    option: LedgerOption, before: str, after: str, everything: bool, markdown: bool, as_json: bool
+    option: LedgerOption, before: str, after: str, everything: bool, program: str | None, markdown: bool, as_json: bool
 ) -> int:
     """Show what differs between two tables or torch versions, what weighs most first; exit with 1 if anything does."""
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
-    found = drift(find_side(option, before), find_side(option, after))
+    used = None if program is None else used_ops(option, program)
+    all_of_it = drift(find_side(option, before), find_side(option, after))
+    found = all_of_it if used is None else all_of_it.only(used)
     if as_json:
-        write_json(found.to_json())
-    elif markdown:
-        drawing.print_markdown(found)
+        of: dict[str, Json] = {
+            "program": program,
+            "ops": list[Json](sorted(used or ())),
+            "of_changes": len(all_of_it.changes),
+        }
+        write_json({**found.to_json(), "only_used": None if program is None else of})
+        return FOUND if found.changes else 0
+    lead = "" if program is None else drawing.only_used_text(program, len(used or ()), all_of_it, found)
+    if markdown:
+        drawing.print_markdown(found, lead)
     else:
-        drawing.print_drift(found, everything=everything)
+        drawing.print_drift(found, lead, everything=everything)
     return FOUND if found.changes else 0
 
 

@@ -11,6 +11,7 @@ from decomp_ledger.catalog import Entry
 from decomp_ledger.cli.common import intent_text, note, printable
 from decomp_ledger.drift import (
     ENTERED,
+    FATE,
     GONE,
     HELPERS,
     KINDS,
@@ -26,7 +27,7 @@ from decomp_ledger.drift import (
 )
 from decomp_ledger.replay import HOLDS, OUTCOMES, Replay
 
-__all__ = ["decomposition_text", "print_drift", "print_markdown", "print_replay"]
+__all__ = ["decomposition_text", "only_used_text", "print_drift", "print_markdown", "print_replay"]
 
 _LIMIT = 10
 # Of ops in a table, these are always named: each may change what an export gives.
@@ -38,13 +39,31 @@ def decomposition_text(entry: Entry) -> str:
     return f"{entry.origin} {entry.module}.{entry.qualname}" if entry.module else str(entry.origin)
 
 
-def print_drift(found: Drift, *, everything: bool) -> None:
+def only_used_text(program: str, used: int, whole: Drift, found: Drift) -> str:
+    """Say how much of a drift touches a program.
+
+    Args:
+        program: what people call it: `export:7`.
+        used: how many ops it uses.
+        whole: the drift.
+        found: what of it touches the program.
+    """
+    total, few = (sum(change.kind != WRAPPERS for change in each.changes) for each in (whole, found))
+    more = len(found.changes) - few
+    wrapped = f", and wrappers changed around {more} of them" if more else ""
+    return f"of {total} changes, {few} {'touches' if few == 1 else 'touch'} {program}, which uses {used} ops{wrapped}"
+
+
+def print_drift(found: Drift, lead: str = "", *, everything: bool) -> None:
     """Print what differs, what weighs most first.
 
     Args:
         found: the drift.
+        lead: a line to put first.
         everything: name every op, also where a count tells enough.
     """
+    if lead:
+        note(lead)
     note(f"{_side(found.before)} -> {_side(found.after)}: {_summary(found)}")
     for title, changes, named in _groups(found):
         click.echo()
@@ -58,10 +77,13 @@ def print_drift(found: Drift, *, everything: bool) -> None:
     _print_notes(found)
 
 
-def print_markdown(found: Drift) -> None:
+def print_markdown(found: Drift, lead: str = "") -> None:
     """Print the same as Markdown: a table of counts, and a fold for each kind."""
     note(f"### Decomposition drift: {_code(found.before.name)} to {_code(found.after.name)}")
     click.echo()
+    if lead:
+        note(f"**{_plain(lead)}**")
+        click.echo()
     note(f"{_side(found.before, code=True)} to {_side(found.after, code=True)}: {_summary(found)}.")
     groups = list(_groups(found))
     if groups:
@@ -166,7 +188,7 @@ def _groups(found: Drift) -> Iterable[tuple[str, list[Change], bool]]:
             changes = found.of(kind, in_table=in_table)
             if changes and kind != WRAPPERS:
                 where = "" if in_table else ", ops of neither table"
-                yield f"{title}{where}", changes, in_table and kind in _NAMED
+                yield f"{title}{where}", changes, (in_table and kind in _NAMED) or kind == FATE
     if late:
         distinct = len({(change.before, change.after) for change in late})
         yield f"{KINDS[WRAPPERS]} ({distinct} distinct)", late, False
@@ -179,7 +201,7 @@ def _ops(changes: Sequence[Change]) -> str:
 def _lines(changes: Sequence[Change]) -> list[str]:
     """Return a line for each function, for what differs in source, and for each op otherwise."""
     kind = changes[0].kind
-    if kind in (LEFT, ENTERED, GONE, NEW, MOVED):
+    if kind in (LEFT, ENTERED, GONE, NEW, MOVED, FATE):
         return [f"{change.op}: {_step(change)}" for change in changes]
     if kind == SCHEMA:
         return [f"{change.op}: {schema_step(str(change.before), str(change.after))}" for change in changes]

@@ -10,13 +10,13 @@ from decomp_ledger.catalog import Catalog
 from decomp_ledger.cli.common import LedgerOption
 from decomp_ledger.drift import Side
 from decomp_ledger.errors import LedgerError, UnknownCatalog
-from decomp_ledger.events import Materialized
+from decomp_ledger.events import Exported, Materialized
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import TableState
 
-__all__ = ["find_side", "met_catalog", "torch_namespaces"]
+__all__ = ["find_side", "met_catalog", "ops_of", "torch_namespaces", "used_ops"]
 
-_TORCH, _CATALOG = "torch:", "catalog:"
+_TORCH, _CATALOG, _EXPORT = "torch:", "catalog:", "export:"
 
 
 def find_side(option: LedgerOption, spec: str) -> Side:
@@ -59,6 +59,30 @@ def torch_namespaces(catalog: Catalog | None) -> set[str]:
     """Return the namespaces that torch itself had in a catalog's build; none, if that build is not a released one."""
     known = None if catalog is None else catalogs.of_build(catalog.build)
     return set() if known is None else set(map(names.namespace, known.ops))
+
+
+def used_ops(option: LedgerOption, spec: str) -> frozenset[str]:
+    """Return the ops of a program: those it had before and after its export, and those that fired in it.
+
+    Args:
+        option: the ledger.
+        spec: `export:N`.
+
+    Raises:
+        LedgerError: it names no program, or none that is there.
+    """
+    number = spec.removeprefix(_EXPORT)
+    if spec.startswith(_EXPORT) and number.isascii() and number.isdigit():
+        with option.read() as ledger:
+            body = ledger.export(int(number)).body
+            assert isinstance(body, Exported)  # what export() returns
+            return ops_of(body)
+    raise LedgerError(f"{spec} names no program; name one of those that `decomp-ledger exports` lists, as export:N")
+
+
+def ops_of(export: Exported) -> frozenset[str]:
+    """Return the ops that a program had before and after its export, and those that fired in it."""
+    return frozenset(export.ops_before.keys() | export.ops_after.keys() | export.fired.keys())
 
 
 def _read(path: Path) -> Catalog:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from decomp_ledger.canonical import Json
 from decomp_ledger.catalog import ABSENT, DEFAULT, Catalog, Entry, choose
-from decomp_ledger.events import OVERRIDE, PRESERVE, Event
+from decomp_ledger.events import OVERRIDE, PRESERVE, Event, Exported
 from decomp_ledger.state import Intent, TableState
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "explain", "explain_export"]
 
 _ORIGINS = {
     "cia": "its C++ CompositeImplicitAutograd kernel",
@@ -29,7 +29,8 @@ class Explanation:
         op: the op.
         table: the table.
         version: the version asked about.
-        outcome: `kept`, `decomposed`, or `pending` (not loaded: nothing can happen to it).
+        outcome: `kept`, `decomposed`, or `pending` (not loaded: nothing can happen to it); in an export also `never
+            there`, or `gone` (it was in the program, and neither was it decomposed nor is it in what came out).
         because: why, in one sentence.
         default: what torch's default table has for it, and where that comes from.
         preservable: whether torch can keep it in a graph, and if not, why.
@@ -37,6 +38,8 @@ class Explanation:
         met: the event by which that torch is known: `edge@3 (#7)`, this table's if it met one.
         loaded: whether it was loaded there; None if that is not known.
         events: those that touched it, oldest first.
+        counts: in an export, how often it was in the program `before`, is in it `after`, and how often its
+            decomposition `fired`.
     """
 
     op: str
@@ -50,6 +53,7 @@ class Explanation:
     met: str | None
     loaded: bool | None
     events: tuple[Event, ...]
+    counts: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return all but the events as plain data."""
@@ -92,6 +96,57 @@ def explain(
         None if catalog is None else entry is not None,
         tuple(history),
     )
+
+
+def explain_export(
+    op: str, state: TableState, export: Event, body: Exported, catalog: Catalog, history: Sequence[Event]
+) -> Explanation:
+    """Answer of one export, by what happened in it.
+
+    Args:
+        op: the op's name.
+        state: the state of the table that was used.
+        export: the `exported` event.
+        body: what came of it.
+        catalog: the catalog that it met.
+        history: the events that touched the op up to that state, oldest first.
+    """
+    answer = explain(op, state, export, catalog, history)
+    counts = {
+        "before": body.ops_before.get(op, 0),
+        "after": body.ops_after.get(op, 0),
+        "fired": body.fired.get(op, 0),
+    }
+    outcome, because = _in_export(answer, body, **counts)
+    return attrs.evolve(answer, outcome=outcome, because=because, counts=counts)
+
+
+def _in_export(answer: Explanation, body: Exported, before: int, after: int, fired: int) -> tuple[str, str]:
+    if fired:
+        nested = "" if before else ", within the decompositions of other ops"
+        left = f"; {after} of it are in what came out all the same" if after else ""
+        return "decomposed", f"{answer.because}; that fired {_times(fired)}{nested}{left}"
+    if body.error is not None and before:
+        return answer.outcome, f"{answer.because}; the export failed before anything came out"
+    if after:
+        if answer.op in body.stale:
+            return "kept", (
+                "its table was torch's own, and had been read before the op was loaded: torch then keeps it for ever "
+                "(or it was removed before that read, which such a table forgets)"
+            )
+        if answer.outcome == "kept":
+            return "kept", answer.because
+        return "kept", f"it was not traced as one to decompose, although {answer.because}"
+    if not before:
+        said = f"; had it been: {answer.outcome}, since {answer.because}"
+        return "never there", f"it was never in this program, nor in what came of it{said}"
+    if answer.outcome == "decomposed":
+        return "decomposed", answer.because
+    return "gone", "it was in the program and not in what came out, though none decomposed it: nothing used its result"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _near(op: str, catalog: Catalog) -> str:

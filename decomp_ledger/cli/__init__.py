@@ -29,7 +29,7 @@ __all__ = ["cli", "main"]
 def cli(context: click.Context, path: str) -> None:
     """Record, read and check the decomposition tables that torch.export lowers with.
 
-    A table state is written TABLE, TABLE@VERSION or TABLE@TAG; show also takes export:N, drift and replay torch:2.13.0.
+    A table state is written TABLE, TABLE@VERSION, TABLE@TAG, torch:2.13.0, export:7 or model.pt2.
     Exit status: 0 fine, 1 a difference or a fault was found, 2 used wrongly.
     """
     context.obj = LedgerOption(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -28,6 +30,7 @@ __all__ = [
     "pass_ledger",
     "printable",
     "sole_table",
+    "waiting",
     "what",
     "write_json",
 ]
@@ -89,6 +92,18 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         console.width = 400  # into a file or a pipe, nothing is wrapped for a terminal that is not there
     console.print(table)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Show on a terminal that something takes its time; nothing where there is none."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label):
+        yield
 
 
 def sole_table(ledger: Ledger, spec: str | None) -> TableState:

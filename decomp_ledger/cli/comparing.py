@@ -22,7 +22,7 @@ from decomp_ledger.cli.common import (
     pass_ledger,
     write_json,
 )
-from decomp_ledger.cli.sides import find_side, met_catalog, torch_namespaces, used_ops
+from decomp_ledger.cli.sides import STATE, find, find_side, torch_namespaces, used_ops
 from decomp_ledger.drift import Side, drift
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.live.program import capture_with
@@ -60,7 +60,7 @@ def list_command(as_json: bool) -> None:
 
 
 @catalog.command()
-@click.argument("state", metavar="torch:VERSION|catalog:FILE|TABLE[@VERSION|@TAG]")
+@click.argument("state", metavar=f"catalog:FILE|{STATE}")
 @click.option("--op", help="Only this op.")
 @json_option
 @pass_ledger
@@ -128,14 +128,14 @@ def _size(found: Catalog) -> int:
     return sum(entry.default for entry in found.ops.values())
 
 
-_STATE = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION or catalog:FILE."
+_STATE = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION, export:N, FILE.pt2 or catalog:FILE."
 
 
 @click.command("drift", epilog=_STATE)
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count tells enough.")
-@click.option("--only-used", "program", metavar="export:N",
+@click.option("--only-used", "program", metavar="export:N|FILE.pt2",
               help="Only ops that this program has, before or after its export, or that fired in it.")  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
@@ -166,7 +166,7 @@ def drift_command(
 
 
 @click.command("replay")
-@click.argument("state", metavar="TABLE[@VERSION|@TAG]")
+@click.argument("state", metavar=STATE)
 @click.option("--torch", "version", metavar="VERSION", help="A torch version whose catalog is shipped.")
 @click.option("--python", "interpreter", metavar="INTERPRETER", help="A Python whose torch is captured; it is run.")
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count tells enough.")
@@ -178,10 +178,9 @@ def replay_command(
     """Say what a table would be on another torch, and what the move there does to it."""
     if (version is None) == (interpreter is None):
         raise click.UsageError("name the torch to move to: either --torch VERSION or --python INTERPRETER")
-    with option.read() as ledger:
-        said = ledger.resolve(state)
-        met = met_catalog(ledger, said)
-    name = f"{said.table}@{said.version}"
+    here = find(option, state)
+    name, said = here.name, here.state
+    met = None if here.catalog is None else catalogs.completed(here.catalog)
     there = catalogs.released(version) if version is not None else Catalog.from_json(capture_with(str(interpreter)))
     found = replay(Side(name, said, there), None if met is None else Side(name, said, met), torch_namespaces(met))
     if as_json:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import attrs
 import click
 
 from decomp_ledger import names
-from decomp_ledger.catalog import materialize
+from decomp_ledger.canonical import Json
+from decomp_ledger.catalog import Snapshot, materialize
 from decomp_ledger.cli.common import (
     FOUND,
     LedgerOption,
@@ -24,11 +25,19 @@ from decomp_ledger.cli.common import (
     what,
     write_json,
 )
-from decomp_ledger.cli.exports import show_export
+from decomp_ledger.cli.exports import (
+    export_json,
+    graph_steps,
+    print_export,
+    print_stamp,
+    print_steps,
+    stamp_json,
+)
+from decomp_ledger.cli.sides import STATE, Found, find, is_table
 from decomp_ledger.events import KINDS, OVERRIDE, PRESERVE, Event
-from decomp_ledger.explaining import Explanation, explain
+from decomp_ledger.explaining import Explanation, explain, explain_export
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.state import TableState, diff
+from decomp_ledger.state import Intent, TableState, diff
 
 __all__ = ["COMMANDS"]
 
@@ -102,7 +111,7 @@ def _when(recorded_at: str) -> str:
 
 
 @click.command()
-@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]|export:N]")
+@click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--preserved", is_flag=True, help="Only ops that are kept in the graph.")
 @click.option("--overridden", is_flag=True, help="Only ops with a decomposition of their own.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
@@ -111,105 +120,139 @@ def _when(recorded_at: str) -> str:
 def show(
     option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
 ) -> None:
-    """Show what a table says of each op, now or at a version or tag; or an export."""
-    with option.read() as ledger:
-        kind, _, number = (state or "").partition(":")
-        if kind == "export" and number.isascii() and number.isdigit():
-            show_export(ledger, int(number), as_json)
-            return
-        said = sole_table(ledger, state)
-        actions = [action for action, wanted in ((PRESERVE, preserved), (OVERRIDE, overridden)) if wanted]
-        intents = {op: said.intents[op] for op in sorted(said.intents)}
-        if actions:
-            intents = {op: intent for op, intent in intents.items() if intent.action in actions}
-        met = ledger.last_met(said.table, said.version)
-        snapshot = None if met is None else materialize(said, ledger.catalog(met.body.catalog))  # type: ignore[union-attr]
-        said_by = ledger.blame(said.table, said.version)
-        if as_json:
-            write_json(
-                {
-                    "table": said.table,
-                    "version": said.version,
-                    "base": said.base,
-                    "intents": {op: intent_json(intent) for op, intent in intents.items()},
-                    "snapshot": None
-                    if snapshot is None
-                    else {
-                        "digest": snapshot.digest,
-                        "build": dict(snapshot.build),
-                        "size": len(snapshot.ops),
-                        "preserved": list(snapshot.preserved),
-                        "overridden": list(snapshot.overridden),
-                        "pending": list(snapshot.pending),
-                        **({"ops": dict(snapshot.ops)} if everything else {}),
-                    },
-                }
-            )
-            return
-        note(f"{said.table}@{said.version}, base {said.base}")
-        if snapshot is not None and met is not None:
-            waiting = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
-            note(
-                f"with torch {snapshot.build.get('torch')}, as {met.table}@{met.version} met it: "
-                f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} preserved, "
-                f"{len(snapshot.overridden)} overridden{waiting}; snapshot {snapshot.digest[:12]}"
-            )
-        pending = set(snapshot.pending) if snapshot is not None else set()
-        columns(
-            ("op", "", "since", "why"),
-            (
-                (
-                    op + (" (pending)" if op in pending else ""),
-                    intent_text(intent),
-                    f"@{said_by[op].version} (#{said_by[op].seq})",
-                    said_by[op].reason or "",
-                )
-                for op, intent in intents.items()
-            ),
+    """Show what a table says of each op, now or at a version or tag; of an export or a .pt2, also what came of it.
+
+    Of a .pt2 only the stamp is read; neither torch nor a ledger is needed.
+    """
+    found = find(option, state)
+    said = found.state
+    actions = [action for action, wanted in ((PRESERVE, preserved), (OVERRIDE, overridden)) if wanted]
+    intents = {op: said.intents[op] for op in sorted(said.intents)}
+    if actions:
+        intents = {op: intent for op, intent in intents.items() if intent.action in actions}
+    snapshot = None if found.catalog is None else materialize(said, found.catalog)
+    if as_json:
+        write_json(
+            {
+                "table": said.table,
+                "version": said.version,
+                "base": said.base,
+                "intents": {op: intent_json(intent) for op, intent in intents.items()},
+                "snapshot": None if snapshot is None else _snapshot_json(snapshot, everything=everything),
+                "export": None if found.bundle is None else export_json(found.bundle),
+                "stamp": None if found.stamp is None else stamp_json(found.stamp),
+            }
         )
-        if everything and snapshot is not None:
-            columns(("op", "decomposition"), snapshot.ops.items())
+        return
+    if found.stamp is not None:
+        print_stamp(found.name, found.stamp)
+    if found.bundle is not None:
+        print_export(found.bundle)
+    _print_table(found, intents, snapshot)
+    if everything and snapshot is not None:
+        columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _snapshot_json(snapshot: Snapshot, *, everything: bool) -> dict[str, Json]:
+    return {
+        "digest": snapshot.digest,
+        "build": dict(snapshot.build),
+        "size": len(snapshot.ops),
+        "preserved": list(snapshot.preserved),
+        "overridden": list(snapshot.overridden),
+        "pending": list(snapshot.pending),
+        **({"ops": dict(snapshot.ops)} if everything else {}),
+    }
+
+
+def _print_table(found: Found, intents: Mapping[str, Intent], snapshot: Snapshot | None) -> None:
+    said = found.state
+    note(f"{said.table}@{said.version}, base {said.base}" if said.version else f"{said.table}, its default table")
+    if snapshot is not None:
+        waiting = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
+        met = "" if found.met is None else f", as {_met(found.met)} met it"
+        note(
+            f"with torch {snapshot.build.get('torch')}{met}: "
+            f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} preserved, "
+            f"{len(snapshot.overridden)} overridden{waiting}; snapshot {snapshot.digest[:12]}"
+        )
+    pending = set(snapshot.pending) if snapshot is not None else set()
+    if not intents:
+        return
+    columns(
+        ("op", "", "since", "why"),
+        (
+            (
+                op + (" (pending)" if op in pending else ""),
+                intent_text(intent),
+                f"@{found.blame[op].version} (#{found.blame[op].seq})",
+                found.blame[op].reason or "",
+            )
+            for op, intent in intents.items()
+        ),
+    )
+
+
+def _met(event: Event) -> str:
+    return f"{event.table}@{event.version}"
 
 
 @click.command()
-@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]]")
+@click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--op", help="Only this op.")
 @json_option
 @pass_ledger
 def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> None:
     """Show, for each op of which a table says something, who said it, where and why."""
-    with option.read() as ledger:
-        said = sole_table(ledger, state)
-        found = ledger.blame(said.table, said.version)
-        if op is not None:
-            name = names.normalize(op)
-            found = {name: found[name]} if name in found else {}
-        if as_json:
-            write_json({name: event_json(event) for name, event in found.items()})
-            return
-        for name, event in found.items():
-            click.secho(printable(name), bold=True, nl=False)
-            note(f"  {intent_text(said.intents[name])}")
-            _print_event(event)
+    found = find(option, state)
+    blamed = found.blame
+    if op is not None:
+        name = names.normalize(op)
+        blamed = {name: blamed[name]} if name in blamed else {}
+    if as_json:
+        write_json({name: event_json(event) for name, event in blamed.items()})
+        return
+    for name, event in blamed.items():
+        click.secho(printable(name), bold=True, nl=False)
+        note(f"  {intent_text(found.state.intents[name])}")
+        _print_event(event)
 
 
 @click.command("explain")
 @click.argument("op")
-@click.argument("state", required=False, metavar="[TABLE[@VERSION|@TAG]]")
+@click.argument("state", required=False, metavar=f"[{STATE}]")
+@click.option("--export", "export", metavar="N|FILE.pt2", help="By what happened in this export: as STATE export:N.")
 @json_option
 @pass_ledger
-def explain_command(option: LedgerOption, op: str, state: str | None, as_json: bool) -> None:
-    """Say why OP is, or is not, decomposed: by a table, or by every table that speaks of it."""
+def explain_command(option: LedgerOption, op: str, state: str | None, export: str | None, as_json: bool) -> None:
+    """Say why OP is, or is not, decomposed: by a table, in an export, or by every table that speaks of it."""
     name = names.normalize(op)
-    with option.read() as ledger:
-        answers = [_explain(ledger, name, said) for said in _explained(ledger, name, state)]
-        if as_json:
-            write_json(
-                [{**answer.to_json(), "events": [event_json(event) for event in answer.events]} for answer in answers]
-            )
-            return
-        for answer in answers:
-            _print_explanation(answer)
+    if export is not None:
+        if state is not None:
+            raise click.UsageError("STATE and --export exclude each other")
+        state = f"export:{export}" if export.isdecimal() and export.isascii() else export
+    if state is not None and not is_table(state):
+        answers = [_explain_found(name, find(option, state))]
+    else:
+        with option.read() as ledger:
+            answers = [_explain(ledger, name, said) for said in _explained(ledger, name, state)]
+    if as_json:
+        write_json(
+            [{**answer.to_json(), "events": [event_json(event) for event in answer.events]} for answer in answers]
+        )
+        return
+    for answer in answers:
+        _print_explanation(answer)
+
+
+def _explain_found(op: str, found: Found) -> Explanation:
+    """Explain by an export, or by a catalog alone."""
+    bundle = found.bundle
+    if bundle is None:
+        return explain(op, found.state, None, found.catalog, ())
+    last = bundle.last_words().get(op)
+    history = () if last is None else (last,)
+    return explain_export(op, bundle.state, bundle.event, bundle.body, bundle.catalog, history)
 
 
 def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState]:
@@ -242,10 +285,13 @@ def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
 def _print_explanation(answer: Explanation) -> None:
     click.secho(f"{answer.op} in {answer.table}@{answer.version}: ", bold=True, nl=False)
     note(f"{answer.outcome}, since {answer.because}")
-    judged = "unknown" if answer.met is None else f"{answer.torch}, as {answer.met} met it"
+    met = "" if answer.met is None else f", as {answer.met} met it"
+    judged = "unknown" if answer.torch is None else f"{answer.torch}{met}"
     note(f"  torch {judged}: {answer.default}")
     loaded = "unknown" if answer.loaded is None else "yes" if answer.loaded else "no"
     note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
+    if answer.counts is not None:
+        note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
     for event in answer.events:
         _print_event(event)
 
@@ -256,23 +302,31 @@ def _print_explanation(answer: Explanation) -> None:
 @json_option
 @pass_ledger
 def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -> int:
-    """Show the ops of which two table states say different things; exit with 1 if there are any."""
-    with option.read() as ledger:
-        one, other = ledger.resolve(before), ledger.resolve(after)
-    found = diff(one, other)
+    """Show the ops of which two table states say different things; exit with 1 if there are any.
+
+    Each is TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. Of two exports, also what differs in their programs.
+    """
+    one, other = find(option, before), find(option, after)
+    found = diff(one.state, other.state)
+    steps = graph_steps(one.bundle, other.bundle)
+    based = one.state.base != other.state.base
     if as_json:
         write_json(
             {
-                "before": {"table": one.table, "version": one.version, "base": one.base},
-                "after": {"table": other.table, "version": other.version, "base": other.base},
+                "before": {"table": one.state.table, "version": one.state.version, "base": one.state.base},
+                "after": {"table": other.state.table, "version": other.state.version, "base": other.state.base},
                 "ops": {d.op: {"before": intent_json(d.before), "after": intent_json(d.after)} for d in found},
+                "graph": None if steps is None else steps.to_json(),
             }
         )
-    elif found or one.base != other.base:
-        if one.base != other.base:
-            note(f"the base is {one.base} in {before} and {other.base} in {after}")
+        return FOUND if found or based or steps else 0
+    if based:
+        note(f"the base is {one.state.base} in {before} and {other.state.base} in {after}")
+    if found or based:
         columns(("op", before, after), ((d.op, intent_text(d.before), intent_text(d.after)) for d in found))
-    return FOUND if found or one.base != other.base else 0
+    if steps is not None:
+        print_steps(steps, before, after)
+    return FOUND if found or based or steps else 0
 
 
 COMMANDS = (tables, log, show, blame, explain_command, diff_command)

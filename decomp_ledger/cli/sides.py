@@ -1,58 +1,134 @@
-"""Find what a command compares: a table state with the catalog it met, or a catalog. None imports torch."""
+"""Find what a command's arguments name: a table state, with who said it and the catalog it met. None imports torch."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import attrs
+
 from decomp_ledger import catalogs, names
+from decomp_ledger.bundle import Bundle
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.cli.common import LedgerOption
+from decomp_ledger.cli.common import LedgerOption, sole_table
 from decomp_ledger.drift import Side
 from decomp_ledger.errors import LedgerError, UnknownCatalog
-from decomp_ledger.events import Exported, Materialized
-from decomp_ledger.ledger import Ledger
+from decomp_ledger.events import Event, Exported, Materialized
+from decomp_ledger.stamp import Stamp, read_stamp
 from decomp_ledger.state import TableState
 
-__all__ = ["find_side", "met_catalog", "ops_of", "torch_namespaces", "used_ops"]
+__all__ = [
+    "STATE",
+    "Found",
+    "export_number",
+    "find",
+    "find_side",
+    "is_table",
+    "ops_of",
+    "torch_namespaces",
+    "used_ops",
+]
 
-_TORCH, _CATALOG, _EXPORT = "torch:", "catalog:", "export:"
+_TORCH, _CATALOG, _EXPORT, _FILE = "torch:", "catalog:", "export:", ".pt2"
+
+# How a table state is written, for usage lines.
+STATE = "TABLE[@VERSION|@TAG]|torch:VERSION|export:N|FILE.pt2"
+
+
+@attrs.frozen
+class Found:
+    """What an argument names.
+
+    Attributes:
+        name: what people call it: `edge@3`, `torch:2.6.0`, `export:7`, `model.pt2`.
+        state: the table state; of a catalog alone, that of a table that says nothing.
+        catalog: the catalog that it met, as it is stored; None if it has met none.
+        met: the event by which that is known; None of a catalog alone.
+        blame: op -> the event that said what the state says of it.
+        bundle: the export, of one.
+        stamp: the stamp, of a file.
+    """
+
+    name: str
+    state: TableState
+    catalog: Catalog | None
+    met: Event | None = None
+    blame: Mapping[str, Event] = attrs.field(factory=dict)
+    bundle: Bundle | None = None
+    stamp: Stamp | None = None
+
+    def side(self) -> Side:
+        """Return it as a side of a comparison.
+
+        Raises:
+            LedgerError: it has met no torch.
+        """
+        if self.catalog is None:
+            raise LedgerError(
+                f"{self.name} has met no torch yet, so it has no catalog to compare; see what it says with `diff`, or "
+                f"what it would be with `replay {self.name} --torch VERSION`"
+            )
+        return Side(self.name, self.state, catalogs.completed(self.catalog))
+
+
+def find(option: LedgerOption, spec: str | None) -> Found:
+    """Return what `TABLE`, `TABLE@VERSION`, `TABLE@TAG`, `torch:VERSION`, `export:N` or `FILE.pt2` names.
+
+    The ledger is opened only for tables and exports. Without a name, it is the ledger's only table.
+
+    Raises:
+        LedgerError: there is no such thing.
+    """
+    if spec is not None and spec.startswith(_TORCH):
+        return _of_catalog(spec, catalogs.released(spec.removeprefix(_TORCH)))
+    if spec is not None and spec.startswith(_CATALOG):
+        return _of_catalog(spec, _read(Path(spec.removeprefix(_CATALOG))))
+    if spec is not None and spec.endswith(_FILE):
+        stamp = read_stamp(spec)
+        return attrs.evolve(_of_bundle(spec, stamp.last), stamp=stamp)
+    with option.read() as ledger:
+        number = None if spec is None else export_number(spec)
+        if number is not None:
+            return _of_bundle(f"{_EXPORT}{number}", ledger.bundle(number))
+        state = sole_table(ledger, spec)
+        met = ledger.last_met(state.table, state.version)
+        catalog = None if met is None else ledger.catalog(_materialized(met).catalog)
+        blame = ledger.blame(state.table, state.version)
+        return Found(f"{state.table}@{state.version}", state, catalog, met, blame)
+
+
+def export_number(spec: str) -> int | None:
+    """Return the number in `export:N`; None if it is something else."""
+    number = spec.removeprefix(_EXPORT)
+    return int(number) if spec.startswith(_EXPORT) and number.isascii() and number.isdigit() else None
+
+
+def is_table(spec: str) -> bool:
+    """Tell whether an argument names a table of the ledger, rather than a torch, an export or a file."""
+    return not (spec.startswith((_TORCH, _CATALOG)) or spec.endswith(_FILE) or export_number(spec) is not None)
+
+
+def _of_catalog(spec: str, catalog: Catalog) -> Found:
+    return Found(spec, TableState(spec, 0, "torch", {}), catalog)
+
+
+def _of_bundle(name: str, bundle: Bundle) -> Found:
+    return Found(name, bundle.state, bundle.catalog, bundle.event, bundle.blame(), bundle)
+
+
+def _materialized(event: Event) -> Materialized:
+    assert isinstance(event.body, Materialized)  # what last_met returns
+    return event.body
 
 
 def find_side(option: LedgerOption, spec: str) -> Side:
-    """Return what `torch:VERSION`, `catalog:FILE`, `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
-
-    The ledger is opened only for a table.
+    """Return what :func:`find` finds, or `catalog:FILE`, as a side of a comparison.
 
     Raises:
         LedgerError: there is no such thing, or the table has met no torch.
     """
-    if spec.startswith(_TORCH):
-        return Side.of_catalog(spec, catalogs.released(spec.removeprefix(_TORCH)))
-    if spec.startswith(_CATALOG):
-        return Side.of_catalog(spec, _read(Path(spec.removeprefix(_CATALOG))))
-    with option.read() as ledger:
-        state = ledger.resolve(spec)
-        met = met_catalog(ledger, state)
-    if met is None:
-        raise LedgerError(
-            f"{spec} has met no torch yet, so it has no catalog to compare; see what it says with `diff`, or what it "
-            f"would be with `replay {spec} --torch VERSION`"
-        )
-    return Side(f"{state.table}@{state.version}", state, met)
-
-
-def met_catalog(ledger: Ledger, state: TableState) -> Catalog | None:
-    """Return the catalog that a table state met last, or None; what its torch build tells is filled in.
-
-    A ledger's catalogs leave out schemas and digests of torch's own ops, which the build identifies: they are
-    those of the catalog that is shipped for this build, if there is one.
-    """
-    event = ledger.last_met(state.table, state.version)
-    if event is None:
-        return None
-    assert isinstance(event.body, Materialized)  # what last_met returns
-    return catalogs.completed(ledger.catalog(event.body.catalog))
+    return find(option, spec).side()
 
 
 def torch_namespaces(catalog: Catalog | None) -> set[str]:
@@ -66,18 +142,18 @@ def used_ops(option: LedgerOption, spec: str) -> frozenset[str]:
 
     Args:
         option: the ledger.
-        spec: `export:N`.
+        spec: `export:N` or `FILE.pt2`.
 
     Raises:
         LedgerError: it names no program, or none that is there.
     """
-    number = spec.removeprefix(_EXPORT)
-    if spec.startswith(_EXPORT) and number.isascii() and number.isdigit():
-        with option.read() as ledger:
-            body = ledger.export(int(number)).body
-            assert isinstance(body, Exported)  # what export() returns
-            return ops_of(body)
-    raise LedgerError(f"{spec} names no program; name one of those that `decomp-ledger exports` lists, as export:N")
+    if export_number(spec) is None and not spec.endswith(_FILE):
+        raise LedgerError(
+            f"{spec} names no program; name one of those that `decomp-ledger exports` lists, as export:N, or a FILE.pt2"
+        )
+    bundle = find(option, spec).bundle
+    assert bundle is not None  # of such a spec
+    return ops_of(bundle.body)
 
 
 def ops_of(export: Exported) -> frozenset[str]:

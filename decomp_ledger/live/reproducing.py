@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,7 +14,7 @@ import torch
 from decomp_ledger import catalogs, names
 from decomp_ledger.bundle import Bundle
 from decomp_ledger.drift import SOURCE
-from decomp_ledger.errors import DecompositionChanged, LedgerError, ReproductionError
+from decomp_ledger.errors import DecompositionChanged, LedgerError, NotImportable, ReproductionError
 from decomp_ledger.events import OVERRIDE
 from decomp_ledger.live import decompositions, graph, privates
 from decomp_ledger.live.dispatcher import Defaults, is_loaded, op_names
@@ -21,7 +24,15 @@ from decomp_ledger.stamp import File, read_stamp
 from decomp_ledger.state import TORCH_ORIGINS, Reference
 from decomp_ledger.stream import Stream
 
-__all__ = ["Rerun", "ReproducedTable", "reproduce", "rerun"]
+__all__ = [
+    "ReproducedTable",
+    "Rerun",
+    "import_trusted",
+    "load_program",
+    "reproduce",
+    "rerun",
+    "torch_version",
+]
 
 
 class ReproducedTable(DecompTable):
@@ -155,3 +166,37 @@ def rerun(table: ReproducedTable, program: Any) -> Rerun:
     result = program.run_decompositions(table)
     digest = graph.graph_digest(result)
     return Rerun(result, digest, digest == body.after)
+
+
+def torch_version() -> str:
+    """Return torch's version, as it gives it."""
+    return str(torch.__version__)
+
+
+def import_trusted(modules: Sequence[str]) -> None:
+    """Import modules that the caller trusts: those of the current folder are found too, after all others.
+
+    Raises:
+        NotImportable: one cannot be imported.
+    """
+    if modules and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever it does when it is imported
+            raise NotImportable(f"the module {name!r} cannot be imported: {error!r:.300}") from error
+
+
+def load_program(path: str) -> Any:
+    """Load a `.pt2`, which unpickles what torch put there.
+
+    Raises:
+        LedgerError: torch cannot load it.
+    """
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # whatever torch finds wrong with it
+        raise LedgerError(
+            f"torch {torch.__version__} cannot load {path}: {type(error).__name__}: {error}"[:500]
+        ) from error

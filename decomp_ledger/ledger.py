@@ -276,7 +276,10 @@ class Ledger(Past):
         """
         from decomp_ledger.live.reproducing import reproduce
 
-        return reproduce(self.bundle(number), trust=self.trust, provide=self.provided, strict=strict)
+        provided: dict[str, list[Any]] = {op: list(fns) for op, fns in self.provided.items()}
+        for (op, _), fn in self.recorded.items():  # of this process
+            provided.setdefault(op, []).append(fn)
+        return reproduce(self.bundle(number), trust=self.trust, provide=provided, strict=strict)
 
     def bundle_of(self, event: Event, catalog: Catalog) -> Bundle:
         """Return the bundle of an `exported` event that met this catalog."""

@@ -436,7 +436,7 @@ def test_a_table_that_met_no_torch_has_nothing_to_compare(tmp_path: Path) -> Non
         ledger._open_or_create("new", "torch")
     done = run("drift", "new", "torch:2.6.0", ledger=tmp_path / "l.db")
     assert done.returncode == 2
-    assert "new has met no torch yet" in done.stderr
+    assert "new@1 has met no torch yet" in done.stderr
     assert "replay new --torch VERSION" in done.stderr
 
 

@@ -19,6 +19,7 @@ from decomp_ledger.cli.common import (
     what,
     write_json,
 )
+from decomp_ledger.cli.reproduction import report
 from decomp_ledger.cli.sides import find
 from decomp_ledger.events import OVERRIDE, PRESERVE
 from decomp_ledger.stamp import Stamp
@@ -180,9 +181,6 @@ def reproduce(
     Of FILE.pt2 only the stamp is read. With --program the export is run again, and its graph compared with the one
     that was recorded, by digest; if they differ, the first node that does is shown.
     """
-    # Torch is imported from here on.
-    from decomp_ledger.cli.reproduction import report
-
     found = find(option, f"export:{export}" if export.isdecimal() and export.isascii() else export)
     if found.bundle is None:
         raise click.UsageError(f"{export} is no export; name one of `decomp-ledger exports`, or a stamped FILE.pt2")

@@ -1,41 +1,39 @@
-"""What the reproduce command does. It imports torch."""
+"""What the reproduce command does: the one command, besides run, that imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from decomp_ledger.bundle import Bundle
 from decomp_ledger.canonical import Json
 from decomp_ledger.cli.common import FOUND, note, waiting, write_json
 from decomp_ledger.cli.sides import Found
-from decomp_ledger.live import graph
-from decomp_ledger.live.reproducing import (
-    ReproducedTable,
-    Rerun,
-    import_trusted,
-    load_program,
-    reproduce,
-    rerun,
-    torch_version,
-)
+
+if TYPE_CHECKING:
+    from decomp_ledger.live.graph import Difference
+    from decomp_ledger.live.reproducing import ReproducedTable, Rerun
 
 __all__ = ["report"]
 
 
 def report(found: Found, *, program: str | None, trust: Sequence[str], nearest: bool, as_json: bool) -> int:
     """Make a table again, run its export again if asked, and say what differs; return the exit status."""
+    from decomp_ledger.live.graph import first_difference
+    from decomp_ledger.live.reproducing import import_trusted, load_program, reproduce, rerun
+
     bundle = found.bundle
     assert bundle is not None  # asked by the caller
     import_trusted(trust)
     with waiting("making the table again"):
         table = reproduce(bundle, trust=trust, strict=False)
     again: Rerun | None = None
-    difference: graph.Difference | None = None
+    difference: Difference | None = None
     if program is not None and (nearest or not table.differences):
         with waiting("running the export again"):
             again = rerun(table, load_program(program))
             if not again.same and found.stamp is not None:
-                difference = graph.first_difference(load_program(found.name), again.program)
+                difference = first_difference(load_program(found.name), again.program)
     if as_json:
         write_json(_json(bundle, table, again, difference))
     else:
@@ -45,9 +43,9 @@ def report(found: Found, *, program: str | None, trust: Sequence[str], nearest: 
     return FOUND if table.differences or (again is not None and not again.same) else 0
 
 
-def _print(bundle: Bundle, table: ReproducedTable, again: Rerun | None, difference: graph.Difference | None) -> None:
+def _print(bundle: Bundle, table: ReproducedTable, again: Rerun | None, difference: Difference | None) -> None:
     count = f"{len(table)} decompositions"
-    torch = torch_version()
+    torch = table.torch
     if not table.differences:
         note(f"{bundle.name} is made again exactly: {count}, snapshot {bundle.snapshot.digest[:12]}, torch {torch}")
     else:
@@ -65,14 +63,16 @@ def _print(bundle: Bundle, table: ReproducedTable, again: Rerun | None, differen
         note(f"  {line}")
 
 
-def _graph_lines(bundle: Bundle, again: Rerun, difference: graph.Difference | None) -> Iterator[str]:
+def _graph_lines(bundle: Bundle, again: Rerun, difference: Difference | None) -> Iterator[str]:
     if difference is not None:
         then, now = difference.made_by
         yield f"the first node that differs is number {difference.index}, made of {now or then or 'an unknown op'}:"
         yield f"  then {difference.left or '(the graph has ended)'}"
         yield f"  now  {difference.right or '(the graph has ended)'}"
         return
-    histogram = graph.op_histogram(again.program)
+    from decomp_ledger.live.graph import op_histogram
+
+    histogram = op_histogram(again.program)
     steps = [
         f"{op} {bundle.body.ops_after.get(op, 0)} -> {histogram.get(op, 0)}"
         for op in sorted(histogram.keys() | bundle.body.ops_after.keys())
@@ -83,7 +83,7 @@ def _graph_lines(bundle: Bundle, again: Rerun, difference: graph.Difference | No
 
 
 def _json(
-    bundle: Bundle, table: ReproducedTable, again: Rerun | None, difference: graph.Difference | None
+    bundle: Bundle, table: ReproducedTable, again: Rerun | None, difference: Difference | None
 ) -> dict[str, Json]:
     rerun: dict[str, Json] | None = None
     if again is not None:
@@ -95,7 +95,7 @@ def _json(
     return {
         "export": bundle.event.seq,
         "ledger": bundle.ledger,
-        "torch": torch_version(),
+        "torch": table.torch,
         "exact": not table.differences,
         "decompositions": len(table),
         "snapshot": bundle.snapshot.digest,

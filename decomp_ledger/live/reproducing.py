@@ -31,7 +31,6 @@ __all__ = [
     "load_program",
     "reproduce",
     "rerun",
-    "torch_version",
 ]
 
 
@@ -44,7 +43,10 @@ class ReproducedTable(DecompTable):
     Attributes:
         bundle: the export.
         differences: what differs from the table that was used; none if it is made again exactly.
+        torch: the version of torch that it is for.
     """
+
+    torch = str(torch.__version__)
 
     def __init__(
         self, bundle: Bundle, trust: Sequence[str] = (), provided: Mapping[str, Sequence[Any]] | None = None
@@ -166,11 +168,6 @@ def rerun(table: ReproducedTable, program: Any) -> Rerun:
     result = program.run_decompositions(table)
     digest = graph.graph_digest(result)
     return Rerun(result, digest, digest == body.after)
-
-
-def torch_version() -> str:
-    """Return torch's version, as it gives it."""
-    return str(torch.__version__)
 
 
 def import_trusted(modules: Sequence[str]) -> None:

@@ -105,7 +105,8 @@ class Bundle:
 
     def last_words(self) -> dict[str, Event]:
         """Return, for each op of which its table ever said something, the event that spoke last of it."""
-        return dict(sorted((change.op, event) for event in self.said for change in event.changes))
+        spoke = {change.op: event for event in self.said for change in event.changes}
+        return {op: spoke[op] for op in sorted(spoke)}
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""

@@ -1,0 +1,133 @@
+"""The commands that take export:N and FILE.pt2, as a user runs them; saving and loading within a recording."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.export import export
+
+import decomp_ledger as dl
+from decomp_ledger import Ledger, StampError, StampWarning, read_stamp
+
+
+class Small(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return torch.nn.functional.silu(torch.nn.functional.linear(x, x)).softmax(-1)
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    paths = os.pathsep.join([str(Path(dl.__file__).parent.parent), str(folder)])
+    command = [sys.executable, "-W", "ignore", "-m", "decomp_ledger", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, check=False, env={**os.environ, "PYTHONPATH": paths}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stamped")
+    (folder / "lowering.py").write_text("import torch\n\ndef silu(x):\n    return x * torch.sigmoid(x) * 1.0\n")
+    program = export(Small(), (torch.ones(3, 3),))
+    torch.export.save(program, folder / "program.pt2")
+    with pytest.MonkeyPatch.context() as patch, Ledger(folder / "decomp_ledger.db", actor="ada") as ledger:
+        patch.syspath_prepend(str(folder))
+        import lowering
+
+        table = ledger.table("edge")
+        table.preserve("aten::linear", "mylib::later", reason="a kernel")
+        table["aten::silu"] = lowering.silu
+        dl.save(program.run_decompositions(table), folder / "one.pt2")
+        table.restore("aten::linear")
+        dl.save(program.run_decompositions(table), folder / "two.pt2")
+        patch.delitem(sys.modules, "lowering")
+    return folder
+
+
+def test_show_and_blame_tell_of_a_file(folder: Path) -> None:
+    text = run(folder, "show", "one.pt2").stdout
+    assert "one.pt2 was made by export:" in text and "a kernel" in text and "did nothing here: mylib::later" in text
+    shown = json.loads(run(folder, "show", "one.pt2", "--json").stdout)
+    assert shown["stamp"]["edited"] is False and shown["export"]["idle"] == ["mylib::later"]
+    assert "because a kernel" in run(folder, "blame", "one.pt2", "--op", "aten::linear").stdout
+
+
+@pytest.mark.parametrize(
+    ("op", "file", "told"),
+    [
+        ("aten::linear", "one.pt2", "kept, since it was preserved by event #2"),
+        ("aten::linear", "two.pt2", "decomposed, since torch's default has it"),
+        ("aten::silu", "one.pt2", "decomposed, since it was given lowering.silu by event #3; that fired once"),
+        ("aten::conv2d", "one.pt2", "never there, since it was never in this program"),
+        ("aten::sigmoid", "one.pt2", "kept, since torch's default table leaves it out"),
+    ],
+)
+def test_explain_says_what_became_of_an_op(folder: Path, op: str, file: str, told: str) -> None:
+    assert told in run(folder, "explain", op, "--export", file).stdout
+
+
+def test_diff_says_what_changed_in_the_graphs(folder: Path) -> None:
+    done = run(folder, "diff", "one.pt2", "two.pt2")
+    assert done.returncode == 1 and "the graphs differ" in done.stdout
+    steps = json.loads(run(folder, "diff", "one.pt2", "two.pt2", "--json").stdout)["graph"]
+    assert steps["same_program"] is True and steps["after"]["aten::linear"] == [1, 0]
+    assert run(folder, "diff", "one.pt2", "one.pt2").returncode == 0
+
+
+def test_reproduce_makes_table_and_graph_again_or_says_what_differs(folder: Path) -> None:
+    done = run(folder, "reproduce", "one.pt2", "--program", "program.pt2", "--trust", "lowering")
+    assert done.returncode == 0 and "made again exactly" in done.stdout and "the same graph" in done.stdout
+    done = run(folder, "reproduce", "one.pt2", "--program", "program.pt2")
+    assert done.returncode == 1 and "aten::silu" in done.stdout and "--nearest runs it" in done.stdout
+    source = (folder / "lowering.py").read_text()
+    (folder / "lowering.py").write_text(source.replace("1.0", "2.0"))
+    arguments = ("--program", "program.pt2", "--trust", "lowering", "--nearest")
+    done = run(folder, "reproduce", "one.pt2", *arguments)
+    told = json.loads(run(folder, "reproduce", "one.pt2", *arguments, "--json").stdout)
+    (folder / "lowering.py").write_text(source)
+    assert "the first node that differs" in done.stdout
+    assert [each["op"] for each in told["differences"]] == ["aten::silu"] and told["rerun"]["same"] is False
+
+
+def test_what_is_saved_and_loaded_within_a_recording_is_stamped(folder: Path, tmp_path: Path) -> None:
+    with dl.record(tmp_path / "l.db", name="again"):
+        program = torch.export.load(folder / "two.pt2")
+        torch.export.save(program.run_decompositions({}), tmp_path / "a.pt2", extra_files={"mine": "kept"})
+    first, second = read_stamp(tmp_path / "a.pt2").bundles
+    assert (first.event.table, second.event.table) == ("edge", "again/1")
+    dl.save(dl.load(tmp_path / "a.pt2"), tmp_path / "b.pt2")
+    assert read_stamp(tmp_path / "b.pt2").bundles == (first, second)
+    extra = {"mine": ""}
+    torch.export.load(tmp_path / "a.pt2", extra_files=extra)
+    assert extra["mine"] == "kept"
+
+
+def test_a_program_that_was_edited_is_noticed(folder: Path, tmp_path: Path) -> None:
+    program = dl.load(folder / "one.pt2")
+    node = next(node for node in program.graph.nodes if "sigmoid" in str(node.target))
+    node.target = torch.ops.aten.tanh.default
+    program.graph_module.recompile()
+    dl.save(program, tmp_path / "edited.pt2")
+    assert read_stamp(tmp_path / "edited.pt2").edited
+    stamp = {"decomp_ledger.json": read_stamp(folder / "one.pt2").to_text()}
+    torch.export.save(program, tmp_path / "forged.pt2", extra_files=stamp)
+    with pytest.warns(StampWarning, match="not the one that was stamped"):
+        dl.load(tmp_path / "forged.pt2")
+
+
+def test_what_has_no_stamp_or_a_bad_one_is_one_error(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StampError, match="has no stamp"):
+        read_stamp(folder / "program.pt2")
+    with pytest.raises(StampError, match="is no"):
+        read_stamp(folder / "lowering.py")
+    with pytest.raises(StampError, match="cannot read"):
+        read_stamp(tmp_path / "missing.pt2")
+    with warnings.catch_warnings(), pytest.raises(StampError, match="no recorded export"):
+        warnings.simplefilter("ignore")
+        dl.save(export(torch.nn.Tanh(), (torch.ones(2),)), tmp_path / "n.pt2")
+    assert run(folder, "show", "lowering.py.pt2").returncode == 2

@@ -437,7 +437,7 @@ def test_a_table_that_met_no_torch_has_nothing_to_compare(tmp_path: Path) -> Non
     done = run("drift", "new", "torch:2.6.0", ledger=tmp_path / "l.db")
     assert done.returncode == 2
     assert "new@1 has met no torch yet" in done.stderr
-    assert "replay new --torch VERSION" in done.stderr
+    assert "replay new@1 --torch VERSION" in done.stderr
 
 
 def test_markdown_and_json_exclude_each_other() -> None:

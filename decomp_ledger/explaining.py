@@ -9,6 +9,7 @@ import attrs
 
 from decomp_ledger.canonical import Json
 from decomp_ledger.catalog import ABSENT, DEFAULT, Catalog, Entry, choose
+from decomp_ledger.drift import FUNCTIONALIZED, fate
 from decomp_ledger.events import OVERRIDE, PRESERVE, Event, Exported
 from decomp_ledger.state import Intent, TableState
 
@@ -108,7 +109,7 @@ def explain_export(
         state: the state of the table that was used.
         export: the `exported` event.
         body: what came of it.
-        catalog: the catalog that it met.
+        catalog: the catalog that it met, with schemas.
         history: the events that touched the op up to that state, oldest first.
     """
     answer = explain(op, state, export, catalog, history)
@@ -117,11 +118,15 @@ def explain_export(
         "after": body.ops_after.get(op, 0),
         "fired": body.fired.get(op, 0),
     }
-    outcome, because = _in_export(answer, body, **counts)
+    entry = catalog.ops.get(op)
+    mutates = entry is not None and fate(entry, in_table=False) == FUNCTIONALIZED
+    outcome, because = _in_export(answer, body, mutates=mutates, **counts)
     return attrs.evolve(answer, outcome=outcome, because=because, counts=counts)
 
 
-def _in_export(answer: Explanation, body: Exported, before: int, after: int, fired: int) -> tuple[str, str]:
+def _in_export(
+    answer: Explanation, body: Exported, *, mutates: bool, before: int, after: int, fired: int
+) -> tuple[str, str]:
     if fired:
         nested = "" if before else ", within the decompositions of other ops"
         left = f"; {after} of it are in what came out all the same" if after else ""
@@ -142,7 +147,9 @@ def _in_export(answer: Explanation, body: Exported, before: int, after: int, fir
         return "never there", f"it was never in this program, nor in what came of it{said}"
     if answer.outcome == "decomposed":
         return "decomposed", answer.because
-    return "gone", "it was in the program and not in what came out, though none decomposed it: nothing used its result"
+    if mutates:
+        return "gone", "it changes its argument: torch put its functional form in its place"
+    return "gone", "none decomposed it, and it is not in what came out: nothing used it, or torch wrote it otherwise"
 
 
 def _times(count: int) -> str:

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import names, provenance
-from decomp_ledger.bundle import Bundle
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
@@ -26,6 +25,7 @@ from decomp_ledger.verify import Verification, verify
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from decomp_ledger.bundle import Bundle
     from decomp_ledger.live.reproducing import ReproducedTable
     from decomp_ledger.live.table import DecompTable
 
@@ -283,6 +283,9 @@ class Ledger(Past):
 
     def bundle_of(self, event: Event, catalog: Catalog) -> Bundle:
         """Return the bundle of an `exported` event that met this catalog."""
+        # Here: the catalogs that it reads take 30 ms of a command that shows the log.
+        from decomp_ledger.bundle import Bundle
+
         said = self.last_words(event.table, event.version)
         state = self.state(event.table, event.version)
         events = (spoke for _, spoke in said.values())

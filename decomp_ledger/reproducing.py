@@ -9,14 +9,14 @@ import attrs
 from decomp_ledger import names
 from decomp_ledger.canonical import Json
 from decomp_ledger.catalog import ABSENT, Catalog, choose
-from decomp_ledger.drift import ENTERED, KINDS, MOVED, NEW, Change, Drift, Side, drift
+from decomp_ledger.drift import ENTERED, HELPERS, KINDS, MOVED, NEW, SOURCE, WRAPPERS, Change, Drift, Side, drift
 from decomp_ledger.events import OVERRIDE, PRESERVE
 from decomp_ledger.state import TORCH_ORIGINS, Intent, Reference, TableState
 
-__all__ = ["HELPERS", "NOT_COMPARED", "NOT_FOUND", "Difference", "Plan", "plan"]
+__all__ = ["NOT_COMPARED", "NOT_FOUND", "Difference", "Plan", "plan"]
 
 # Kinds of difference, besides those of `drift`.
-NOT_FOUND, NOT_COMPARED, HELPERS = "not_found", "not_compared", "helpers"
+NOT_FOUND, NOT_COMPARED = "not_found", "not_compared"
 
 
 @attrs.frozen
@@ -110,8 +110,9 @@ def _of_drift(compared: Drift) -> Iterator[Difference]:
 
 
 def _text(change: Change) -> str:
-    step = "" if change.before is None and change.after is None else f": {change.before} -> {change.after}"
-    return f"{KINDS[change.kind]}{step}"
+    if change.kind in (SOURCE, HELPERS, WRAPPERS):  # two digests tell people nothing
+        return f"{KINDS[change.kind]} ({change.function})" if change.function else KINDS[change.kind]
+    return f"{KINDS[change.kind]}: {change.before or 'nothing'} -> {change.after or 'nothing'}"
 
 
 def _of_overrides(compared: Drift) -> Iterator[Difference]:

@@ -1,58 +1,27 @@
 """Each export is an event, tells what fired, and changes nothing of what it records."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 import torch
-from torch.export import Dim, ExportedProgram, export
+from torch.export import ExportedProgram, export
 
-from decomp_ledger import Ledger, RecordingWarning, UnknownExport, record
-from decomp_ledger.events import Exported
+from decomp_ledger import Ledger, RecordingWarning, Stamp, StampWarning, UnknownExport, record
+from decomp_ledger.catalogs import completed
+from decomp_ledger.events import Exported, decode_body, encode_body
+from decomp_ledger.explaining import explain_export
 from decomp_ledger.live.graph import graph_digest
 
 aten = torch.ops.aten
 
 
-class Attention(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x: Any) -> Any:
-        return self.inner(x, x, x, need_weights=False)[0]
-
-
-class Recurrent(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = torch.nn.GRU(4, 4, batch_first=True)
-
-    def forward(self, x: Any) -> Any:
-        return self.inner(x)[0]
-
-
-class Branches(torch.nn.Module):
-    def forward(self, x: Any) -> Any:
-        return torch.cond(x.sum() > 0, lambda y: torch.softmax(y, -1), lambda y: torch.nn.functional.silu(y), (x,))
-
-
 class Small(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         return torch.nn.functional.silu(torch.nn.functional.linear(x, x)).softmax(-1)
-
-
-MODELS: dict[str, tuple[torch.nn.Module, torch.Tensor, Any]] = {
-    "convolution": (
-        torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)),
-        torch.ones(1, 1, 5, 5),
-        None,
-    ),
-    "attention": (Attention(), torch.ones(1, 3, 8), None),
-    "recurrent": (Recurrent(), torch.ones(1, 3, 4), None),
-    "embedding": (torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.LayerNorm(4)), torch.tensor([[1, 2]]), None),
-    "branches": (Branches(), torch.ones(2, 3), None),
-    "dynamic": (torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU()), torch.ones(3, 4), ({0: Dim("batch")},)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +39,9 @@ def traces(program: ExportedProgram) -> list[tuple[str, Any]]:
     return [(str(node), node.meta.get("stack_trace")) for node in program.graph.nodes]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", models.NAMES)
 def test_a_recorded_export_is_the_unrecorded_one_to_the_letter(name: str, ledger: Ledger) -> None:
-    model, example, shapes = MODELS[name]
-    program = export(model.eval(), (example,), dynamic_shapes=shapes)
+    program = models.exported(name)
     expected = program.run_decompositions()
     with record(ledger):
         actual = program.run_decompositions()
@@ -104,7 +72,7 @@ def test_what_fired_is_told(small: ExportedProgram, ledger: Ledger) -> None:
 
 
 def test_decompositions_within_decompositions_are_told(ledger: Ledger) -> None:
-    program = export(Attention().eval(), (torch.ones(1, 3, 8),))
+    program = models.exported("attention")
     program.run_decompositions(ledger.table("edge"))
     body = last(ledger)
     assert body.fired.keys() - body.ops_before.keys()
@@ -156,3 +124,74 @@ def test_nothing_is_recorded_of_a_plain_dict_outside_of_recordings(small: Export
     small.run_decompositions(dict(table))
     small.run_decompositions()
     assert list(ledger.exports()) == []
+
+
+def _late(make_library: Callable[..., Any], name: str) -> Any:
+    library = make_library()
+    library.define(f"{name}(Tensor x) -> Tensor")
+    library.impl(name, lambda x: x * 2, "CompositeImplicitAutograd")
+    return getattr(getattr(torch.ops, library.ns), name).default
+
+
+def test_an_op_that_torchs_own_table_was_read_too_early_for_is_told(
+    ledger: Ledger, make_library: Callable[..., Any]
+) -> None:
+    table, fresh = torch.export.default_decompositions(), torch.export.default_decompositions()
+    assert len(table) > 500  # read, and from now on blind
+    removed, op = _late(make_library, "removed"), _late(make_library, "late")
+    table.pop(removed)
+
+    class Uses(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return op(x) + removed(x)
+
+    program = export(Uses(), (torch.ones(3),))
+    with record(ledger):
+        kept = program.run_decompositions(table)
+        program.run_decompositions(fresh)
+    early, good = (ledger.bundle(event.seq) for event in ledger.exports())
+    assert (early.body.stale, good.body.stale) == ((op.name(),), ())
+    assert early.body.ops_after[op.name()] == 1 and str(op) in str(kept.graph)
+    told = explain_export(op.name(), early.state, early.event, early.body, early.catalog, ())
+    assert told.outcome == "kept" and "read before the op was loaded" in told.because
+    told = explain_export(removed.name(), early.state, early.event, early.body, early.catalog, ())
+    assert told.outcome == "kept" and "was preserved" in told.because
+
+
+def test_an_op_that_changes_its_argument_is_told_apart(ledger: Ledger) -> None:
+    models.exported("mutating").run_decompositions(ledger.table("edge"))
+    (event,) = ledger.exports()
+    bundle = ledger.bundle(event.seq)
+    assert bundle.body.ops_before["aten::relu_"] == 1
+    told = explain_export(
+        "aten::relu_", bundle.state, bundle.event, bundle.body, completed(bundle.catalog), ()
+    )  # fmt: skip
+    assert (told.outcome, told.because) == (
+        "gone",
+        "it changes its argument: torch put its functional form in its place",
+    )
+
+
+def test_a_recorded_export_of_the_first_schema_is_read() -> None:
+    body = Exported("c", "s", None, None, {}, {}, {}, 1)
+    value = json.loads(encode_body(body))
+    del value["stale"]
+    assert decode_body("exported", 1, json.dumps(value)) == body
+
+
+def test_neither_an_export_nor_a_file_is_lost_for_the_sake_of_its_stamp(
+    small: ExportedProgram, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise ZeroDivisionError("of the stamp")
+
+    with record(ledger):
+        lowered = small.run_decompositions()
+        with monkeypatch.context() as patch, pytest.warns(StampWarning, match="saved without a stamp"):
+            patch.setattr(Stamp, "to_text", fail)
+            torch.export.save(lowered, tmp_path / "m.pt2")
+        with monkeypatch.context() as patch, pytest.warns(RecordingWarning, match="will have no stamp"):
+            patch.setattr(Ledger, "bundle_of", fail)
+            again = small.run_decompositions()
+    assert graph_digest(torch.export.load(tmp_path / "m.pt2")) == graph_digest(lowered) == graph_digest(again)
+    assert len(list(ledger.exports())) == 2

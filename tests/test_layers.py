@@ -52,6 +52,7 @@ WITHOUT_TORCH = (
     "test_names.py",
     "test_provenance.py",
     "test_replay.py",
+    "test_stamp.py",
     "test_store.py",
     "test_stream.py",
     "test_verify.py",

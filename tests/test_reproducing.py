@@ -15,7 +15,11 @@ from torch.export import export
 
 import decomp_ledger as dl
 from decomp_ledger import Ledger, ReproductionError, reproduce
+from decomp_ledger.bundle import Bundle
+from decomp_ledger.events import Exported, Set
+from decomp_ledger.live.dispatcher import dispatcher
 from decomp_ledger.live.reproducing import rerun
+from decomp_ledger.state import Reference
 
 OVERRIDES = """
 import torch
@@ -226,19 +230,47 @@ def test_an_op_that_is_gone_is_named(small: Any, ledger: Ledger, make_library: C
     assert [(each.op, each.kind) for each in nearest.differences] == [(f"{library.ns}::gone", "gone")]
 
 
-def test_a_kernel_that_is_another_now_is_named(small: Any, ledger: Ledger, make_library: Callable[..., Any]) -> None:
+def test_a_decomposition_that_is_another_now_is_named(
+    small: Any, ledger: Ledger, make_library: Callable[..., Any]
+) -> None:
     library = make_library()
     library.define("moved(Tensor x) -> Tensor")
-    library.impl("moved", lambda x: x * 2, "CompositeImplicitAutograd")
-    op = getattr(getattr(torch.ops, library.ns), "moved").default  # noqa: B009
-    op.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(lambda x: x * 2)
-    small.run_decompositions(ledger.table("edge"))
+    library.impl("moved", lambda x: x.clone(), "CompositeExplicitAutograd")
+    op = getattr(torch.ops, library.ns).moved.default
+    cia = torch._C.DispatchKey.CompositeImplicitAutograd
+    op.py_impl(cia)(lambda x: x * 2)
+    table = ledger.table("edge")
+    assert op in table
+    small.run_decompositions(table)
     (event,) = ledger.exports()
-    assert f"{library.ns}::moved" in ledger.reproduce(event.seq)
-    del op.py_kernels[torch._C.DispatchKey.CompositeImplicitAutograd]
-    op.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(lambda x: x * 3)
+    assert op in ledger.reproduce(event.seq)
+    del op.py_kernels[cia]
+    op.py_impl(cia)(lambda x: x * 3)
     nearest = ledger.reproduce(event.seq, strict=False)
-    assert {each.op for each in nearest.differences} <= {f"{library.ns}::moved"}
+    assert [(each.op, each.kind) for each in nearest.differences] == [(op.name(), "source")]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("subprocess", "run"), ("builtins", "eval"), ("torch.hub", "load"), ("canary", "f")],
+)
+def test_what_is_not_trusted_is_named_and_not_run(
+    module: str, name: str, small: Any, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "canary.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stream = ledger.table("edge")._stream
+    stream.change(Set, lambda _: [("aten::silu", "override", Reference("import", module, name, "0" * 64))])
+    catalog = dispatcher.full().catalog
+    snapshot = stream.met(catalog)
+    event = stream.exported(Exported(catalog.digest, snapshot.digest, None, None, {}, {}, {}, 0), stream.version)
+    bundle = Bundle.from_json(json.loads(json.dumps(ledger.bundle(event.seq).to_json())))
+    with pytest.raises(ReproductionError, match=f"aten::silu: .*'{module}'") as raised:
+        reproduce(bundle)
+    assert [each.op for each in raised.value.differences] == ["aten::silu"]
+    table = reproduce(bundle, strict=False)
+    assert table["aten::silu"] is torch._decomp.decomposition_table[torch.ops.aten.silu.default]
+    assert "canary" not in sys.modules
 
 
 def test_what_has_no_name_is_supplied_or_named(small: Any, ledger: Ledger, tmp_path: Path) -> None:

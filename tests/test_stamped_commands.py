@@ -90,7 +90,7 @@ def test_reproduce_makes_table_and_graph_again_or_says_what_differs(folder: Path
     done = run(folder, "reproduce", "one.pt2", *arguments)
     told = json.loads(run(folder, "reproduce", "one.pt2", *arguments, "--json").stdout)
     (folder / "lowering.py").write_text(source)
-    assert "the first node that differs" in done.stdout
+    assert "the first node that differs" in done.stdout and "then, made of aten::silu: " in done.stdout
     assert [each["op"] for each in told["differences"]] == ["aten::silu"] and told["rerun"]["same"] is False
 
 

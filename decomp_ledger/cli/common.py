@@ -12,6 +12,7 @@ import attrs
 import click
 
 from decomp_ledger.canonical import Json
+from decomp_ledger.catalog import Snapshot
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import Created, Event, Exported, Materialized, Reverted, Tagged, Updated
 from decomp_ledger.ledger import Ledger
@@ -29,6 +30,7 @@ __all__ = [
     "note",
     "pass_ledger",
     "printable",
+    "snapshot_json",
     "sole_table",
     "waiting",
     "what",
@@ -125,6 +127,19 @@ def event_json(event: Event) -> dict[str, Json]:
         body["changes"] = [attrs.asdict(change) for change in event.changes]
     value["body"] = body
     return value
+
+
+def snapshot_json(snapshot: Snapshot, *, everything: bool) -> dict[str, Json]:
+    """Return a snapshot as plain data; with the decomposition of every op, if so asked."""
+    return {
+        "digest": snapshot.digest,
+        "build": dict(snapshot.build),
+        "size": len(snapshot.ops),
+        "preserved": list(snapshot.preserved),
+        "overridden": list(snapshot.overridden),
+        "pending": list(snapshot.pending),
+        **({"ops": dict(snapshot.ops)} if everything else {}),
+    }
 
 
 def intent_json(intent: Intent | None) -> dict[str, Json] | None:

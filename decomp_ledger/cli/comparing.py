@@ -20,6 +20,7 @@ from decomp_ledger.cli.common import (
     json_option,
     note,
     pass_ledger,
+    snapshot_json,
     write_json,
 )
 from decomp_ledger.cli.sides import STATE, find, find_side, torch_namespaces, used_ops
@@ -196,15 +197,7 @@ def _replay_json(found: Replay, *, everything: bool) -> dict[str, Json]:
         "table": found.side.state.table,
         "version": found.side.state.version,
         "met": None if found.drift is None else dict(found.drift.before.catalog.build),
-        "snapshot": {
-            "digest": snapshot.digest,
-            "build": dict(snapshot.build),
-            "size": len(snapshot.ops),
-            "preserved": list(snapshot.preserved),
-            "overridden": list(snapshot.overridden),
-            "pending": list(snapshot.pending),
-            **({"ops": dict(snapshot.ops)} if everything else {}),
-        },
+        "snapshot": snapshot_json(snapshot, everything=everything),
         "intents": [_outcome_json(outcome) for outcome in found.outcomes],
         "now_kept": [change.op for change in found.now_kept()],
         "now_decomposed": [change.op for change in found.now_decomposed()],

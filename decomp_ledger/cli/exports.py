@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 import click
 
-from decomp_ledger.bundle import Bundle
 from decomp_ledger.canonical import Json
 from decomp_ledger.cli.common import (
     LedgerOption,
@@ -22,7 +22,10 @@ from decomp_ledger.cli.common import (
 from decomp_ledger.cli.reproduction import report
 from decomp_ledger.cli.sides import find
 from decomp_ledger.events import OVERRIDE, PRESERVE
-from decomp_ledger.stamp import Stamp
+
+if TYPE_CHECKING:
+    from decomp_ledger.bundle import Bundle
+    from decomp_ledger.stamp import Stamp
 
 __all__ = ["COMMANDS", "export_json", "graph_steps", "print_export", "print_stamp", "print_steps", "stamp_json"]
 

@@ -8,7 +8,6 @@ import attrs
 import click
 
 from decomp_ledger import names
-from decomp_ledger.canonical import Json
 from decomp_ledger.catalog import Snapshot, materialize
 from decomp_ledger.cli.common import (
     FOUND,
@@ -21,6 +20,7 @@ from decomp_ledger.cli.common import (
     note,
     pass_ledger,
     printable,
+    snapshot_json,
     sole_table,
     what,
     write_json,
@@ -138,7 +138,7 @@ def show(
                 "version": said.version,
                 "base": said.base,
                 "intents": {op: intent_json(intent) for op, intent in intents.items()},
-                "snapshot": None if snapshot is None else _snapshot_json(snapshot, everything=everything),
+                "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found.bundle),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
             }
@@ -151,18 +151,6 @@ def show(
     _print_table(found, intents, snapshot)
     if everything and snapshot is not None:
         columns(("op", "decomposition"), snapshot.ops.items())
-
-
-def _snapshot_json(snapshot: Snapshot, *, everything: bool) -> dict[str, Json]:
-    return {
-        "digest": snapshot.digest,
-        "build": dict(snapshot.build),
-        "size": len(snapshot.ops),
-        "preserved": list(snapshot.preserved),
-        "overridden": list(snapshot.overridden),
-        "pending": list(snapshot.pending),
-        **({"ops": dict(snapshot.ops)} if everything else {}),
-    }
 
 
 def _print_table(found: Found, intents: Mapping[str, Intent], snapshot: Snapshot | None) -> None:
@@ -252,7 +240,7 @@ def _explain_found(op: str, found: Found) -> Explanation:
         return explain(op, found.state, None, found.catalog, ())
     last = bundle.last_words().get(op)
     history = () if last is None else (last,)
-    return explain_export(op, bundle.state, bundle.event, bundle.body, bundle.catalog, history)
+    return explain_export(op, bundle.state, bundle.event, bundle.body, found.side().catalog, history)
 
 
 def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState]:

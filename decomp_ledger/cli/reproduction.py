@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from decomp_ledger.bundle import Bundle
 from decomp_ledger.canonical import Json
 from decomp_ledger.cli.common import FOUND, note, waiting, write_json
 from decomp_ledger.cli.sides import Found
 
 if TYPE_CHECKING:
+    from decomp_ledger.bundle import Bundle
     from decomp_ledger.live.graph import Difference
     from decomp_ledger.live.reproducing import ReproducedTable, Rerun
 
@@ -66,9 +66,9 @@ def _print(bundle: Bundle, table: ReproducedTable, again: Rerun | None, differen
 def _graph_lines(bundle: Bundle, again: Rerun, difference: Difference | None) -> Iterator[str]:
     if difference is not None:
         then, now = difference.made_by
-        yield f"the first node that differs is number {difference.index}, made of {now or then or 'an unknown op'}:"
-        yield f"  then {difference.left or '(the graph has ended)'}"
-        yield f"  now  {difference.right or '(the graph has ended)'}"
+        yield f"the first node that differs is number {difference.index}:"
+        yield f"  then, made of {then or 'an op not known'}: {difference.left or '(the graph has ended)'}"
+        yield f"  now, made of {now or 'an op not known'}: {difference.right or '(the graph has ended)'}"
         return
     from decomp_ledger.live.graph import op_histogram
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from decomp_ledger import catalogs, names
-from decomp_ledger.bundle import Bundle
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.cli.common import LedgerOption, sole_table
 from decomp_ledger.drift import Side
 from decomp_ledger.errors import LedgerError, UnknownCatalog
 from decomp_ledger.events import Event, Exported, Materialized
-from decomp_ledger.stamp import Stamp, read_stamp
 from decomp_ledger.state import TableState
+
+if TYPE_CHECKING:
+    from decomp_ledger.bundle import Bundle
+    from decomp_ledger.stamp import Stamp
 
 __all__ = [
     "STATE",
@@ -85,6 +88,8 @@ def find(option: LedgerOption, spec: str | None) -> Found:
     if spec is not None and spec.startswith(_CATALOG):
         return _of_catalog(spec, _read(Path(spec.removeprefix(_CATALOG))))
     if spec is not None and spec.endswith(_FILE):
+        from decomp_ledger.stamp import read_stamp  # a command that reads a table does without zipfile
+
         stamp = read_stamp(spec)
         return attrs.evolve(_of_bundle(spec, stamp.last), stamp=stamp)
     with option.read() as ledger:

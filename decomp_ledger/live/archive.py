@@ -17,7 +17,7 @@ from decomp_ledger.bundle import Bundle
 from decomp_ledger.errors import LedgerError, StampError, StampWarning, UnusableValue
 from decomp_ledger.live import graph
 from decomp_ledger.live.capture import build
-from decomp_ledger.stamp import MEMBER, File, Stamp, merge, read_stamp
+from decomp_ledger.stamp import MAX_STAMP, MEMBER, File, Stamp, merge, read_stamp
 
 __all__ = ["history", "load", "load_stamped", "remember", "save", "save_stamped"]
 
@@ -79,7 +79,7 @@ def save(program: ExportedProgram, f: File, **kwargs: Any) -> None:
             "no recorded export led to this program, so there is nothing to stamp it with; lower it with a table of a "
             "ledger or within record(), or save it with torch.export.save()"
         )
-    save_stamped(torch.export.save, program, f, kwargs)
+    torch.export.save(program, f, **_with_stamp(program, kwargs))
 
 
 def load(f: File, **kwargs: Any) -> ExportedProgram:
@@ -102,16 +102,29 @@ def load(f: File, **kwargs: Any) -> ExportedProgram:
 
 
 def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: dict[str, Any]) -> None:
-    """Call `torch.export.save` with what it was given, and a stamp if one can be made."""
+    """Call `torch.export.save` with what it was given, and a stamp if one can be made; the program is saved anyhow."""
+    try:
+        kwargs = _with_stamp(program, kwargs)
+    except Exception as error:  # the file must not be lost for the sake of its stamp
+        warnings.warn(
+            f"a program is saved without a stamp: {error!r}", StampWarning, stacklevel=provenance.stack_level()
+        )
+    original(program, f, **kwargs)
+
+
+def _with_stamp(program: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     given = _given(kwargs)
     bundles = merge(given, history(program)) if isinstance(program, ExportedProgram) else ()
     extra = dict(kwargs.get("extra_files") or {})
     extra.pop(MEMBER, None)
     if bundles:
-        extra[MEMBER] = Stamp(bundles, _digest(program), build()["git"]).to_text()
-    if extra:
-        kwargs = {**kwargs, "extra_files": extra}
-    original(program, f, **kwargs)
+        extra[MEMBER] = text = Stamp(bundles, _digest(program), build()["git"]).to_text()
+        if len(text) > MAX_STAMP:
+            raise StampError(
+                f"the stamp would have {len(text)} bytes, more than the {MAX_STAMP} that are read; save the program "
+                "with torch.export.save(), and keep the ledger"
+            )
+    return {**kwargs, "extra_files": extra} if extra else kwargs
 
 
 def load_stamped(original: Callable[..., Any], f: Any, kwargs: dict[str, Any]) -> Any:

@@ -122,13 +122,19 @@ class _Export:
         """Append the event; keep in mind what led to the program that came out."""
         try:
             event = self.stream.exported(body, self.version)
-            ledger = self.stream.ledger
-            if result is not None and event is not None and ledger is not None:
-                earlier = archive.history(program, body.before)
-                archive.remember(result, (*earlier, self.bundle(event, body, ledger)), body.after)
         except LedgerError as failure:
             # The export is done, or has failed by itself: neither is to be lost for the sake of its record.
             message = f"an export with {self.stream.name}@{self.version} could not be recorded: {failure}"
+            warnings.warn(message, RecordingWarning, stacklevel=2)
+            return
+        ledger = self.stream.ledger
+        if result is None or event is None or ledger is None:
+            return
+        try:
+            earlier = archive.history(program, body.before)
+            archive.remember(result, (*earlier, self.bundle(event, body, ledger)), body.after)
+        except Exception as failure:  # likewise, whatever it is
+            message = f"the program of export:{event.seq} will have no stamp when it is saved: {failure!r}"
             warnings.warn(message, RecordingWarning, stacklevel=2)
 
     def bundle(self, event: Event, body: Exported, ledger: Ledger) -> Bundle:

@@ -13,13 +13,13 @@ import torch
 
 from decomp_ledger import catalogs, names
 from decomp_ledger.bundle import Bundle
-from decomp_ledger.drift import SOURCE
+from decomp_ledger.drift import HELPERS, SOURCE
 from decomp_ledger.errors import DecompositionChanged, LedgerError, NotImportable, ReproductionError
 from decomp_ledger.events import OVERRIDE
 from decomp_ledger.live import decompositions, graph, privates
 from decomp_ledger.live.dispatcher import Defaults, is_loaded, op_names
 from decomp_ledger.live.table import DecompTable
-from decomp_ledger.reproducing import HELPERS, NOT_FOUND, Difference, plan
+from decomp_ledger.reproducing import NOT_FOUND, Difference, plan
 from decomp_ledger.stamp import File, read_stamp
 from decomp_ledger.state import TORCH_ORIGINS, Reference
 from decomp_ledger.stream import Stream

@@ -1,0 +1,236 @@
+"""A .pt2 may come from anybody: its stamp is read, or refused with one error, and nothing of it runs."""
+
+import io
+import json
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from strategies import catalog_of, new_table, without_torch  # noqa: F401
+
+from decomp_ledger import Ledger, LedgerError, SchemaError, StampError, catalogs, read_stamp
+from decomp_ledger.bundle import Bundle, _released
+from decomp_ledger.events import Exported, Popped, Set
+from decomp_ledger.stamp import MAX_STAMP, MEMBER, Stamp
+from decomp_ledger.state import Reference
+
+REFERENCE = Reference("import", "mypkg", "f", "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """An export of a table with a bit of everything."""
+    with Ledger(":memory:", actor="ada") as ledger:
+        parent = new_table(ledger, "edge")
+        parent.preserve(["aten::mm", "aten::add.Tensor"], reason="kept")
+        table = parent.fork_as("child")
+        table.change(Set, lambda _: [("aten::mm", "override", REFERENCE)])
+        table.change(Popped, lambda _: [("aten::late", "preserve", None)])
+        table.restore(["aten::add.Tensor"])
+        catalog = catalog_of("aten::mm", "aten::add.Tensor")
+        snapshot = table.met(catalog)
+        body = Exported(catalog.digest, snapshot.digest, "b", "a", {"aten::mm": 1}, {"aten::mm": 1}, {"aten::mm": 2}, 3)
+        event = table.exported(body, table.version)
+        assert event is not None
+        found = ledger.bundle(event.seq)
+        assert (found.state, found.blame()) == (ledger.state("child"), ledger.blame("child"))
+        return found
+
+
+@pytest.fixture(scope="module")
+def text(bundle: Bundle) -> str:
+    return Stamp((bundle,), "a", "git").to_text()
+
+
+def archive(*members: tuple[str, str | bytes], compression: int = zipfile.ZIP_STORED) -> io.BytesIO:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as made:
+        for name, content in members:
+            made.writestr(name, content)
+    file.seek(0)
+    return file
+
+
+def test_a_stamp_tells_what_the_ledger_told(bundle: Bundle, text: str) -> None:
+    assert Stamp.from_text(text).bundles == (bundle,)
+    assert bundle.state.intents.keys() == {"aten::mm", "aten::late"}
+
+
+@pytest.mark.parametrize("member", [f"extra_files/{MEMBER}", f"model/extra/{MEMBER}"])
+def test_both_places_are_read_and_the_file_is_left_where_it_was(text: str, member: str) -> None:
+    file = archive((member, text), ("model/version", "3"))
+    file.seek(7)
+    assert read_stamp(file).last.name.startswith("export:")
+    assert file.tell() == 7
+
+
+@pytest.mark.parametrize(
+    "member", [f"../../extra/{MEMBER}", f"/a/extra/{MEMBER}", f"a/b/extra/{MEMBER}", MEMBER, f"x/extra/../{MEMBER}"]
+)
+def test_a_member_of_another_path_is_no_stamp(text: str, member: str) -> None:
+    with pytest.raises(StampError, match="has no stamp"):
+        read_stamp(archive((member, text)))
+
+
+def test_two_stamps_are_none(text: str) -> None:
+    with pytest.raises(StampError, match="2 stamps"):
+        read_stamp(archive((f"a/extra/{MEMBER}", text), (f"b/extra/{MEMBER}", text)))
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    bomb = archive((f"a/extra/{MEMBER}", b" " * (MAX_STAMP * 4)), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(StampError, match="more than any"):
+        read_stamp(bomb)
+    # The same, with directory and header saying that it is small.
+    lying = bytearray(bomb.getvalue())
+    true, small = struct.pack("<I", MAX_STAMP * 4), struct.pack("<I", 1000)
+    assert lying.count(true) == 2
+    with pytest.raises(StampError):
+        read_stamp(io.BytesIO(bytes(lying).replace(true, small)))
+
+
+def test_a_gigabyte_of_stamp_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.pt2"
+    with zipfile.ZipFile(path, "w") as made, made.open(f"a/extra/{MEMBER}", "w", force_zip64=True) as member:
+        for _ in range(1024):
+            member.write(bytes(1024 * 1024))
+    with pytest.raises(StampError, match="1073741824 bytes, more than any"):
+        read_stamp(path)
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[]", b"{}", b"null", b"[" * 100_000, b'{"format":1,"exports":[]}', b"1" * 9999],
+)
+def test_what_is_no_stamp_is_one_error(content: bytes) -> None:
+    with pytest.raises(StampError):
+        read_stamp(archive((f"a/extra/{MEMBER}", content)))
+
+
+def test_a_damaged_file_is_one_error(text: str, tmp_path: Path) -> None:
+    whole = archive((f"a/extra/{MEMBER}", text), ("a/version", "3")).getvalue()
+    for end in range(0, len(whole), 211):
+        with pytest.raises(StampError):
+            read_stamp(io.BytesIO(whole[:end]))
+    for at in range(0, len(whole), 37):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        try:
+            found = read_stamp(io.BytesIO(damaged))
+        except LedgerError:
+            continue
+        assert found == Stamp.from_text(text)  # a byte that says nothing of the stamp
+    with pytest.raises(StampError, match="cannot read"):
+        read_stamp(tmp_path)
+
+
+def test_a_newer_stamp_says_to_upgrade(text: str) -> None:
+    with pytest.raises(SchemaError, match="upgrade"):
+        Stamp.from_text(text.replace('"format":1', '"format":2'))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Give the path of every value in a JSON value."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def changed(text: str, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> str:
+    value = json.loads(text)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    change(inner, path[-1])
+    return json.dumps(value)
+
+
+WRONG: list[Any] = [None, True, 7, -1, 10**30, 1.5, "x", "", [], ["x"], {}, {"x": 1}]
+
+
+def test_every_value_of_another_type_is_read_alike_or_refused(text: str) -> None:
+    value = json.loads(text)
+    paths = [path for path in places(value) if "gone" not in path]
+    paths.append(("exports", 0, "catalog", "gone"))
+    assert len(paths) > 80
+    refused = 0
+    for number, path in enumerate(paths):
+        # Three of them at each place: all at all take minutes.
+        for wrong in (WRONG[(number + step * 5) % len(WRONG)] for step in range(3)):
+            try:
+                Stamp.from_text(changed(text, path, lambda inner, key, wrong=wrong: inner.__setitem__(key, wrong)))
+            except LedgerError:
+                refused += 1
+        try:
+            Stamp.from_text(changed(text, path, lambda inner, key: inner.__delitem__(key)))
+        except LedgerError:
+            refused += 1
+    assert refused > len(paths) * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "new"),
+    [
+        (("event", "actor"), "eve"),
+        (("event", "reason"), "none"),
+        (("event", "recorded_at"), "2020-01-01T00:00:00.000000Z"),
+        (("event", "body", "after"), "b"),
+        (("event", "body", "fired"), {}),
+        (("event", "hash"), "0" * 64),
+        (("environment",), {"torch": "9"}),
+        (("base",), "empty"),
+        (("said", 0, "reason"), "because I said so"),
+        (("said", 0, "body", "changes"), []),
+        (("said",), []),
+        (("decompositions",), {}),
+        (("decompositions",), {REFERENCE.identity(): {"origin": "import", "module": "os", "qualname": "system"}}),
+        (("catalog", "build", "torch"), "9.9.9"),
+        (("catalog", "changed"), {}),
+    ],
+)
+def test_every_changed_word_is_noticed(text: str, path: tuple[Any, ...], new: Any) -> None:
+    with pytest.raises(StampError):
+        Stamp.from_text(changed(text, ("exports", 0, *path), lambda inner, key: inner.__setitem__(key, new)))
+
+
+def test_no_stamp_makes_anything_imported(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "canary.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Ledger(":memory:", actor="eve") as ledger:
+        table = new_table(ledger, "edge")
+        table.change(Set, lambda _: [("aten::mm", "override", Reference("import", "canary", "f", "0" * 64))])
+        catalog = catalog_of("aten::mm")
+        snapshot = table.met(catalog)
+        body = Exported(catalog.digest, snapshot.digest, None, None, {}, {}, {}, 0)
+        event = table.exported(body, table.version)
+        assert event is not None
+        stamp = Stamp.from_text(Stamp((ledger.bundle(event.seq),), None, "").to_text())
+    assert stamp.last.state.intents["aten::mm"].reference is not None
+    assert "canary" not in sys.modules
+
+
+# Stamps in the wild are read with these: a catalog that is captured anew may not change what a process tells of an op.
+BARE = {
+    "2.6.0": "d75c8c555577e53ddf5637ff19467e04a848daa32d7363a80f3fd085f033e6c0",
+    "2.7.1": "b9915749f12140e68cef1e15eff8d55adc9a33b7d2e1cec78a1f15232234f2c3",
+    "2.8.0": "2d555583cfa6af079b1df3ee1f6c0df7a123b8c73762a98ad81edcf2b1c236ae",
+    "2.9.1": "e482fe766e04a788837a961b577d62c77761fb299880956aa268282402f32550",
+    "2.10.0": "5345d3660a29a823dae7129824f41433ceb4a51ee3d750155a990969bacfc08b",
+    "2.11.0": "bca6dcdc95901c5f0427aef4b340fb7c067780149d02e61a16a8b6ece60050fb",
+    "2.12.1": "25ad5325f804e589cf685de221ac28e0ee9dc4c666236e305525f764013013fb",
+    "2.13.0": "db04dc90d0595bc98a00eda53565d4f81e6e4641f292cdca5ce6eea10d9b2ca7",
+    "2.14.1": "faad80272262a23c02888ed3c0d60a2edd7fa5471fc753960a84ae235397811b",
+    "2.15.0": "684a59a03e67f8395e645a7958634571d11e3a77c4a1e5204d18b1e8315df2fe",
+}
+
+
+@pytest.mark.parametrize("version", catalogs.available())
+def test_what_stamps_are_read_with_does_not_change(version: str) -> None:
+    assert _released(version).digest == BARE[version]

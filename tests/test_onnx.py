@@ -1,0 +1,46 @@
+"""A script that exports to ONNX, and knows nothing of us, makes the same file under the recorder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import decomp_ledger
+
+_SCRIPT = """
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        y = torch.nn.functional.normalize(self.inner(x, x, x, need_weights=False)[0])
+        return torch.nn.functional.gelu(y).std(-1).logit(1e-3)
+
+torch.manual_seed(0)
+torch.onnx.export(Model().eval(), (torch.ones(1, 3, 8),), "model.onnx", dynamo=True, verbose=False, external_data=False)
+"""
+
+
+def test_the_file_is_the_same_byte_for_byte(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(_SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(decomp_ledger.__file__).parent.parent)}
+
+    def run(*arguments: str) -> bytes:
+        command = [sys.executable, "-W", "ignore", *arguments]
+        done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def made(*arguments: str) -> bytes:
+        run(*arguments)
+        file = (tmp_path / "model.onnx").read_bytes()
+        (tmp_path / "model.onnx").unlink()
+        return file
+
+    assert made("script.py") == made("-m", "decomp_ledger", "run", "script.py")
+    (export,) = json.loads(run("-m", "decomp_ledger", "exports", "--json"))
+    assert export["body"]["fired"]["aten::std.dim"] == 1

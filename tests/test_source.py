@@ -376,6 +376,41 @@ def test_helpers_count_where_they_are_called(load: Any) -> None:
         assert helpers_digest(edited.alone) == helpers_digest(module.alone)
 
 
+OWN = [
+    "def f(near): return near(1)",
+    "def f(*near, **x): return near",
+    "def f(x):\n    near = x\n    return near",
+    "def f(x): return [near for near in x]",
+    "def f(x): return {near: 1 for y in x for near in y if near}",
+    "def f(x): return [(near := y) for y in x], near",
+    "def f(x): return lambda near: near(x)",
+    "def f(x):\n    def near(y): return y\n    return near",
+    "def f(x):\n    def inner(y): return near\n    near = 2\n    return inner",
+    "def f(x):\n    import os as near\n    return near.sep",
+    "def f(x):\n    try: pass\n    except OSError as near: print(near)",
+    "def f(x):\n    for near, y in x: print(near)",
+    "def f(x):\n    match x:\n        case [1, *near]: return near",
+]
+GLOBAL = [
+    "def f(x): return near(x)",
+    "def f(x): return [near for y in x]",
+    "def f(x): return [near for near in near(x)]",
+    "def f(x):\n    def inner(near): return near\n    return inner(near)",
+    "def f(x): return lambda near=near: near",
+    "def f(x):\n    global near\n    near = near\n    return near",
+    "def f(x):\n    def inner(y): return near(y)\n    return inner",
+    "def f(x):\n    class Inner:\n        value = near\n    return Inner",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"), [*((text, False) for text in OWN), *((text, True) for text in GLOBAL)], ids=str
+)
+def test_a_variable_of_a_function_is_no_helper_though_it_is_called_like_one(text: str, counts: bool, load: Any) -> None:
+    one, other = (load(f"def near(x):\n    return {value}\n\n{text}\n").f for value in (4, 5))
+    assert (helpers_digest(one) != helpers_digest(other)) == counts
+
+
 def test_helpers_count_as_far_as_asked(load: Any) -> None:
     module, edited = (load(text).f for text in (HELPED, HELPED.replace("return 4", "return 5")))
     assert helpers_digest(module, depth=2) == helpers_digest(edited, depth=2)

@@ -108,12 +108,10 @@ def _named(fn: types.FunctionType) -> Iterator[Any]:
     """
     found = find(fn)
     names: Iterable[tuple[str, ...]] = found.names if found else zip(fn.__code__.co_names)
-    local = {*fn.__code__.co_varnames, *fn.__code__.co_cellvars}
     for name in names:
-        if name[0] not in local:
-            *modules, value = _resolve(name, fn)
-            if all(found and module.__name__ in found.imports for module in modules[1:]):
-                yield value
+        *modules, value = _resolve(name, fn)
+        if all(found and module.__name__ in found.imports for module in modules[1:]):
+            yield value
 
 
 def _resolve(name: tuple[str, ...], fn: types.FunctionType) -> list[Any]:

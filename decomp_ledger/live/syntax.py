@@ -14,9 +14,11 @@ import linecache
 import textwrap
 import types
 import weakref
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _FUNCTION_NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _IGNORED_FIELDS = frozenset({"annotation", "returns", "type_params", "type_comment", "type_ignores", "kind", "ctx"})
 
 
@@ -25,7 +27,7 @@ class Found(NamedTuple):
 
     Attributes:
         dump: The canonical form of its syntax.
-        names: The dotted names in it, decorators left out.
+        names: The dotted names in it, those in decorators and those of its own variables left out.
         decorators: The dotted names of its decorators.
         imports: The modules that its file imports by their full name, as in ``import a.b``.
         top: File and line of the top-level definition that it is or stands in.
@@ -165,7 +167,7 @@ def _canonical(root: ast.AST, casts: bool) -> tuple[str, tuple[tuple[str, ...], 
     """
     tokens: list[str] = []
     names: set[tuple[str, ...]] = set()
-    in_decorators = {id(n) for d in getattr(root, "decorator_list", ()) for n in ast.walk(d)}
+    left_out = {id(n) for d in getattr(root, "decorator_list", ()) for n in ast.walk(d)} | _own_variables(root)
     stack: list[Any] = [root]
     while stack:
         item = stack.pop()
@@ -176,12 +178,77 @@ def _canonical(root: ast.AST, casts: bool) -> tuple[str, tuple[tuple[str, ...], 
         elif isinstance(item, ast.AST):
             if isinstance(item, ast.Call) and _has_idle_argument(item, casts):
                 item = ast.Call(item.func, item.args[1:], item.keywords)
-            if id(item) not in in_decorators:
+            if id(_first(item)) not in left_out:
                 names.add(_dotted(item))
             stack += [_Token(")"), *reversed(_parts(item, item is root))]
         else:
             tokens.append(json.dumps(item))
     return " ".join(tokens), tuple(sorted(names - {()}))
+
+
+def _own_variables(root: ast.AST) -> set[int]:
+    """Return the `id` of each name in a function that stands for a variable of it, or of a scope within it.
+
+    Its code object does not tell that everywhere: only from Python 3.12 on are the variables of a comprehension among
+    those of the function around it.
+    """
+    found: set[int] = set()
+    stack: list[tuple[ast.AST, frozenset[str]]] = [(root, frozenset())]
+    while stack:
+        node, known = stack.pop()
+        if isinstance(node, ast.Name) and node.id in known:
+            found.add(id(node))
+        inner = known | _bindings(node)
+        stack += [(child, inner if within else known) for child, within in _children(node)]
+    return found
+
+
+def _children(node: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """Yield the parts of a node that are evaluated, and of each whether that is within the scope that it opens."""
+    if isinstance(node, (*_FUNCTION_NODES, ast.ClassDef)):
+        around: list[Any] = [*getattr(node, "decorator_list", ()), *getattr(node, "bases", ())]
+        if not isinstance(node, ast.ClassDef):
+            around += [*node.args.defaults, *node.args.kw_defaults]
+        yield from ((part, False) for part in around if part is not None)
+        yield from ((part, True) for part in (node.body if isinstance(node.body, list) else [node.body]))
+    elif isinstance(node, _COMPREHENSIONS):
+        first = node.generators[0].iter
+        yield first, False
+        parts = [part for each in node.generators for part in ast.iter_child_nodes(each) if part is not first]
+        results = [part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.comprehension)]
+        yield from ((part, True) for part in (*parts, *results))
+    else:
+        yield from ((part, True) for part in ast.iter_child_nodes(node))
+
+
+def _bindings(scope: ast.AST) -> set[str]:
+    """Return the variables of the scope that a node opens; none for one that opens none."""
+    if isinstance(scope, _COMPREHENSIONS):
+        targets = [name for each in scope.generators for name in ast.walk(each.target)]
+        return {name.id for name in targets if isinstance(name, ast.Name)}
+    if not isinstance(scope, (*_FUNCTION_NODES, ast.ClassDef)):
+        return set()
+    bound: set[str] = set()
+    elsewhere: set[str] = set()
+    if not isinstance(scope, ast.ClassDef):
+        every = [*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs, scope.args.vararg, scope.args.kwarg]
+        bound.update(argument.arg for argument in every if argument is not None)
+    stack = [part for part, within in _children(scope) if within]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            elsewhere.update(node.names)
+        elif isinstance(name := getattr(node, "name", None), str):  # a definition, an exception, a pattern
+            bound.add(name)
+        if isinstance(node, _COMPREHENSIONS):
+            stack += [named.target for named in ast.walk(node) if isinstance(named, ast.NamedExpr)]
+        elif not isinstance(node, (*_FUNCTION_NODES, ast.ClassDef)):
+            stack += ast.iter_child_nodes(node)
+    return bound - elsewhere
 
 
 def _parts(node: ast.AST, is_root: bool) -> list[Any]:
@@ -275,6 +342,13 @@ def _is_check(expression: ast.expr) -> bool:
     """Tell whether an expression is a call of ``torch._check`` or one of its kind."""
     name = _dotted(expression.func) if isinstance(expression, ast.Call) else ()
     return len(name) == 2 and name[0] == "torch" and name[1].startswith("_check")
+
+
+def _first(node: ast.AST) -> ast.AST:
+    """Return the node of a dotted name's first part, or what stands in its place."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node
 
 
 def _dotted(node: ast.AST) -> tuple[str, ...]:

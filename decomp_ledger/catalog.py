@@ -14,9 +14,9 @@ import attrs
 from decomp_ledger.canonical import Json
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import OVERRIDE, PRESERVE
-from decomp_ledger.state import TORCH_ORIGINS, TableState
+from decomp_ledger.state import TORCH_ORIGINS, Reference, TableState
 
-__all__ = ["Catalog", "Entry", "Snapshot", "choose", "materialize", "pack", "unpack"]
+__all__ = ["Catalog", "Entry", "Snapshot", "choose", "materialize", "own_origin", "pack", "unpack"]
 
 ABSENT, DEFAULT = "absent", "default"
 _MAX_UNPACKED = 64 * 1024 * 1024
@@ -37,6 +37,7 @@ class Entry:
         digest: of its own source.
         helpers: of its source and that of the functions it calls.
         wrappers: of what its decorators wrap around it.
+        others: where further decompositions that torch has for it, and does not use, come from, sorted.
     """
 
     origin: str | None = None
@@ -49,11 +50,12 @@ class Entry:
     digest: str | None = None
     helpers: str | None = None
     wrappers: str | None = None
+    others: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         """Return its fields that have a value."""
         values = ((name, getattr(self, name)) for name in _FIELDS)
-        return {name: list(value) if name == "tags" else value for name, value in values if value}
+        return {name: list(value) if name in _LIST_FIELDS else value for name, value in values if value}
 
     @classmethod
     def from_json(cls, value: object) -> Entry:
@@ -67,21 +69,23 @@ class Entry:
         for key, item in value.items():
             if key == "default":
                 good = isinstance(item, bool)
-            elif key == "tags":
-                good = isinstance(item, list) and all(isinstance(tag, str) for tag in item)
+            elif key in _LIST_FIELDS:
+                good = isinstance(item, list) and all(isinstance(text, str) for text in item)
             else:
                 good = key in _TEXT_FIELDS and isinstance(item, str)
             if not good:
                 raise LedgerError("an entry of a catalog has a field that it cannot have")
-        return cls(**{**value, "tags": tuple(value.get("tags", ()))})
+        return cls(**{**value, **{key: tuple(value.get(key, ())) for key in _LIST_FIELDS}})
 
     def bare(self) -> Entry:
         """Return what a process tells of one of torch's own ops: the rest is known by torch's build.
 
         `decomp_ledger.drift.complete` is the way back.
         """
+        if not self.origin and self.schema:
+            return Entry()
         # Only what is no operator of the dispatcher has no schema.
-        return Entry(self.origin, self.default, self.unpreservable) if self.origin or not self.schema else Entry()
+        return Entry(self.origin, self.default, self.unpreservable, others=self.others)
 
     def identity(self) -> str:
         """What tells its default decomposition from another one of the same op and build."""
@@ -89,7 +93,8 @@ class Entry:
 
 
 _FIELDS = tuple(field.name for field in attrs.fields(Entry))
-_TEXT_FIELDS = set(_FIELDS) - {"default", "tags"}
+_LIST_FIELDS = ("tags", "others")
+_TEXT_FIELDS = set(_FIELDS) - {"default", *_LIST_FIELDS}
 
 
 @attrs.define(frozen=True, slots=False)
@@ -144,6 +149,7 @@ class Snapshot:
         preserved: ops that its base has and the table leaves out.
         overridden: ops with a decomposition that the table gives.
         pending: ops the table speaks of and the catalog does not have.
+        lost: ops to be decomposed with torch's own, of which this torch has none: it refuses to make the table.
         catalog: the catalog's digest.
         digest: SHA-256 over the build and `ops`.
     """
@@ -153,6 +159,7 @@ class Snapshot:
     preserved: tuple[str, ...]
     overridden: tuple[str, ...]
     pending: tuple[str, ...]
+    lost: tuple[str, ...]
     catalog: str
     digest: str
 
@@ -176,6 +183,25 @@ def choose(action: str | None, base: str, *, loaded: bool, default: bool) -> str
     return DEFAULT if default and base == "torch" else ABSENT
 
 
+def own_origin(reference: Reference, entry: Entry, git: str | None) -> str | None:
+    """Decide which of torch's own decompositions an op has that is overridden with one of them.
+
+    The one that was recorded, wherever torch has it: the build in which it was recorded does. A torch that has moved
+    it, from C++ to Python say, gives the one it has now; live tables and replays both ask here.
+
+    Args:
+        reference: what is recorded, of an origin of torch's own.
+        entry: what the dispatcher offers for the op.
+        git: the git version of its torch.
+
+    Returns:
+        An origin, or None if this torch has no decomposition of that op.
+    """
+    recorded = reference.origin
+    kept = recorded in (entry.origin, *entry.others) or (git is not None and reference.build == git)
+    return recorded if kept else entry.origin
+
+
 def materialize(state: TableState, catalog: Catalog) -> Snapshot:
     """Replay a table's state against what a dispatcher offers.
 
@@ -185,7 +211,7 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
     """
     base = catalog.defaults if state.base == "torch" else {}
     ops = dict(base)
-    overridden = []
+    overridden, lost = [], []
     for op, intent in state.intents.items():
         entry = catalog.ops.get(op)
         choice = choose(
@@ -194,16 +220,22 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
         if choice == OVERRIDE:
             assert entry is not None and intent.reference is not None  # an override of a loaded op
             ref = intent.reference
-            ops[op] = ref.origin if ref.origin in TORCH_ORIGINS else f"override:{ref.identity()}"
-            overridden.append(op)
+            own = own_origin(ref, entry, catalog.build.get("git")) if ref.origin in TORCH_ORIGINS else None
+            if own is None and ref.origin in TORCH_ORIGINS:
+                ops.pop(op, None)
+                lost.append(op)
+            else:
+                ops[op] = own or f"override:{ref.identity()}"
+                overridden.append(op)
         else:
             ops.pop(op, None)
     return Snapshot(
         build=catalog.build,
         ops=dict(sorted(ops.items())),
-        preserved=tuple(sorted(base.keys() - ops.keys())),
+        preserved=tuple(sorted(base.keys() - ops.keys() - {*lost})),
         overridden=tuple(sorted(overridden)),
         pending=tuple(sorted(op for op in state.intents if op not in catalog.ops)),
+        lost=tuple(sorted(lost)),
         catalog=catalog.digest,
         digest=hashlib.sha256(_dump({"build": dict(catalog.build), "ops": ops})).hexdigest(),
     )

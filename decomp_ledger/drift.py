@@ -10,7 +10,7 @@ import attrs
 
 from decomp_ledger import names
 from decomp_ledger.canonical import Json
-from decomp_ledger.catalog import Catalog, Entry, Snapshot, materialize
+from decomp_ledger.catalog import Catalog, Entry, Snapshot, materialize, own_origin
 from decomp_ledger.state import TORCH_ORIGINS, TableState
 
 __all__ = ["KINDS", "NEVER_DECOMPOSED", "Change", "Drift", "Side", "complete", "drift", "fate", "schema_step"]
@@ -173,7 +173,7 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
         known = released.ops.get(op)
         if known is None or entry.schema:
             ops[op] = entry
-        elif entry in (Entry(known.origin, known.default, known.unpreservable), Entry(known.origin)):
+        elif entry in (known.bare(), attrs.evolve(known.bare(), others=()), Entry(known.origin)):
             ops[op] = known
         else:
             ops[op] = attrs.evolve(entry, schema=known.schema)
@@ -234,8 +234,10 @@ def _decomposition(side: Side, op: str, entry: Entry) -> _Decomposition:
     if reference is not None and reference.origin not in TORCH_ORIGINS:
         place = f"{reference.origin}: {reference.label()}"
         return _Decomposition(place, reference.label(), reference.digest)
-    if reference is not None and reference.origin != entry.origin:
-        return _Decomposition(reference.origin)
+    if reference is not None:
+        own = own_origin(reference, entry, side.catalog.build.get("git"))
+        if own != entry.origin:
+            return _Decomposition(own)
     function = f"{entry.module}.{entry.qualname}" if entry.module else ""
     return _Decomposition(entry.origin, function, entry.digest, entry.helpers, entry.wrappers)
 

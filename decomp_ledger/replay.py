@@ -10,7 +10,7 @@ from functools import lru_cache
 import attrs
 
 from decomp_ledger import names
-from decomp_ledger.catalog import Catalog, Entry, Snapshot
+from decomp_ledger.catalog import Catalog, Entry, Snapshot, own_origin
 from decomp_ledger.drift import (
     ALWAYS,
     ENTERED,
@@ -29,13 +29,15 @@ from decomp_ledger.state import TORCH_ORIGINS, Intent
 
 __all__ = ["OUTCOMES", "Outcome", "Replay", "replay", "successors"]
 
-OP_GONE, LOST, SCHEMA_CHANGED, IN_VAIN, DEFAULT_NOW = "op_gone", "lost", "schema_changed", "in_vain", "default_now"
+OP_GONE, LOST, ELSEWHERE, SCHEMA_CHANGED = "op_gone", "lost", "elsewhere", "schema_changed"
+IN_VAIN, DEFAULT_NOW = "in_vain", "default_now"
 EFFECTIVE, PENDING, HOLDS = "effective", "pending", "holds"
 
 # What the move does to an intent: what needs a decision first.
 OUTCOMES: Mapping[str, str] = {
     OP_GONE: "the op is gone",
     LOST: "the decomposition is gone",
+    ELSEWHERE: "gets another of torch's own decompositions",
     SCHEMA_CHANGED: "overrides an op whose schema changed",
     IN_VAIN: "cannot be kept: torch decomposes it always",
     DEFAULT_NOW: "is torch's default now",
@@ -189,10 +191,12 @@ class _Judge:
         reference = intent.reference
         assert reference is not None  # an override has one
         if reference.origin in TORCH_ORIGINS:
-            if now.origin != reference.origin:
-                there = f"what torch has for it is {now.origin}" if now.origin else "torch has none for it"
-                yield LOST, f"it was given torch's own ({reference.origin}); {there}"
-            elif self._is_default(now) and not (then is not None and self._is_default(then)):
+            own = own_origin(reference, now, self.now.build.get("git"))
+            if own is None:
+                yield LOST, f"it was given torch's own ({reference.origin}), and this torch has none for it"
+            elif own != reference.origin:
+                yield ELSEWHERE, f"it was given torch's own ({reference.origin}), which is {own} in this torch"
+            elif own == now.origin and self._is_default(now) and not (then is not None and self._is_default(then)):
                 yield DEFAULT_NOW, f"torch's default table has the same ({now.origin})"
         else:
             place = reference.module, reference.qualname

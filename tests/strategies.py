@@ -73,7 +73,7 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 # Decompositions, states and catalogs.
 
 references = st.one_of(
-    st.builds(Reference, st.sampled_from(["cia", "registry", "py_cia"]), build=st.sampled_from(["2.13.0", "2.6.0"])),
+    st.builds(Reference, st.sampled_from(["cia", "registry", "py_cia"]), build=st.sampled_from(["a" * 40, "b" * 40])),
     st.builds(Reference, st.just("import"), st.just("mypkg"), st.sampled_from(["f", "g"]), digest=digests),
     st.builds(Reference, st.just("opaque"), digest=digests, source=texts),
 )
@@ -96,6 +96,7 @@ entries = st.builds(
     st.none() | words,
     st.none() | digests,
     st.none() | digests,
+    others=st.sampled_from([(), ("registry",), ("cia", "registry")]),
 )
 builds = st.fixed_dictionaries({"torch": st.sampled_from(["2.13.0", "2.6.0"]), "git": st.just("a" * 40)})
 catalogs = st.builds(Catalog, builds, st.dictionaries(ops, entries))

@@ -94,16 +94,23 @@ def test_an_op_that_is_not_loaded_is_pending_until_it_is() -> None:
 
 def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
     """Decide op by op what is in a table, in the words of the design and no cleverer."""
-    ops, preserved, overridden = {}, [], []
+    ops, preserved, overridden, lost = {}, [], [], []
     for op in sorted(catalog.ops):
         entry, said = catalog.ops[op], state.intents.get(op)
         by_default = entry.default and state.base == "torch"
         if said is not None and said.action == "override":
-            overridden.append(op)
             ref = said.reference
             assert ref is not None
-            own = ref.origin in ("import", "opaque")
-            ops[op] = f"override:{ref.identity()}" if own else ref.origin
+            if ref.origin in ("import", "opaque"):
+                ops[op] = f"override:{ref.identity()}"
+            elif ref.origin == entry.origin or ref.origin in entry.others or ref.build == catalog.build["git"]:
+                ops[op] = ref.origin
+            elif entry.origin is not None:
+                ops[op] = entry.origin
+            else:
+                lost.append(op)
+                continue
+            overridden.append(op)
         elif said is None and by_default:
             ops[op] = f"{entry.origin}:{entry.digest}" if entry.digest else f"{entry.origin}"
         elif by_default:
@@ -115,9 +122,32 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
         "preserved": tuple(preserved),
         "overridden": tuple(overridden),
         "pending": tuple(pending),
+        "lost": tuple(lost),
         "catalog": catalog.digest,
         "digest": hashlib.sha256(rfc8785.dumps({"build": dict(catalog.build), "ops": ops})).hexdigest(),
     }
+
+
+@pytest.mark.parametrize(
+    ("recorded", "offered", "others", "build", "expected"),
+    [
+        ("registry", "registry", (), "b", "registry"),
+        ("registry", "cia", ("registry",), "b", "registry"),  # what was asked for, though torch uses another
+        ("registry", "cia", (), "b", "cia"),  # torch moved it
+        ("cia", "py_cia", (), "b", "py_cia"),
+        ("registry", None, (), "b", None),
+        ("registry", "cia", (), "a", "registry"),  # this build had it when it was recorded
+    ],
+)
+def test_an_override_with_torchs_own_follows_it_where_torch_moved_it(
+    recorded: str, offered: str | None, others: tuple[str, ...], build: str, expected: str | None
+) -> None:
+    state = TableState("edge", 2, "torch", {MM: Intent(OVERRIDE, Reference(recorded, build=build * 40))})
+    entry = Entry(offered, default=offered is not None, others=others)
+    snapshot = materialize(state, Catalog(BUILD, {MM: entry}))
+    assert snapshot.ops == ({} if expected is None else {MM: expected})
+    assert (snapshot.overridden, snapshot.lost) == (((MM,), ()) if expected else ((), (MM,)))
+    assert (snapshot.preserved, snapshot.pending) == ((), ())
 
 
 @given(states, catalogs)

@@ -33,7 +33,8 @@ from decomp_ledger import (
     materialize,
 )
 from decomp_ledger.events import OVERRIDE, Change, Set
-from decomp_ledger.live import decompositions
+from decomp_ledger.live import decompositions, privates
+from decomp_ledger.live.dispatcher import dispatcher, resolve
 from decomp_ledger.live.source import source_digest
 from decomp_ledger.state import Reference
 
@@ -734,6 +735,30 @@ def test_a_modules_getattr_is_not_run(ledger: Ledger, reopened: Ledger, modules:
     with pytest.raises(NotImportable, match=r"lazy\.lower, which 'lazy' does not have now"):
         len(reopened.table("forged"))
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("op", "origin", "expected"),
+    [
+        ("aten::silu", "registry", "registry"),
+        ("aten::silu", "cia", "registry"),  # torch has no other
+        ("aten::linear", "registry", "cia"),
+        ("aten::pairwise_distance", "registry", "registry"),  # it has both, and uses the other
+        ("aten::pairwise_distance", "cia", "cia"),
+        ("aten::pairwise_distance", "py_cia", "cia"),
+    ],
+)
+def test_torchs_own_of_another_build_is_what_the_replay_says(
+    op: str, origin: str, expected: str, ledger: Ledger, reopened: Ledger
+) -> None:
+    forge(ledger, Reference(origin, build="another"), op=op)
+    table = reopened.table("forged")
+    fn = table[resolve(op)]
+    registered = decomposition_table[resolve(op)] if expected == "registry" else None
+    assert (fn is registered) if registered else decompositions.same(fn, privates.cia_decomposition(resolve(op)))
+    table.materialize()
+    catalog = dispatcher.full().catalog
+    assert materialize(reopened.state("forged"), catalog).ops[op] == expected
 
 
 @pytest.mark.parametrize("origin", ["cia", "registry", "py_cia"])

@@ -105,22 +105,26 @@ def entry(op_name: str, op: Any, decomposition: Callable[..., Any] | None, diges
 
     Returns:
         Those of these that have a value: `origin` (also of a decomposition that torch has and does
-        not use by default), `default` (is it in the default table), `unpreservable`, `schema`,
-        `tags` (of `core`, `cia`, `functional`), and of a decomposition in Python `module`,
+        not use by default), `others` (the origins of more that it has), `default` (is it in the
+        default table), `unpreservable`, `schema`, `tags` (of `core`, `cia`, `functional`), and of a
+        decomposition in Python `module`,
         `qualname`, `digest` (its own source), `helpers` (with what it calls) and `wrappers` (what
         its decorators wrap around it).
     """
     if "::" not in op_name:
         return {"unpreservable": why_not_preservable(op)}
-    used = _unused_decomposition(op) if decomposition is None else decomposition
+    known = _decompositions(op)
+    used = next(iter(known.values()), None) if decomposition is None else decomposition
+    origin = None if used is None else origin_of(op, used)
     fields: dict[str, Any] = {
-        "origin": None if used is None else origin_of(op, used),
+        "origin": origin,
+        "others": sorted(known.keys() - {origin}),
         "default": decomposition is not None,
         "unpreservable": why_not_preservable(op),
         "schema": str(op._schema),
         "tags": list(_tags(op)),
     }
-    if fields["origin"] in ("registry", "py_cia"):
+    if origin in ("registry", "py_cia"):
         fields["module"], fields["qualname"] = _place(used)
         if digests:
             fields["digest"] = source_digest(used)
@@ -174,16 +178,25 @@ def _registry() -> dict[Any, Callable[..., Any]]:
     return torch._decomp.global_decomposition_table["post_autograd"]  # type: ignore[no-any-return]
 
 
-def _unused_decomposition(op: Any) -> Callable[..., Any] | None:
-    """Return a decomposition that torch has for an op and leaves out of its default table.
+def _decompositions(op: Any) -> dict[str, Callable[..., Any]]:
+    """Return the decompositions that torch has for an op, used or not, by origin: the registry's first.
 
-    Risk: `OperatorBase.py_kernels`, where an alias of another dispatch key is no kernel, and
-    `torch._export.utils._get_decomp_for_cia`.
+    Risk: `torch._export.utils._get_decomp_for_cia`, which prefers a Python kernel to a C++ one.
     """
     from torch._export.utils import _get_decomp_for_cia
 
-    registered = _registry().get(op)
-    return registered or (_get_decomp_for_cia(op) if _is_cia(op) else None)
+    found = {}
+    if (registered := _registry().get(op)) is not None:
+        found["registry"] = registered
+    if _is_cia(op):
+        kernel = _get_decomp_for_cia(op)
+        found["cia" if isinstance(kernel, functools.partial) else "py_cia"] = kernel
+    return found
+
+
+def own_decomposition(op: Any, origin: str) -> Callable[..., Any] | None:
+    """Return the decomposition of an origin that torch has for an op, or None."""
+    return _decompositions(op).get(origin)
 
 
 def _is_cia(op: Any) -> bool:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from decomp_ledger.catalog import own_origin
 from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
 from decomp_ledger.live import privates
-from decomp_ledger.live.capture import build
-from decomp_ledger.live.dispatcher import Defaults, resolve
+from decomp_ledger.live.capture import build, own_decomposition
+from decomp_ledger.live.dispatcher import Defaults, describe, resolve
 from decomp_ledger.live.privates import OpOverload
 from decomp_ledger.live.source import helpers_digest, source_digest, source_text
 from decomp_ledger.state import TORCH_ORIGINS, Reference
@@ -196,10 +197,10 @@ def find(op: str, wanted: Reference, defaults: Defaults, provided: Sequence[Any]
 def _torchs_own(op: str, wanted: Reference, defaults: Defaults) -> Any:
     live = resolve(op)
     if live is not None:
-        fn = privates.registry().get(live) if wanted.origin == "registry" else privates.cia_kernel(live)
-        fn = fn or defaults.get(op) or privates.registry().get(live)
-        if fn is None and wanted.origin != "registry" and privates.has_cia_kernel(live):
-            fn = privates.cia_decomposition(live)
+        entry = describe(op, live, defaults)
+        origin = own_origin(wanted, entry, build()["git"])
+        default = defaults.get(op)
+        fn = default if entry.default and origin == entry.origin else own_decomposition(live, str(origin))
         if fn is not None:
             return fn
     raise NotImportable(

@@ -129,6 +129,8 @@ class Defaults:
 
 
 _PLAIN = Entry()
+# What tells of one of torch's own ops that the build does not tell: see Entry.bare().
+_OF_A_PROCESS = ("origin", "default", "unpreservable", "others")
 # What is known of torch's own ops: name -> (operator, its default, what else may decompose it, entry). There are
 # thousands, and they do not change.
 _known: dict[str, tuple[Any, Any, Any, Entry]] = {}
@@ -136,22 +138,27 @@ _known: dict[str, tuple[Any, Any, Any, Entry]] = {}
 
 def _described(name: str, op: Any, default: Any) -> Entry:
     """Return the entry of an op; of torch's own, what the build does not tell by itself."""
-    other = privates.registry().get(op) or privates.cia_kernel(op)
+    others = privates.registry().get(op), privates.cia_kernel(op)
     known = _known.get(name)
-    if known is not None and known[0] is op and known[1] is default and known[2] is other:
+    if known is not None and known[0] is op and known[1] is default and known[2] == others:
         return known[3]
     foreign = not names.is_torchs(name)
-    module = getattr(default or other, "__module__", "torch")
+    module = getattr(default or others[0] or others[1], "__module__", "torch")
     own = foreign or str(module).partition(".")[0] not in ("torch", "functools")
     fields = entry(name, op, default, digests=own)
     if not own:
-        fields = {key: value for key, value in fields.items() if key in ("origin", "default", "unpreservable")}
+        fields = {key: value for key, value in fields.items() if key in _OF_A_PROCESS}
         if "origin" not in fields:
             fields.clear()
     found = Entry.from_json(fields)
     if not foreign:
-        _known[name] = op, default, other, found
+        _known[name] = op, default, others, found
     return found
+
+
+def describe(name: str, op: Any, defaults: Defaults) -> Entry:
+    """Return what the dispatcher offers for one loaded op, as its catalog has it."""
+    return _described(name, op, defaults.get(name))
 
 
 class Dispatcher:

@@ -12,7 +12,7 @@ from decomp_ledger.errors import LedgerError
 
 VERSIONS = ["2.6.0", "2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0"]
 FIELDS = {
-    *("origin", "default", "unpreservable", "schema", "tags"),
+    *("origin", "others", "default", "unpreservable", "schema", "tags"),
     *("module", "qualname", "digest", "helpers", "wrappers"),
 }
 
@@ -65,7 +65,8 @@ def test_each_is_a_whole_catalog(version: str) -> None:
         assert all(entry.values()), op
         assert ("schema" in entry) == ("::" in op), op
         assert ("digest" in entry) == (entry.get("origin") in ("registry", "py_cia")), op
-        assert entry.get("origin") or "default" not in entry, op
+        assert entry.get("origin") or not {"default", "others"} & set(entry), op
+        assert set(entry.get("others", ())) <= {"registry", "cia", "py_cia"} - {entry.get("origin")}, op
         for key in {"digest", "helpers", "wrappers"} & set(entry):
             assert len(bytes.fromhex(entry[key])) == 32, op
 

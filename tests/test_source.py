@@ -298,7 +298,7 @@ def test_functions_in_an_interactive_session_have_their_source(load: Any) -> Non
     assert digest(space["f"]) == digest(load(PLAIN).f)
 
 
-@pytest.mark.parametrize("value", [len, "text", 3, None, [].append], ids=str)
+@pytest.mark.parametrize("value", [len, "text", 3, None, [].append], ids=["builtin", "text", "int", "none", "method"])
 def test_what_has_no_python_source_has_no_digest(value: object) -> None:
     assert source_digest(value) is None
     assert helpers_digest(value) is None

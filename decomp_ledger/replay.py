@@ -15,8 +15,10 @@ from decomp_ledger.drift import (
     ALWAYS,
     ENTERED,
     GONE,
+    KINDS,
     LEFT,
     NEVER_DECOMPOSED,
+    WRAPPERS,
     Change,
     Drift,
     Side,
@@ -24,10 +26,11 @@ from decomp_ledger.drift import (
     fate,
     schema_step,
 )
+from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import PRESERVE
 from decomp_ledger.state import TORCH_ORIGINS, Intent
 
-__all__ = ["OUTCOMES", "Outcome", "Replay", "replay", "successors"]
+__all__ = ["FINDINGS", "OUTCOMES", "Finding", "Gate", "Outcome", "Replay", "gate", "replay", "successors"]
 
 OP_GONE, LOST, ELSEWHERE, SCHEMA_CHANGED = "op_gone", "lost", "elsewhere", "schema_changed"
 IN_VAIN, DEFAULT_NOW = "in_vain", "default_now"
@@ -44,6 +47,13 @@ OUTCOMES: Mapping[str, str] = {
     EFFECTIVE: "takes effect, and did not before",
     PENDING: "pending",
     HOLDS: "holds as before",
+}
+NOT_COMPARED = "not_compared"
+# What stops a move: what weighs most first.
+FINDINGS: Mapping[str, str] = {
+    LOST: OUTCOMES[LOST],
+    **{kind: title for kind, title in KINDS.items() if kind != WRAPPERS},
+    NOT_COMPARED: "cannot be compared",
 }
 _RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 
@@ -77,12 +87,14 @@ class Replay:
         drift: how the table differs from the one it was; None if it has met no torch.
         foreign: ops of the old table that it says nothing of and the other catalog cannot have, as it knows no
             library of theirs.
+        spaces: the namespaces that the other catalog, or torch itself, has.
     """
 
     side: Side
     outcomes: tuple[Outcome, ...]
     drift: Drift | None
     foreign: tuple[str, ...]
+    spaces: frozenset[str]
 
     @property
     def snapshot(self) -> Snapshot:
@@ -129,6 +141,78 @@ def replay(side: Side, met: Side | None, own: Collection[str] = ()) -> Replay:
         tuple(sorted(outcomes, key=lambda found: (_RANK[found.outcome], found.op))),
         None if met is None else drift(met, side),
         tuple(sorted(op for op in table if op not in said and names.namespace(op) not in judge.spaces)),
+        frozenset(judge.spaces),
+    )
+
+
+@attrs.frozen
+class Finding:
+    """One reason why a program may not be what it was, after the move.
+
+    Attributes:
+        op: the op.
+        kind: one of `FINDINGS`.
+        detail: more of it, in a few words; "" if the change tells it.
+        change: what differs, if that is known.
+    """
+
+    op: str
+    kind: str
+    detail: str = ""
+    change: Change | None = None
+
+
+@attrs.frozen
+class Gate:
+    """Whether the programs that were exported with a table stay what they are on another torch.
+
+    Attributes:
+        used: the ops of these programs.
+        findings: what speaks against it; nothing does, if there is none.
+        kernels: used ops that C++ kernels decompose, of which is known only that they do.
+        foreign: used ops of libraries that the other catalog knows nothing of.
+    """
+
+    used: frozenset[str]
+    findings: tuple[Finding, ...]
+    kernels: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def gate(found: Replay, used: Collection[str]) -> Gate:
+    """Judge whether a move changes what some programs are lowered to.
+
+    Args:
+        found: the move, of a table that has met a torch.
+        used: the ops of the programs: before and after their exports, and those that fired in them.
+
+    Raises:
+        LedgerError: the table has met no torch.
+    """
+    if found.drift is None:
+        name = found.side.name
+        raise LedgerError(f"{name} has met no torch yet, so what the move changes is not known; export with it first")
+    foreign = {op for op in used if "::" in op and names.namespace(op) not in found.spaces}
+    touched = found.drift.only({*used} - foreign)
+    findings = [Finding(each.op, each.kind, "", each) for each in touched.changes if each.kind != WRAPPERS]
+    findings += [Finding(each.op, LOST, each.detail) for each in found.outcomes if each.outcome == LOST]
+    told = {finding.op for finding in findings}
+    catalogs = found.drift.before.catalog.ops, found.drift.after.catalog.ops
+    # What has no namespace and is in no catalog is a plain Python function, such as getitem.
+    neither = sorted(op for op in {*used} - foreign if "::" in op and all(op not in ops for ops in catalogs))
+    for what, ops in (
+        ("its source: a side does not have it", touched.no_source),
+        ("its schema: a side does not have it", touched.no_schema),
+        ("its source: it cannot be told from that of what makes it in-place, which changed", touched.unclear),
+        ("neither torch has it", neither),
+    ):
+        findings += [Finding(op, NOT_COMPARED, what) for op in ops if op not in told]
+    rank = {kind: number for number, kind in enumerate(FINDINGS)}
+    return Gate(
+        frozenset(used),
+        tuple(sorted(findings, key=lambda each: (rank[each.kind], each.op, each.detail))),
+        touched.kernels,
+        tuple(sorted(foreign)),
     )
 
 

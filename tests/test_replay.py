@@ -17,8 +17,9 @@ from decomp_ledger import Ledger
 from decomp_ledger.catalog import Catalog, Entry, materialize
 from decomp_ledger.catalogs import released
 from decomp_ledger.drift import Side
-from decomp_ledger.events import Popped
-from decomp_ledger.replay import OUTCOMES, Replay, replay, successors
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import Exported, Popped
+from decomp_ledger.replay import FINDINGS, OUTCOMES, Replay, gate, replay, successors
 from decomp_ledger.state import Intent, Reference, TableState
 
 OLD_BUILD = {"torch": "1.0.0", "git": "a" * 40, "accelerator": "cpu"}
@@ -123,6 +124,57 @@ def test_a_table_that_met_no_torch_is_replayed_all_the_same() -> None:
     assert (found.now_kept(), found.now_decomposed(), found.gone(), found.foreign) == ([], [], [], ())
 
 
+# The gate
+
+TOLD = attrs.evolve(PYTHON, helpers="h1", wrappers="w1")
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "intent", "expected"),
+    [
+        (TOLD, TOLD, None, []),
+        (TOLD, attrs.evolve(TOLD, default=False), None, ["left"]),
+        (attrs.evolve(TOLD, default=False), TOLD, None, ["entered"]),
+        (TOLD, None, None, ["gone"]),
+        (None, TOLD, None, ["new"]),
+        (TOLD, KERNEL, None, ["moved"]),
+        (TOLD, attrs.evolve(TOLD, schema="aten::f() -> Tensor"), None, ["schema"]),
+        (TOLD, attrs.evolve(TOLD, digest="d2"), None, ["source"]),
+        (TOLD, attrs.evolve(TOLD, helpers="h2"), None, ["helpers"]),
+        (TOLD, attrs.evolve(TOLD, wrappers="w2"), None, []),
+        (TOLD, attrs.evolve(TOLD, digest=None, helpers=None, wrappers=None), None, ["not_compared"]),
+        (TOLD, attrs.evolve(TOLD, schema=""), None, ["not_compared"]),
+        (None, None, None, ["not_compared"]),
+        (KERNEL, KERNEL, None, []),
+        (KERNEL, ALWAYS, PRESERVE, ["fate"]),
+        (KERNEL, UNUSED, PRESERVE, []),
+        (TOLD, attrs.evolve(TOLD, digest="d2"), PRESERVE, ["source"]),
+        (TOLD, attrs.evolve(TOLD, digest="d2"), MINE, []),
+        (TOLD, attrs.evolve(OTHER, schema=TOLD.schema), Intent("override", Reference("registry")), ["lost", "left"]),
+    ],
+)
+def test_what_stops_a_move(then: Entry | None, now: Entry | None, intent: Intent | None, expected: list[str]) -> None:
+    op = "aten::f"
+    found = move({op: then} if then else {}, {op: now} if now else {}, {op: intent} if intent else {})
+    judged = gate(found, {op})
+    assert [(each.op, each.kind) for each in judged.findings] == [(op, kind) for kind in expected]
+    assert {each.kind for each in judged.findings} <= FINDINGS.keys()
+    assert judged.kernels == ((op,) if then is KERNEL is now else ())
+    others = gate(found, {"aten::other"}).findings
+    assert [each.kind for each in others] == [kind for kind in expected if kind == "lost"]
+
+
+def test_what_no_catalog_tells_of_stops_no_move_and_is_named() -> None:
+    found = move({"mylib::f": KERNEL}, {}, {})
+    judged = gate(found, {"mylib::f", "otherlib::g", "_operator.getitem", "aten::other"})
+    assert (judged.findings, judged.foreign) == ((), ("mylib::f", "otherlib::g"))
+
+
+def test_a_table_that_met_no_torch_cannot_be_judged() -> None:
+    with pytest.raises(LedgerError, match="edge@1 has met no torch yet"):
+        gate(move(None, {"aten::f": KERNEL}, {}), {"aten::f"})
+
+
 entries = st.sampled_from([KERNEL, UNUSED, PYTHON, ALWAYS, OTHER])
 ops = st.sampled_from([f"{space}::{name}" for space in ("aten", "mylib") for name in "abcd"])
 loaded = st.dictionaries(ops, entries)
@@ -135,6 +187,10 @@ def test_every_intent_has_an_outcome_and_every_op_of_the_old_table_is_accounted_
     then: dict[str, Entry] | None, now: dict[str, Entry], said: dict[str, Intent], base: str
 ) -> None:
     found = move(then, now, said, base)
+    if found.drift is not None:
+        judged = gate(found, {*(then or {}), *now})
+        stopped = {change.op for change in found.drift.changes if change.op.startswith("aten::")}
+        assert stopped <= {each.op for each in judged.findings} | {*judged.foreign}
     assert {each.op for each in found.outcomes} == said.keys()
     assert {each.outcome for each in found.outcomes} <= OUTCOMES.keys()
     assert found.snapshot == materialize(found.side.state, found.side.catalog)
@@ -281,6 +337,63 @@ def test_what_is_replayed_is_what_this_torch_makes(run_python: Callable[..., str
     assert by_default == {op: origins[op] for op in by_default}
     assert len(by_default) == len(live) - 1
     assert told["not_compared"] == {"kernels": [], "source": [], "schema": [], "unclear": []}
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A ledger with a table that was exported with on torch 2.6.0, one whose export failed, and one without any."""
+    file = tmp_path / "l.db"
+    shipped = released("2.6.0")
+    ops = {"aten::elu": 1, "aten::linear": 2}, {"aten::addmm": 2}, {"aten::baddbmm": 1, "mylib::f": 1, "aten::pad": 1}
+    with Ledger(file, actor="Ada") as ledger:
+        for name, error in (("edge", None), ("failed", ("ValueError", "no"))):
+            ledger._open_or_create(name, "torch").met(shipped)
+            body = Exported(shipped.digest, "0" * 64, None, None, *ops, 3, error)
+            ledger.append(name, 1, body)
+        ledger._open_or_create("idle", "torch").met(shipped)
+    return file
+
+
+def test_a_move_that_changes_what_exports_use_is_status_1(used: Path) -> None:
+    done = run(used, "edge", "--torch", "2.9.1", "--check")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(
+        "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 2 ops changed for 1 export with 6 ops\n"
+    )
+    assert (
+        "left the table\n  aten::elu: in the table -> stays in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
+    )
+    assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
+    assert "not judged: 1 op of libraries that no catalog tells of (mylib::f)\n" in done.stdout
+    assert len(done.stdout.splitlines()) < 9
+    told = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
+    assert (told["passed"], told["exports"], len(told["used"]), told["foreign"]) == (False, 1, 6, ["mylib::f"])
+    assert [(each["op"], each["kind"]) for each in told["findings"]] == [
+        ("aten::elu", "left"),
+        ("aten::baddbmm", "source"),
+    ]
+    assert told["kernels"] == ["aten::linear", "aten::pad"]
+
+
+def test_a_move_that_changes_nothing_of_it_is_status_0(used: Path) -> None:
+    done = run(used, "edge", "--torch", "2.6.0", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ": nothing changed for 1 export with 6 ops\n" in done.stdout
+    assert json.loads(run(used, "edge", "--torch", "2.6.0", "--check", "--json").stdout)["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("idle", "idle@1 has no successful export, so what uses it is not known; record one"),
+        ("failed", "failed@1 has no successful export"),
+        ("torch:2.6.0", "torch:2.6.0 has no successful export"),
+    ],
+)
+def test_what_nothing_uses_cannot_be_checked(spec: str, message: str, used: Path) -> None:
+    done = run(used, spec, "--torch", "2.9.1", "--check")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
 
 
 def test_an_interpreter_is_captured_in_place_of_a_version(path: Path, tmp_path: Path) -> None:

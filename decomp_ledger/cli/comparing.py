@@ -23,11 +23,11 @@ from decomp_ledger.cli.common import (
     snapshot_json,
     write_json,
 )
-from decomp_ledger.cli.sides import STATE, find, find_side, torch_namespaces, used_ops
+from decomp_ledger.cli.sides import STATE, find, find_side, ops_of, torch_namespaces, used_ops, uses
 from decomp_ledger.drift import Side, drift
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.live.program import capture_with
-from decomp_ledger.replay import Outcome, Replay, replay
+from decomp_ledger.replay import Gate, Outcome, Replay, gate, replay
 
 __all__ = ["COMMANDS"]
 
@@ -170,24 +170,67 @@ def drift_command(
 @click.argument("state", metavar=STATE)
 @click.option("--torch", "version", metavar="VERSION", help="A torch version whose catalog is shipped.")
 @click.option("--python", "interpreter", metavar="INTERPRETER", help="A Python whose torch is captured; it is run.")
+@click.option("--check", is_flag=True,
+              help="Exit with 1 if anything changes that its recorded exports use: a gate for an upgrade.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count tells enough.")
 @json_option
 @pass_ledger
 def replay_command(
-    option: LedgerOption, state: str, version: str | None, interpreter: str | None, everything: bool, as_json: bool
-) -> None:
+    option: LedgerOption,
+    state: str,
+    version: str | None,
+    interpreter: str | None,
+    check: bool,
+    everything: bool,
+    as_json: bool,
+) -> int:
     """Say what a table would be on another torch, and what the move there does to it."""
     if (version is None) == (interpreter is None):
         raise click.UsageError("name the torch to move to: either --torch VERSION or --python INTERPRETER")
     here = find(option, state)
     name, said = here.name, here.state
     met = None if here.catalog is None else catalogs.completed(here.catalog)
+    exports = uses(option, here) if check else []
     there = catalogs.released(version) if version is not None else Catalog.from_json(capture_with(str(interpreter)))
     found = replay(Side(name, said, there), None if met is None else Side(name, said, met), torch_namespaces(met))
+    if check:
+        judged = gate(found, frozenset[str]().union(*map(ops_of, exports)))
+        if as_json:
+            write_json(_gate_json(found, judged, len(exports)))
+        else:
+            drawing.print_gate(found, judged, len(exports))
+        return FOUND if judged.findings else 0
     if as_json:
         write_json(_replay_json(found, everything=everything))
     else:
         drawing.print_replay(found, everything=everything)
+    return 0
+
+
+def _gate_json(found: Replay, judged: Gate, exports: int) -> dict[str, Json]:
+    assert found.drift is not None  # it was judged
+    return {
+        "table": found.side.state.table,
+        "version": found.side.state.version,
+        "met": dict(found.drift.before.catalog.build),
+        "to": dict(found.side.catalog.build),
+        "exports": exports,
+        "used": list[Json](sorted(judged.used)),
+        "passed": not judged.findings,
+        "findings": [
+            {
+                "op": each.op,
+                "kind": each.kind,
+                "detail": each.detail,
+                "before": None if each.change is None else each.change.before,
+                "after": None if each.change is None else each.change.after,
+                "function": "" if each.change is None else each.change.function,
+            }
+            for each in judged.findings
+        ],
+        "kernels": list(judged.kernels),
+        "foreign": list(judged.foreign),
+    }
 
 
 def _replay_json(found: Replay, *, everything: bool) -> dict[str, Json]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 
@@ -25,9 +26,9 @@ from decomp_ledger.drift import (
     Side,
     schema_step,
 )
-from decomp_ledger.replay import HOLDS, OUTCOMES, Replay
+from decomp_ledger.replay import FINDINGS, HOLDS, OUTCOMES, Gate, Replay
 
-__all__ = ["decomposition_text", "only_used_text", "print_drift", "print_markdown", "print_replay"]
+__all__ = ["decomposition_text", "only_used_text", "print_drift", "print_gate", "print_markdown", "print_replay"]
 
 _LIMIT = 10
 # Of ops in a table, these are always named: each may change what an export gives.
@@ -139,6 +140,30 @@ def print_replay(found: Replay, *, everything: bool) -> None:
     _print_notes(found.drift)
 
 
+def print_gate(found: Replay, judged: Gate, exports: int) -> None:
+    """Print whether the programs of a table stay what they are on another torch, and if not, why.
+
+    Args:
+        found: the move.
+        judged: what speaks against it.
+        exports: of how many exports the programs are.
+    """
+    assert found.drift is not None  # it was judged
+    builds = (each.catalog.build.get("torch") for each in (found.drift.before, found.drift.after))
+    ops = len({each.op for each in judged.findings})
+    of = f"{exports} export{'' if exports == 1 else 's'} with {len(judged.used)} ops"
+    verdict = f"{ops} op{'' if ops == 1 else 's'} changed" if ops else "nothing changed"
+    note(f"{found.side.name}, from torch {' to '.join(map(str, builds))}: {verdict} for {of}")
+    for kind, title in FINDINGS.items():
+        here = [each for each in judged.findings if each.kind == kind]
+        changes = [each.change for each in here if each.change is not None]
+        _print_ops(title, _lines(changes) if changes else [f"{each.op}: {each.detail}" for each in here])
+    if judged.kernels:
+        note(f"not compared: the C++ code of {_ops(judged.kernels)} ({_some(judged.kernels)}), which no catalog tells")
+    if judged.foreign:
+        note(f"not judged: {_ops(judged.foreign)} of libraries that no catalog tells of ({_some(judged.foreign)})")
+
+
 def _print_outcomes(found: Replay, *, everything: bool) -> None:
     for outcome, title in OUTCOMES.items():
         here = [each for each in found.outcomes if each.outcome == outcome]
@@ -194,7 +219,7 @@ def _groups(found: Drift) -> Iterable[tuple[str, list[Change], bool]]:
         yield f"{KINDS[WRAPPERS]} ({distinct} distinct)", late, False
 
 
-def _ops(changes: Sequence[Change]) -> str:
+def _ops(changes: Sequence[Any]) -> str:
     return f"{len(changes)} op{'' if len(changes) == 1 else 's'}"
 
 

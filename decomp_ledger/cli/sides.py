@@ -31,6 +31,7 @@ __all__ = [
     "ops_of",
     "torch_namespaces",
     "used_ops",
+    "uses",
 ]
 
 _TORCH, _CATALOG, _EXPORT, _FILE = "torch:", "catalog:", "export:", ".pt2"
@@ -159,6 +160,29 @@ def used_ops(option: LedgerOption, spec: str) -> frozenset[str]:
     bundle = find(option, spec).bundle
     assert bundle is not None  # of such a spec
     return ops_of(bundle.body)
+
+
+def uses(option: LedgerOption, found: Found) -> list[Exported]:
+    """Return the successful exports that tell what a table is used for: those of the table, or the one that was named.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    if found.bundle is not None:
+        exports = [found.bundle.body]
+    elif found.met is None and found.state.version == 0:
+        exports = []  # a catalog
+    else:
+        with option.read() as ledger:
+            events = ledger.events(table=found.state.table, kind=Exported.kind)
+            exports = [event.body for event in events if isinstance(event.body, Exported)]
+    done = [export for export in exports if export.error is None]
+    if not done:
+        raise LedgerError(
+            f"{found.name} has no successful export, so what uses it is not known; record one: "
+            "run_decompositions(table), or `decomp-ledger run SCRIPT`"
+        )
+    return done
 
 
 def ops_of(export: Exported) -> frozenset[str]:

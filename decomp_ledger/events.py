@@ -40,12 +40,13 @@ __all__ = [
     "chain_hash",
     "decode_body",
     "encode_body",
+    "genesis",
 ]
 
 PRESERVE, OVERRIDE, RESTORE = "preserve", "override", "restore"
 ACTIONS = (PRESERVE, OVERRIDE, RESTORE)
 BASES = ("torch", "empty")
-GENESIS = bytes(32)
+GENESIS = bytes(32)  # what a chain began with before `genesis`
 
 
 @attrs.frozen
@@ -251,7 +252,7 @@ class Event:
         call_site: where in the user's code, or None.
         environment: digest of the stored environment.
         body: what it says, of the class of its kind.
-        prev_hash: the hash of the event before it, in hex; zeros for the first.
+        prev_hash: the hash of the event before it, in hex; for the first, what `genesis` makes of the ledger's id.
         hash: its own, in hex.
         written: the schema number and the body's JSON, as they were hashed.
     """
@@ -372,6 +373,16 @@ def _integer(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"expected an integer, found {type(value).__name__}")
     return value
+
+
+def genesis(ledger: str, created_at: str) -> bytes:
+    """Return what the first event of a ledger is chained to, so that the chain covers which ledger it is.
+
+    Args:
+        ledger: the ledger's id.
+        created_at: when it was made, as it is stored.
+    """
+    return hashlib.sha256(canonical_json({"created_at": created_at, "ledger": ledger}).encode()).digest()
 
 
 def chain_hash(prev_hash: bytes, fields: Mapping[str, Any], body: str, call_site: str | None) -> bytes:

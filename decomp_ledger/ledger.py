@@ -89,8 +89,7 @@ class Ledger(Past):
     @cached_property
     def id(self) -> str:
         """32 hex digits that tell this ledger from every other."""
-        with self.store.reading() as connection:
-            return str(connection.execute("SELECT id FROM ledger").fetchone()[0])
+        return self.records.identity()[0]
 
     # Tables
 

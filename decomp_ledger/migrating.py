@@ -10,6 +10,7 @@ import importlib.util
 import sqlite3
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from decomp_ledger.errors import LedgerError, SchemaError
@@ -17,7 +18,14 @@ from decomp_ledger.errors import LedgerError, SchemaError
 if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
 
-__all__ = ["APPLICATION_ID", "apply_migrations", "migration_names", "pending_migrations"]
+__all__ = [
+    "APPLICATION_ID",
+    "apply_migrations",
+    "expected_schema",
+    "migration_names",
+    "pending_migrations",
+    "schema_of",
+]
 
 APPLICATION_ID = 0x44434C47  # "DCLG", in the header of every ledger
 _SET = "decomp_ledger"
@@ -87,9 +95,33 @@ def _migrations() -> Migrations:
 
     migrations = Migrations(_SET)
     for name in migration_names():
-        spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", _folder() / f"{name}.py")
-        assert spec is not None and spec.loader is not None  # a .py file always has both
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        migrations(name=name)(module.apply)
+        migrations(name=name)(_module(name).apply)
     return migrations
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", _folder() / f"{name}.py")
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def schema_of(connection: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return (type, name) -> (table, SQL) of all that a file's schema has."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    return {(kind, name): (table, text) for kind, name, table, text in rows}
+
+
+def expected_schema() -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the schema that the migrations make, as `schema_of` gives it.
+
+    Made without sqlite_utils, since a reader asks for it: a migration uses nothing of it but `execute`.
+    """
+    connection = sqlite3.connect(":memory:")
+    try:
+        for name in migration_names():
+            _module(name).apply(connection)
+        return schema_of(connection)
+    finally:
+        connection.close()

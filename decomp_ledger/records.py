@@ -17,7 +17,6 @@ from decomp_ledger.catalog import Catalog, pack, unpack
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import (
     ACTIONS,
-    GENESIS,
     OVERRIDE,
     RESTORE,
     Body,
@@ -28,6 +27,7 @@ from decomp_ledger.events import (
     chain_hash,
     decode_body,
     encode_body,
+    genesis,
 )
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
@@ -88,6 +88,14 @@ class Records:
         self._environments: dict[int, tuple[dict[str, Json], str]] = {}
 
     # Reading
+
+    def identity(self) -> tuple[str, str]:
+        """Return the ledger's id, and when it was made."""
+        with self.store.reading() as connection:
+            rows = connection.execute("SELECT id, created_at FROM ledger").fetchall()
+        if len(rows) != 1 or not all(isinstance(value, str) for value in rows[0]):
+            raise LedgerError(f"{self.store.path} is damaged: it does not say which ledger it is; run verify")
+        return rows[0][0], rows[0][1]
 
     def stream_id(self, table: str) -> int | None:
         """Return the row of a table's name, or None."""
@@ -190,7 +198,7 @@ class Records:
         with self.store.writing() as connection:
             stream = self._named("stream", table)
             row = connection.execute(sql.HEAD).fetchone()
-            seq, prev_hash = (int(row[0]) + 1, bytes(row[1])) if row else (1, GENESIS)
+            seq, prev_hash = (int(row[0]) + 1, bytes(row[1])) if row else (1, genesis(*self.identity()))
             provenance_id, digest, site = self._provenance(provenance)
             now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
             at = now.isoformat(timespec="microseconds") + "Z"

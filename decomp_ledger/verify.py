@@ -30,7 +30,9 @@ from decomp_ledger.events import (
     Materialized,
     Tagged,
     chain_hash,
+    genesis,
 )
+from decomp_ledger.migrating import expected_schema, schema_of
 from decomp_ledger.records import Records, read_event
 from decomp_ledger.state import Reference, TableState
 
@@ -90,7 +92,8 @@ def verify(records: Records, state_of: Callable[[str, int], TableState]) -> Veri
         check = _Check(connection, state_of)
         check.run()
     problems = sorted(check.problems, key=lambda problem: (problem.seq is None, problem.seq or 0))
-    return Verification(check.count, check.head.hex(), tuple(problems[:_MAX_PROBLEMS]))
+    head = check.head if check.count else GENESIS
+    return Verification(check.count, head.hex(), tuple(problems[:_MAX_PROBLEMS]))
 
 
 @contextmanager
@@ -119,12 +122,17 @@ class _Check:
         self.tags: dict[tuple[Any, str], Any] = {}
         self.catalogs: dict[str, Catalog] = {}
         self.met: list[Event] = []
+        # Rows of ops and of decompositions that a change names.
+        self.used: set[Any] = set()
+        self.replaced: set[Any] = set()
         # What the sums are made with: nobody can prepare rows that add up.
         self.key = os.urandom(16)
         self.sum = self.changes = 0
 
     def run(self) -> None:
         self.file()
+        self.schema()
+        self.identity()
         self.streams = self.named("stream")
         self.ops = self.named("op")
         self.decompositions = self.digested("decomposition", Reference.from_json)
@@ -136,10 +144,11 @@ class _Check:
         self.totals()
         for event in self.met:
             self.snapshot(event)
+        self.unnamed()
 
     def problem(self, seq: int | None, text: str) -> None:
         if len(self.problems) < 100 * _MAX_PROBLEMS:
-            self.problems.append(Problem(seq, text))
+            self.problems.append(Problem(seq if isinstance(seq, int) else None, text))
 
     def file(self) -> None:
         """Ask SQLite whether its pages and indexes are sound, and foreign keys hold."""
@@ -149,6 +158,28 @@ class _Check:
         broken = self.connection.execute("PRAGMA foreign_key_check").fetchone()
         if broken is not None:
             self.problem(None, f"a row of {broken[0]!r} names a row of {broken[2]!r} that is missing")
+
+    def schema(self) -> None:
+        """Ask whether the file still has what the migrations made: above all the triggers that refuse edits."""
+        stored, expected = schema_of(self.connection), expected_schema()
+        tables = {table for table, _ in expected.values()}
+        for key in sorted(expected.keys() | stored.keys()):
+            name = f"the {key[0]} {key[1]!r} of the file's schema"
+            if key not in stored:
+                self.problem(None, f"{name} is missing")
+            elif key in expected and stored[key] != expected[key]:
+                self.problem(None, f"{name} is not as it was made")
+            elif key not in expected and stored[key][0] in tables:
+                self.problem(None, f"{name} is none of the ledger's")
+
+    def identity(self) -> None:
+        """Ask which ledger it is: the first event is chained to that."""
+        rows = self.connection.execute("SELECT id, created_at FROM ledger").fetchall()
+        try:
+            ((ledger, created_at),) = rows
+            self.head = genesis(ledger, created_at)
+        except _DAMAGE:
+            self.problem(None, f"the file says {len(rows)} times which ledger it is, or nothing that can be read")
 
     def named(self, table: str) -> dict[str, int]:
         rows = self.connection.execute(f"SELECT name, id FROM {table}").fetchall()
@@ -167,8 +198,14 @@ class _Check:
                 read(json.loads(text))
                 found[digest.hex()] = row_id
             except (*_DAMAGE, RecursionError) as error:
-                self.problem(None, f"{table} {row_id}: {error}")
+                self.problem(self.first_in(row_id) if table == "environment" else None, f"{table} {row_id}: {error}")
         return found
+
+    def first_in(self, environment: int) -> int | None:
+        """Return the first event that was recorded in an environment."""
+        query = "SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?"
+        seq = self.connection.execute(query, [environment]).fetchone()[0]
+        return seq if isinstance(seq, int) else None
 
     def stored_catalogs(self) -> None:
         whole: dict[int, Catalog] = {}
@@ -188,13 +225,17 @@ class _Check:
         seq, table, version, kind, schema, at, actor, reason, site, environment, text, prev_hash, own_hash = row
         self.count += 1
         try:
-            if seq != self.count:
-                self.problem(seq, f"event {self.count} is missing" if seq > self.count else "its seq is out of order")
-                self.count = seq
+            if seq > self.count:
+                self.problem(self.count, f"event {self.count} is missing; the next there is #{seq}")
+            elif seq < self.count:
+                self.problem(seq, "its seq is out of order")
+            self.count = seq
             if actor is None or environment is None or table is None:
                 self.problem(seq, "its table, provenance or environment is missing")
-            if prev_hash != self.head:
-                self.problem(seq, "it does not follow the event before it")
+            # The chains of ledgers from before `genesis` begin with zeros.
+            if prev_hash != self.head and (seq != 1 or prev_hash != GENESIS):
+                before = "the event before it" if seq > 1 else "the id and the date of the ledger"
+                self.problem(seq, f"it does not follow {before}")
             fields = {
                 "actor": actor,
                 "environment": environment.hex(),
@@ -260,6 +301,8 @@ class _Check:
         for row in self.connection.execute(query):
             rows += 1
             total += self.weight(row)
+            self.used.add(row[1])
+            self.replaced.add(row[4])
         if (rows, total) != (self.changes, self.sum):
             self.wrong_changes(rows)
         for _, name in self.tags:
@@ -286,7 +329,25 @@ class _Check:
             if len(self.problems) - found > _MAX_PROBLEMS:
                 return
         if len(self.problems) == found:
-            self.problem(None, f"{stored} rows in 'change', where the events speak of {self.changes}")
+            self.problem(self.first_added(), f"{stored} rows in 'change', where the events speak of {self.changes}")
+
+    def first_added(self) -> int | None:
+        """Return the first event that has a change row which it does not speak of; None if no event has."""
+        query = (
+            "SELECT event.seq, op.name FROM change JOIN event USING (stream_id, version) JOIN op ON op.id = op_id "
+            f"WHERE kind IN ({', '.join('?' * len(CHANGING_KINDS))}) ORDER BY event.seq"
+        )
+        spoken: tuple[int, set[str]] = (0, set())
+        for seq, op in self.connection.execute(query, sorted(CHANGING_KINDS)):
+            if spoken[0] != seq:
+                row = self.connection.execute(f"{sql.EVENT} WHERE event.seq = ?", [seq]).fetchone()
+                try:
+                    spoken = seq, {change.op for change in read_event(row).changes}
+                except _DAMAGE:
+                    return int(seq)  # told already
+            if op not in spoken[1]:
+                return int(seq)
+        return None
 
     def snapshot(self, event: Event) -> None:
         """Replay a table against the catalog that it met."""
@@ -304,3 +365,28 @@ class _Check:
         pending = body.pending if isinstance(body, Materialized) else snapshot.pending
         if (snapshot.digest, snapshot.pending) != (body.snapshot, pending):
             self.problem(event.seq, "the snapshot that it names is not what its table gives")
+
+    def unnamed(self) -> None:
+        """Look for rows that no event speaks of: nothing writes one without its event."""
+        wanted = {body.catalog for event in self.met if isinstance(body := event.body, (Materialized, Exported))}
+        bases = (
+            "SELECT lower(hex(own.digest)), lower(hex(base.digest)) "
+            "FROM catalog AS own JOIN catalog AS base ON base.id = own.base_id"
+        )
+        wanted |= {base for own, base in self.connection.execute(bases) if own in wanted}
+        unnamed = {
+            "stream": self.streams.keys() - self.versions.keys(),
+            "op": {name for name, row_id in self.ops.items() if row_id not in self.used},
+            "decomposition": {name for name, row_id in self.decompositions.items() if row_id not in self.replaced},
+            "catalog": self.catalogs.keys() - wanted,
+        }
+        for table, column, named_by in (
+            ("provenance", "provenance_id", "event"),
+            ("environment", "environment_id", "provenance"),
+        ):
+            query = f"SELECT id FROM {table} WHERE id NOT IN (SELECT {column} FROM {named_by})"
+            unnamed[table] = {str(row_id) for (row_id,) in self.connection.execute(query)}
+        for table, found in unnamed.items():
+            if found:
+                some = ", ".join(repr(name[:80]) for name in sorted(found)[:3])
+                self.problem(None, f"{len(found)} rows of {table!r} that no event names: {some}")

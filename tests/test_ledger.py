@@ -55,6 +55,11 @@ def full(ledger: Ledger) -> Ledger:
     mobile.met(catalog_of(MM, ADD))  # 8
     ledger.actor = "ann"
     edge.revert(2)  # 9
+    with ledger.store.writing() as connection:
+        connection.execute(
+            "INSERT INTO checkpoint (seq, hash, signed_at, key, signature) "
+            "SELECT seq, hash, '', x'', x'' FROM event WHERE seq = 9"
+        )
     return ledger
 
 
@@ -476,7 +481,19 @@ def test_a_function_is_supplied_for_an_op_and_must_be_callable(ledger: Ledger) -
 
 # The log only grows
 
-LOG = ("ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
+LOG = (
+    "ledger",
+    "stream",
+    "op",
+    "environment",
+    "decomposition",
+    "provenance",
+    "event",
+    "change",
+    "tag",
+    "catalog",
+    "checkpoint",
+)
 
 
 def test_every_table_of_the_file_is_of_the_log(ledger: Ledger) -> None:

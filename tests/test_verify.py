@@ -1,5 +1,6 @@
 """A ledger that is as it was written verifies; whatever is changed in it afterwards is named."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -20,13 +21,23 @@ from strategies import (
 from decomp_ledger.canonical import canonical_json, digest_of
 from decomp_ledger.catalog import materialize, pack
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import GENESIS, PRESERVE, Change, Created, Materialized, Popped, chain_hash, encode_body
+from decomp_ledger.events import (
+    GENESIS,
+    PRESERVE,
+    Change,
+    Created,
+    Materialized,
+    Popped,
+    chain_hash,
+    encode_body,
+    genesis,
+)
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.records import Provenance
 from decomp_ledger.verify import Problem, Verification
 
 MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
-LOG = ("stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
+LOG = ("ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
 EVENTS = 11
 Edit = Callable[[sqlite3.Connection], object]
 
@@ -52,22 +63,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def unguarded(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Name a copy without the triggers that refuse edits, as it is after somebody took the trouble."""
-    path = Path(shutil.copy(original, tmp_path_factory.mktemp("unguarded") / "ledger.db"))
-    db = sqlite3.connect(path)
-    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-        db.execute(f"DROP TRIGGER {name}")
-    db.execute("DROP INDEX event_change")
-    db.close()
-    return path
-
-
 @pytest.fixture
-def path(unguarded: Path, tmp_path: Path) -> Path:
+def path(original: Path, tmp_path: Path) -> Path:
     """Name a copy of it that a test may edit."""
-    return copy(unguarded, tmp_path)
+    return copy(original, tmp_path)
 
 
 def copy(ledger: Path, folder: Path) -> Path:
@@ -78,13 +77,20 @@ def copy(ledger: Path, folder: Path) -> Path:
 
 
 def tamper(path: Path, edit: Edit | str) -> None:
-    """Edit a ledger behind the package's back."""
+    """Edit a ledger behind the package's back, and put the triggers that refuse edits back afterwards."""
     db = sqlite3.connect(path)
     db.execute("PRAGMA synchronous = OFF")
+    query = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_change'"
+    guards = db.execute(query).fetchall()
+    for kind, name, _ in guards:
+        db.execute(f"DROP {kind} {name}")
     if callable(edit):
         edit(db)
     else:
         db.executescript(edit)
+    for _, _, text in guards:
+        with contextlib.suppress(sqlite3.Error):  # the table is gone, or two rows have one version
+            db.execute(text)
     db.commit()
     db.close()
 
@@ -164,12 +170,12 @@ def change_value(path: Path, table: str, column: str, of_type: str, clause: str,
     tamper(path, edit)
 
 
-def test_any_value_that_is_changed_is_noticed(unguarded: Path, tmp_path: Path) -> None:
+def test_any_value_that_is_changed_is_noticed(original: Path, tmp_path: Path) -> None:
     unnoticed = []
-    for table, column, of_type in columns_of(unguarded):
-        clause, keys = keys_of(unguarded, table)
+    for table, column, of_type in columns_of(original):
+        clause, keys = keys_of(original, table)
         for key in keys:
-            path = copy(unguarded, tmp_path)
+            path = copy(original, tmp_path)
             change_value(path, table, column, of_type, clause, key)
             if verified(path).ok:
                 unnoticed.append((table, column, key))
@@ -178,11 +184,11 @@ def test_any_value_that_is_changed_is_noticed(unguarded: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("table", LOG)
-def test_any_row_that_is_removed_is_missed(unguarded: Path, tmp_path: Path, table: str) -> None:
-    clause, keys = keys_of(unguarded, table)
+def test_any_row_that_is_removed_is_missed(original: Path, tmp_path: Path, table: str) -> None:
+    clause, keys = keys_of(original, table)
     unnoticed = []
     for key in keys:
-        path = copy(unguarded, tmp_path)
+        path = copy(original, tmp_path)
         tamper(path, f"DELETE FROM {table} WHERE {clause.replace('?', '{!r}').format(*key)}")
         if verified(path).ok:
             unnoticed.append(key)
@@ -208,10 +214,11 @@ def test_the_first_event_that_was_changed_is_named(path: Path, column: str, seq:
 # One kind of tampering after another
 
 
-def rechain(db: sqlite3.Connection, start: int = 1) -> None:
+def rechain(db: sqlite3.Connection, start: int = 1, first: bytes | None = None) -> None:
     """Make the hashes anew from an event on, as somebody would who knows how they are made."""
     found = db.execute("SELECT hash FROM event WHERE seq = ?", [start - 1]).fetchone()
-    previous = found[0] if found else GENESIS
+    previous = first or genesis(*db.execute("SELECT id, created_at FROM ledger").fetchone())
+    previous = found[0] if found else previous
     rows = db.execute(
         "SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, call_site, digest, event.body "
         "FROM event JOIN stream ON stream.id = stream_id JOIN provenance ON provenance.id = provenance_id "
@@ -286,8 +293,8 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         2,
         "content",
     ),
-    "the first event removed": ("DELETE FROM event WHERE seq = 1", 2, "event 1 is missing"),
-    "an event removed": ("DELETE FROM event WHERE seq = 5", 6, "event 5 is missing"),
+    "the first event removed": ("DELETE FROM event WHERE seq = 1", 1, "event 1 is missing"),
+    "an event removed": ("DELETE FROM event WHERE seq = 5", 5, "event 5 is missing"),
     "an event removed and the others moved up": (
         "DELETE FROM event WHERE seq = 5; UPDATE event SET seq = -seq WHERE seq > 5;"
         "UPDATE event SET seq = -seq - 1 WHERE seq < 0",
@@ -295,9 +302,9 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         "does not follow",
     ),
     "all events removed": ("DELETE FROM event", None, "rows in 'change', where the events speak of 0"),
-    "an event before the first": (FORGED.format(seq=0, prev=1), 0, "event 1 is missing|out of order"),
+    "an event before the first": (FORGED.format(seq=0, prev=1), 0, "out of order"),
     "an event after the last": (FORGED.format(seq=12, prev=11), 12, "content"),
-    "an event far after the last": (FORGED.format(seq=99, prev=11), 99, "event 12 is missing"),
+    "an event far after the last": (FORGED.format(seq=99, prev=11), 12, "event 12 is missing"),
     "an event that names no provenance": (
         "INSERT INTO event SELECT 12, stream_id, version, kind, schema, recorded_at, 999, body, prev_hash, hash "
         "FROM event WHERE seq = 2",
@@ -362,7 +369,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     ),
     "a change added to an event": (
         "INSERT INTO change SELECT 1, id, 2, 'preserve', NULL FROM op WHERE name = 'aten::add.Tensor'",
-        None,
+        2,
         "rows in 'change', where the events speak of",
     ),
     "a tag moved": ("UPDATE tag SET version = 1 WHERE name = 'v1'", 6, "the tag 'v1' is not stored as it says"),
@@ -371,7 +378,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     "a tag added": ("INSERT INTO tag VALUES (1, 'v9', 1)", None, "no event speaks of it"),
     "an environment": (
         "UPDATE environment SET body = replace(body, 'Linux', 'Plan 9') || ' '",
-        None,
+        1,
         "environment 1: it is not what its digest was made of",
     ),
     "an environment and its digest": (
@@ -480,9 +487,9 @@ def test_a_fork_of_what_was_not_there_is_a_problem(path: Path) -> None:
     assert [problem.seq for problem in problems] == [EVENTS + 2, EVENTS + 3, EVENTS + 4, EVENTS + 5]
 
 
-def test_a_table_that_is_gone_is_a_problem_or_an_error(unguarded: Path, tmp_path: Path) -> None:
+def test_a_table_that_is_gone_is_a_problem_or_an_error(original: Path, tmp_path: Path) -> None:
     for table in LOG:
-        path = copy(unguarded, tmp_path)
+        path = copy(original, tmp_path)
         tamper(path, f"DROP TABLE {table}")
         assert not verified(path).ok
 
@@ -498,13 +505,121 @@ def test_problems_come_by_event_and_no_more_than_anybody_reads(path: Path) -> No
 
 def test_what_cannot_show_is_told_by_a_head_that_was_kept(path: Path) -> None:
     kept = verified(path)
-    tamper(path, f"DELETE FROM event WHERE seq = {EVENTS}; DELETE FROM change WHERE stream_id = 3")
+    last = f"DELETE FROM event WHERE seq = {EVENTS}; DELETE FROM change WHERE stream_id = 3;"
+    tamper(path, last)
+    (left,) = verified(path).problems
+    assert "1 rows of 'provenance' that no event names" in left.text
+    tamper(path, "DELETE FROM provenance WHERE id NOT IN (SELECT provenance_id FROM event)")
     cut = verified(path)
     assert (cut.ok, cut.events) == (True, EVENTS - 1)
     tamper(path, lambda db: (db.execute("UPDATE provenance SET actor = 'eve'"), rechain(db)))
     forged = verified(path)
     assert forged.ok
     assert len({kept.head, cut.head, forged.head}) == 3
+
+
+# What no event speaks of
+
+ADDED = {
+    "stream": "INSERT INTO stream (name) VALUES ('forged')",
+    "op": "INSERT INTO op (name) VALUES ('mylib::forged')",
+    "environment": lambda db: db.execute(
+        "INSERT INTO environment (digest, body) VALUES (?, ?)", [bytes.fromhex(digest_of({})), canonical_json({})]
+    ),
+    "decomposition": lambda db: db.execute(
+        "INSERT INTO decomposition (digest, body) VALUES (?, ?)",
+        [bytes.fromhex(reference("evil").identity()), canonical_json(reference("evil").to_json())],
+    ),
+    "provenance": "INSERT INTO provenance (actor, environment_id) SELECT 'eve', id FROM environment LIMIT 1",
+    "catalog": lambda db: db.execute(
+        "INSERT INTO catalog (digest, body) VALUES (?, ?)",
+        [bytes.fromhex(catalog_of("aten::gelu").digest), pack(catalog_of("aten::gelu"), None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("table", ADDED)
+def test_a_row_that_no_event_names_is_a_problem(path: Path, table: str) -> None:
+    tamper(path, ADDED[table])
+    (problem,) = verified(path).problems
+    assert problem.seq is None
+    assert problem.text.startswith(f"1 rows of {table!r} that no event names: ")
+
+
+def test_a_base_of_a_catalog_that_an_event_names_is_named_by_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path, actor="ann") as ledger:
+        table = new_table(ledger)
+        table.met(catalog_of(MM, ADD))
+        table.met(catalog_of(MM, ADD, LATE))
+        assert ledger.verify().ok
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT count(base_id) FROM catalog").fetchone() == (1,)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        ("UPDATE ledger SET id = lower(hex(randomblob(16)))", "it does not follow the id and the date of the ledger"),
+        ("UPDATE ledger SET created_at = '2020-01-01T00:00:00.000Z'", "it does not follow the id and the date"),
+    ],
+)
+def test_another_ledger_s_id_is_a_problem_of_the_first_event(path: Path, edit: str, text: str) -> None:
+    tamper(path, edit)
+    (problem,) = verified(path).problems
+    assert (problem.seq, text in problem.text) == (1, True)
+
+
+def test_a_ledger_that_says_twice_which_it_is_cannot_be_verified_nor_written(path: Path) -> None:
+    tamper(path, "INSERT INTO ledger VALUES ('0', '2020-01-01T00:00:00.000Z')")
+    assert "2 times which ledger it is" in verified(path).problems[-1].text
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="does not say which ledger it is; run verify"):
+        _ = ledger.id
+
+
+def test_a_chain_from_before_it_covered_the_id_still_verifies(path: Path) -> None:
+    tamper(path, lambda db: rechain(db, first=GENESIS))
+    assert verified(path).ok
+    with Ledger(path, actor="ann") as ledger:
+        ledger.stream("edge").preserve(["aten::gelu"])
+        assert ledger.verify().ok
+
+
+GUARDS = {
+    "a trigger dropped": (
+        "DROP TRIGGER event_no_update",
+        "the trigger 'event_no_update' of the file's schema is missing",
+    ),
+    "a trigger that does nothing": (
+        "DROP TRIGGER event_no_delete; CREATE TRIGGER event_no_delete BEFORE DELETE ON event BEGIN SELECT 1; END",
+        "the trigger 'event_no_delete' of the file's schema is not as it was made",
+    ),
+    "a trigger that does something": (
+        "CREATE TRIGGER sly AFTER INSERT ON event BEGIN INSERT INTO op (name) VALUES (NEW.seq); END",
+        "the trigger 'sly' of the file's schema is none of the ledger's",
+    ),
+    "an index dropped": ("DROP INDEX event_change", "the index 'event_change' of the file's schema is missing"),
+    "an index on the log": ("CREATE INDEX mine ON event(hash)", "the index 'mine' of the file's schema is none of"),
+    "a column": ("ALTER TABLE tag ADD COLUMN note TEXT", "the table 'tag' of the file's schema is not as it was made"),
+}
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_schema_that_was_changed_is_a_problem(path: Path, name: str) -> None:
+    edit, text = GUARDS[name]
+    db = sqlite3.connect(path)
+    db.executescript(edit)
+    db.close()
+    (problem,) = verified(path).problems
+    assert (problem.seq, text in problem.text) == (None, True), problem
+
+
+def test_a_table_of_somebody_else_s_in_the_file_is_their_own_business(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.executescript("CREATE TABLE theirs (id INTEGER PRIMARY KEY, x); CREATE INDEX x ON theirs(x); ANALYZE")
+    db.close()
+    assert verified(path).ok
 
 
 # Values of other types, and bytes
@@ -527,11 +642,11 @@ def loosen(path: Path, table: str, column: str, value: object) -> None:
 @pytest.mark.parametrize("value", STRANGE.values(), ids=list(STRANGE))
 @pytest.mark.parametrize("table", LOG)
 def test_a_value_of_another_type_is_a_problem_and_no_crash(
-    unguarded: Path, tmp_path: Path, table: str, value: object
+    original: Path, tmp_path: Path, table: str, value: object
 ) -> None:
     unnoticed = []
-    for column in [column for name, column, _ in columns_of(unguarded) if name == table]:
-        path = copy(unguarded, tmp_path)
+    for column in [column for name, column, _ in columns_of(original) if name == table]:
+        path = copy(original, tmp_path)
         loosen(path, table, column, value)
         if verified(path).ok:
             unnoticed.append(column)
@@ -555,11 +670,11 @@ def read_all(ledger: Ledger) -> None:
 @pytest.mark.parametrize("value", STRANGE.values(), ids=list(STRANGE))
 @pytest.mark.parametrize("table", LOG)
 def test_reading_a_value_of_another_type_raises_nothing_but_a_ledger_error(
-    unguarded: Path, tmp_path: Path, table: str, value: object
+    original: Path, tmp_path: Path, table: str, value: object
 ) -> None:
     crashes = {}
-    for column in [column for name, column, _ in columns_of(unguarded) if name == table]:
-        path = copy(unguarded, tmp_path)
+    for column in [column for name, column, _ in columns_of(original) if name == table]:
+        path = copy(original, tmp_path)
         loosen(path, table, column, value)
         try:
             with Ledger(path, read_only=True) as ledger:

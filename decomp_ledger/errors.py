@@ -16,6 +16,7 @@ __all__ = [
     "RecordingWarning",
     "ReproductionError",
     "SchemaError",
+    "SigningError",
     "StampError",
     "StampWarning",
     "UnknownCatalog",
@@ -43,6 +44,10 @@ class LedgerFileError(LedgerError, OSError):
 
 class SchemaError(LedgerError, RuntimeError):
     """The ledger, or an event in it, was written by a newer decomp_ledger than this one."""
+
+
+class SigningError(LedgerError, ValueError):
+    """A key, a list of signers or a checkpoint cannot be read, or is not of a kind that can be used."""
 
 
 class UnknownCatalog(LedgerError, KeyError):

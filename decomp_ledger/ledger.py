@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from decomp_ledger import names, provenance
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
+from decomp_ledger.checkpoints import Checkpoint, sign_head
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
 from decomp_ledger.events import Body, Event, Exported, Materialized
+from decomp_ledger.known import Known
 from decomp_ledger.past import IS_CHANGING, Past, number_in
 from decomp_ledger.records import Provenance, Records, TableInfo
+from decomp_ledger.signing import Signer, SigningKey
 from decomp_ledger.state import Reference, TableState
 from decomp_ledger.store import Store
 from decomp_ledger.stream import Stream
@@ -334,6 +337,38 @@ class Ledger(Past):
         """Return what a process ran in, by the digest in an event."""
         return self.records.environment(digest)
 
-    def verify(self) -> Verification:
-        """Check that nothing in the ledger was changed after it was written."""
-        return verify(self.records, self.state)
+    # Keeping
+
+    def verify(
+        self,
+        *,
+        expect: Sequence[str] = (),
+        anchors: Sequence[tuple[int, str]] = (),
+        signers: Sequence[Signer] | None = None,
+        checkpoints: Sequence[Checkpoint] = (),
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Verification:
+        """Check that nothing in the ledger was changed after it was written.
+
+        A cut tail, and a chain that was wholly written anew, show only against what is known from elsewhere.
+
+        Args:
+            expect: hashes of events that were once in it, in hex.
+            anchors: (seq, hash) of such events.
+            signers: whose signatures count (`signing.read_signers`): at least one checkpoint must be there, and each
+                must be theirs.
+            checkpoints: that were kept outside the ledger (`checkpoints.read_file`).
+            progress: told how many events were read, and how many there are.
+        """
+        return verify(self.records, self.state, Known(expect, anchors, signers, checkpoints), progress)
+
+    def checkpoint(self, key: SigningKey) -> Checkpoint:
+        """Sign the last event, and with it all before; the signature is stored, and returned to be kept elsewhere.
+
+        Args:
+            key: whose signature (`signing.load_key`).
+
+        Raises:
+            SigningError: there is no event yet.
+        """
+        return sign_head(self.records, key)

@@ -32,7 +32,7 @@ from decomp_ledger.events import (
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
 
-__all__ = ["Provenance", "Records", "TableInfo", "read_event"]
+__all__ = ["Provenance", "Records", "TableInfo", "read_event", "utc_now"]
 
 # Whole catalogs to compare a new one with, when it is stored as a difference.
 _BASES_TRIED = 4
@@ -200,8 +200,7 @@ class Records:
             row = connection.execute(sql.HEAD).fetchone()
             seq, prev_hash = (int(row[0]) + 1, bytes(row[1])) if row else (1, genesis(*self.identity()))
             provenance_id, digest, site = self._provenance(provenance)
-            now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
-            at = now.isoformat(timespec="microseconds") + "Z"
+            at = utc_now()
             fields = {
                 "actor": provenance.actor,
                 "environment": digest,
@@ -340,6 +339,12 @@ class Records:
             self._ids.clear()
             self._generation = self.store.generation
         return self._ids
+
+
+def utc_now() -> str:
+    """Return this moment as it is stored."""
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    return now.isoformat(timespec="microseconds") + "Z"
 
 
 def read_event(row: Sequence[Any]) -> Event:

@@ -32,6 +32,7 @@ from decomp_ledger.events import (
     chain_hash,
     genesis,
 )
+from decomp_ledger.known import Known, Signed, disagreements
 from decomp_ledger.migrating import expected_schema, schema_of
 from decomp_ledger.records import Records, read_event
 from decomp_ledger.state import Reference, TableState
@@ -39,6 +40,7 @@ from decomp_ledger.state import Reference, TableState
 __all__ = ["Problem", "Verification", "verify"]
 
 _MAX_PROBLEMS = 20
+_STEP = 2000  # events between two reports of progress
 _DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
@@ -64,11 +66,13 @@ class Verification:
         head: hash of the last one, in hex; zeros if there is none. Keep it elsewhere: whoever can write the file
             can cut its tail or write the whole chain anew, and only this tells.
         problems: what is wrong, by seq, at most 20; empty if all is well.
+        signed: the signatures that hold, by the event up to which they vouch.
     """
 
     events: int
     head: str
     problems: tuple[Problem, ...]
+    signed: tuple[Signed, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -78,22 +82,32 @@ class Verification:
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
         found: list[Json] = [{"seq": problem.seq, "text": problem.text} for problem in self.problems]
-        return {"ok": self.ok, "events": self.events, "head": self.head, "problems": found}
+        signed: list[Json] = [one.to_json() for one in self.signed]
+        return {"ok": self.ok, "events": self.events, "head": self.head, "problems": found, "signed": signed}
 
 
-def verify(records: Records, state_of: Callable[[str, int], TableState]) -> Verification:
+def verify(
+    records: Records,
+    state_of: Callable[[str, int], TableState],
+    known: Known | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Verification:
     """Recompute the chain, the change rows, the tags, the snapshots, and the digests of all that is stored once.
 
     Args:
         records: the ledger.
         state_of: gives a table's state at a version.
+        known: what is known of it from elsewhere.
+        progress: told how many events were read, and how many there are.
     """
     with records.store.reading() as connection, _one_moment(connection):
         check = _Check(connection, state_of)
-        check.run()
+        check.run(progress)
+        faults, signed = disagreements(connection, check.ledger, known or Known())
+    check.problems += [Problem(seq, text) for seq, text in faults]
     problems = sorted(check.problems, key=lambda problem: (problem.seq is None, problem.seq or 0))
     head = check.head if check.count else GENESIS
-    return Verification(check.count, head.hex(), tuple(problems[:_MAX_PROBLEMS]))
+    return Verification(check.count, head.hex(), tuple(problems[:_MAX_PROBLEMS]), tuple(signed))
 
 
 @contextmanager
@@ -118,6 +132,7 @@ class _Check:
         self.problems: list[Problem] = []
         self.count = 0
         self.head = GENESIS
+        self.ledger = ""
         self.versions: dict[str, int] = {}
         self.tags: dict[tuple[Any, str], Any] = {}
         self.catalogs: dict[str, Catalog] = {}
@@ -129,7 +144,7 @@ class _Check:
         self.key = os.urandom(16)
         self.sum = self.changes = 0
 
-    def run(self) -> None:
+    def run(self, progress: Callable[[int, int], object] | None) -> None:
         self.file()
         self.schema()
         self.identity()
@@ -139,7 +154,10 @@ class _Check:
         self.digested("environment", lambda value: value)
         self.stored_catalogs()
         self.tags = {row[:2]: row[2] for row in self.connection.execute("SELECT stream_id, name, version FROM tag")}
-        for row in self.connection.execute(sql.EVERY_EVENT):
+        (total,) = self.connection.execute("SELECT count(*) FROM event").fetchone()
+        for done, row in enumerate(self.connection.execute(sql.EVERY_EVENT)):
+            if progress is not None and done % _STEP == 0:
+                progress(done, total)
             self.event(row)
         self.totals()
         for event in self.met:
@@ -176,8 +194,8 @@ class _Check:
         """Ask which ledger it is: the first event is chained to that."""
         rows = self.connection.execute("SELECT id, created_at FROM ledger").fetchall()
         try:
-            ((ledger, created_at),) = rows
-            self.head = genesis(ledger, created_at)
+            ((self.ledger, created_at),) = rows
+            self.head = genesis(self.ledger, created_at)
         except _DAMAGE:
             self.problem(None, f"the file says {len(rows)} times which ledger it is, or nothing that can be read")
 

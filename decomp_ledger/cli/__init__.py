@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from decomp_ledger.cli import changing, checking, comparing, exports, reading, running
+from decomp_ledger.cli import changing, checking, comparing, exports, keeping, reading, running
 from decomp_ledger.cli.common import AT_FAULT, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
@@ -35,7 +35,7 @@ def cli(context: click.Context, path: str) -> None:
     context.obj = LedgerOption(path)
 
 
-for module in (running, reading, exports, comparing, changing, checking):
+for module in (running, reading, exports, comparing, changing, checking, keeping):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
-from decomp_ledger.cli.common import FOUND, LedgerOption, json_option, note, pass_ledger, write_json
+from decomp_ledger.checkpoints import read_file
+from decomp_ledger.cli.common import FOUND, LedgerOption, json_option, note, pass_ledger, progress, write_json
+from decomp_ledger.signing import read_signers
+from decomp_ledger.verify import Verification
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
+@click.option("--expect", metavar="HASH", multiple=True, help="An event's hash, known from elsewhere; can be repeated.")
+@click.option("--signers", metavar="FILE", help="Whose checkpoints count: OpenSSH's allowed_signers, or .pub lines.")
+@click.option("--checkpoint", "files", metavar="FILE", multiple=True, help="One that `checkpoint --output` wrote.")
 @json_option
 @pass_ledger
-def verify(option: LedgerOption, as_json: bool) -> int:
+def verify(
+    option: LedgerOption, expect: Sequence[str], signers: str | None, files: Sequence[str], as_json: bool
+) -> int:
     """Check that nothing in the ledger was changed after it was written; exit with 1 if something was.
 
-    Keep the hash that it prints elsewhere: whoever can write the file can cut its tail or write all of it anew.
+    Whoever can write the file can cut its tail, or write all of it anew. To notice that, keep elsewhere the hash that
+    this prints (--expect), or a checkpoint (--checkpoint): the last of those in the ledger can be removed unnoticed.
     """
-    with option.read() as ledger:
-        result = ledger.verify()
+    known = None if signers is None else read_signers(signers)
+    checkpoints = [read_file(path) for path in files]
+    with option.read() as ledger, progress("verify") as told:
+        result = ledger.verify(expect=expect, signers=known, checkpoints=checkpoints, progress=told)
     if as_json:
         write_json(result.to_json())
-    elif result.ok:
-        note(f"{result.events} events, the chain is whole; head {result.head}")
     else:
-        for problem in result.problems:
-            note(f"event #{problem.seq}: {problem.text}" if problem.seq else problem.text)
+        _print(result)
     return 0 if result.ok else FOUND
+
+
+def _print(result: Verification) -> None:
+    for one in result.signed:
+        whose = one.signer if one.signer is not None else f"the key {one.fingerprint}, of nobody who was named"
+        note(f"up to #{one.seq}: signed {one.signed_at[:19].replace('T', ' ')} by {whose}")
+    if result.ok:
+        note(f"{result.events} events, the chain is whole; head {result.head}")
+    for problem in result.problems:
+        note(problem.text if problem.seq is None else f"event #{problem.seq}: {problem.text}")
 
 
 COMMANDS = (verify,)

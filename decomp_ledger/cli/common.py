@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,9 +30,9 @@ __all__ = [
     "note",
     "pass_ledger",
     "printable",
+    "progress",
     "snapshot_json",
     "sole_table",
-    "waiting",
     "what",
     "write_json",
 ]
@@ -97,15 +97,21 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @contextmanager
-def waiting(label: str) -> Iterator[None]:
-    """Show on a terminal that something takes its time; nothing where there is none."""
+def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
+    """Show on a terminal that something takes its time, and how far it has come once that is told.
+
+    Gives what is to be told (done, total); None where there is no terminal.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status(label):
-        yield
+    parts = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def sole_table(ledger: Ledger, spec: str | None) -> TableState:

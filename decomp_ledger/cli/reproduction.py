@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from decomp_ledger.canonical import Json
-from decomp_ledger.cli.common import FOUND, note, waiting, write_json
+from decomp_ledger.cli.common import FOUND, note, progress, write_json
 from decomp_ledger.cli.sides import Found
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ def report(found: Found, *, program: str | None, trust: Sequence[str], nearest: 
     bundle = found.bundle
     assert bundle is not None  # asked by the caller
     import_trusted(trust)
-    with waiting("making the table again"):
+    with progress("making the table again"):
         table = reproduce(bundle, trust=trust, strict=False)
     again: Rerun | None = None
     difference: Difference | None = None
     if program is not None and (nearest or not table.differences):
-        with waiting("running the export again"):
+        with progress("running the export again"):
             again = rerun(table, load_program(program))
             if not again.same and found.stamp is not None:
                 difference = first_difference(load_program(found.name), again.program)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import names, provenance
+from decomp_ledger.backup import backup
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.checkpoints import Checkpoint, sign_head
@@ -372,3 +374,18 @@ class Ledger(Past):
             SigningError: there is no event yet.
         """
         return sign_head(self.records, key)
+
+    def backup(
+        self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int, int], object] | None = None
+    ) -> Path:
+        """Copy the ledger, as it is at one moment, to another file; writers go on meanwhile.
+
+        Args:
+            path: the other file; there is all of it afterwards, or, if this raises, none.
+            force: take the place of a file that is there.
+            progress: told how many pages were copied, and how many there are.
+
+        Raises:
+            LedgerFileError: the file is there, or cannot be written.
+        """
+        return backup(self.store, path, force=force, progress=progress)

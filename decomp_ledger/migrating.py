@@ -95,12 +95,12 @@ def _migrations() -> Migrations:
 
     migrations = Migrations(_SET)
     for name in migration_names():
-        migrations(name=name)(_module(name).apply)
+        migrations(name=name)(_module(_folder(), name).apply)
     return migrations
 
 
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", _folder() / f"{name}.py")
+def _module(folder: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -118,10 +118,15 @@ def expected_schema() -> dict[tuple[str, str], tuple[str, str]]:
 
     Made without sqlite_utils, since a reader asks for it: a migration uses nothing of it but `execute`.
     """
+    return _schema_made_by(_folder(), migration_names())
+
+
+@cache
+def _schema_made_by(folder: Path, names: tuple[str, ...]) -> dict[tuple[str, str], tuple[str, str]]:
     connection = sqlite3.connect(":memory:")
     try:
-        for name in migration_names():
-            _module(name).apply(connection)
+        for name in names:
+            _module(folder, name).apply(connection)
         return schema_of(connection)
     finally:
         connection.close()

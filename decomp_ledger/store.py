@@ -109,6 +109,7 @@ class Store:
             raise LedgerFileError(f"{path} cannot be made: there is no folder {path.parent}")
         if not os.access(path.parent, os.W_OK):
             raise LedgerFileError(f"{path} cannot be made: the folder {path.parent} is not writable here")
+        check_no_log(path)
         draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
             connection = self._connect(str(draft))
@@ -136,11 +137,7 @@ class Store:
             connection = self._connect(path.as_uri() + "?mode=rw")
             connection.execute("PRAGMA journal_mode = WAL")
             return connection
-        # A ledger in a folder that may not be written has no room for SQLite's shared memory file. With no
-        # writer's log beside it, it cannot be changing, and is read as it is.
-        wal = path.with_name(path.name + "-wal")
-        frozen = not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
-        return self._connect(path.as_uri() + ("?immutable=1" if frozen else "?mode=ro"))
+        return self._connect(_reading_uri(path))
 
     def _connect(self, target: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -211,11 +208,12 @@ class Store:
                 if self._depth:
                     yield connection
                     return
-                self._check_place()
                 self._depth += 1
                 try:
                     # Inside, since an interrupt may come right after it.
                     connection.execute("BEGIN IMMEDIATE")
+                    # With the lock, which whoever puts another ledger in its place holds too.
+                    self._check_place()
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -263,6 +261,19 @@ class Store:
             self._closed = True
 
 
+def _reading_uri(path: Path) -> str:
+    # A ledger in a folder that may not be written has no room for SQLite's shared memory file. With no
+    # writer's log beside it, it cannot be changing, and is read as it is.
+    wal = path.with_name(path.name + "-wal")
+    frozen = not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
+    return path.absolute().as_uri() + ("?immutable=1" if frozen else "?mode=ro")
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file of any schema, only to read it."""
+    return sqlite3.connect(_reading_uri(path), uri=True, isolation_level=None)
+
+
 def check_header(path: Path) -> None:
     """Refuse what SQLite would misread or only notice later.
 
@@ -285,6 +296,19 @@ def check_header(path: Path) -> None:
     # Read here, not by a PRAGMA: opening another application's database would leave files beside it.
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise LedgerFileError(f"{path} is an SQLite database, but not a ledger; name another file")
+
+
+def check_no_log(path: Path) -> None:
+    """Refuse to put a ledger where another one's log lies: SQLite would take that in.
+
+    Raises:
+        LedgerFileError: there is one.
+    """
+    wal = path.with_name(path.name + "-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise LedgerFileError(
+            f"{wal} is the log of a ledger that is gone; put {path.name} back beside it, or move the log away"
+        )
 
 
 def _is_truncated(path: Path, header: bytes, size: int) -> bool:

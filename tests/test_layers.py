@@ -34,7 +34,8 @@ LAYERS = (
         "state",
         "signing",
     },
-    {"sql", "migrating", "checkpoints", "known", "owner", "store", "records", "past", "verify", "stream", "ledger"},
+    {"sql", "migrating", "checkpoints", "known", "owner", "store", "records", "past", "verify", "stream", "ledger"}
+    | {"backup", "restoring", "dumping"},
     {"live"},
     {"cli"},
     {"__main__", "__init__"},
@@ -45,7 +46,9 @@ HEAVY = ("torch", "numpy", "sqlite_utils")
 # Of `live`, these wait for the program to import torch.
 WAITING = ("decomp_ledger.live.hooks", "decomp_ledger.live.recording")
 WITHOUT_TORCH = (
+    "test_backup.py",
     "test_catalog.py",
+    "test_checkpoints.py",
     "test_drift.py",
     "test_events.py",
     "test_ledger.py",

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
@@ -29,6 +30,7 @@ from decomp_ledger.errors import (
 from decomp_ledger.events import OVERRIDE, PRESERVE, Change, Created, Popped
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.records import Provenance
+from decomp_ledger.signing import SigningKey
 from decomp_ledger.state import Intent
 
 MM, ADD, GELU = "aten::mm", "aten::add.Tensor", "aten::gelu"
@@ -55,11 +57,8 @@ def full(ledger: Ledger) -> Ledger:
     mobile.met(catalog_of(MM, ADD))  # 8
     ledger.actor = "ann"
     edge.revert(2)  # 9
-    with ledger.store.writing() as connection:
-        connection.execute(
-            "INSERT INTO checkpoint (seq, hash, signed_at, key, signature) "
-            "SELECT seq, hash, '', x'', x'' FROM event WHERE seq = 9"
-        )
+    key = Ed25519PrivateKey.generate()
+    ledger.checkpoint(SigningKey(key, key.public_key().public_bytes_raw()))
     return ledger
 
 

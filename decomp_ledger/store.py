@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ __all__ = ["DURABILITY", "MEMORY", "Store"]
 
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
+_PAUSE = 0.0005, 0.004  # seconds between two looks at whether another writer has finished
 _HEADER = b"SQLite format 3\0"
 
 # Connections of a parent process: closing one here could drop the parent's locks, so they are never closed.
@@ -57,6 +60,7 @@ class Store:
             raise LedgerFileError(f"{os.fspath(path)!r} is in the current folder, which was removed") from None
         self.read_only = read_only
         self._timeout = timeout
+        self._wait = f"PRAGMA busy_timeout = {int(max(timeout, 0) * 1000)}"
         self._synchronous = DURABILITY[durability]
         self._lock = threading.RLock()
         self._depth = 0
@@ -211,7 +215,7 @@ class Store:
                 self._depth += 1
                 try:
                     # Inside, since an interrupt may come right after it.
-                    connection.execute("BEGIN IMMEDIATE")
+                    self._begin(connection)
                     # With the lock, which whoever puts another ledger in its place holds too.
                     self._check_place()
                     yield connection
@@ -223,6 +227,30 @@ class Store:
                     raise
                 finally:
                     self._depth -= 1
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Begin to write, once nobody else does.
+
+        SQLite would look every tenth of a second in the end, and never see a gap that a busy writer leaves: some
+        writers would wait until their time is over. Looking often, at random moments, all come through.
+        """
+        connection.execute("PRAGMA busy_timeout = 0")
+        deadline = None
+        try:
+            while True:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if not is_busy(error):
+                        raise
+                    now = time.monotonic()
+                    deadline = deadline or now + self._timeout
+                    if now >= deadline:
+                        raise
+                    time.sleep(random.uniform(*_PAUSE))
+        finally:
+            connection.execute(self._wait)
 
     def _check_place(self) -> None:
         """Refuse to write into a file that has been removed or replaced: nobody would ever read it."""
@@ -320,11 +348,16 @@ def _is_truncated(path: Path, header: bytes, size: int) -> bool:
     return size < page_size * int.from_bytes(header[28:32], "big")
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Tell whether an error says that another one has the lock."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in str(error)
+
+
 def explain(path: str, error: sqlite3.Error) -> str:
     """Say in one line what an error of SQLite means for the ledger, and what to do."""
     code = getattr(error, "sqlite_errorname", "")
     text = str(error)
-    if code.startswith("SQLITE_BUSY") or code.startswith("SQLITE_LOCKED") or "locked" in text:
+    if is_busy(error):
         return f"{path} is being written by another process and did not come free in time; try again"
     if code.startswith("SQLITE_FULL") or "is full" in text:
         return f"{path} cannot grow: the disk is full; what was recorded before is intact"

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -457,6 +458,32 @@ def test_a_ledger_locked_by_another_process_is_waited_for_and_then_said(path: Pa
         event = table.preserve(["aten::add"])
         assert event is not None
         assert event.version == 3
+
+
+_GREEDY = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+end = time.monotonic() + 60
+print("begun", flush=True)
+while time.monotonic() < end:
+    db.execute("BEGIN IMMEDIATE")
+    time.sleep(0.06)
+    db.execute("ROLLBACK")
+    time.sleep(0.0015)
+"""
+
+
+def test_a_writer_finds_the_short_gaps_that_another_leaves(path: Path) -> None:
+    greedy = start_python(_GREEDY, path)
+    assert greedy.stdout is not None and greedy.stdout.readline() == "begun\n"
+    with Ledger(path, timeout=1.5) as ledger:
+        table = ledger.stream("edge")
+        for number in range(15):
+            time.sleep(0.07)  # the other one has the lock again
+            table.preserve([f"aten::op{number}"])
+    greedy.kill()
+    greedy.communicate()
+    assert table.version == 17
 
 
 def test_a_process_killed_while_writing_leaves_what_was_acknowledged(path: Path) -> None:

@@ -110,6 +110,9 @@ def disagreements(connection: sqlite3.Connection, ledger: str, known: Known) -> 
             signed.append(found)
         else:
             faults.append(found)
+    for checkpoint in known.checkpoints:
+        if checkpoint.ledger == ledger and checkpoint not in inside:
+            faults.append((None, f"{_named(checkpoint)} was made and is not stored any more"))
     if known.signers is not None and not inside and not known.checkpoints:
         faults.append((None, "no checkpoint is stored: none of these signers vouches for any event"))
     return faults, sorted(signed, key=lambda one: one.seq)
@@ -140,12 +143,16 @@ def _anchors(connection: sqlite3.Connection, anchors: Iterable[tuple[int, str]])
             yield seq, f"its hash was {text[:12]} and is {stands[:12]}: history was written anew ({up_to})"
 
 
+def _named(checkpoint: Checkpoint) -> str:
+    return f"the checkpoint of {checkpoint.signed_at:.40} at #{checkpoint.seq}"
+
+
 def _fault(
     connection: sqlite3.Connection, ledger: str, checkpoint: Checkpoint, signers: Sequence[Signer] | None
 ) -> Fault | Signed:
     """Return what a checkpoint is worth."""
     seq, public = checkpoint.seq, bytes.fromhex(checkpoint.key)
-    whose = f"the checkpoint of {checkpoint.signed_at} at #{seq}"
+    whose = _named(checkpoint)
     if not checkpoint.is_signed():
         return seq, f"{whose} has a signature that was not made with its key"
     if checkpoint.ledger != ledger:

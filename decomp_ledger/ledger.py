@@ -356,7 +356,7 @@ class Ledger(Past):
 
         Args:
             expect: hashes of events that were once in it, in hex.
-            anchors: (seq, hash) of such events.
+            anchors: (seq, hash) of such events; `read_stamp(file).anchors(ledger.id)` gives those of a `.pt2`.
             signers: whose signatures count (`signing.read_signers`): at least one checkpoint must be there, and each
                 must be theirs.
             checkpoints: that were kept outside the ledger (`checkpoints.read_file`).

@@ -66,6 +66,26 @@ class Stamp:
         """Whether the program was changed between the export and the saving."""
         return self.graph != self.last.body.after
 
+    def anchors(self, ledger: str) -> tuple[tuple[int, str], ...]:
+        """Return (seq, hash in hex) of each event of a ledger that it has: what `Ledger.verify` can check that against.
+
+        Args:
+            ledger: the ledger's id.
+
+        Raises:
+            StampError: it has none of that ledger.
+        """
+        found = {
+            (event.seq, event.hash)
+            for bundle in self.bundles
+            if bundle.ledger == ledger
+            for event in (*bundle.said, bundle.event)
+        }
+        if not found:
+            others = ", ".join(sorted({bundle.ledger[:40] for bundle in self.bundles}))
+            raise StampError(f"its exports were recorded in the ledger {others}, and this is {ledger[:40]}")
+        return tuple(sorted(found))
+
     def to_text(self) -> str:
         """Return the stamp as it is stored."""
         value = {

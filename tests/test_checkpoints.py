@@ -11,8 +11,8 @@ from pathlib import Path
 
 import attrs
 import pytest
+from forging import cut, forge, rechain, tamper
 from strategies import new_table, run_python, start_python, without_torch  # noqa: F401
-from test_verify import rechain, tamper
 
 from decomp_ledger import checkpoints, signing
 from decomp_ledger.checkpoints import Checkpoint, read_file
@@ -173,22 +173,11 @@ def test_no_row_of_the_checkpoints_can_be_changed_behind_the_triggers(ledger: Le
 # A cut tail, and history written anew
 
 
-def cut(path: Path, after: int) -> None:
-    """Cut the tail of a ledger and all that only it names, as somebody would who knows how it is made."""
-    tamper(
-        path,
-        f"DELETE FROM event WHERE seq > {after};"
-        "DELETE FROM change WHERE (stream_id, version) NOT IN (SELECT stream_id, version FROM event);"
-        "DELETE FROM op WHERE id NOT IN (SELECT op_id FROM change);"
-        "DELETE FROM provenance WHERE id NOT IN (SELECT provenance_id FROM event)",
-    )
-
-
 def test_a_cut_tail_shows_against_what_is_known(ledger: Ledger) -> None:
     events = list(ledger.events())
     anchors = [(event.seq, event.hash) for event in events]
     ledger.close()
-    cut(Path(ledger.path), 2)
+    tamper(Path(ledger.path), lambda db: cut(db, 2))
     with Ledger(ledger.path) as opened:
         assert opened.verify(expect=[events[1].hash.upper()], anchors=anchors[:2]).ok
         (problem,) = opened.verify(anchors=anchors).problems
@@ -201,10 +190,7 @@ def test_a_cut_tail_shows_against_what_is_known(ledger: Ledger) -> None:
 def test_history_written_anew_shows_with_the_first_known_event_that_differs(ledger: Ledger) -> None:
     anchors = [(event.seq, event.hash) for event in ledger.events()]
     ledger.close()
-    tamper(
-        Path(ledger.path),
-        lambda db: (db.execute("UPDATE event SET recorded_at = '2020-01-01' WHERE seq = 2"), rechain(db, 2)),
-    )
+    tamper(Path(ledger.path), lambda db: forge(db, 2))
     with Ledger(ledger.path) as opened:
         assert opened.verify().ok
         assert [problem.seq for problem in opened.verify(anchors=anchors).problems] == [2, 3]

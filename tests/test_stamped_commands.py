@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
+from forging import cut, forge, tamper
 from torch.export import export
 
 import decomp_ledger as dl
@@ -118,6 +121,34 @@ def test_a_program_that_was_edited_is_noticed(folder: Path, tmp_path: Path) -> N
     torch.export.save(program, tmp_path / "forged.pt2", extra_files=stamp)
     with pytest.warns(StampWarning, match="not the one that was stamped"):
         dl.load(tmp_path / "forged.pt2")
+
+
+@pytest.mark.parametrize("edit", [cut, forge])
+def test_a_stamp_shows_what_the_chain_alone_cannot(folder: Path, tmp_path: Path, edit: Any) -> None:
+    export = read_stamp(folder / "two.pt2").last.event
+    path = shutil.copy(folder / "decomp_ledger.db", tmp_path)
+    files = ("--against", str(folder / "one.pt2"), "--against", str(folder / "two.pt2"))
+    assert run(tmp_path, "verify", *files).returncode == 0
+    tamper(path, lambda db: edit(db, export.seq if edit is forge else export.seq - 1))
+    assert run(tmp_path, "verify", *files[:2]).returncode == run(tmp_path, "verify").returncode == 0
+    done = run(tmp_path, "verify", *files)
+    why = "history was written anew" if edit is forge else "the tail was cut"
+    assert done.returncode == 1 and f"event #{export.seq}: " in done.stdout and why in done.stdout
+    told = json.loads(run(tmp_path, "verify", *files, "--json").stdout)
+    assert [problem["seq"] for problem in told["problems"]] == [export.seq]
+
+
+def test_verify_says_which_stamp_is_of_another_ledger(folder: Path, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "decomp_ledger.db"), Ledger(folder / "decomp_ledger.db", read_only=True) as ledger:
+        done = run(tmp_path, "verify", "--against", str(folder / "one.pt2"))
+        wanted = f"one.pt2: its exports were recorded in the ledger {ledger.id}, and this is "
+    assert (done.returncode, done.stdout) == (2, "") and wanted in done.stderr
+    stamp = read_stamp(folder / "one.pt2")
+    mixed = attrs.evolve(stamp, bundles=(attrs.evolve(stamp.last, ledger="0" * 32), *stamp.bundles))
+    assert mixed.anchors(ledger.id) == stamp.anchors(ledger.id)
+    assert [seq for seq, _ in stamp.anchors(ledger.id)] == sorted(
+        event.seq for event in (*stamp.last.said, stamp.last.event)
+    )
 
 
 def test_what_has_no_stamp_or_a_bad_one_is_one_error(folder: Path, tmp_path: Path) -> None:

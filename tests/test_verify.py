@@ -1,13 +1,12 @@
 """A ledger that is as it was written verifies; whatever is changed in it afterwards is named."""
 
-import contextlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forging import Edit, rechain, tamper
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import (
@@ -28,9 +27,7 @@ from decomp_ledger.events import (
     Created,
     Materialized,
     Popped,
-    chain_hash,
     encode_body,
-    genesis,
 )
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.records import Provenance
@@ -39,7 +36,6 @@ from decomp_ledger.verify import Problem, Verification
 MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
 LOG = ("ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
 EVENTS = 11
-Edit = Callable[[sqlite3.Connection], object]
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +70,6 @@ def copy(ledger: Path, folder: Path) -> Path:
     for old in folder.glob("ledger.db*"):
         old.unlink()
     return Path(shutil.copy(ledger, folder / "ledger.db"))
-
-
-def tamper(path: Path, edit: Edit | str) -> None:
-    """Edit a ledger behind the package's back, and put the triggers that refuse edits back afterwards."""
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA synchronous = OFF")
-    query = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_change'"
-    guards = db.execute(query).fetchall()
-    for kind, name, _ in guards:
-        db.execute(f"DROP {kind} {name}")
-    if callable(edit):
-        edit(db)
-    else:
-        db.executescript(edit)
-    for _, _, text in guards:
-        with contextlib.suppress(sqlite3.Error):  # the table is gone, or two rows have one version
-            db.execute(text)
-    db.commit()
-    db.close()
 
 
 def verified(path: Path) -> Verification:
@@ -212,34 +189,6 @@ def test_the_first_event_that_was_changed_is_named(path: Path, column: str, seq:
 
 
 # One kind of tampering after another
-
-
-def rechain(db: sqlite3.Connection, start: int = 1, first: bytes | None = None) -> None:
-    """Make the hashes anew from an event on, as somebody would who knows how they are made."""
-    found = db.execute("SELECT hash FROM event WHERE seq = ?", [start - 1]).fetchone()
-    previous = first or genesis(*db.execute("SELECT id, created_at FROM ledger").fetchone())
-    previous = found[0] if found else previous
-    rows = db.execute(
-        "SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, call_site, digest, event.body "
-        "FROM event JOIN stream ON stream.id = stream_id JOIN provenance ON provenance.id = provenance_id "
-        "JOIN environment ON environment.id = environment_id WHERE seq >= ? ORDER BY seq",
-        [start],
-    ).fetchall()
-    for seq, table, version, kind, schema, at, actor, reason, site, environment, body in rows:
-        fields = {
-            "actor": actor,
-            "environment": environment.hex(),
-            "kind": kind,
-            "reason": reason,
-            "recorded_at": at,
-            "schema": schema,
-            "seq": seq,
-            "table": table,
-            "version": version,
-        }
-        own = chain_hash(previous, fields, body, site)
-        db.execute("UPDATE event SET prev_hash = ?, hash = ? WHERE seq = ?", [previous, own, seq])
-        previous = own
 
 
 def rewrite_body(db: sqlite3.Connection, seq: int, body: str) -> None:

@@ -1,0 +1,88 @@
+"""What somebody can do to a ledger behind the package's back: single edits, a cut tail, and history written anew."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from decomp_ledger.events import chain_hash, genesis
+
+Edit: TypeAlias = Callable[[sqlite3.Connection], object]
+
+# What refuses edits.
+GUARDS = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_change'"
+
+_EVENTS = """
+SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, digest, event.body, call_site
+FROM event JOIN stream ON stream.id = stream_id JOIN provenance ON provenance.id = provenance_id
+JOIN environment ON environment.id = environment_id WHERE seq >= ? ORDER BY seq
+"""
+_FIELDS = ("seq", "table", "version", "kind", "schema", "recorded_at", "actor", "reason")
+
+
+@contextmanager
+def unguarded(db: sqlite3.Connection) -> Iterator[None]:
+    """Drop what refuses edits, and put it back."""
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("PRAGMA foreign_keys = OFF")
+    guards = db.execute(GUARDS).fetchall()
+    for kind, name, _ in guards:
+        db.execute(f"DROP {kind} {name}")
+    yield
+    for _, _, text in guards:
+        with contextlib.suppress(sqlite3.Error):  # the table is gone, or two rows have one version
+            db.execute(text)
+    db.commit()
+
+
+def tamper(path: Path, edit: Edit | str) -> None:
+    """Edit a ledger: by SQL, or by a function that gets the connection."""
+    with contextlib.closing(sqlite3.connect(path)) as db, unguarded(db):
+        if callable(edit):
+            edit(db)
+        else:
+            db.executescript(edit)
+
+
+def rechain(db: sqlite3.Connection, start: int = 1, first: bytes | None = None) -> None:
+    """Make the hashes anew from an event on, as somebody would who knows how they are made."""
+    found = db.execute("SELECT hash FROM event WHERE seq = ?", [start - 1]).fetchone()
+    previous = first or genesis(*db.execute("SELECT id, created_at FROM ledger").fetchone())
+    previous = found[0] if found else previous
+    for row in db.execute(_EVENTS, [start]).fetchall():
+        *fields, environment, body, site = row
+        named = {**dict(zip(_FIELDS, fields, strict=True)), "environment": environment.hex()}
+        own = chain_hash(previous, named, body, site)
+        db.execute("UPDATE event SET prev_hash = ?, hash = ? WHERE seq = ?", [previous, own, row[0]])
+        previous = own
+
+
+def cut(db: sqlite3.Connection, after: int) -> None:
+    """Cut the tail behind an event and all that only it names, as somebody would who knows how a ledger is made."""
+    db.execute("DELETE FROM event WHERE seq > ?", [after])
+    db.execute("DELETE FROM checkpoint WHERE seq > ?", [after])
+    db.execute("DELETE FROM change WHERE (stream_id, version) NOT IN (SELECT stream_id, version FROM event)")
+    db.execute(
+        "DELETE FROM tag WHERE (stream_id, name) NOT IN "
+        "(SELECT stream_id, json_extract(body, '$.name') FROM event WHERE kind = 'tagged')"
+    )
+    used = "SELECT upper(json_extract(body, '$.catalog')) FROM event WHERE kind IN ('materialized', 'exported')"
+    bases = f"SELECT base_id FROM catalog WHERE base_id IS NOT NULL AND hex(digest) IN ({used})"
+    for table, named in (
+        ("stream", "SELECT stream_id FROM event"),
+        ("op", "SELECT op_id FROM change"),
+        ("decomposition", "SELECT decomposition_id FROM change WHERE decomposition_id IS NOT NULL"),
+        ("provenance", "SELECT provenance_id FROM event"),
+        ("environment", "SELECT environment_id FROM provenance"),
+    ):
+        db.execute(f"DELETE FROM {table} WHERE id NOT IN ({named})")
+    db.execute(f"DELETE FROM catalog WHERE hex(digest) NOT IN ({used}) AND id NOT IN ({bases})")
+
+
+def forge(db: sqlite3.Connection, start: int) -> None:
+    """Write history anew from an event on, so that the chain is whole again."""
+    db.execute("UPDATE event SET recorded_at = '2020-01-01T00:00:00.000000Z' WHERE seq = ?", [start])
+    db.execute("DELETE FROM checkpoint WHERE seq >= ?", [start])
+    rechain(db, start)

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,20 @@ _HEADER = b"SQLite format 3\0"
 
 # Connections of a parent process: closing one here could drop the parent's locks, so they are never closed.
 _inherited: list[sqlite3.Connection] = []
+
+# Every store of this process: a file that one has open is opened by nothing but SQLite. To close a descriptor of a file
+# drops all locks that the process has on it, whoever took them (POSIX has it so): another process would then take the
+# write-ahead log for left over, and remove it, with all that is written to it later.
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_opening = threading.Lock()
+
+
+def _renew_after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 class Store:
@@ -66,7 +81,7 @@ class Store:
         self._depth = 0
         self._pid = os.getpid()
         self._closed = False
-        self._inode = 0
+        self._place: tuple[int, int] | None = None
         self.generation = 0
         self._connection: sqlite3.Connection | None = None
         if not lazy:
@@ -94,15 +109,19 @@ class Store:
         path = Path(self.path)
         if not path.exists():
             self._create(path)
-        check_header(path)
-        connection = self._connect_file(path)
+        with _opening:
+            if not path.exists() or _place_of(path) not in {store._place for store in _stores}:
+                check_header(path)
+            connection = self._connect_file(path)
+            self._place = _place_of(path)
+            _stores.add(self)
         try:
             if pending_migrations(connection):
                 connection = self._migrate(path, connection)
         except BaseException:
             connection.close()
+            self._place = None
             raise
-        self._inode = path.stat().st_ino
         return connection
 
     def _create(self, path: Path) -> None:
@@ -257,10 +276,10 @@ class Store:
         if self.path == MEMORY:
             return
         try:
-            inode = os.stat(self.path).st_ino  # noqa: PTH116  # on the path of every event
+            place = _place_of(self.path)
         except OSError:
-            inode = -1
-        if inode != self._inode:
+            place = None
+        if place != self._place:
             raise LedgerFileError(
                 f"{self.path} was removed or replaced while it was open; put it back, or open the ledger again"
             )
@@ -286,6 +305,7 @@ class Store:
         with self._lock:
             if self._connection is not None and not self._closed:
                 self._connection.close()
+                self._place = None
             self._closed = True
 
 
@@ -300,6 +320,12 @@ def _reading_uri(path: Path) -> str:
 def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a file of any schema, only to read it."""
     return sqlite3.connect(_reading_uri(path), uri=True, isolation_level=None)
+
+
+def _place_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return what tells a file from every other, whatever its name."""
+    found = os.stat(path)  # noqa: PTH116  # on the path of every event
+    return found.st_dev, found.st_ino
 
 
 def check_header(path: Path) -> None:

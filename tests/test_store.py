@@ -385,6 +385,23 @@ def test_processes_that_make_one_ledger_at_once_share_it(tmp_path: Path) -> None
     assert contents(tmp_path).keys() <= {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
 
 
+_LOOK = """
+import sqlite3, sys
+print(*sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM event").fetchone())
+"""
+
+
+def test_opening_a_ledger_twice_leaves_the_locks_of_the_first(path: Path) -> None:
+    with Ledger(path, actor="ann") as ledger:
+        table = ledger.stream("edge")
+        table.preserve(["aten::add.Tensor"])
+        Ledger(path, read_only=True).close()
+        # Who believes to be the last one with the file open removes its write-ahead log.
+        assert run_python(_LOOK, path) == "3\n"
+        table.preserve(["aten::relu"])
+        assert run_python(_LOOK, path) == "4\n"
+
+
 _FORK = """
 import os, sys
 from decomp_ledger.ledger import Ledger

@@ -1,0 +1,99 @@
+"""Appending events, beside plain inserts and beside the `eventsourcing` library.
+
+What an append's time goes to: two thirds to SQLite (the insert of an event goes into a table and two indexes, that of
+its change into a third, each past a trigger that refuses to replace), the rest to the call site, the canonical JSON and
+its hash, and the look whether another process wrote meanwhile. With `durability="power"` nearly all is the fsync.
+"""
+
+import itertools
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from measure import Result, Settings, both, faster, in_turns, profile
+
+BATCH = 20
+
+
+def by_hand(path: Path, synchronous: str) -> Callable[[], None]:
+    """Return what inserts the rows of one event into a new ledger: no hash, no JSON, no question asked."""
+    from decomp_ledger import Ledger, sql
+
+    with Ledger(path) as ledger:
+        ledger._open_or_create("edge", "torch").preserve(["aten::mm"])
+    connection = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", "foreign_keys = ON", "trusted_schema = OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    versions = itertools.count(3)
+    now, body, digest = "2026-01-01T00:00:00.000000Z", '{"changes":[["aten::mm","preserve"]]}', bytes(32)
+
+    def insert() -> None:
+        for _ in range(BATCH):
+            version = next(versions)
+            connection.execute("BEGIN IMMEDIATE")
+            event = (version, 1, version, "popped", 1, now, 1, body, digest, digest)
+            connection.execute(sql.INSERT_EVENT, event)
+            connection.execute(sql.INSERT_CHANGE, (1, 1, version, "preserve", None))
+            connection.execute("COMMIT")
+
+    return insert
+
+
+def appender(path: Path, durability: str = "process") -> Callable[[], None]:
+    """Return what makes changes to a table of a new ledger, of one op each."""
+    from decomp_ledger import Ledger
+
+    stream = Ledger(path, durability=durability)._open_or_create("edge", "torch")
+    verbs = itertools.cycle((stream.preserve, stream.restore))
+
+    def append() -> None:
+        for _ in range(BATCH):
+            assert next(verbs)(["aten::mm"]) is not None
+
+    return append
+
+
+def appending(settings: Settings, folder: Path) -> Iterator[Result]:
+    ours, theirs = appender(folder / "append.db"), by_hand(folder / "inserts.db", "NORMAL")
+    sides = in_turns(ours, theirs, settings.rounds(300))
+    profile(settings, f"append {BATCH} events", ours)
+    yield faster("append one event, durable against process death", "plain inserts by sqlite3", 0.5, sides, BATCH)
+
+
+def eventsourcing(settings: Settings, folder: Path) -> Iterator[Result]:
+    what, against = "append one event, durable against power loss", "eventsourcing's SQLite recorder"
+    many = "update of 100 ops, an op, at power-loss durability"
+    try:
+        from eventsourcing.persistence import StoredEvent
+        from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
+    except ImportError:
+        for name, goal in ((what, "no slower"), (many, "at least 5x as fast")):
+            yield Result(name, against, goal, "skipped: pip install eventsourcing (the extra `bench`)", None)
+        return
+    recorder = SQLiteApplicationRecorder(SQLiteDatastore(str(folder / "peer.db")))
+    recorder.create_table()
+    stored, versions = uuid.uuid4(), itertools.count(1)
+    state = b'{"changes":[["aten::mm","preserve"]],"actor":"Ada","recorded_at":"2026-01-01T00:00:00.000000Z"}'
+
+    def insert() -> None:
+        for _ in range(BATCH):
+            recorder.insert_events([StoredEvent(stored, next(versions), "decomp_ledger.events:Popped", state)])
+
+    sides = in_turns(appender(folder / "power.db", "power"), insert, settings.rounds(60))
+    yield faster(what, against, 1, sides, BATCH)
+
+    from decomp_ledger import Ledger
+
+    ledger = Ledger(folder / "many.db", durability="power")
+    stream = ledger._open_or_create("edge", "torch")
+    ops = [f"aten::op_{number}" for number in range(100)]
+    verbs = itertools.cycle((stream.preserve, stream.restore))
+
+    def update() -> None:
+        assert next(verbs)(ops) is not None
+
+    one, event = in_turns(update, insert, settings.rounds(60))
+    ratio = (event / BATCH) / (one / len(ops))
+    figures = both((one / len(ops), event / BATCH))
+    yield Result(many, against + ", one event a commit", "at least 5x as fast", f"{ratio:.1f}x ({figures})", ratio >= 5)

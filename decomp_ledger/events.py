@@ -121,31 +121,32 @@ class Changing:
     pending: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
 
-@attrs.frozen
+# Those without fields of their own are frozen and compared as their base is; to be made by attrs would only take time.
 class Set(Changing):
     """One op was given a decomposition."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "set"
 
 
-@attrs.frozen
 class Popped(Changing):
     """Ops were removed, so that they stay in the graph."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "popped"
 
 
-@attrs.frozen
 class Updated(Changing):
     """Many ops were changed at once: given decompositions, or made to be as a plain dict has them."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "updated"
 
 
-@attrs.frozen
 class Restored(Changing):
     """Ops went back to what the table's base says of them."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "restored"
 
 

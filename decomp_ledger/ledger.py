@@ -12,27 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import names, provenance
-from decomp_ledger.backup import backup
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.checkpoints import Checkpoint, sign_head
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
 from decomp_ledger.events import Body, Event, Exported, Materialized
-from decomp_ledger.known import Known
 from decomp_ledger.past import IS_CHANGING, Past, number_in
 from decomp_ledger.records import Provenance, Records, TableInfo
-from decomp_ledger.signing import Signer, SigningKey
 from decomp_ledger.state import Reference, TableState
 from decomp_ledger.store import Store
 from decomp_ledger.stream import Stream
-from decomp_ledger.verify import Verification, verify
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from decomp_ledger.bundle import Bundle
+    from decomp_ledger.checkpoints import Checkpoint
     from decomp_ledger.live.reproducing import ReproducedTable
     from decomp_ledger.live.table import DecompTable
+    from decomp_ledger.signing import Signer, SigningKey
+    from decomp_ledger.verify import Verification
 
 __all__ = ["Ledger", "TableInfo"]
 
@@ -339,7 +337,7 @@ class Ledger(Past):
         """Return what a process ran in, by the digest in an event."""
         return self.records.environment(digest)
 
-    # Keeping
+    # Keeping: few processes do, and to import what it takes is slow, so that is imported here
 
     def verify(
         self,
@@ -362,6 +360,9 @@ class Ledger(Past):
             checkpoints: that were kept outside the ledger (`checkpoints.read_file`).
             progress: told how many events were read, and how many there are.
         """
+        from decomp_ledger.known import Known
+        from decomp_ledger.verify import verify
+
         return verify(self.records, self.state, Known(expect, anchors, signers, checkpoints), progress)
 
     def checkpoint(self, key: SigningKey) -> Checkpoint:
@@ -373,6 +374,8 @@ class Ledger(Past):
         Raises:
             SigningError: there is no event yet.
         """
+        from decomp_ledger.checkpoints import sign_head
+
         return sign_head(self.records, key)
 
     def backup(
@@ -388,4 +391,6 @@ class Ledger(Past):
         Raises:
             LedgerFileError: the file is there, or cannot be written.
         """
+        from decomp_ledger.backup import backup
+
         return backup(self.store, path, force=force, progress=progress)

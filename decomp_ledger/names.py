@@ -26,8 +26,9 @@ TORCH_NAMESPACES = frozenset((
 # fmt: on
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
-_OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
-_DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)")
+# As text: to compile them takes milliseconds, which not every process needs to spend; `re` keeps what it compiled.
+_OP = rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?"
+_DOTTED = rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)"
 _MAX_NAME = 500
 _MAX_LABEL = 200
 
@@ -49,7 +50,7 @@ def normalize(text: str) -> str:
     if len(text) > _MAX_NAME:
         raise InvalidName(f"{shown!r} is {len(text)} characters long; an op's name has at most {_MAX_NAME}")
     bare = re.sub(rf"^higher_order\.({_WORD})$", r"\1", re.sub(r"^(torch\.ops\.)+", "", text))
-    match = _OP.fullmatch(bare) or _DOTTED.fullmatch(bare)
+    match = re.fullmatch(_OP, bare) or re.fullmatch(_DOTTED, bare)
     if match is not None:
         overload = match["overload"]
         suffix = "" if overload in (None, "default") else f".{overload}"

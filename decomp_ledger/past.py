@@ -49,9 +49,18 @@ class Past:
             UnknownTable: there is no such table.
             UnknownVersion: it has no such version or tag.
         """
+        return self.state(*self.place(spec))
+
+    def place(self, spec: str) -> tuple[str, int]:
+        """Return the table and the version that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
+
+        Raises:
+            UnknownTable: there is no such table.
+            UnknownVersion: it has no such version or tag.
+        """
         table, at, version = spec.partition("@")
         number = number_in(version)
-        return self.state(table, version if number is None else number) if at else self.state(table)
+        return table, self.version_of(table, (version if number is None else number) if at else None)
 
     def state(self, table: str, version: int | str | None = None) -> TableState:
         """Return what a table said at a version or tag; now, if None."""
@@ -103,6 +112,13 @@ class Past:
     def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
         """Return, for each op of which a table says something, the event that said it."""
         return {op: event for op, (intent, event) in self.last_words(table, version).items() if intent is not None}
+
+    def state_and_blame(self, table: str, version: int) -> tuple[TableState, dict[str, Event]]:
+        """Return both at once: what a table said at a version, and for each op of it the event that said it."""
+        words = self.last_words(table, version)
+        said = {op: (intent, event) for op, (intent, event) in words.items() if intent is not None}
+        state = TableState(table, version, self._lineage(table, version)[1], {op: said[op][0] for op in said})
+        return state, {op: said[op][1] for op in said}
 
     def last_words(self, table: str, version: int | str | None = None) -> dict[str, tuple[Intent | None, Event]]:
         """Return, for each op that a table ever spoke of, what it said last, and the event that said it."""

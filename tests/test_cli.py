@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -303,7 +304,7 @@ def test_a_pipe_that_closes_early_is_no_traceback(path: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+@pytest.mark.parametrize("command", sorted(cli.list_commands(click.Context(cli))))
 def test_every_command_and_option_has_help(command: str) -> None:
     found = cli.commands[command]
     assert found.help
@@ -322,5 +323,18 @@ def test_a_command_that_reads_imports_nothing_slow(path: Path, arguments: list[s
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "decomp_ledger.ledger" in imported
     assert set() == imported & {"torch", "numpy", "pandas", "sqlite_utils", "decomp_ledger.live.table"}
-    drawn = {"show", "diff", "tables"}  # with rich
-    assert (arguments[0] in drawn) == ("rich" in imported)
+    assert "rich" not in imported  # into a pipe, nothing is wrapped
+
+
+@pytest.mark.parametrize("width", [200, 60])
+def test_columns_are_wrapped_where_the_terminal_is_too_narrow(path: Path, width: int) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(path), "show", "edge"]
+    subprocess.run(command, stdout=theirs, check=True, env={**os.environ, "TERM": "xterm", "COLUMNS": str(width)})
+    os.close(theirs)
+    lines = click.unstyle(os.read(ours, 100_000).decode()).splitlines()
+    os.close(ours)
+    rows = lines[2:]
+    assert (len(rows) == 2 + 3) == (width == 200)  # the heads, a rule, and a line an op
+    assert max(map(len, rows)) <= width
+    assert all(word in " ".join(rows) for word in ("XNNPACK", "fused", "kernel", "mylib::later", "@3"))

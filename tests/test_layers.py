@@ -164,7 +164,7 @@ def test_no_modules_import_each_other() -> None:
         if target is not None and not one.for_types and not one.function:
             graph.setdefault(one.source, set()).add(target)
     graphlib.TopologicalSorter(graph).prepare()
-    assert graph["ledger"] >= {"records", "store", "stream", "verify"}
+    assert graph["ledger"] >= {"records", "store", "stream"}
 
 
 def test_only_live_imports_torch() -> None:
@@ -176,7 +176,9 @@ def test_no_module_outside_live_names_torch_to_an_importer() -> None:
     found = []
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith(("import_module", "__import__")):
+                continue
+            if not ast.unparse(node).startswith("importlib.import_module(f'decomp_ledger.cli."):
                 found.append(module_of(path))
     assert {room(module) for module in found} <= {"live", "__init__"}
 

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 
 import click
 
-from decomp_ledger.cli import changing, checking, comparing, exports, keeping, reading, running
 from decomp_ledger.cli.common import AT_FAULT, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
 __all__ = ["cli", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# Where the commands are that are waited for; one that is not named here is found by looking everywhere.
+_HOMES = {
+    **dict.fromkeys(("blame", "diff", "explain", "log", "show", "tables"), "reading"),
+    **dict.fromkeys(("catalog", "drift", "replay"), "comparing"),
+    **dict.fromkeys(("exports", "reproduce"), "exports"),
+    "run": "running",
+}
+_MODULES = ("running", "reading", "exports", "comparing", "changing", "checking", "keeping")
+
+
+class _Commands(click.Group):
+    """Commands whose file is imported only when they run: to import them all takes as long as to answer."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        for module in _MODULES:
+            self._load(module)
+        return super().list_commands(context)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        for module in (_HOMES[name],) if name in _HOMES else _MODULES:
+            self._load(module)
+        return super().get_command(context, name)
+
+    def _load(self, module: str) -> None:
+        for command in importlib.import_module(f"decomp_ledger.cli.{module}").COMMANDS:
+            self.add_command(command)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="decomp-ledger")
 @click.option(
     "--ledger",
@@ -33,11 +61,6 @@ def cli(context: click.Context, path: str) -> None:
     Exit status: 0 fine, 1 a difference or a fault was found, 2 used wrongly.
     """
     context.obj = LedgerOption(path)
-
-
-for module in (running, reading, exports, comparing, changing, checking, keeping):
-    for command in module.COMMANDS:
-        cli.add_command(command)
 
 
 def main() -> None:

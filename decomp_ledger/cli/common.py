@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,15 +30,18 @@ __all__ = [
     "json_option",
     "note",
     "pass_ledger",
+    "print_lines",
     "printable",
     "progress",
     "snapshot_json",
+    "sole_name",
     "sole_table",
     "what",
     "write_json",
 ]
 
 FOUND = 1  # exit status: a difference or a fault was found
+_GAP = 3  # spaces between two columns
 AT_FAULT = 2  # exit status: used wrongly
 
 
@@ -74,14 +78,53 @@ def note(text: str) -> None:
     click.echo(printable(text))
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines that are escaped already, many at a time: each printing alone is a call of the system."""
+    rest = iter(lines)
+    while some := list(itertools.islice(rest, 500)):
+        click.echo("\n".join(some))
+
+
 def write_json(value: Any) -> None:
     """Print JSON in ASCII: whatever a ledger holds, a terminal and a parser both get through it."""
     click.echo(json.dumps(value, indent=2))
 
 
 def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people: cells are escaped, and wrapped where the terminal is narrow."""
-    # Imported here: a program that reads JSON does not wait for it.
+    """Print a table for people: cells are escaped, and wrapped where the terminal is too narrow for them."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
+    total = sum(widths) + _GAP * (len(widths) - 1)
+    if sys.stdout.isatty() and total > _terminal():
+        _wrapped(heads, cells)
+        return
+    lines = (_padded(row, widths) for row in cells)
+    print_lines([click.style(_padded(heads, widths), bold=True), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * total, *lines])
+
+
+def _terminal() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell + " " * (width - _width(cell) + _GAP) for cell, width in zip(row, widths, strict=True))
+    return "".join(padded).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many cells of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    # Imported here: to import rich and to draw a thousand rows with it takes longer than all the rest.
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -89,11 +132,8 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 400  # into a file or a pipe, nothing is wrapped for a terminal that is not there
-    console.print(table)
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
 
 
 @contextmanager
@@ -116,11 +156,16 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
 
 def sole_table(ledger: Ledger, spec: str | None) -> TableState:
     """Return the state that a command names; without a name, the ledger's only table."""
+    return ledger.resolve(sole_name(ledger, spec))
+
+
+def sole_name(ledger: Ledger, spec: str | None) -> str:
+    """Return what a command names; without a name, the ledger's only table."""
     if spec is not None:
-        return ledger.resolve(spec)
+        return spec
     tables = [info.name for info in ledger.tables()]
     if len(tables) == 1:
-        return ledger.state(tables[0])
+        return tables[0]
     some = ", ".join(tables[:8]) + (" ..." if len(tables) > 8 else "")
     raise LedgerError(f"{ledger.path} has {len(tables)} tables; name one: {some or 'none yet, record something first'}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 import click
@@ -19,6 +20,7 @@ from decomp_ledger.cli.common import (
     json_option,
     note,
     pass_ledger,
+    print_lines,
     printable,
     snapshot_json,
     sole_table,
@@ -35,9 +37,11 @@ from decomp_ledger.cli.exports import (
 )
 from decomp_ledger.cli.sides import STATE, Found, find, is_table
 from decomp_ledger.events import KINDS, OVERRIDE, PRESERVE, Event
-from decomp_ledger.explaining import Explanation, explain, explain_export
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import Intent, TableState, diff
+
+if TYPE_CHECKING:
+    from decomp_ledger.explaining import Explanation
 
 __all__ = ["COMMANDS"]
 
@@ -94,16 +98,15 @@ def log(
         if as_json:
             write_json([event_json(event) for event in found])
             return
-        for event in found:
-            _print_event(event)
+        print_lines(line for event in found for line in _event_lines(event))
 
 
-def _print_event(event: Event) -> None:
-    click.secho(f"#{event.seq}", fg="yellow", nl=False)
-    note(f"  {_when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {what(event)}")
-    note(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
+def _event_lines(event: Event) -> Iterator[str]:
+    said = f"  {_when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {what(event)}"
+    yield click.style(f"#{event.seq}", fg="yellow") + printable(said)
+    yield printable(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
     if event.reason:
-        note(f"    because {event.reason}")
+        yield printable(f"    because {event.reason}")
 
 
 def _when(recorded_at: str) -> str:
@@ -200,10 +203,14 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
     if as_json:
         write_json({name: event_json(event) for name, event in blamed.items()})
         return
-    for name, event in blamed.items():
-        click.secho(printable(name), bold=True, nl=False)
-        note(f"  {intent_text(found.state.intents[name])}")
-        _print_event(event)
+    print_lines(
+        line
+        for name, event in blamed.items()
+        for line in (
+            click.style(printable(name), bold=True) + printable(f"  {intent_text(found.state.intents[name])}"),
+            *_event_lines(event),
+        )
+    )
 
 
 @click.command("explain")
@@ -235,6 +242,8 @@ def explain_command(option: LedgerOption, op: str, state: str | None, export: st
 
 def _explain_found(op: str, found: Found) -> Explanation:
     """Explain by an export, or by a catalog alone."""
+    from decomp_ledger.explaining import explain, explain_export
+
     bundle = found.bundle
     if bundle is None:
         return explain(op, found.state, None, found.catalog, ())
@@ -265,6 +274,8 @@ def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState
 
 
 def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
+    from decomp_ledger.explaining import explain
+
     met = ledger.last_met(said.table, said.version)
     catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[union-attr]
     return explain(op, said, met, catalog, ledger.history(said.table, op, said.version))
@@ -280,8 +291,7 @@ def _print_explanation(answer: Explanation) -> None:
     note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
-    for event in answer.events:
-        _print_event(event)
+    print_lines(line for event in answer.events for line in _event_lines(event))
 
 
 @click.command("diff")

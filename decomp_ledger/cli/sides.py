@@ -11,7 +11,7 @@ import attrs
 
 from decomp_ledger import catalogs, names
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.cli.common import LedgerOption, sole_table
+from decomp_ledger.cli.common import LedgerOption, sole_name
 from decomp_ledger.drift import Side
 from decomp_ledger.errors import LedgerError, UnknownCatalog
 from decomp_ledger.events import Event, Exported, Materialized
@@ -97,10 +97,9 @@ def find(option: LedgerOption, spec: str | None) -> Found:
         number = None if spec is None else export_number(spec)
         if number is not None:
             return _of_bundle(f"{_EXPORT}{number}", ledger.bundle(number))
-        state = sole_table(ledger, spec)
+        state, blame = ledger.state_and_blame(*ledger.place(sole_name(ledger, spec)))
         met = ledger.last_met(state.table, state.version)
         catalog = None if met is None else ledger.catalog(_materialized(met).catalog)
-        blame = ledger.blame(state.table, state.version)
         return Found(f"{state.table}@{state.version}", state, catalog, met, blame)
 
 

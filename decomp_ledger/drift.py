@@ -32,6 +32,7 @@ KINDS: Mapping[str, str] = {
     WRAPPERS: "only wrappers changed",
 }
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
+_OF_DECOMPOSITIONS = (MOVED, SOURCE, HELPERS, WRAPPERS)
 
 IN_TABLE, ALWAYS, FUNCTIONALIZED, IN_GRAPH = "in the table", "decomposed always", "functionalized", "stays in graphs"
 NEVER_DECOMPOSED = (IN_GRAPH, FUNCTIONALIZED)
@@ -125,10 +126,25 @@ class Drift:
         }
 
     def only(self, used: Collection[str]) -> Drift:
-        """Return what of it touches some ops, such as those of one program."""
-        lists = self.kernels, self.no_source, self.no_schema, self.unclear
-        changes = tuple(change for change in self.changes if change.op in used)
-        return Drift(self.before, self.after, changes, *(tuple(op for op in ops if op in used) for ops in lists))
+        """Return what of it touches programs that have some ops.
+
+        What decomposes an op counts only where something does: one that stays in the graph on both sides is the same
+        there, whatever became of the decomposition that torch has for it and does not use.
+        """
+        decomposed = {op for op in used if self._is_decomposed(op)}
+        changes = tuple(c for c in self.changes if c.op in (decomposed if c.kind in _OF_DECOMPOSITIONS else used))
+        lists = (
+            (self.kernels, decomposed),
+            (self.no_source, decomposed),
+            (self.no_schema, used),
+            (self.unclear, decomposed),
+        )
+        return Drift(self.before, self.after, changes, *(tuple(op for op in ops if op in some) for ops, some in lists))
+
+    def _is_decomposed(self, op: str) -> bool:
+        sides = self.before, self.after
+        fates = (fate(side.catalog.ops.get(op), in_table=op in side.snapshot.ops) for side in sides)
+        return any(each not in (*NEVER_DECOMPOSED, None) for each in fates)
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from decomp_ledger import openings
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.store import MEMORY, Store, check_header, explain, open_to_read
 
@@ -109,7 +110,8 @@ def copy_file(path: Path, draft: Path, progress: Progress | None) -> None:
     check_header(path)
     source = open_to_read(path)
     try:
-        copy_into(source, draft, progress)
+        with openings.using(path):
+            copy_into(source, draft, progress)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError):
             raise  # the disk, most likely that of the copy

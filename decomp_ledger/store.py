@@ -7,11 +7,11 @@ import random
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from decomp_ledger import openings
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.migrating import APPLICATION_ID, apply_migrations, pending_migrations
 
@@ -22,26 +22,12 @@ DURABILITY = {"process": "NORMAL", "power": "FULL"}
 _PAUSE = 0.0005, 0.004  # seconds between two looks at whether another writer has finished
 _HEADER = b"SQLite format 3\0"
 
-# Connections of a parent process: closing one here could drop the parent's locks, so they are never closed.
+# Connections that a parent process was using when it forked this one: to close one would undo what the parent does.
 _inherited: list[sqlite3.Connection] = []
-
-# Every store of this process: a file that one has open is opened by nothing but SQLite. To close a descriptor of a file
-# drops all locks that the process has on it, whoever took them (POSIX has it so): another process would then take the
-# write-ahead log for left over, and remove it, with all that is written to it later.
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-_opening = threading.Lock()
-
-
-def _renew_after_fork() -> None:
-    global _opening
-    _opening = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 class Store:
-    """One ledger file, and the one connection that this process has to it.
+    """One ledger file, and the one connection that this process has to it; a fork closes it, and it is opened again.
 
     Args:
         path: the file; made when it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
@@ -78,10 +64,10 @@ class Store:
         self._wait = f"PRAGMA busy_timeout = {int(max(timeout, 0) * 1000)}"
         self._synchronous = DURABILITY[durability]
         self._lock = threading.RLock()
-        self._depth = 0
-        self._pid = os.getpid()
+        self._users = self._depth = 0
         self._closed = False
-        self._place: tuple[int, int] | None = None
+        self._crossed = False
+        self.place: openings.Place | None = None
         self.generation = 0
         self._connection: sqlite3.Connection | None = None
         if not lazy:
@@ -105,22 +91,26 @@ class Store:
         if self.path == MEMORY:
             connection = self._connect(MEMORY)
             apply_migrations(connection)
+            openings.hold(self)
             return connection
         path = Path(self.path)
+        if self.place is not None:  # it was open before a fork
+            self._check_place()
+            check_header(path)
+            return self._connect_file(path)
         if not path.exists():
             self._create(path)
-        with _opening:
-            if not path.exists() or _place_of(path) not in {store._place for store in _stores}:
-                check_header(path)
+        with openings.opening():
+            check_header(path)
             connection = self._connect_file(path)
-            self._place = _place_of(path)
-            _stores.add(self)
+            self.place = openings.place_of(path)
+            openings.hold(self)
         try:
             if pending_migrations(connection):
                 connection = self._migrate(path, connection)
         except BaseException:
             connection.close()
-            self._place = None
+            self.place = None
             raise
         return connection
 
@@ -188,34 +178,59 @@ class Store:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection of this process; made anew in a forked child."""
+        """The connection of this process; made anew after a fork."""
         if self._closed:
             raise LedgerFileError(f"the ledger {self.path} is closed; open it again with Ledger({self.path!r})")
-        if self._pid != os.getpid():
-            self._leave_parent()
+        if self._crossed and self.path == MEMORY:
+            raise LedgerFileError("a ledger in memory stays with the process that made it; use a file to share one")
         if self._connection is None:
             with self._lock:
                 self._connection = self._connection or self._open()
         return self._connection
 
-    def _leave_parent(self) -> None:
-        if self.path == MEMORY:
-            raise LedgerFileError("a ledger in memory stays with the process that made it; use a file to share one")
-        if self._connection is not None:
-            _inherited.append(self._connection)
+    def let_go(self, seconds: float) -> bool:
+        """Before a fork: see :class:`openings.Holder`."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        # In use by the thread that forks, if at all: within a transaction, or while it goes through what it reads.
+        if self._connection is not None and not self._users and self.path != MEMORY:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+                self._connection = None
+        return True
+
+    def go_on(self) -> None:
+        """After a fork, in the parent."""
+        self._lock.release()
+
+    def begin_anew(self) -> bool:
+        """After a fork, in the child."""
         self._lock = threading.RLock()
-        self._depth = 0
-        self._pid = os.getpid()
+        self._users = self._depth = 0
         self.generation += 1
+        if self._connection is None or self._closed:
+            return True
+        _inherited.append(self._connection)
         self._connection = None
+        self._crossed = True
+        return False
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection, to this thread alone."""
+        with self._errors(), self._lock:
+            connection = self.connection
+            self._users += 1
+            try:
+                yield connection
+            finally:
+                self._users -= 1
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give the connection for reading, its errors turned into LedgerError."""
-        with self._errors():
-            connection = self.connection
-            with self._lock:
-                yield connection
+        with self._using() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -223,29 +238,29 @@ class Store:
 
         Within another `writing()` of the same thread it takes part in that one.
         """
-        with self._errors():
-            if self.read_only:
-                raise LedgerFileError(f"{self.path} was opened for reading only")
-            connection = self.connection
-            with self._lock:
-                if self._depth:
-                    yield connection
-                    return
-                self._depth += 1
-                try:
-                    # Inside, since an interrupt may come right after it.
-                    self._begin(connection)
-                    # With the lock, which whoever puts another ledger in its place holds too.
-                    self._check_place()
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    self.generation += 1  # ids that were handed out may be gone
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-                finally:
-                    self._depth -= 1
+        if self.read_only:
+            raise LedgerFileError(f"{self.path} was opened for reading only")
+        with self._using() as connection:
+            if self._depth:
+                yield connection
+                return
+            self._depth += 1
+            try:
+                # Inside, since an interrupt may come right after it.
+                self._begin(connection)
+                # With the lock, which whoever puts another ledger in its place holds too.
+                self._check_place()
+                yield connection
+                if connection is not self._connection:
+                    raise LedgerFileError(f"{self.path} is being written by the process that forked this one")
+                connection.execute("COMMIT")
+            except BaseException:
+                self.generation += 1  # ids that were handed out may be gone
+                if connection is self._connection and connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         """Begin to write, once nobody else does.
@@ -276,10 +291,10 @@ class Store:
         if self.path == MEMORY:
             return
         try:
-            place = _place_of(self.path)
+            place = openings.place_of(self.path)
         except OSError:
             place = None
-        if place != self._place:
+        if place != self.place:
             raise LedgerFileError(
                 f"{self.path} was removed or replaced while it was open; put it back, or open the ledger again"
             )
@@ -299,14 +314,11 @@ class Store:
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
-        if self._pid != os.getpid():
-            self._closed = True  # the connection, and the lock, are the parent's
-            return
         with self._lock:
             if self._connection is not None and not self._closed:
                 self._connection.close()
-                self._place = None
             self._closed = True
+            self.place = None
 
 
 def _reading_uri(path: Path) -> str:
@@ -322,18 +334,15 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(_reading_uri(path), uri=True, isolation_level=None)
 
 
-def _place_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return what tells a file from every other, whatever its name."""
-    found = os.stat(path)  # noqa: PTH116  # on the path of every event
-    return found.st_dev, found.st_ino
-
-
 def check_header(path: Path) -> None:
-    """Refuse what SQLite would misread or only notice later.
+    """Refuse what SQLite would misread or only notice later; of what this process has open that is known.
 
     Raises:
-        LedgerFileError: a directory, an empty file, no SQLite file, or a truncated one.
+        LedgerFileError: a directory, an empty file, no SQLite file, or a truncated one; or one that the parent was
+            using when it forked this process.
     """
+    if openings.is_open(path):
+        return
     if path.is_dir():
         raise LedgerFileError(f"{path} is a folder, not a ledger; name a file in it")
     if not path.is_file():

@@ -34,7 +34,20 @@ LAYERS = (
         "state",
         "signing",
     },
-    {"sql", "migrating", "checkpoints", "known", "owner", "store", "records", "past", "verify", "stream", "ledger"}
+    {
+        "sql",
+        "migrating",
+        "openings",
+        "checkpoints",
+        "known",
+        "owner",
+        "store",
+        "records",
+        "past",
+        "verify",
+        "stream",
+        "ledger",
+    }
     | {"backup", "restoring", "dumping"},
     {"live"},
     {"cli"},

@@ -396,6 +396,7 @@ def test_opening_a_ledger_twice_leaves_the_locks_of_the_first(path: Path) -> Non
         table = ledger.stream("edge")
         table.preserve(["aten::add.Tensor"])
         Ledger(path, read_only=True).close()
+        ledger.backup(path.with_name("copy.db"))
         # Who believes to be the last one with the file open removes its write-ahead log.
         assert run_python(_LOOK, path) == "3\n"
         table.preserve(["aten::relu"])
@@ -431,6 +432,89 @@ def test_a_forked_child_writes_through_a_connection_of_its_own(path: Path) -> No
     assert run_python(_FORK, path).split() == ["parent", "child", "parent"]
     with Ledger(path, read_only=True) as ledger:
         assert ledger.state("edge").intents.keys() == {"aten::mm", "aten::add", "aten::mul", "aten::sub"}
+
+
+_FORK_CLOSED = """
+import os, sys
+from decomp_ledger.ledger import Ledger
+ledger = Ledger(sys.argv[1], actor="ann")
+table = ledger.stream("edge")
+ends, go = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    table.preserve(["aten::add"])
+    os.write(ends[1], b"1")
+    os.read(go[0], 1)
+    print(table.preserve(["aten::mul"]).seq, flush=True)
+    os._exit(0)
+os.read(ends[0], 1)
+ledger.close()
+other = os.fork()
+if other == 0:
+    with Ledger(sys.argv[1], actor="other") as own:
+        own.stream("edge").preserve(["aten::sub"])
+    os._exit(0)
+os.waitpid(other, 0)
+os.write(go[1], b"1")
+os.waitpid(child, 0)
+"""
+
+
+def test_what_a_forked_child_writes_is_kept_though_others_close_the_ledger_meanwhile(path: Path) -> None:
+    # A child that believes to have its parent's locks would lose its write-ahead log to whoever closes last.
+    assert run_python(_FORK_CLOSED, path) == "5\n"
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.state("edge").intents.keys() == {"aten::mm", "aten::add", "aten::mul", "aten::sub"}
+
+
+_FORK_WITHIN = """
+import os, sys
+from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.ledger import Ledger
+ledger = Ledger(sys.argv[1], actor="ann")
+table = ledger.stream("edge")
+with getattr(ledger.store, sys.argv[2])():
+    child = os.fork()
+    if child == 0:
+        for use in (ledger.tables, lambda: Ledger(sys.argv[1])):
+            try:
+                use()
+            except LedgerFileError as error:
+                print("was in use when this process was forked" in str(error), flush=True)
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(table.preserve(["aten::add"]).seq)
+"""
+
+
+@pytest.mark.parametrize("within", ["reading", "writing"])
+def test_a_child_that_is_forked_amid_the_use_of_a_ledger_is_told_not_to_use_it(path: Path, within: str) -> None:
+    told = run_python(_FORK_WITHIN, path, within)
+    assert told == "True\nTrue\n3\n"
+
+
+_FORK_GONE = """
+import os, sys
+from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.ledger import Ledger
+ledger = Ledger(sys.argv[1], actor="ann")
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+os.rename(sys.argv[1], sys.argv[1] + ".away")
+try:
+    ledger.tables()
+except LedgerFileError as error:
+    print("was removed or replaced while it was open" in str(error), os.path.exists(sys.argv[1]))
+os.rename(sys.argv[1] + ".away", sys.argv[1])
+print(len(ledger.tables()))
+"""
+
+
+def test_a_ledger_that_vanished_around_a_fork_is_not_made_anew(path: Path) -> None:
+    assert run_python(_FORK_GONE, path) == "True False\n1\n"
 
 
 _FORK_MEMORY = """

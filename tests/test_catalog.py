@@ -290,8 +290,9 @@ def test_a_catalog_that_differs_by_a_few_ops_costs_a_few_rows() -> None:
 @given(st.lists(catalogs, max_size=6))
 def test_a_ledger_gives_back_every_catalog_and_stores_each_once(met: list[Catalog]) -> None:
     with Ledger(":memory:", actor="ann") as ledger:
-        new_table(ledger)
+        table = new_table(ledger)
         for catalog in [*met, *met]:
+            table.met(catalog)
             assert ledger.records.put_catalog(catalog) == catalog.digest
         assert [ledger.catalog(catalog.digest) for catalog in met] == met
         (stored,) = ledger.store.connection.execute("SELECT count(*) FROM catalog").fetchone()

@@ -31,7 +31,7 @@ class Store:
 
     Args:
         path: the file; made when it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
-        read_only: never write: neither migrate an older ledger nor make a missing one.
+        read_only: never write: neither make a missing ledger nor migrate an older one, of which a copy is read.
         timeout: seconds to wait for another writer.
         lazy: open the file when it is first needed, not now.
         durability: "process": an event survives the death of the process once its call returned. "power": it
@@ -97,7 +97,7 @@ class Store:
         if self.place is not None:  # it was open before a fork
             self._check_place()
             check_header(path)
-            return self._connect_file(path)
+            return self._up_to_date(self._connect_file(path))
         if not path.exists():
             self._create(path)
         with openings.opening():
@@ -106,8 +106,7 @@ class Store:
             self.place = openings.place_of(path)
             openings.hold(self)
         try:
-            if pending_migrations(connection):
-                connection = self._migrate(path, connection)
+            connection = self._up_to_date(connection)
         except BaseException:
             connection.close()
             self.place = None
@@ -167,14 +166,19 @@ class Store:
         connection.execute("PRAGMA trusted_schema = OFF")
         return connection
 
-    def _migrate(self, path: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
-        if not self.read_only:
-            apply_migrations(connection)
+    def _up_to_date(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Migrate an older ledger; who may not write reads a copy of it in memory, as it is now."""
+        if not pending_migrations(connection):
             return connection
-        connection.close()
-        raise LedgerFileError(
-            f"{path} has an older schema; open it once for writing (for instance 'decomp-ledger tag') to migrate it"
-        )
+        if self.read_only:
+            copy = self._connect(MEMORY)
+            connection.backup(copy)
+            connection.close()
+            connection = copy
+        apply_migrations(connection)
+        if self.read_only:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
 
     @property
     def connection(self) -> sqlite3.Connection:

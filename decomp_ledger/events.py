@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
@@ -66,11 +68,6 @@ class Change:
     def __attrs_post_init__(self) -> None:
         if self.action not in ACTIONS or (self.decomposition is not None) != (self.action == OVERRIDE):
             raise LedgerError(f"a change of {self.op} cannot be {self.action!r} with {self.decomposition!r}")
-
-    def to_json(self) -> list[Json]:
-        """Return `[op, action]` or `[op, "override", digest]`."""
-        pair: list[Json] = [self.op, self.action]
-        return pair if self.decomposition is None else [*pair, self.decomposition]
 
 
 @attrs.frozen
@@ -281,18 +278,26 @@ class Event:
 def encode_body(body: Body) -> str:
     """Write a body as canonical JSON."""
     if isinstance(body, Changing):
-        value: dict[str, Json] = {"changes": [change.to_json() for change in body.changes]}
+        # Put together by hand, since the same changes are made again and again.
+        changes = [_change_text(change.op, change.action, change.decomposition) for change in body.changes]
+        parts = [f'"changes":[{",".join(changes)}]']
         if body.pending:
-            value["pending"] = list(body.pending)
+            parts.append(f'"pending":{canonical_json(list(body.pending))}')
         if isinstance(body, Reverted):
-            value["to"] = body.to
-    elif isinstance(body, Created):
-        value = {"base": body.base}
+            parts.append(f'"to":{canonical_json(body.to)}')
+        return f"{{{','.join(parts)}}}"
+    if isinstance(body, Created):
+        value: dict[str, Json] = {"base": body.base}
         if body.parent is not None:
             value["parent"] = list(body.parent)
     else:
         value = attrs.asdict(body)
     return canonical_json(value)
+
+
+@lru_cache(maxsize=4096)
+def _change_text(op: str, action: str, decomposition: str | None) -> str:
+    return canonical_json([op, action] if decomposition is None else [op, action, decomposition])
 
 
 def decode_body(kind: str, schema: int, text: str) -> Body:
@@ -395,15 +400,17 @@ def chain_hash(prev_hash: bytes, fields: Mapping[str, Any], body: str, call_site
         body: the body's canonical JSON, as it is stored.
         call_site: the call site's canonical JSON, as it is stored.
     """
+    reason = fields["reason"]
     # Put together by hand in the order of the keys, so that what is stored is hashed as it stands.
     text = (
         f'{{"actor":{_quote(fields["actor"])},"body":{body},"call_site":{"null" if call_site is None else call_site},'
         f'"environment":{_quote(fields["environment"])},"kind":{_quote(fields["kind"])},'
-        f'"reason":{_quote(fields["reason"])},"recorded_at":{_quote(fields["recorded_at"])},'
+        f'"reason":{"null" if reason is None else _quote(reason)},"recorded_at":{_quote(fields["recorded_at"])},'
         f'"schema":{fields["schema"]},"seq":{fields["seq"]},"table":{_quote(fields["table"])},'
         f'"version":{fields["version"]}}}'
     )
     return hashlib.sha256(prev_hash + text.encode()).digest()
 
 
-_quote = json.JSONEncoder(ensure_ascii=False).encode
+# What json itself writes a string with, where its text is not to be ASCII.
+_quote = encode_basestring

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from decomp_ledger import names, provenance
 from decomp_ledger.canonical import Json, check_text
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 
     from decomp_ledger.bundle import Bundle
     from decomp_ledger.checkpoints import Checkpoint
+    from decomp_ledger.events import CallSite
     from decomp_ledger.live.reproducing import ReproducedTable
     from decomp_ledger.live.table import DecompTable
     from decomp_ledger.signing import Signer, SigningKey
     from decomp_ledger.verify import Verification
 
-__all__ = ["Ledger", "TableInfo"]
+__all__ = ["Ledger", "Origin", "TableInfo"]
+
+Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"
 
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
 
@@ -301,15 +304,18 @@ class Ledger(Past):
         where = ["event.stream_id = ?", "event.version > ?", IS_CHANGING]
         return list(self.records.events(where, [stream, version], desc=False, limit=None))
 
-    def append(self, table: str, version: int, body: Body, *, reason: str | None = None) -> Event:
+    def append(
+        self, table: str, version: int, body: Body, *, reason: str | None = None, origin: Origin | None = None
+    ) -> Event:
         """Append one event with this moment's provenance; for :class:`Stream`, in its transaction."""
-        why = " / ".join(dict.fromkeys(part for part in (self.reason, *self._because(), reason) if part)) or None
-        return self.records.append(
-            table,
-            version,
-            body,
-            Provenance(provenance.actor(self.actor), why, provenance.call_site(), provenance.environment()),
-        )
+        parts = [part for part in (self.reason, *self._because(), reason) if part]
+        why = " / ".join(dict.fromkeys(parts)) if parts else None
+        actor, call_site, environment = origin or self.origin()
+        return self.records.append(table, version, body, Provenance(actor, why, call_site, environment))
+
+    def origin(self) -> Origin:
+        """Return who acts, where and in what; asked before the ledger is locked, as the first time it asks git."""
+        return provenance.origin(self.actor)
 
     @contextmanager
     def because(self, reason: str) -> Iterator[None]:
@@ -325,7 +331,8 @@ class Ledger(Past):
             _reasons.reset(token)
 
     def _because(self) -> list[str]:
-        return [reason for owner, reason in _reasons.get() if owner == id(self)]
+        given = _reasons.get()
+        return [reason for owner, reason in given if owner == id(self)] if given else []
 
     # What it stores once
 

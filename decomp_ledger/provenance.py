@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FrameType
 
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.events import CallSite
 
-__all__ = ["actor", "call_site", "environment", "is_minimal", "stack_level"]
+__all__ = ["actor", "call_site", "environment", "is_minimal", "origin", "stack_level"]
 
 _GIT_SECONDS = 5
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -34,10 +34,24 @@ def actor(given: str | None = None) -> str:
 
     With `DECOMP_LEDGER_CAPTURE=minimal`, nobody is named who was not given.
     """
+    return _actor(given, _here(), is_minimal())
+
+
+def origin(given: str | None = None) -> tuple[str, CallSite | None, dict[str, Json]]:
+    """Return who acts, where in the user's code, and in what: all that is asked at every event, with few calls.
+
+    Args:
+        given: who acts, if somebody said so.
+    """
+    folder, minimal = _here(), is_minimal()
+    return _actor(given, folder, minimal), _place(_caller()[0], folder, minimal), _environment(folder, minimal)
+
+
+def _actor(given: str | None, folder: str, minimal: bool) -> str:
     named = given or os.environ.get("DECOMP_LEDGER_ACTOR")
     if named:
         return check_text(named, "the actor")
-    return "unnamed" if is_minimal() else _person(_here())
+    return "unnamed" if minimal else _person(folder)
 
 
 def _here() -> str:
@@ -88,11 +102,18 @@ def call_site() -> CallSite | None:
 
     A library that changes a table is named by its own line. None if every frame is ours or torch's.
     """
-    frame, _ = _caller()
+    return _place(_caller()[0], _here(), is_minimal())
+
+
+def _place(frame: FrameType | None, folder: str, minimal: bool) -> CallSite | None:
     if frame is None:
         return None
-    name = _shown(frame.f_code.co_filename, _here(), is_minimal())
-    return CallSite(name, frame.f_lineno, _function(frame))
+    return _site(frame.f_code.co_filename, frame.f_lineno, _function(frame), folder, minimal)
+
+
+@lru_cache(maxsize=4096)
+def _site(name: str, line: int, function: str, folder: str, minimal: bool) -> CallSite:
+    return CallSite(_shown(name, folder, minimal), line, function)
 
 
 def stack_level() -> int:
@@ -158,11 +179,14 @@ def environment() -> dict[str, Json]:
 
     Asked for at every event: made anew only when torch, a library, the folder or the settings changed.
     """
-    folder = _here()
+    return _environment(_here(), is_minimal())
+
+
+def _environment(folder: str, minimal: bool) -> dict[str, Json]:
     torch_key, torch_part = torch_facts() if torch_facts is not None else (None, dict)
-    key = (torch_key, is_minimal(), folder)
+    key = (torch_key, minimal, folder)
     if key not in _known:
-        _known[key] = {**_base(folder, is_minimal()), **torch_part()}
+        _known[key] = {**_base(folder, minimal), **torch_part()}
     return _known[key]
 
 

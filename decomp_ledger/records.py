@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -86,6 +87,7 @@ class Records:
         self._ids: dict[tuple[str, object], int] = {}
         self._generation = store.generation
         self._environments: dict[int, tuple[dict[str, Json], str]] = {}
+        self._head: tuple[object, tuple[int, bytes]] | None = None
 
     # Reading
 
@@ -187,6 +189,15 @@ class Records:
             rows = connection.execute(text, list(values)).fetchall()
         return (read_event(row) for row in rows)
 
+    def head(self) -> tuple[int, bytes]:
+        """Return the seq and the hash of the last event; 0 and what the first one is chained to, if there is none."""
+        moment = self.store.moment()
+        if self._head is None or self._head[0] != moment:
+            with self.store.reading() as connection:
+                row = connection.execute(sql.HEAD).fetchone()
+            self._head = moment, (int(row[0]), bytes(row[1])) if row else (0, genesis(*self.identity()))
+        return self._head[1]
+
     # Writing, inside `store.writing()`
 
     def append(self, table: str, version: int, body: Body, provenance: Provenance) -> Event:
@@ -197,8 +208,8 @@ class Records:
         """
         with self.store.writing() as connection:
             stream = self._named("stream", table)
-            row = connection.execute(sql.HEAD).fetchone()
-            seq, prev_hash = (int(row[0]) + 1, bytes(row[1])) if row else (1, genesis(*self.identity()))
+            last, prev_hash = self.head()
+            seq = last + 1
             provenance_id, digest, site = self._provenance(provenance)
             at = utc_now()
             fields = {
@@ -219,6 +230,7 @@ class Records:
                 (seq, stream, version, body.kind, body.schema, at, provenance_id, text, prev_hash, own_hash),
             )
             self._derived_rows(connection, stream, version, body)
+            self._head = self.store.moment(), (seq, own_hash)
         return Event(
             seq,
             table,
@@ -284,11 +296,11 @@ class Records:
                 return int(row_id), base
         return None, None
 
-    def _provenance(self, provenance: Provenance) -> tuple[int, str, str | None]:
-        environment_id, digest = self._environment(provenance.environment)
-        site = provenance.call_site
-        site_text = None if site is None else canonical_json(attrs.asdict(site))
-        key = ("provenance", (provenance.actor, provenance.reason, site_text, environment_id))
+    def _provenance(self, given: Provenance) -> tuple[int, str, str | None]:
+        """Return the row of a provenance, and the texts of its environment and call site that are hashed."""
+        environment_id, digest = self._environment(given.environment)
+        site = None if given.call_site is None else _site_text(given.call_site)
+        key = ("provenance", (given.actor, given.reason, site, environment_id))
         ids = self._known_ids()
         if key not in ids:
             with self.store.writing() as connection:
@@ -296,7 +308,7 @@ class Records:
                     "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)", key[1]
                 )
             ids[key] = int(cursor.lastrowid or 0)
-        return ids[key], digest, site_text
+        return ids[key], digest, site
 
     def _environment(self, environment: dict[str, Json]) -> tuple[int, str]:
         # The same object comes with every event until something changes: it is hashed once.
@@ -343,8 +355,13 @@ class Records:
 
 def utc_now() -> str:
     """Return this moment as it is stored."""
-    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
-    return now.isoformat(timespec="microseconds") + "Z"
+    seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_second(seconds)}.{micros:06}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def read_event(row: Sequence[Any]) -> Event:
@@ -385,6 +402,11 @@ def _call_site(text: str) -> CallSite:
     if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
         raise LedgerError("a call site in the ledger is damaged; run verify")
     return CallSite(str(value["file"]), int(value["line"]), str(value["function"]))
+
+
+@lru_cache(maxsize=1024)
+def _site_text(site: CallSite) -> str:
+    return canonical_json(attrs.asdict(site))
 
 
 def _parse(text: str, what: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import attrs
 
@@ -61,13 +62,18 @@ class Reference:
 
     def identity(self) -> str:
         """Digest of what it is; two that are equal by it do the same."""
-        return digest_of(self.to_json())
+        return _identity(self)
 
     def label(self) -> str:
         """Name it for people: `mypkg.lower.gelu`, or torch's default and its origin."""
         if self.origin in TORCH_ORIGINS:
             return f"torch's default ({self.origin})"
         return ".".join(part for part in (self.module, self.qualname) if part) or self.origin
+
+
+@lru_cache(maxsize=4096)
+def _identity(reference: Reference) -> str:
+    return digest_of(reference.to_json())
 
 
 @attrs.frozen

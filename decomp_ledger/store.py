@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from decomp_ledger import openings
 from decomp_ledger.errors import LedgerError, LedgerFileError
@@ -24,6 +25,28 @@ _HEADER = b"SQLite format 3\0"
 
 # Connections that a parent process was using when it forked this one: to close one would undo what the parent does.
 _inherited: list[sqlite3.Connection] = []
+
+
+class _Patient(sqlite3.Connection):
+    """A connection that waits for whoever has the file locked, as long as `timeout` says.
+
+    SQLite would look every tenth of a second in the end, and never see a gap that a busy writer leaves: some writers
+    would wait until their time is over. Looking often, at random moments, all come through.
+    """
+
+    timeout = 0.0
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:  # what takes a lock; in a transaction it is taken
+        deadline = None
+        while True:
+            try:
+                return super().execute(*arguments)
+            except sqlite3.OperationalError as error:
+                now = time.monotonic()
+                deadline = now + self.timeout if deadline is None else deadline
+                if not is_busy(error) or self.in_transaction or now >= deadline:
+                    raise
+                time.sleep(random.uniform(*_PAUSE))
 
 
 class Store:
@@ -61,7 +84,6 @@ class Store:
             raise LedgerFileError(f"{os.fspath(path)!r} is in the current folder, which was removed") from None
         self.read_only = read_only
         self._timeout = timeout
-        self._wait = f"PRAGMA busy_timeout = {int(max(timeout, 0) * 1000)}"
         self._synchronous = DURABILITY[durability]
         self._lock = threading.RLock()
         self._users = self._depth = 0
@@ -69,10 +91,11 @@ class Store:
         self._crossed = False
         self.place: openings.Place | None = None
         self.generation = 0
+        self._moment: tuple[int, int] | None = None
         self._connection: sqlite3.Connection | None = None
         if not lazy:
-            with self._errors():
-                self._connection = self._open()
+            with self.reading():
+                pass
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -155,11 +178,13 @@ class Store:
         connection = sqlite3.connect(
             target,
             uri=target.startswith("file:"),
-            timeout=self._timeout,
+            timeout=0,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
+            factory=_Patient,
         )
+        connection.timeout = self._timeout
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         # A ledger may come from a stranger: its schema must not reach functions with effects.
@@ -201,6 +226,7 @@ class Store:
             with suppress(sqlite3.Error):
                 self._connection.close()
                 self._connection = None
+                self.generation += 1  # the next connection counts others' commits anew
         return True
 
     def go_on(self) -> None:
@@ -222,13 +248,16 @@ class Store:
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         """Give the connection, to this thread alone."""
-        with self._errors(), self._lock:
-            connection = self.connection
-            self._users += 1
-            try:
-                yield connection
-            finally:
-                self._users -= 1
+        try:
+            with self._lock:
+                connection = self.connection
+                self._users += 1
+                try:
+                    yield connection
+                finally:
+                    self._users -= 1
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -249,9 +278,10 @@ class Store:
                 yield connection
                 return
             self._depth += 1
+            self._moment = None
             try:
                 # Inside, since an interrupt may come right after it.
-                self._begin(connection)
+                connection.execute("BEGIN IMMEDIATE")
                 # With the lock, which whoever puts another ledger in its place holds too.
                 self._check_place()
                 yield connection
@@ -266,29 +296,18 @@ class Store:
             finally:
                 self._depth -= 1
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        """Begin to write, once nobody else does.
+    def moment(self) -> tuple[int, int]:
+        """Return what changes when another connection has committed, or a transaction of this one was undone.
 
-        SQLite would look every tenth of a second in the end, and never see a gap that a busy writer leaves: some
-        writers would wait until their time is over. Looking often, at random moments, all come through.
+        What was known of the ledger at an equal moment is so still.
         """
-        connection.execute("PRAGMA busy_timeout = 0")
-        deadline = None
-        try:
-            while True:
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if not is_busy(error):
-                        raise
-                    now = time.monotonic()
-                    deadline = deadline or now + self._timeout
-                    if now >= deadline:
-                        raise
-                    time.sleep(random.uniform(*_PAUSE))
-        finally:
-            connection.execute(self._wait)
+        with self._lock:
+            # Nobody else can commit within `writing()`: there it is asked once.
+            if self._moment is None or not self._depth:
+                with self.reading() as connection:
+                    (version,) = connection.execute("PRAGMA data_version").fetchone()
+                self._moment = version, self.generation
+            return self._moment
 
     def _check_place(self) -> None:
         """Refuse to write into a file that has been removed or replaced: nobody would ever read it."""
@@ -303,18 +322,13 @@ class Store:
                 f"{self.path} was removed or replaced while it was open; put it back, or open the ledger again"
             )
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except LedgerError:
-            raise
-        except sqlite3.ProgrammingError as error:
-            if "closed" not in str(error):
-                raise
-            raise LedgerFileError(f"the ledger {self.path} was closed meanwhile; open it again") from error
-        except sqlite3.Error as error:
-            raise LedgerFileError(explain(self.path, error)) from error
+    def _explained(self, error: sqlite3.Error) -> LedgerFileError:
+        """Return what to raise for an error of SQLite; raise it as it is, if it is our own mistake."""
+        if not isinstance(error, sqlite3.ProgrammingError):
+            return LedgerFileError(explain(self.path, error))
+        if "closed" not in str(error):
+            raise error
+        return LedgerFileError(f"the ledger {self.path} was closed meanwhile; open it again")
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from decomp_ledger import names, provenance
+from decomp_ledger import names
 from decomp_ledger.canonical import check_text
 from decomp_ledger.catalog import Catalog, Snapshot, materialize
 from decomp_ledger.errors import (
@@ -41,7 +41,7 @@ from decomp_ledger.owner import Owner, renew_after_fork
 from decomp_ledger.state import Intent, IntentDiff, Reference, TableState, changes_between, diff, fold
 
 if TYPE_CHECKING:
-    from decomp_ledger.ledger import Ledger
+    from decomp_ledger.ledger import Ledger, Origin
 
 __all__ = ["Decide", "Stream", "Wanted"]
 
@@ -94,6 +94,8 @@ class Stream:
         self.is_loaded: Callable[[str], bool] | None = None
         self._name = name
         self._prefix = prefix
+        # The last event of the ledger, when it was last known what others changed.
+        self._seen: tuple[int, bytes] | None = None
 
     @property
     def name(self) -> str:
@@ -143,12 +145,12 @@ class Stream:
                 return self._change_alone(make, decide, reason, expected_version)
             wanted: Wanted = []
 
-            def write() -> Event | None:
+            def write(ledger: Ledger, origin: Origin) -> Event | None:
                 nonlocal wanted
                 self.sync()
                 self._expect(expected_version)
                 wanted = decide(self.intents)
-                return self._append(make, wanted, reason) if wanted else None
+                return self._append(ledger, origin, make, wanted, reason) if wanted else None
 
             event = self._attempt(write)
             if event is not None:
@@ -165,7 +167,7 @@ class Stream:
         wanted = decide(self.intents)
         if not wanted:
             return None
-        event = self._attempt(lambda: self._append(make, wanted, reason))
+        event = self._attempt(lambda ledger, origin: self._append(ledger, origin, make, wanted, reason))
         self._apply(wanted, event.version if event is not None else max(self.version, 1) + 1)
         return event
 
@@ -182,12 +184,11 @@ class Stream:
             snapshot = materialize(self.state, catalog)
             body = Materialized(catalog.digest, snapshot.digest, snapshot.pending)
 
-            def write() -> Event | None:
-                assert self.ledger is not None  # asked by _attempt
-                if self.version and self.ledger.has_met(self.name, self.version, body):
+            def write(ledger: Ledger, origin: Origin) -> Event | None:
+                if self.version and ledger.has_met(self.name, self.version, body):
                     return None
-                self.ledger.records.put_catalog(catalog)
-                return self._write(body, None)
+                ledger.records.put_catalog(catalog)
+                return self._write(ledger, origin, body, None)
 
             self._attempt(write)
         return snapshot
@@ -200,9 +201,8 @@ class Stream:
             version: the version that was used; the table may have changed since.
         """
 
-        def write() -> Event:
-            assert self.ledger is not None  # asked by _attempt
-            return self.ledger.append(self.name, version, body, reason=self.reason)
+        def write(ledger: Ledger, origin: Origin) -> Event:
+            return ledger.append(self.name, version, body, reason=self.reason, origin=origin)
 
         with self.lock:
             return self._attempt(write)
@@ -213,15 +213,16 @@ class Stream:
             if self.version == 0:
                 self._attempt(self._create)
 
-    def _attempt(self, write: Callable[[], Event | None]) -> Event | None:
+    def _attempt(self, write: Callable[[Ledger, Origin], Event | None]) -> Event | None:
         """Write within a transaction; on failure, let a recording decide whether to go on unrecorded."""
         if self.owner is not None and self.owner.stopped:
             self.detach()
         if self.ledger is None:
             return None
         try:
+            origin = self.ledger.origin()  # before it is locked: the first time, it asks git
             with self._transaction(self.ledger):
-                return write()
+                return write(self.ledger, origin)
         except (LedgerFileError, SchemaError) as error:
             if self.owner is None:
                 raise
@@ -232,16 +233,13 @@ class Stream:
     @contextmanager
     def _transaction(self, ledger: Ledger) -> Iterator[None]:
         """Write, and be what it was before if that fails."""
-        # Asked before the ledger is locked: the first time, it asks git.
-        provenance.actor(ledger.actor)
-        provenance.environment()
         with self.lock:
-            before = self.version, self._name
+            before = self.version, self._name, self._seen
             try:
                 with ledger.store.writing():
                     yield
             except BaseException:
-                self.version, self._name = before
+                self.version, self._name, self._seen = before
                 raise
 
     def detach(self) -> None:
@@ -250,29 +248,27 @@ class Stream:
             self.ledger = None
             self.version = max(self.version, 1)
 
-    def _create(self) -> Event:
-        assert self.ledger is not None  # asked by _attempt
+    def _create(self, ledger: Ledger, origin: Origin) -> Event:
         if self._name is None:
-            self._name = self.ledger.next_name(self._prefix)
-        event = self.ledger.append(self._name, 1, Created(self.base, self.parent), reason=self.reason)
+            self._name = ledger.next_name(self._prefix)
+        event = ledger.append(self._name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
         self.version = 1
         return event
 
-    def _write(self, body: Body, reason: str | None) -> Event:
-        assert self.ledger is not None  # asked by _attempt
+    def _write(self, ledger: Ledger, origin: Origin, body: Body, reason: str | None) -> Event:
         if self.version == 0:
-            self._create()
+            self._create(ledger, origin)
         version = self.version + 1 if isinstance(body, Changing) else self.version
-        why = " / ".join(part for part in (self.reason, reason) if part) or None
-        return self.ledger.append(self.name, version, body, reason=why)
+        why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
+        return ledger.append(self.name, version, body, reason=why, origin=origin)
 
-    def _append(self, make: Make, wanted: Wanted, reason: str | None) -> Event:
-        assert self.ledger is not None  # asked by _attempt
-        put = self.ledger.records.put_reference
-        changes = tuple(Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted)
-        loaded = self.is_loaded
+    def _append(self, ledger: Ledger, origin: Origin, make: Make, wanted: Wanted, reason: str | None) -> Event:
+        put, loaded = ledger.records.put_reference, self.is_loaded
+        changes = tuple([Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted])
         pending = () if loaded is None else tuple(c.op for c in changes if c.action != RESTORE and not loaded(c.op))
-        return self._write(make(changes, pending=pending), reason)
+        event = self._write(ledger, origin, make(changes, pending=pending), reason)
+        self._seen = ledger.records.head()
+        return event
 
     def _apply(self, wanted: Wanted, version: int) -> None:
         for op, action, reference in wanted:
@@ -291,6 +287,9 @@ class Stream:
         """Take in what other processes have changed since; return whether anything was."""
         if self.ledger is None or self.version == 0 or not self.writable:
             return False
+        head = self.ledger.records.head()
+        if head == self._seen:
+            return False
         later = self.ledger.changes_after(self.name, self.version)
         for event in later:
             references = self.ledger.records.references_by_digest(
@@ -299,6 +298,7 @@ class Stream:
             fold(self.intents, event.changes, references)
             self.dirty.update(change.op for change in event.changes)
             self.version = event.version
+        self._seen = head
         return bool(later)
 
     # The verbs that need no callable
@@ -353,6 +353,7 @@ class Stream:
         if name.lstrip("-").isdigit():
             raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
         ledger = self._recorded()
+        origin = ledger.origin()
         with self._transaction(ledger):
             self.create()
             self.sync()
@@ -362,7 +363,7 @@ class Stream:
                 return None
             if found is not None:
                 raise VersionConflict(f"the tag {name!r} of {self.name} is version {found} and never moves")
-            return ledger.append(self.name, at, Tagged(name), reason=reason)
+            return ledger.append(self.name, at, Tagged(name), reason=reason, origin=origin)
 
     # Reading
 
@@ -395,8 +396,7 @@ class Stream:
     def fork(self, name: str | None = None) -> Stream:
         """Return a new stream that starts from this one's present state."""
         parent = (self.name, self.version) if self.ledger is not None and self.version else self.parent
-        own = self._prefix or self.name
-        forked = Stream(self.ledger, name, prefix=own, state=self.state, parent=parent)
+        forked = Stream(self.ledger, name, prefix=self._prefix or self.name, state=self.state, parent=parent)
         forked.version = 0 if self.ledger is not None else 1
         forked.functions = dict(self.functions)
         forked.reason = self.reason
@@ -417,6 +417,7 @@ class Stream:
         """
         names.check_label(name, "a table")
         ledger = self._recorded()
+        ledger.origin()
         with self._transaction(ledger):
             self.create()
             if ledger.records.stream_id(name) is not None:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from decomp_ledger import openings
 from decomp_ledger.errors import LedgerFileError
-from decomp_ledger.store import MEMORY, Store, check_header, explain, open_to_read
+from decomp_ledger.store import MEMORY, Store, absolute, check_header, explain, open_to_read
 
 __all__ = ["Progress", "backup", "copy_file", "draft_of", "put", "sync_folder", "target_of"]
 
@@ -58,10 +58,8 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     Raises:
         LedgerFileError: there can be none of that name.
     """
-    if "\0" in os.fspath(path):
-        raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
+    target = Path(absolute(path))
     try:
-        target = Path(os.path.abspath(path))  # noqa: PTH100  # links stay as they are
         is_folder, has_folder = target.is_dir(), target.parent.is_dir()
     except OSError as error:
         raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot be made: {error.strerror}") from None

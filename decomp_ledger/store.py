@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger import openings
-from decomp_ledger.errors import LedgerError, LedgerFileError
+from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.migrating import APPLICATION_ID, apply_migrations, pending_migrations
 
 __all__ = ["DURABILITY", "MEMORY", "Store"]
@@ -76,12 +76,7 @@ class Store:
     ) -> None:
         if durability not in DURABILITY:
             raise LedgerFileError(f"durability is 'process' or 'power', not {durability!r}")
-        if "\0" in os.fspath(path):
-            raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
-        try:
-            self.path = MEMORY if str(path) == MEMORY else os.path.abspath(os.fspath(path))  # noqa: PTH100
-        except FileNotFoundError:
-            raise LedgerFileError(f"{os.fspath(path)!r} is in the current folder, which was removed") from None
+        self.path = MEMORY if str(path) == MEMORY else absolute(path)
         self.read_only = read_only
         self._timeout = timeout
         self._synchronous = DURABILITY[durability]
@@ -258,6 +253,9 @@ class Store:
                     self._users -= 1
         except sqlite3.Error as error:
             raise self._explained(error) from error
+        except UnicodeEncodeError as error:
+            # Of a text to be looked for, by an argument of a command perhaps: those may be any bytes.
+            raise UnusableValue(f"{error.object!r:.80} is in no ledger: it has a lone surrogate") from None
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -339,6 +337,22 @@ class Store:
             self.place = None
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return the absolute form of a file's name; links stay as they are.
+
+    Raises:
+        LedgerFileError: no file can have that name, or the current folder was removed.
+    """
+    try:
+        if b"\0" in os.fsencode(path):
+            raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
+        return os.path.abspath(os.fspath(path))  # noqa: PTH100
+    except UnicodeEncodeError:
+        raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a lone surrogate") from None
+    except FileNotFoundError:
+        raise LedgerFileError(f"{os.fspath(path)!r:.200} is in the current folder, which was removed") from None
+
+
 def _reading_uri(path: Path) -> str:
     # A ledger in a folder that may not be written has no room for SQLite's shared memory file. With no
     # writer's log beside it, it cannot be changing, and is read as it is.
@@ -409,7 +423,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 def explain(path: str, error: sqlite3.Error) -> str:
     """Say in one line what an error of SQLite means for the ledger, and what to do."""
     code = getattr(error, "sqlite_errorname", "")
-    text = str(error)
+    text = " ".join(str(error).split())[:300]  # of a damaged schema SQLite quotes many lines
     if is_busy(error):
         return f"{path} is being written by another process and did not come free in time; try again"
     if code.startswith("SQLITE_FULL") or "is full" in text:

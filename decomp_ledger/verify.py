@@ -346,14 +346,19 @@ class _Check:
                 continue  # told already
             if len(self.problems) - found > _MAX_PROBLEMS:
                 return
-        if len(self.problems) == found:
-            self.problem(self.first_added(), f"{stored} rows in 'change', where the events speak of {self.changes}")
+        added = self.first_added()
+        if added is not None or len(self.problems) == found:
+            self.problem(added, f"{stored} rows in 'change', where the events speak of {self.changes}")
 
     def first_added(self) -> int | None:
-        """Return the first event that has a change row which it does not speak of; None if no event has."""
+        """Return the first event that has a change row which it does not speak of; None if no event has.
+
+        A row of which there is no event is what is left of one behind the last.
+        """
+        kinds = f"kind IN ({', '.join('?' * len(CHANGING_KINDS))})"
         query = (
             "SELECT event.seq, op.name FROM change JOIN event USING (stream_id, version) JOIN op ON op.id = op_id "
-            f"WHERE kind IN ({', '.join('?' * len(CHANGING_KINDS))}) ORDER BY event.seq"
+            f"WHERE {kinds} ORDER BY event.seq"
         )
         spoken: tuple[int, set[str]] = (0, set())
         for seq, op in self.connection.execute(query, sorted(CHANGING_KINDS)):
@@ -365,7 +370,12 @@ class _Check:
                     return int(seq)  # told already
             if op not in spoken[1]:
                 return int(seq)
-        return None
+        query = (
+            "SELECT 1 FROM change WHERE NOT EXISTS (SELECT 1 FROM event WHERE event.stream_id = change.stream_id "
+            f"AND event.version = change.version AND {kinds}) LIMIT 1"
+        )
+        left = self.connection.execute(query, sorted(CHANGING_KINDS)).fetchone()
+        return None if left is None else self.count + 1
 
     def snapshot(self, event: Event) -> None:
         """Replay a table against the catalog that it met."""

@@ -137,7 +137,7 @@ def test_nothing_is_made_for_a_reader(tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["too long", "a null character"])
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a\ud800b"], ids=["too long", "a null", "a surrogate"])
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
 def test_a_name_that_no_file_can_have_is_a_ledger_error(tmp_path: Path, name: str, read_only: bool) -> None:
     with pytest.raises(LedgerError):
@@ -764,6 +764,7 @@ PRAGMAS = {"foreign_keys": 1, "trusted_schema": 0, "journal_mode": "wal"}
         ("SQLITE_READONLY_DIRECTORY", "attempt to write a readonly database", "read-only here"),
         ("SQLITE_CANTOPEN", "unable to open database file", "cannot be opened"),
         ("SQLITE_CORRUPT", "database disk image is malformed", "is damaged"),
+        ("SQLITE_ERROR", "malformed database schema (a) -\n near\r\n 'x'", "schema (a) - near 'x'"),
         ("SQLITE_CONSTRAINT_TRIGGER", "the log is append-only: DELETE on op is refused", "append-only"),
         ("SQLITE_IOERR", "disk I/O error", "SQLite says disk I/O error"),
     ],
@@ -777,6 +778,17 @@ def test_each_error_of_sqlite_is_said_in_one_line(name: str, text: str, expected
         expected = text
     assert expected in explain("ledger.db", error)
     assert explain("ledger.db", error).startswith("ledger.db")
+
+
+def test_text_that_no_ledger_can_hold_is_looked_for_in_vain(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for ask in (
+            lambda: list(ledger.events(actor="a\ud800")),
+            lambda: ledger.state("a\ud800"),
+            lambda: ledger.stream("a\ud800"),
+        ):
+            with pytest.raises(LedgerError, match="is in no ledger: it has a lone surrogate"):
+                ask()
 
 
 def test_a_store_that_is_already_as_new_is_not_written_when_opened(path: Path) -> None:

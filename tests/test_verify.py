@@ -250,7 +250,14 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         5,
         "does not follow",
     ),
-    "all events removed": ("DELETE FROM event", None, "rows in 'change', where the events speak of 0"),
+    "the last event removed": ("DELETE FROM event WHERE seq = 11", 11, "rows in 'change', where the events speak of"),
+    "all events removed": ("DELETE FROM event", 1, "rows in 'change', where the events speak of 0"),
+    "a change given to an earlier event": (
+        "UPDATE change SET stream_id = 1, version = 3 WHERE (stream_id, version) = (SELECT stream_id, version "
+        "FROM event WHERE seq = 11) AND op_id = (SELECT id FROM op WHERE name = 'mylib::late')",
+        3,
+        "rows in 'change', where the events speak of",
+    ),
     "an event before the first": (FORGED.format(seq=0, prev=1), 0, "out of order"),
     "an event after the last": (FORGED.format(seq=12, prev=11), 12, "content"),
     "an event far after the last": (FORGED.format(seq=99, prev=11), 12, "event 12 is missing"),
@@ -313,7 +320,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     "all changes removed": ("DELETE FROM change", 2, "the change of"),
     "a change added": (
         "INSERT INTO change SELECT stream_id, op_id, 9, 'restore', NULL FROM change LIMIT 1",
-        None,
+        12,
         "rows in 'change', where the events speak of",
     ),
     "a change added to an event": (

@@ -22,6 +22,9 @@ MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
 _PAUSE = 0.0005, 0.004  # seconds between two looks at whether another writer has finished
 _HEADER = b"SQLite format 3\0"
+# SQLite quotes a damaged schema in its error. If that is no text, Python cannot read it: 3.10 gives an error without a
+# message, and newer ones a UnicodeDecodeError.
+_UNREADABLE_SCHEMA = "{} is damaged (its schema is no text); restore a backup"
 
 # Connections that a parent process was using when it forked this one: to close one would undo what the parent does.
 _inherited: list[sqlite3.Connection] = []
@@ -98,8 +101,7 @@ class Store:
         except LedgerError:  # which is an OSError too
             raise
         except UnicodeDecodeError as error:
-            # SQLite quotes a damaged schema in its error, and Python cannot read that.
-            raise LedgerFileError(f"{self.path} is damaged (its schema is no text); restore a backup") from error
+            raise LedgerFileError(_UNREADABLE_SCHEMA.format(self.path)) from error
         except PermissionError as error:
             raise LedgerFileError(f"{self.path} may not be read: {error.strerror}") from error
         except OSError as error:
@@ -422,7 +424,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 def explain(path: str, error: sqlite3.Error) -> str:
     """Say in one line what an error of SQLite means for the ledger, and what to do."""
-    code = getattr(error, "sqlite_errorname", "")
+    code = getattr(error, "sqlite_errorname", "")  # Python 3.10 has none: there the text tells
     text = " ".join(str(error).split())[:300]  # of a damaged schema SQLite quotes many lines
     if is_busy(error):
         return f"{path} is being written by another process and did not come free in time; try again"
@@ -430,9 +432,11 @@ def explain(path: str, error: sqlite3.Error) -> str:
         return f"{path} cannot grow: the disk is full; what was recorded before is intact"
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
         return f"{path} is read-only here; its file and folder must be writable"
-    if code.startswith("SQLITE_CANTOPEN"):
+    if code.startswith("SQLITE_CANTOPEN") or "unable to open" in text:
         return f"{path} cannot be opened: {text}; check that it and its folder are readable"
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text:
+    if not text:
+        return _UNREADABLE_SCHEMA.format(path)
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
         return f"{path} is damaged ({text}); restore a backup"
     if "append-only" in text:
         return f"{path}: {text}"

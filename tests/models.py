@@ -110,8 +110,11 @@ NAMES = tuple(_MAKERS)
 
 @cache
 def exported(name: str) -> ExportedProgram:
-    """Return a model as torch.export gives it, not decomposed yet."""
+    """Return a model as torch.export gives it, not decomposed yet.
+
+    Not by its strict tracing, which is no default any more: that of torch 2.6 fails on models of transformers.
+    """
     torch.manual_seed(0)
     model, example, shapes = _MAKERS[name]()
     with torch.no_grad():
-        return export(model.eval(), (example,), dynamic_shapes=shapes)
+        return export(model.eval(), (example,), dynamic_shapes=shapes, strict=False)

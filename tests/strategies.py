@@ -169,6 +169,7 @@ def run_python(code: str, *arguments: object) -> str:
 
 _DROP = """
 import os, sys
+import urllib.parse  # which pathlib imports late, from Python 3.13 on
 from decomp_ledger import errors
 from decomp_ledger.ledger import Ledger
 

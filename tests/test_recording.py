@@ -462,6 +462,7 @@ def test_tasks_keep_to_their_own_recordings(ledger: Ledger) -> None:
 
 RESTORES = """
 import sys
+import sqlite_utils  # imports six where that is installed, which adds a finder of its own
 import torch, torch._decomp
 from torch.export import CustomDecompTable, ExportedProgram, decomp_utils, default_decompositions, exported_program
 import decomp_ledger as dl

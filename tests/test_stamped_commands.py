@@ -13,6 +13,7 @@ import attrs
 import pytest
 import torch
 from forging import cut, forge, tamper
+from packaging.version import Version
 from torch.export import export
 
 import decomp_ledger as dl
@@ -93,7 +94,9 @@ def test_reproduce_makes_table_and_graph_again_or_says_what_differs(folder: Path
     done = run(folder, "reproduce", "one.pt2", *arguments)
     told = json.loads(run(folder, "reproduce", "one.pt2", *arguments, "--json").stdout)
     (folder / "lowering.py").write_text(source)
-    assert "the first node that differs" in done.stdout and "then, made of aten::silu: " in done.stdout
+    # torch 2.6 does not save what a node was made of.
+    made_of = "an op not known" if Version(torch.__version__) < Version("2.7") else "aten::silu"
+    assert "the first node that differs" in done.stdout and f"then, made of {made_of}: " in done.stdout
     assert [each["op"] for each in told["differences"]] == ["aten::silu"] and told["rerun"]["same"] is False
 
 

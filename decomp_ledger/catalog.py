@@ -139,29 +139,35 @@ class Catalog:
         return hashlib.sha256(_dump(self.to_json())).hexdigest()
 
 
-@attrs.frozen
+@attrs.define(frozen=True, slots=False)
 class Snapshot:
     """A table as it was, or would be, in a torch.
 
     Attributes:
-        build: the catalog's build.
+        catalog: what the dispatcher has.
         ops: op name -> identity of its decomposition.
         preserved: ops that its base has and the table leaves out.
         overridden: ops with a decomposition that the table gives.
         pending: ops the table speaks of and the catalog does not have.
         lost: ops to be decomposed with torch's own, of which this torch has none: it refuses to make the table.
-        catalog: the catalog's digest.
-        digest: SHA-256 over the build and `ops`.
     """
 
-    build: Mapping[str, str]
+    catalog: Catalog = attrs.field(repr=False, eq=lambda catalog: dict(catalog.build))
     ops: Mapping[str, str]
     preserved: tuple[str, ...]
     overridden: tuple[str, ...]
     pending: tuple[str, ...]
     lost: tuple[str, ...]
-    catalog: str
-    digest: str
+
+    @property
+    def build(self) -> Mapping[str, str]:
+        """The catalog's build."""
+        return self.catalog.build
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the build and `ops`; made when it is asked for, as it takes longer than all the rest."""
+        return hashlib.sha256(_dump({"build": dict(self.build), "ops": dict(self.ops)})).hexdigest()
 
 
 def choose(action: str | None, base: str, *, loaded: bool, default: bool) -> str:
@@ -230,14 +236,12 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
         else:
             ops.pop(op, None)
     return Snapshot(
-        build=catalog.build,
+        catalog=catalog,
         ops=dict(sorted(ops.items())),
         preserved=tuple(sorted(base.keys() - ops.keys() - {*lost})),
         overridden=tuple(sorted(overridden)),
         pending=tuple(sorted(op for op in state.intents if op not in catalog.ops)),
         lost=tuple(sorted(lost)),
-        catalog=catalog.digest,
-        digest=hashlib.sha256(_dump({"build": dict(catalog.build), "ops": ops})).hexdigest(),
     )
 
 

@@ -106,7 +106,7 @@ class _Export:
         milliseconds = round((time.perf_counter() - started) * 1000)
         after: tuple[str | None, dict[str, int]] = (None, {}) if error is not None else _describe(result)
         return Exported(
-            catalog=self.snapshot.catalog,
+            catalog=self.snapshot.catalog.digest,
             snapshot=self.snapshot.digest,
             before=before[0],
             after=after[0],

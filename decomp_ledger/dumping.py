@@ -75,7 +75,10 @@ def dump(ledger: Ledger, progress: Progress | None = None) -> Iterator[str]:
 
 
 def _line(what: str, value: Any) -> str:
-    return json.dumps({what: value}, separators=(",", ":")) + "\n"  # in ASCII: one line, whatever is in it
+    try:
+        return json.dumps({what: value}, separators=(",", ":")) + "\n"  # in ASCII: one line, whatever is in it
+    except TypeError:  # bytes in a column of text
+        raise LedgerError(f"the {what} {value.get('seq', '')} has what is no text; run verify") from None
 
 
 def _parsed(text: Any, what: str) -> Any:

@@ -181,7 +181,7 @@ class _Check:
         """Ask whether the file still has what the migrations made: above all the triggers that refuse edits."""
         stored, expected = schema_of(self.connection), expected_schema()
         tables = {table for table, _ in expected.values()}
-        for key in sorted(expected.keys() | stored.keys()):
+        for key in sorted(expected.keys() | stored.keys(), key=repr):  # a damaged name may be bytes
             name = f"the {key[0]} {key[1]!r} of the file's schema"
             if key not in stored:
                 self.problem(None, f"{name} is missing")

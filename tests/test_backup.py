@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forging import tamper
 from strategies import catalog_of, new_table, override, run_python, start_python, without_torch  # noqa: F401
 from test_checkpoints import command, keys, sign  # noqa: F401
-from test_verify import tamper
 
 from decomp_ledger.dumping import dump, load
 from decomp_ledger.errors import LedgerError, LedgerFileError
@@ -387,6 +387,14 @@ def test_a_dump_that_is_not_as_it_was_written_makes_no_ledger(path: Path, tmp_pa
 def test_a_dump_is_not_loaded_over_what_is_there(path: Path) -> None:
     with pytest.raises(LedgerFileError, match="is there already; load into another file"):
         load(lines_of(path), path)
+
+
+def test_bytes_where_text_should_be_are_not_dumped(path: Path) -> None:
+    for edit in ("UPDATE sqlite_master SET sql = replace(sql, ') STRICT', ')') WHERE name = 'provenance'",
+                 "UPDATE provenance SET actor = x'00ff'"):  # fmt: skip
+        tamper(path, f"PRAGMA writable_schema = ON; {edit}")
+    with pytest.raises(LedgerError, match="the event 1 has what is no text"), Ledger(path, read_only=True) as ledger:
+        list(dump(ledger))
 
 
 def test_a_damaged_ledger_is_not_dumped_as_if_it_were_whole(path: Path) -> None:

@@ -561,6 +561,19 @@ GUARDS = {
 }
 
 
+def test_a_name_in_the_schema_that_is_no_text_is_a_problem(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("UPDATE sqlite_master SET name = CAST(name AS BLOB) WHERE name = 'op_no_update'")
+    db.commit()
+    db.close()
+    texts = {problem.text for problem in verified(path).problems}
+    assert texts >= {
+        "the trigger 'op_no_update' of the file's schema is missing",
+        "the trigger b'op_no_update' of the file's schema is none of the ledger's",
+    }
+
+
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_schema_that_was_changed_is_a_problem(path: Path, name: str) -> None:
     edit, text = GUARDS[name]

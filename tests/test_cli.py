@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from forging import tamper
 
 from decomp_ledger import Ledger
 from decomp_ledger.catalog import Catalog, Entry
@@ -270,6 +271,14 @@ def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Pat
         assert told.isascii()
         json.loads(told)
     assert tuple(answer(path, "log", "-n", "1")[0][key] for key in ("actor", "reason")) == (HOSTILE, HOSTILE)
+
+
+def test_a_table_s_name_that_a_stranger_gave_is_escaped(path: Path) -> None:
+    tamper(path, lambda db: db.execute("UPDATE stream SET name = ? WHERE name = 'edge'", [HOSTILE]))
+    for arguments in (["log"], ["blame", HOSTILE.replace("\0", "")], ["explain", "aten::linear"], ["tables"]):
+        done = run(path, *arguments)
+        assert [line for line in (done.stdout + done.stderr).split("\n") if not line.isprintable()] == []
+        assert "red" in done.stdout + done.stderr
 
 
 def test_a_read_only_ledger_can_be_read(path: Path) -> None:

@@ -282,7 +282,7 @@ def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
 
 
 def _print_explanation(answer: Explanation) -> None:
-    click.secho(f"{answer.op} in {answer.table}@{answer.version}: ", bold=True, nl=False)
+    click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
     note(f"{answer.outcome}, since {answer.because}")
     met = "" if answer.met is None else f", as {answer.met} met it"
     judged = "unknown" if answer.torch is None else f"{answer.torch}{met}"

@@ -1,0 +1,235 @@
+"""What the faults share: rows of the table, small ledgers, forked children, and all that can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import attrs
+from strategies import catalog_of, new_table, override
+
+from decomp_ledger.dumping import dump
+from decomp_ledger.events import Event, Materialized
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.stream import Stream
+
+MM, ADD, GELU, LATE = "aten::mm", "aten::add.Tensor", "aten::gelu", "mylib::late"
+
+
+@attrs.frozen
+class Row:
+    """One line of the table.
+
+    Attributes:
+        fault: what was done.
+        runs: how often.
+        goal: what had to hold each time.
+        wrong: what did not, one text for each time; empty if all is well.
+        note: what else is worth knowing.
+    """
+
+    fault: str
+    runs: int
+    goal: str
+    wrong: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def result(self) -> str:
+        """The last column."""
+        if self.wrong:
+            return f"{len(self.wrong)} WRONG: {self.wrong[0]:.300}"
+        return "held" + (f" ({self.note})" if self.note else "")
+
+
+@attrs.frozen
+class Place:
+    """Where a fault may work, and how much it is to do.
+
+    Attributes:
+        folder: an empty one.
+        seed: what random choices begin with.
+        full: the amounts of the table, or a short form.
+    """
+
+    folder: Path
+    seed: int
+    full: bool
+
+    def amount(self, full: int, short: int) -> int:
+        """Return how often to do something."""
+        return full if self.full else short
+
+
+def act(table: Stream, number: int, unique: str) -> Event | None:
+    """Do one of the things that can be done to a table, which makes one event; `unique` names no op of others."""
+    kind = number % 7
+    if kind == 0:
+        return override(table, f"{unique}::op{number}", f"fn{number % 3}", reason=f"round {number}")
+    if kind == 1:
+        return table.preserve([f"{unique}::op{number}_{part}" for part in range(5)])
+    if kind == 2:
+        return table.tag(f"{unique}-{number}")
+    return table.preserve([f"{unique}::op{number}"])
+
+
+def everything(path: Path, rounds: int = 3) -> None:
+    """Make a ledger with all there can be in one."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from decomp_ledger.signing import SigningKey
+
+    key = Ed25519PrivateKey.generate()
+    signer = SigningKey(key, key.public_key().public_bytes_raw())
+    with Ledger(path, actor="ann") as ledger:
+        for number in range(rounds):
+            ledger.actor = f"actor {number % 2}"
+            edge = new_table(ledger, f"edge{number}", "torch" if number % 2 == 0 else "empty")
+            edge.preserve([MM, LATE], reason=f"fused kernel {number}")
+            override(edge, ADD, f"add{number}", reason="faster")
+            edge.met(catalog_of(MM, ADD))
+            edge.met(catalog_of(*[f"aten::op{n}" for n in range(number + 2)], LATE))
+            edge.tag(f"v{number}")
+            override(edge, GELU, "gelu")
+            edge.fork_as(f"fork{number}").restore([MM])
+            edge.revert(2, reason="back")
+            edge.tag("past", 1)
+            ledger.checkpoint(signer)
+        last = ledger.stream("edge0")
+        last.preserve([f"aten::last{n}" for n in range(4)])
+        last.restore([GELU])
+
+
+def lines_of(ledger: Ledger) -> list[str]:
+    """Return all that a ledger says, in a form of which no row number is part."""
+    return list(dump(ledger))
+
+
+def read_all(ledger: Ledger) -> None:
+    """Read all that a ledger says, in each of the ways there are."""
+    for event in ledger.events():
+        ledger.environment(event.environment)
+        if isinstance(event.body, Materialized):
+            ledger.catalog(event.body.catalog)
+    for info in ledger.tables():
+        ledger.resolve(info.name)
+        for version in range(1, min(info.version, 5) + 1):
+            ledger.state(info.name, version)
+        ledger.tags(info.name)
+        ledger.blame(info.name)
+        ledger.history(info.name, MM, info.version)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run something in a forked child, which never comes back; return its process id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> str:
+    """Wait for a child; return "" if it ended well, and else how it ended."""
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return "" if code == 0 else signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+def tell(into: int, event: Event | None) -> None:
+    """Acknowledge an event through a pipe: whoever reads it there knows that the call returned."""
+    assert event is not None
+    os.write(into, f"{event.seq} {event.hash}\n".encode())
+
+
+def told(out: int) -> dict[int, str]:
+    """Return seq -> hash of all events that were acknowledged through a pipe, once its writers are gone."""
+    with os.fdopen(out) as said:
+        return {int(seq): text for seq, text in map(str.split, said)}
+
+
+@attrs.define
+class _Worker:
+    left: list[int]
+    child: int = 0
+    out: int = -1
+    since: float = 0.0
+    text: bytes = b""
+
+    def start(self, attempt: Callable[[int], str]) -> None:
+        self.out, into = os.pipe()
+        self.since, self.text = time.monotonic(), b""
+
+        def work() -> None:
+            for number in self.left:
+                try:
+                    said = attempt(number)
+                except Exception as error:
+                    where = traceback.extract_tb(error.__traceback__)[-1]
+                    said = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"
+                os.write(into, json.dumps(said).encode() + b"\n")
+
+        self.child = forked(work)
+        os.close(into)
+
+    def read(self) -> Iterator[str]:
+        """Give what has been said of the next numbers; close the pipe at its end."""
+        data = os.read(self.out, 1 << 16)
+        if not data:
+            os.close(self.out)
+            self.out = -1
+        *lines, self.text = (self.text + data).split(b"\n")
+        for line in lines:
+            self.since = time.monotonic()
+            yield json.loads(line)
+
+
+def try_all(count: int, attempt: Callable[[int], str], patience: float = 5.0) -> tuple[str, ...]:
+    """Try something with each number below `count`, in a worker process for each core; return what went wrong.
+
+    Args:
+        count: how often.
+        attempt: gets the number, and says what went wrong; nothing, if all went well.
+        patience: for how many seconds it may go on. Who hangs, or kills its process, is wrong too; the rest goes on.
+    """
+    cores = os.cpu_count() or 1
+    workers = [_Worker(list(range(first, count, cores))) for first in range(min(cores, count))]
+    wrong: dict[int, str] = {}
+    while workers:
+        for worker in workers:
+            if worker.out == -1:
+                worker.start(attempt)
+        ready, _, _ = select.select([worker.out for worker in workers], [], [], 0.2)
+        for worker in workers:
+            if worker.out in ready:
+                for said in worker.read():
+                    number = worker.left.pop(0)
+                    wrong.update({number: said} if said else {})
+            hangs = worker.out != -1 and bool(worker.left) and time.monotonic() - worker.since > patience
+            if hangs:
+                os.kill(worker.child, signal.SIGKILL)
+                os.close(worker.out)
+                worker.out = -1
+            if worker.out == -1:
+                how = ended(worker.child)
+                if worker.left:
+                    wrong[worker.left.pop(0)] = f"hangs for {patience:.0f} s" if hangs else f"killed its process: {how}"
+        workers = [worker for worker in workers if worker.left or worker.out != -1]
+    return tuple(f"[{number}] {said}" for number, said in sorted(wrong.items()))
+
+
+def faults(problems: Iterable[object]) -> str:
+    """Say in one line what verify found; empty if nothing."""
+    return "; ".join(map(str, problems))

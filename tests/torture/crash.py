@@ -1,0 +1,261 @@
+"""A writer that dies: at random moments, and at each moment of some choice."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from strategies import catalog_of, new_table
+
+from decomp_ledger import migrating
+from decomp_ledger.events import OVERRIDE, PRESERVE, Updated
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.state import Reference
+from torture.common import Place, Row, act, ended, faults, forked, lines_of, tell, told
+
+GOAL = "acknowledged events there, none twice; the chain verifies; the next writer goes on"
+
+
+def checked(path: Path, known: dict[int, str], unique: str = "") -> str:
+    """Say what is wrong with a ledger whose acknowledged events are known; empty if nothing is."""
+    with Ledger(path) as ledger:
+        result = ledger.verify(anchors=list(known.items()))
+        if not result.ok:
+            return faults(result.problems)
+        rows = ledger.store.connection.execute(
+            "SELECT count(*), count(DISTINCT hash), coalesce(max(seq), 0) FROM event"
+        ).fetchone()
+        if len(set(rows)) != 1:
+            return f"{rows[0]} events, {rows[1]} hashes, last #{rows[2]}"
+        ops = ledger.store.connection.execute(
+            "SELECT op.name FROM change JOIN op ON op.id = op_id GROUP BY op_id HAVING count(*) > 1"
+        ).fetchall()
+        return f"changed twice: {ops[0][0]}" if unique and ops else ""
+
+
+def killed_at_random(place: Place) -> list[Row]:
+    """Kill a writer with SIGKILL at random moments, again and again on one ledger."""
+    path, known = place.folder / "ledger.db", dict[int, str]()
+    choose, wrong = random.Random(place.seed), list[str]()
+    runs = place.amount(300, 15)
+    Ledger(path, actor="first").close()
+    mute = 0
+    for number in range(runs):
+        out, into = os.pipe()
+
+        def write(number: int = number, into: int = into) -> None:
+            with Ledger(path, actor=f"writer {number}") as ledger:
+                # A small log, so that checkpoints come often.
+                ledger.store.connection.execute(f"PRAGMA wal_autocheckpoint = {1 + number % 40}")
+                table = new_table(ledger, f"table {number % 3}")
+                for step in range(1_000_000):
+                    tell(into, act(table, step, f"r{number}"))
+
+        child = forked(write)
+        os.close(into)
+        if number % 5:  # else at any moment, of the opening too
+            select.select([out], [], [], 60)
+        time.sleep(choose.uniform(0, 0.04))
+        os.kill(child, signal.SIGKILL)
+        how = ended(child)
+        new = told(out)
+        mute += not new
+        known.update(new)
+        fault = checked(path, known, "r") if how == "SIGKILL" else f"the writer ended by itself: {how}"
+        wrong += [f"kill {number}: {fault}"] if fault else []
+    with Ledger(path, actor="last") as ledger:
+        new_table(ledger, "table 0").preserve(["aten::last"])
+        wrong += [] if ledger.verify().ok else ["the last writer"]
+    note = f"{len(known)} events acknowledged, {mute} kills before the first of a writer"
+    return [Row("SIGKILL at random moments of a writer, one ledger", runs, GOAL, tuple(wrong), note)]
+
+
+def dying_at(count: int, connection: sqlite3.Connection) -> None:
+    """Have the process killed when SQLite begins its count-th statement from now on."""
+    left = [count]
+
+    def traced(_: str) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    connection.set_trace_callback(traced)
+
+
+def one_event(path: Path, count: int) -> Callable[[], None]:
+    """Write one event that stores something new in every table, and die at a statement of it."""
+
+    def work() -> None:
+        with Ledger(path, actor="new actor") as ledger:
+            table = ledger.stream("edge")
+            new = Reference("import", "mypkg", "fresh", digest="7" * 64)
+            wanted = [("aten::fresh1", OVERRIDE, new), ("aten::fresh2", PRESERVE, None), ("aten::mm", PRESERVE, None)]
+            dying_at(count, ledger.store.connection)
+            table.change(Updated, lambda _: wanted, reason="a new reason")
+            table.met(catalog_of("aten::fresh1"))
+            table.tag("fresh")
+
+    return work
+
+
+def opening(path: Path, count: int) -> Callable[[], None]:
+    """Open a ledger, and die at a statement of that: of what makes or migrates it."""
+
+    def work() -> None:
+        connect, left = sqlite3.connect, [count]
+
+        def connected(*arguments: object, **options: object) -> sqlite3.Connection:
+            connection: sqlite3.Connection = connect(*arguments, **options)
+
+            def traced(_: str) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            connection.set_trace_callback(traced)
+            return connection
+
+        sqlite3.connect = connected  # of this child alone
+        with Ledger(path, actor="ann"):
+            pass
+
+    return work
+
+
+def at_each_statement(place: Place, name: str, start: Callable[[Path], object], work: Callable[..., object]) -> Row:
+    """Let a writer die at its first statement, its second, and so on, until it comes to its end."""
+    wrong: list[str] = []
+    runs = 0
+    for number in itertools.count(1, 1 if place.full else 7):
+        runs += 1
+        folder = place.folder / f"{name} {number}"
+        folder.mkdir()
+        path = folder / "ledger.db"
+        start(path)
+        known: dict[int, str] = {}
+        if path.exists():
+            db = sqlite3.connect(path)
+            known = {seq: own.hex() for seq, own in db.execute("SELECT seq, hash FROM event")}
+            db.close()
+        how = ended(forked(work(path, number)))
+        if how not in ("", "SIGKILL"):
+            wrong.append(f"statement {number}: the writer ended with {how}")
+        with Ledger(path, actor="next") as ledger:
+            new_table(ledger, "after").preserve(["aten::after"])
+        fault = checked(path, known)
+        wrong += [f"statement {number}: {fault}"] if fault else []
+        shutil.rmtree(folder)
+        if how == "" or len(wrong) > 20:
+            break
+    return Row(f"SIGKILL at each statement of {name}", runs, GOAL, tuple(wrong))
+
+
+def small(path: Path) -> None:
+    """Make a ledger of a few events."""
+    with Ledger(path, actor="ann") as ledger:
+        table = new_table(ledger)
+        for number in range(20):
+            act(table, number, "first")
+
+
+@contextlib.contextmanager
+def first_schema(folder: Path) -> Iterator[None]:
+    """Let ledgers be made as before the migrations that came after the first."""
+    real = migrating._folder
+    shutil.copytree(real(), folder, ignore=lambda _, names: [n for n in names if not n.startswith("0001")])
+    forget = (migrating.migration_names, migrating._migrations)
+    try:
+        migrating._folder = lambda: folder
+        for one in forget:
+            one.cache_clear()
+        yield
+    finally:
+        migrating._folder = real
+        for one in forget:
+            one.cache_clear()
+        shutil.rmtree(folder)
+
+
+def at_chosen_points(place: Place) -> list[Row]:
+    """Kill a writer at each statement of an event, of a new ledger and of a migration."""
+
+    def old(path: Path) -> None:
+        with first_schema(place.folder / "old"):
+            small(path)
+
+    return [
+        at_each_statement(place, "three events with all they store", small, one_event),
+        at_each_statement(place, "making a ledger", lambda path: None, opening),
+        at_each_statement(place, "a migration", old, opening),
+    ]
+
+
+def in_the_middle_of_a_write(place: Place) -> list[Row]:
+    """Let the system kill a writer in a write: of the log, or of a checkpoint that puts the log into the file."""
+    runs = place.amount(100, 6)
+    rows = []
+    for what in ("the log", "the file, in a WAL checkpoint"):
+        wrong: list[str] = []
+        cut = 0
+        for number in range(runs):
+            folder = place.folder / f"torn {what} {number}"
+            folder.mkdir()
+            path = folder / "ledger.db"
+            small(path)
+            out, into = os.pipe()
+            choose = random.Random(f"{place.seed} {number}")
+            child = forked(lambda path=path, into=into, what=what, choose=choose: _torn(path, into, what, choose))
+            os.close(into)
+            how = ended(child)
+            known = told(out)
+            cut += how == "SIGXFSZ"
+            fault = checked(path, known) if how in ("SIGXFSZ", "") else f"the writer ended with {how}"
+            if not fault:
+                with Ledger(path, actor="next") as ledger:
+                    lines_of(ledger)
+                    new_table(ledger, "after").preserve(["aten::after"])
+                    fault = faults(ledger.verify(anchors=list(known.items())).problems)
+            wrong += [f"{number}: {fault}"] if fault else []
+            shutil.rmtree(folder)
+        if cut < runs // 2:
+            wrong.append(f"only {cut} of {runs} writers died in a write: the fault was not made")
+        rows.append(Row(f"killed in the middle of writing {what}", runs, GOAL, tuple(wrong), f"{cut} torn writes"))
+    return rows
+
+
+def _torn(path: Path, into: int, what: str, choose: random.Random) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python lets the system not send
+    with Ledger(path, actor="torn") as ledger:
+        connection = ledger.store.connection
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        table = ledger.stream("edge")
+
+        def write(number: int) -> None:
+            tell(into, act(table, number, "torn"))
+
+        for number in range(60):
+            write(number)
+        log, file = path.with_name("ledger.db-wal").stat().st_size, path.stat().st_size
+        if what == "the log":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log + choose.randrange(1, 60_000), resource.RLIM_INFINITY))
+            for number in range(60, 10_000):
+                write(number)
+        else:
+            # The file must grow by what is in the log: it may, so far.
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            room = choose.randrange(1, max(2, 4096 * pages - file))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file + room, resource.RLIM_INFINITY))
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+FAULTS = (killed_at_random, at_chosen_points, in_the_middle_of_a_write)

@@ -1,0 +1,342 @@
+"""Text that means harm: stored exactly or refused, and shown so that a terminal and a parser both get through it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from click.testing import CliRunner
+from forging import rechain, tamper
+from strategies import catalog_of, new_table
+
+from decomp_ledger.cli import cli
+from decomp_ledger.cli.common import printable
+from decomp_ledger.dumping import load
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.events import OVERRIDE, Set
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.state import Reference
+from decomp_ledger.stream import Stream
+from torture.common import MM, Place, Row, act, faults, lines_of, try_all
+
+TEXTS = {
+    "terminal escapes": "a\x1b[31mred\x1b]0;title\x07\x9b2J",
+    "line breaks": "a\nb\r\nc\x0bd\x0ce\x85f\u2028g\u2029h",
+    "direction marks": "\u202eevil\u202c \u2066x\u2069 \u200f\u200e\u061c",
+    "nothing visible": "\u200b\ufeff\u00ad\u2060\U000e0041",
+    "control characters": "".join(map(chr, (*range(32), 127, *range(128, 160)))),
+    "a null": "before\0after",
+    "lone surrogates": "a\ud800b\udfffc",
+    "surrogates in the wrong order": "\udc80\ud83d",
+    "markup": "[bold]x[/bold] [link=http://evil]y[/link] {0} %s $(id) `id`",
+    "what JSON must escape": '"\\/\b\t</script>\u0000',
+    "combining marks": "e" + "\u0301" * 500,
+    "right to left": "\u05d0\u05d1 \u0627\u0644",
+    "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "SQL": "x'; DROP TABLE event; --",
+    "an option": "--json",
+    "a path": "../../../etc/passwd",
+    "spaces": "   ",
+    "nothing": "",
+    "noncharacters": "\ufffe\uffff\U0010ffff",
+}
+FEW = ("terminal escapes", "lone surrogates", "nothing")
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("tables",), ("log",), ("log", "edge"), ("show", "edge"), ("show", "edge", "--all"), ("blame", "edge"),
+    ("explain", MM), ("diff", "edge@1", "edge"), ("exports",), ("verify",), ("catalog", "show", "edge"),
+    ("drift", "edge", "torch:2.13.0"), ("replay", "edge", "--torch", "2.13.0"),
+    ("drift", "edge", "torch:2.13.0", "--markdown"),
+)  # fmt: skip
+
+Said = Callable[[Ledger, Stream, str], Any]  # says a text in some place; returns what is read back there
+
+
+def _as_source(ledger: Ledger, table: Stream, text: str) -> Any:
+    reference = Reference("opaque", None, None, digest="7" * 64, source=text)
+    table.change(Set, lambda _: [(MM, OVERRIDE, reference)])
+    intent = ledger.state("edge").intents[MM]
+    assert intent.reference is not None
+    return intent.reference.source
+
+
+def _as_name(ledger: Ledger, table: Stream, text: str) -> Any:
+    reference = Reference("import", f"mypkg.{text}", text, digest="7" * 64)
+    table.change(Set, lambda _: [(MM, OVERRIDE, reference)])
+    intent = ledger.state("edge").intents[MM]
+    assert intent.reference is not None
+    return intent.reference.qualname
+
+
+def _as_actor(ledger: Ledger, table: Stream, text: str) -> Any:
+    with Ledger(ledger.path, actor=text) as other:
+        other.stream("edge").preserve([MM])
+    return _last(ledger).actor
+
+
+def _as_a_file(ledger: Ledger, table: Stream, text: str) -> Any:
+    with contextlib.suppress(ValueError):  # of Python: source or file names with a null
+        exec(compile(f"table.preserve(['{MM}'])", f"/x/{text}", "exec"), {"table": table})
+        site = _last(ledger).call_site
+        assert site is not None
+        # A file's name is spelt out where it is no text.
+        wanted = str(Path(f"/x/{text}")).encode("utf-8", "backslashreplace").decode()
+        return text if site.file == wanted else site.file
+    return text
+
+
+def _because(ledger: Ledger, table: Stream, text: str) -> Any:
+    with ledger.because(text):
+        table.preserve([MM])
+    return _last(ledger).reason or ""
+
+
+def _as_reason(ledger: Ledger, table: Stream, text: str) -> Any:
+    table.preserve([MM], reason=text)
+    return _last(ledger).reason or ""
+
+
+def _as_op(ledger: Ledger, table: Stream, text: str) -> Any:
+    table.preserve([text])
+    return next(iter(_last(ledger).changes)).op
+
+
+def _as_table(ledger: Ledger, table: Stream, text: str) -> Any:
+    new_table(ledger, text).preserve([MM])
+    return _last(ledger).table
+
+
+def _as_tag(ledger: Ledger, table: Stream, text: str) -> Any:
+    table.tag(text)
+    return next(iter(ledger.tags("edge")))
+
+
+PLACES: dict[str, Said] = {
+    "a reason": _as_reason,
+    "a reason of because()": _because,
+    "an actor": _as_actor,
+    "an op's name": _as_op,
+    "a table's name": _as_table,
+    "a tag": _as_tag,
+    "a function's source": _as_source,
+    "a function's name": _as_name,
+    "a file's name": _as_a_file,
+}
+
+
+def _last(ledger: Ledger) -> Any:
+    return next(ledger.events(desc=True, limit=1))
+
+
+def unprintable(text: str) -> str:
+    """Return the first line of an output that would do something to a terminal; empty if none would."""
+    return next((repr(line[:300]) for line in text.split("\n") if not line.isprintable()), "")
+
+
+def commanded(path: Path, arguments: tuple[str, ...]) -> Iterator[str]:
+    """Run a command, as text and as JSON; say what is wrong with what it prints."""
+    for options in ((), ("--json",)):
+        given = ["--ledger", str(path), *arguments, *options]
+        done = CliRunner().invoke(cli, given, standalone_mode=False)
+        name = " ".join((*arguments, *options))[:80]
+        error = done.exception
+        if isinstance(error, (click.ClickException, LedgerError)):
+            # What `main` prints of it.
+            said = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            output = printable(said) + "\n"
+            if len(said) > 5000:
+                yield f"{name!r}: an error of {len(said)} characters"
+        elif error is not None:
+            yield f"{name!r}: {error!r:.300}"
+            continue
+        else:
+            output = done.output
+            if options:
+                try:
+                    json.loads(output)
+                except ValueError as fault:
+                    yield f"{name!r}: its JSON cannot be read: {fault}"
+        if bad := unprintable(output):
+            yield f"{name!r} prints {bad}"
+
+
+def in_every_place(place: Place) -> list[Row]:
+    """Say each text wherever text can be said; read it back by the library and by each command."""
+    rows = []
+    texts = list(TEXTS.items()) if place.full else [(name, TEXTS[name]) for name in FEW]
+    commands = COMMANDS if place.full else COMMANDS[:4]
+    for where, say in PLACES.items():
+
+        def attempt(number: int, where: str = where, say: Said = say) -> str:
+            name, text = texts[number]
+            path = place.folder / f"{where} {number}.db"
+            wrong = []
+            with Ledger(path, actor="ann") as ledger:
+                table = new_table(ledger)
+                table.met(catalog_of("aten::add"))
+                try:
+                    found = say(ledger, table, text)
+                    if found != text and not (where == "an actor" and not text):  # then it is the login name
+                        wrong.append(f"stored as {found!r:.100}")
+                except LedgerError as error:
+                    if not 0 < len(str(error)) < 5000:
+                        wrong.append(f"refused with {len(str(error))} characters")
+                if not ledger.verify().ok:
+                    wrong.append(faults(ledger.verify().problems))
+                lines = lines_of(ledger)
+            load(lines, path.with_suffix(".again"))
+            with Ledger(path.with_suffix(".again"), read_only=True) as again:
+                wrong += ["a dump changed it"] if lines_of(again) != lines else []
+            for arguments in commands:
+                wrong += commanded(path, arguments)
+            return f"{name}: {wrong[0]}" if wrong else ""
+
+        goal = "stored exactly or refused, shown escaped, JSON whole, dumped and loaded the same"
+        rows.append(Row(f"hostile text as {where}", len(texts), goal, try_all(len(texts), attempt, 60)))
+    return rows
+
+
+def in_arguments(place: Place) -> list[Row]:
+    """Give each text to the commands."""
+    path = place.folder / "ledger.db"
+    with Ledger(path, actor="ann") as ledger:
+        new_table(ledger).preserve([MM])
+    wrong: list[str] = []
+    runs = 0
+    for name, text in TEXTS.items():
+        for given in (
+            ("log", "--actor", text), ("log", "--op", text), ("log", "--", text), ("show", "--", text),
+            ("blame", "--", text), ("explain", "--", text), ("diff", "--", text, "edge"), ("tag", "--", "edge", text),
+            ("verify", "--expect", text), ("verify", "--against", text), ("verify", "--signers", text),
+            ("backup", "--", f"/nowhere/{text}"), ("restore", "--", text), ("load", "--", text or "x"),
+            ("catalog", "show", "--", f"catalog:{text}"), ("drift", "--", text, "edge"),
+            ("replay", "edge", "--torch", text), ("checkpoint", "--key", text),
+        ):  # fmt: skip
+            runs += 1
+            wrong += [f"{name}: {said}" for said in commanded(path, given)]
+    return [Row("hostile arguments of commands", runs, "one answer or one error, escaped", tuple(wrong))]
+
+
+EDITS = (
+    "UPDATE op SET name = ? WHERE id = 1", "UPDATE stream SET name = ? WHERE id = 1", "UPDATE tag SET name = ?",
+    "UPDATE provenance SET actor = ?1, reason = ?1", "UPDATE event SET recorded_at = ?", "UPDATE event SET kind = ?",
+    "UPDATE provenance SET call_site = json_object('file', ?1, 'function', ?1, 'line', 7)",
+)  # fmt: skip
+
+
+def of_a_stranger(place: Place) -> list[Row]:
+    """Read ledgers whose names no library of ours would have stored, in a chain that is whole."""
+    names = [name for name in TEXTS if "surrogate" not in name] if place.full else ["terminal escapes", "line breaks"]
+
+    def attempt(number: int) -> str:
+        name, query = names[number // len(EDITS)], EDITS[number % len(EDITS)]
+        text = TEXTS[name]
+        path = place.folder / f"stranger {number}.db"
+        with Ledger(path, actor="ann") as ledger:
+            table = new_table(ledger)
+            table.preserve([MM])
+            table.met(catalog_of("aten::add"))
+            table.tag("v1")
+
+        def edit(db: Any) -> None:
+            db.execute(query, [text])
+            # In what was hashed too.
+            for seq, body in db.execute("SELECT seq, body FROM event").fetchall():
+                for old in (json.dumps(MM), '"v1"'):
+                    body = body.replace(old, json.dumps(text, ensure_ascii=False))
+                db.execute("UPDATE event SET body = ? WHERE seq = ?", [body, seq])
+            with contextlib.suppress(Exception):
+                rechain(db)
+
+        tamper(path, edit)
+        wrong = [said for arguments in COMMANDS for said in commanded(path, arguments)]
+        return f"{name}, {query}: {wrong[0]}" if wrong else ""
+
+    goal = "one answer or one error, escaped, JSON whole"
+    runs = len(names) * len(EDITS)
+    return [Row("a stranger's ledger with hostile names", runs, goal, try_all(runs, attempt, 60))]
+
+
+def as_paths(place: Place) -> list[Row]:
+    """Name a ledger by each text, from a program and from the command line."""
+    wrong: list[str] = []
+    runs = 0
+    for name, text in TEXTS.items():
+        for file in (f"{text}.db", f"{text}/x.db") if place.full else (f"{text}.db",):
+            runs += 1
+            folder = place.folder / f"path {runs}"
+            folder.mkdir()
+            here = Path.cwd()
+            os.chdir(folder)
+            try:
+                with Ledger(file, actor="ann") as ledger:
+                    new_table(ledger).preserve([MM])
+                    wrong += [] if ledger.verify().ok else [f"{name}: {file!r} does not verify"]
+                    ledger.backup("copy.db")
+                with Ledger(file, read_only=True) as again:
+                    wrong += [] if again.state("edge").intents.keys() == {MM} else [f"{name}: {file!r} lost a change"]
+            except LedgerError as error:
+                wrong += [f"{name}: {bad}"] if (bad := unprintable(printable(str(error)))) else []
+            except UnicodeEncodeError as error:
+                wrong.append(f"{name}: {error}")
+            finally:
+                os.chdir(here)
+            if "\0" in text or (not place.full and runs % 6):
+                continue
+            try:
+                given = os.fsencode(file)
+            except UnicodeEncodeError:  # no file can have that name
+                continue
+            for options in ((), (b"--json",)):
+                command = [
+                    os.fsencode(sys.executable),
+                    b"-m",
+                    b"decomp_ledger",
+                    b"--ledger",
+                    given,
+                    b"tables",
+                    *options,
+                ]
+                done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+                said = (done.stdout + done.stderr).decode("utf-8", "replace")
+                if b"Traceback" in done.stderr or done.returncode not in (0, 2) or unprintable(said):
+                    wrong.append(f"{name}: {options} {done.returncode} {said[-200:]!r}")
+                if options:
+                    json.loads(done.stdout)
+    return [Row("a ledger named by hostile text", runs, "used, or one error, escaped", tuple(wrong))]
+
+
+def huge(place: Place) -> list[Row]:
+    """Say 10 MB wherever text can be said, and show it."""
+    size = place.amount(10_000_000, 100_000)
+
+    def attempt(number: int) -> str:
+        where, say = list(PLACES.items())[number]
+        wrong: list[str] = []
+        path = place.folder / f"huge {number}.db"
+        text = "x\x1b" * (size // 2)
+        with Ledger(path, actor="ann") as ledger:
+            table = new_table(ledger)
+            table.met(catalog_of("aten::add"))
+            try:
+                found = say(ledger, table, text)
+                wrong += [] if found == text else [f"{len(found)} characters were stored"]
+            except LedgerError as error:
+                wrong += [] if 0 < len(str(error)) < 1000 else [f"refused with {len(str(error))} characters"]
+            wrong += [] if ledger.verify().ok else [faults(ledger.verify().problems)[:300]]
+            act(table, 3, "after")
+        for arguments in (("log",), ("blame", "edge"), ("verify",)):
+            wrong += commanded(path, arguments)
+        return f"{where}: {wrong[0]}" if wrong else ""
+
+    goal = "stored exactly or refused in a short message, shown escaped"
+    return [Row(f"{size:,} bytes of text in each place", len(PLACES), goal, try_all(len(PLACES), attempt, 120))]
+
+
+FAULTS = (in_every_place, in_arguments, of_a_stranger, as_paths, huge)

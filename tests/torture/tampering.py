@@ -1,0 +1,331 @@
+"""Edits of a ledger behind its back: each is noticed, and the first event that it makes wrong is named."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from forging import GUARDS, cut, forge, unguarded
+
+from decomp_ledger.checkpoints import stored
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.signing import Signer
+from torture.common import Place, Row, everything, try_all
+
+Db = sqlite3.Connection
+Known = list[tuple[int, str]]
+TABLES = (
+    "ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog",
+    "checkpoint",
+)  # fmt: skip
+
+# What each event is, with all that it names: made by other SQL than the product's, to be an independent witness.
+WITNESS = """
+SELECT event.seq, stream.name, event.version, event.kind, event.schema, event.recorded_at, actor, reason, call_site,
+       environment.digest, environment.body, event.body, prev_hash, hash,
+       (SELECT group_concat(said, '|') FROM (
+        SELECT quote(op.name) || action || coalesce(quote(d.digest) || quote(d.body), '') AS said
+        FROM change AS c LEFT JOIN op ON op.id = c.op_id LEFT JOIN decomposition AS d ON d.id = c.decomposition_id
+        WHERE c.stream_id = event.stream_id AND c.version = event.version
+        AND event.kind NOT IN ('tagged', 'materialized', 'exported') ORDER BY said)),
+       (SELECT group_concat(tag.name || tag.version) FROM tag WHERE event.kind = 'tagged'
+        AND tag.stream_id = event.stream_id AND tag.name = json_extract(event.body, '$.name')),
+       (SELECT quote(own.digest) || hexed(own.body) || coalesce(quote(base.digest) || hexed(base.body), '')
+        FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
+        WHERE event.kind = 'materialized' AND hex(own.digest) = upper(json_extract(event.body, '$.catalog')))
+FROM event LEFT JOIN stream ON stream.id = event.stream_id
+LEFT JOIN provenance ON provenance.id = event.provenance_id
+LEFT JOIN environment ON environment.id = provenance.environment_id
+"""
+
+
+def inflated(body: object) -> str:
+    """Return a catalog as it is, however it was compressed."""
+    try:
+        return zlib.decompress(body).hex()
+    except (zlib.error, TypeError):
+        return f"damaged {body!r}"
+
+
+def witness(db: Db) -> tuple[dict[int, Any], dict[str, Any]]:
+    """Return what each event is, and all rows of each table without the numbers that only join them."""
+    db.create_function("hexed", 1, inflated)
+    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    events = {row[0]: row for row in _rows(db, WITNESS)}
+    rows = {
+        table: sorted(map(repr, _rows(db, f"SELECT * FROM {table} NOT INDEXED")))
+        for table in (*TABLES, "sqlite_master")
+    }
+    return events, rows
+
+
+def _rows(db: Db, query: str) -> list[Any]:
+    try:
+        return db.execute(query).fetchall()
+    except sqlite3.Error:  # a body that is no JSON: then each event by itself
+        found = []
+        for (seq,) in db.execute("SELECT seq FROM event").fetchall():
+            try:
+                found += db.execute(f"{query} WHERE event.seq = ?", [seq]).fetchall()
+            except sqlite3.Error as error:
+                found.append((seq, str(error)))
+        return found
+
+
+def first_difference(before: dict[int, Any], after: dict[int, Any]) -> int | None:
+    """Return the first event that is not what it was, or is not there, or was not there."""
+    # One that was added far behind the last one makes a gap, and the first of that is missing.
+    seqs = range(1, max(*before, *after) + 1)
+    return next((seq for seq in seqs if before.get(seq) != after.get(seq) or (seq not in after)), None)
+
+
+# The edits: each gets the database without its guards, and random choices; it raises when it cannot be done
+
+
+def columns(db: Db, table: str) -> list[str]:
+    """Return the names of a table's columns."""
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def key_of(db: Db, table: str) -> list[str]:
+    """Return the names of the columns of its primary key."""
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[5]]
+
+
+def some_row(db: Db, table: str, choose: random.Random) -> tuple[str, tuple[Any, ...]]:
+    """Return a WHERE clause that finds one row, and its values."""
+    key = key_of(db, table)
+    rows = db.execute(f"SELECT {', '.join(key)} FROM {table}").fetchall()
+    return " AND ".join(f"{name} = ?" for name in key), choose.choice(rows)
+
+
+def other(value: Any, choose: random.Random) -> Any:
+    """Change one byte of a value, or an integer by little or much."""
+    if value is None:
+        return choose.choice(["x", 1])
+    if isinstance(value, int):
+        return value + choose.choice([-1, 1, 7, 1 << 40])
+    data = bytearray(value if isinstance(value, bytes) else value.encode())
+    if not data:
+        return "x" if isinstance(value, str) else b"x"
+    at = choose.randrange(len(data))
+    data[at] ^= choose.choice([1, 2, 4, 16, 32]) if isinstance(value, str) else choose.randrange(1, 256)
+    return data.decode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(data)
+
+
+def a_byte(db: Db, choose: random.Random) -> None:
+    """Change a byte of a value."""
+    table = choose.choice(TABLES)
+    clause, key = some_row(db, table, choose)
+    column = choose.choice(columns(db, table))
+    (value,) = db.execute(f"SELECT {column} FROM {table} WHERE {clause}", key).fetchone()
+    new = other(value, choose)
+    db.execute(f"UPDATE {table} SET {column} = ? WHERE {clause}", [new, *key])
+
+
+def a_removal(db: Db, choose: random.Random) -> None:
+    """Remove a row."""
+    table = choose.choice(TABLES)
+    clause, key = some_row(db, table, choose)
+    db.execute(f"DELETE FROM {table} WHERE {clause}", key)
+
+
+def a_swap(db: Db, choose: random.Random) -> None:
+    """Give two rows each other's values: of one column, or of all but the key."""
+    table = choose.choice(TABLES)
+    (clause, one), (_, two) = some_row(db, table, choose), some_row(db, table, choose)
+    key = key_of(db, table)
+    names = [name for name in columns(db, table) if name not in key] or ["name"]
+    names = names if choose.random() < 0.5 else [choose.choice(names)]
+    values = [
+        db.execute(f"SELECT {', '.join(names)} FROM {table} WHERE {clause}", row).fetchone() for row in (one, two)
+    ]
+    marks = ", ".join(f"{name} = ?" for name in names)
+    free = [f"{name} = {name} || '-swapped'" for name in names if name in ("name", "digest")]
+    if free:  # what must be unique is got out of the way first
+        db.execute(f"UPDATE {table} SET {free[0]} WHERE {clause}", one)
+    db.execute(f"UPDATE {table} SET {marks} WHERE {clause}", [*values[0], *two])
+    db.execute(f"UPDATE {table} SET {marks} WHERE {clause}", [*values[1], *one])
+
+
+def an_insertion(db: Db, choose: random.Random) -> None:
+    """Insert a row that is like another, but for its key and what must be unique."""
+    table = choose.choice(TABLES)
+    clause, row = some_row(db, table, choose)
+    names = columns(db, table)
+    values = list(db.execute(f"SELECT * FROM {table} WHERE {clause}", row).fetchone())
+    for at, name in enumerate(names):
+        if name in key_of(db, table) and isinstance(values[at], int):
+            values[at] = choose.choice([values[at] + 1, values[at] + 100, choose.randrange(1, 60)])
+        elif name in ("name", "id", "digest") or choose.random() < 0.1:
+            values[at] = other(values[at], choose)
+    db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+
+def another_row(db: Db, choose: random.Random) -> None:
+    """Make a row name another row than it did."""
+    table, column, of = choose.choice(
+        [
+            ("event", "stream_id", "stream"), ("event", "provenance_id", "provenance"), ("change", "op_id", "op"),
+            ("change", "stream_id", "stream"), ("change", "decomposition_id", "decomposition"),
+            ("tag", "stream_id", "stream"), ("catalog", "base_id", "catalog"), ("checkpoint", "seq", "event"),
+        ]
+    )  # fmt: skip
+    clause, key = some_row(db, table, choose)
+    number = "seq" if of == "event" else "id"
+    (new,) = choose.choice(db.execute(f"SELECT {number} FROM {of}").fetchall())
+    db.execute(f"UPDATE {table} SET {column} = ? WHERE {clause}", [new, *key])
+
+
+SINGLE: tuple[Callable[[Db, random.Random], None], ...] = (a_byte, a_removal, a_swap, an_insertion, another_row)
+
+
+def edited(source: Path, path: Path, edit: Callable[[Db, random.Random], object], choose: random.Random) -> Any:
+    """Copy a ledger, edit it without its guards, and put those back; return what is there then, or None."""
+    shutil.copy(source, path)
+    db = sqlite3.connect(path)
+    try:
+        with unguarded(db):
+            edit(db, choose)
+        found = witness(db)
+    except (sqlite3.Error, UnicodeError, OverflowError):
+        return None
+    finally:
+        db.close()
+    return found
+
+
+def verified(path: Path, **known: Any) -> tuple[bool, int | None, str]:
+    """Verify a ledger; return whether it is said to be well, the first event named, and what is said of it."""
+    try:
+        with Ledger(path, read_only=True) as ledger:
+            result = ledger.verify(**known)
+    except LedgerError as error:
+        return False, None, f"refused: {error}"
+    if result.ok:
+        return True, None, ""
+    return False, result.problems[0].seq, result.problems[0].text
+
+
+def original(place: Place) -> Path:
+    """Make the ledger that is tampered with, in one file."""
+    path = place.folder / "original.db"
+    everything(path)
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    return path
+
+
+def single_edits(place: Place) -> list[Row]:
+    """Make random single edits; each is to be noticed, with the first event that it makes wrong."""
+    source = original(place)
+    before = edited(source, place.folder / "ledger.db", lambda db, _: None, random.Random())
+    with Ledger(source, read_only=True) as ledger:
+        kept = list(stored(ledger.store.connection, ledger.id))[-1:]
+    rows = []
+    for edit in SINGLE:
+
+        def attempt(number: int, edit: Callable[[Db, random.Random], None] = edit) -> str:
+            path, choose = place.folder / f"edited {number % 64}.db", random.Random(f"{place.seed} {number}")
+            after = before
+            while after is None or after == before:  # refused by SQLite, or no edit at all
+                after = edited(source, path, edit, choose)
+            if renumbered(before, after):
+                return ""  # a row's own number, which nothing names, says nothing
+            first = first_difference(before[0], after[0])
+            ok, seq, text = verified(path, checkpoints=kept)
+            if not ok and first in (None, seq):
+                return ""
+            tables = [table for table in before[1] if before[1][table] != after[1][table]]
+            return f"in {tables}: the first wrong event is {first}, told {seq} ({text}), ok={ok}"
+
+        runs = place.amount(400, 12)
+        goal = "noticed, and the first event that it makes wrong is named, where there is one"
+        wrong = try_all(runs, attempt, patience=30)
+        rows.append(Row(f"one edit: {edit.__name__.replace('_', ' ')}", runs, goal, wrong))
+    return rows
+
+
+def renumbered(before: Any, after: Any) -> bool:
+    """Tell whether all events are as they were, and rows differ in numbers that only join them."""
+    joined = ("stream", "op", "environment", "decomposition", "provenance", "catalog")
+
+    def bare(rows: dict[str, Any]) -> list[Any]:
+        return [sorted(row.partition(", ")[2] for row in rows[table]) for table in joined] + [
+            rows[table] for table in ("ledger", "event", "change", "tag", "checkpoint", "sqlite_master")
+        ]
+
+    return bool(before[0] == after[0] and bare(before[1]) == bare(after[1]))
+
+
+def guards_dropped(place: Place) -> list[Row]:
+    """Drop or change what refuses edits, and nothing else."""
+    source, path = original(place), place.folder / "ledger.db"
+    wrong = []
+    db = sqlite3.connect(source)
+    guards = db.execute(GUARDS).fetchall()
+    db.close()
+    for kind, name, text in guards:
+        for new in (None, re.sub(r"RAISE\(ABORT, '.*'\)", "RAISE(IGNORE)", text) if kind == "trigger" else None):
+            shutil.copy(source, path)
+            db = sqlite3.connect(path)
+            db.execute(f"DROP {kind} {name}")
+            if new is not None:
+                db.execute(new)
+            db.close()
+            ok, _, said = verified(path)
+            wrong += [f"{name}: {said}"] if ok or name not in said else []
+    return [Row("triggers dropped, or made to do nothing", 2 * len(guards), "noticed and named", tuple(wrong))]
+
+
+# What the chain alone cannot show
+
+
+def cut_and_forged(place: Place) -> list[Row]:
+    """Cut the tail, or write history anew, so well that the chain is whole; and ask what is known elsewhere."""
+    source = original(place)
+    with Ledger(source, read_only=True) as ledger:
+        known = [(event.seq, event.hash) for event in ledger.events()]
+        kept = list(stored(ledger.store.connection, ledger.id))[-1]
+    signers = [Signer("ann", bytes.fromhex(kept.key))]
+    head = known[-1][1]
+    rows = []
+    for name, edit in (("the tail cut", cut), ("history re-chained from an event on", forge)):
+
+        def attempt(number: int, edit: Callable[[Db, int], None] = edit) -> str:
+            path, choose = place.folder / f"forged {number % 64}.db", random.Random(f"{place.seed} {number}")
+            at = choose.randrange(1, len(known)) if number else 1
+            edited(source, path, lambda db, _: edit(db, at), choose)
+            first = at if edit is forge else at + 1
+            if not verified(path)[0]:
+                return f"#{at}: the forger was clumsy: {verified(path)}"
+            stamps = sorted(choose.sample(known, 5))  # as .pt2 files have them
+            later = [seq for seq, _ in stamps if seq >= first]
+            told = {
+                "all hashes": (verified(path, anchors=known), first),
+                "stamps": (verified(path, anchors=stamps), later[0] if later else "well"),
+                "the head": (verified(path, expect=[head]), None),
+                "a kept checkpoint": (
+                    verified(path, checkpoints=[kept], signers=signers), kept.seq if kept.seq >= first else "well",
+                ),
+            }  # fmt: skip
+            for what, ((ok, seq, text), wanted) in told.items():
+                if ("well" if ok else seq) != wanted:
+                    return f"#{at} against {what}: wanted {wanted}, told {seq} {text}"
+            return ""
+
+        runs = place.amount(200, 8)
+        goal = "well by the chain alone; told by stamps, --expect and a kept checkpoint, with the event"
+        rows.append(Row(name, runs, goal, try_all(runs, attempt, patience=30)))
+    return rows
+
+
+FAULTS = (single_edits, guards_dropped, cut_and_forged)

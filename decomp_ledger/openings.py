@@ -57,9 +57,9 @@ class Holder(Protocol):
         """
 
 
-_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+_holders: tuple[weakref.ref[Holder], ...] = ()  # replaced, never changed: threads read it as they like
 _crossed: set[Place] = set()  # files that the parent was using when it forked this process
-_opening = threading.Lock()
+_opening, _holding = threading.Lock(), threading.Lock()
 _fork = threading.local()
 
 
@@ -83,7 +83,11 @@ def is_open(path: Path) -> bool:
             f"{path} was in use when this process was forked, and cannot be used here: fork when no thread is using a "
             "ledger, or start processes by 'spawn'"
         )
-    return place in {holder.place for holder in _holders}
+    return place in {holder.place for holder in _living()}
+
+
+def _living() -> list[Holder]:
+    return [holder for reference in _holders if (holder := reference()) is not None]
 
 
 @contextmanager
@@ -94,8 +98,10 @@ def opening() -> Iterator[None]:
 
 
 def hold(holder: Holder) -> None:
-    """Remember who has a file open; within :func:`opening`."""
-    _holders.add(holder)
+    """Remember who has a file open; of a file, within :func:`opening`."""
+    global _holders
+    with _holding:
+        _holders = (*(weakref.ref(each) for each in _living() if each is not holder), weakref.ref(holder))
 
 
 class _Busy:
@@ -129,7 +135,7 @@ def using(path: Path) -> Iterator[None]:
 def _before_fork() -> None:
     end = time.monotonic() + _PATIENCE
     _fork.alone = _opening.acquire(timeout=_PATIENCE)
-    _fork.kept_out = [holder for holder in tuple(_holders) if holder.let_go(max(0.0, end - time.monotonic()))]
+    _fork.kept_out = [holder for holder in _living() if holder.let_go(max(0.0, end - time.monotonic()))]
 
 
 def _in_parent() -> None:
@@ -141,9 +147,9 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _opening
-    _opening = threading.Lock()
-    for holder in tuple(_holders):
+    global _opening, _holding
+    _opening, _holding = threading.Lock(), threading.Lock()
+    for holder in _living():
         if not holder.begin_anew() and holder.place is not None:
             _crossed.add(holder.place)
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from strategies import (
     without_torch,  # noqa: F401  # a fixture
 )
 
+from decomp_ledger import openings
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.store import Store, explain
@@ -626,6 +628,31 @@ def test_threads_share_a_ledger_and_each_of_their_events_is_kept(path: Path) -> 
         assert ledger.state("edge").intents == shared.intents
         assert [info.version for info in ledger.tables()] == [42, *[6] * 8]
         assert ledger.verify().problems == ()
+
+
+def test_what_is_open_is_asked_while_other_threads_open_more(path: Path) -> None:
+    stop, held = threading.Event(), []
+
+    def open_more() -> None:
+        while not stop.is_set():
+            held.append(Store(path, lazy=True))
+            with openings.opening():
+                openings.hold(held[-1])
+            del held[:-500]
+
+    threads = [threading.Thread(target=open_more) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        with Ledger(path):
+            assert {openings.is_open(path) for _ in range(500)} == {True}
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_thread_never_sees_half_a_transaction_of_another(path: Path) -> None:

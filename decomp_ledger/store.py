@@ -89,7 +89,7 @@ class Store:
         self._crossed = False
         self.place: openings.Place | None = None
         self.generation = 0
-        self._moment: tuple[int, int] | None = None
+        self._moment = (0, 0)
         self._connection: sqlite3.Connection | None = None
         if not lazy:
             with self.reading():
@@ -243,8 +243,8 @@ class Store:
         return False
 
     @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection, to this thread alone."""
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection, to this thread alone, its errors turned into LedgerError."""
         try:
             with self._lock:
                 connection = self.connection
@@ -260,12 +260,6 @@ class Store:
             raise UnusableValue(f"{error.object!r:.80} is in no ledger: it has a lone surrogate") from None
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection for reading, its errors turned into LedgerError."""
-        with self._using() as connection:
-            yield connection
-
-    @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
@@ -273,17 +267,17 @@ class Store:
         """
         if self.read_only:
             raise LedgerFileError(f"{self.path} was opened for reading only")
-        with self._using() as connection:
+        with self.reading() as connection:
             if self._depth:
                 yield connection
                 return
             self._depth += 1
-            self._moment = None
             try:
                 # Inside, since an interrupt may come right after it.
                 connection.execute("BEGIN IMMEDIATE")
                 # With the lock, which whoever puts another ledger in its place holds too.
                 self._check_place()
+                self._moment = self._asked(connection)
                 yield connection
                 if connection is not self._connection:
                     raise LedgerFileError(f"{self.path} is being written by the process that forked this one")
@@ -302,12 +296,13 @@ class Store:
         What was known of the ledger at an equal moment is so still.
         """
         with self._lock:
-            # Nobody else can commit within `writing()`: there it is asked once.
-            if self._moment is None or not self._depth:
-                with self.reading() as connection:
-                    (version,) = connection.execute("PRAGMA data_version").fetchone()
-                self._moment = version, self.generation
-            return self._moment
+            if self._depth:
+                return self._moment  # nobody else can commit meanwhile
+            with self.reading() as connection:
+                return self._asked(connection)
+
+    def _asked(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        return connection.execute("PRAGMA data_version").fetchone()[0], self.generation
 
     def _check_place(self) -> None:
         """Refuse to write into a file that has been removed or replaced: nobody would ever read it."""

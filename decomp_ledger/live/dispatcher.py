@@ -11,10 +11,11 @@ patching them for everybody.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import threading
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -239,13 +240,17 @@ class Dispatcher:
         return table
 
 
+@cache
+def _watched_place(qualified: str) -> tuple[str, str] | None:
+    """Return the namespace and the name of an op defined in Python; None of torch's own, which stay."""
+    space, name, _ = names.split(qualified.replace("/", "::"))
+    return None if space in names.TORCH_NAMESPACES and space != "aten" else (space, name)
+
+
 def _python_packets() -> list[tuple[dict[str, Any], str, Any]]:
     """Return where the packets of ops defined in Python hang: a library destroyed and made again changes them."""
     found = []
-    for qualified in privates.python_definitions()[0]:
-        space, name, _ = names.split(qualified.replace("/", "::"))
-        if space in names.TORCH_NAMESPACES and space != "aten":
-            continue
+    for space, name in filter(None, map(_watched_place, privates.python_definitions()[0])):
         members = vars(vars(torch.ops).get(space, torch))
         if members is not vars(torch):
             found.append((members, name, members.get(name)))
@@ -262,7 +267,8 @@ class _Walk:
         self.packets: list[Any] = []
         self._sizes = 0
         self._overloads: list[list[str]] = []
-        self._kernels: list[tuple[dict[Any, Any], Any]] = []
+        self._operators: list[Any] = []
+        self._kernels: list[dict[Any, Any]] = []
 
     def python_kernels(self) -> list[tuple[Any, Any, bool]]:
         """Return (operator, CIA kernel, has it any C++ kernel) of each with one in Python."""
@@ -274,10 +280,12 @@ class _Walk:
             families = [packet for packet in packets if isinstance(packet, OpOverloadPacket)]
             self._overloads = [packet._dir for packet in families]
             self._sizes = sum(map(len, self._overloads))
-            operators = [vars(packet)[name] for packet in families for name in packet._dir]
-            self._kernels = [(op.py_kernels, op) for op in operators]
+            self._operators = [vars(packet)[name] for packet in families for name in packet._dir]
+            self._kernels = [op.py_kernels for op in self._operators]
         cia = privates.CIA
-        found = [(op, kernels[cia]) for kernels, op in self._kernels if kernels and cia in kernels]
+        # Nearly all of these thousands of dicts are empty: compress() passes them by without a step of Python.
+        some = itertools.compress(self._operators, self._kernels)
+        found = [(op, op.py_kernels[cia]) for op in some if cia in op.py_kernels]
         return [(op, kernel, bool(torch._C._dispatch_has_kernel(op.name()))) for op, kernel in found]
 
 

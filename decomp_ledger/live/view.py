@@ -28,7 +28,7 @@ __all__ = ["View"]
 
 _MISSING: Any = object()
 _contains, _getitem, _get, _set, _drop = dict.__contains__, dict.__getitem__, dict.get, dict.__setitem__, dict.pop
-_DEFINED, _IMPLEMENTED = privates.python_definitions()
+_DEFS, _IMPLS = privates.python_definitions()
 _REGISTRY = privates.registry()
 
 
@@ -39,9 +39,14 @@ class View(CustomDecompTable):
         stream: the table.
     """
 
+    # Asked before every read of one op, and a slot is found soonest.
+    __slots__ = ("_decomps", "_defs", "_impls")
+
     def __init__(self, stream: Stream) -> None:
         # Not upstream's __init__, which would make a second table inside.
         dict.__init__(self)
+        # The same as the storage: to copy a plain dict asks no key for its hash, which torch computes in Python.
+        self._plain: dict[Any, Callable[..., Any]] = {}
         self._stream = stream
         stream.is_loaded = is_loaded
         self._defaults: Defaults | None = None
@@ -51,7 +56,7 @@ class View(CustomDecompTable):
         # Ops that are replaced by an operator: it may come and go too.
         self._by_operator: set[str] = set()
         self._looks = 0
-        self._sizes = (0, 0, 0)
+        self._defs = self._impls = self._decomps = 0
         self._met: tuple[int, Defaults, Snapshot | None] | None = None
         # If a recorded decomposition cannot be had here, its history can be read all the same, and a read of the
         # mapping says what is wrong.
@@ -62,7 +67,9 @@ class View(CustomDecompTable):
 
     def _read(self) -> None:
         """Bring the dict storage up to date, for a read of all of it."""
-        self._look(dispatcher.quick())
+        defaults = dispatcher.quick()
+        if defaults is not self._defaults or self._looks != dispatcher.looks or self._stream.dirty:
+            self._look(defaults)
 
     def _look(self, defaults: Defaults) -> None:
         with self._stream.lock:
@@ -78,7 +85,8 @@ class View(CustomDecompTable):
             self._loose.clear()
             self._by_operator.clear()
             for op in self._stream.intents:
-                self._place(view, op, defaults)
+                self._place(op, defaults, view)
+            self._plain = view
             # In this order, so that another thread never sees less than there is.
             dict.update(self, view)
             if dict.__len__(self) != len(view):
@@ -89,10 +97,10 @@ class View(CustomDecompTable):
                 self._stream.dirty.update(op for op, live in self._loose.items() if resolve(op) is not live)
                 self._stream.dirty.update(op for op in self._by_operator if op in self._stream.intents)
             for op in tuple(self._stream.dirty):
-                self._place(self, op, defaults)
+                self._place(op, defaults, self, self._plain)
         self._defaults = defaults
         self._looks = dispatcher.looks
-        self._sizes = len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)
+        self._defs, self._impls, self._decomps = len(_DEFS), len(_IMPLS), len(_REGISTRY)
         self._stream.dirty.clear()
 
     def _written(self) -> None:
@@ -106,16 +114,17 @@ class View(CustomDecompTable):
         """Hold nothing rather than something that is not so."""
         self._defaults = None
         dict.clear(self)
+        self._plain = {}
 
-    def _place(self, view: dict[Any, Any], op: str, defaults: Defaults) -> None:
+    def _place(self, op: str, defaults: Defaults, *views: dict[Any, Any]) -> None:
         live = defaults.by_name.get(op) or resolve(op)
         before = self._loose.pop(op, None)
-        if before is not live:
-            _drop(view, before, None)
         if op in self._stream.intents and op not in defaults.by_name:
             self._loose[op] = live
-        if live is not None:
-            fn = self._decomposition(op, defaults)
+        fn = None if live is None else self._decomposition(op, defaults)
+        for view in views:
+            if before is not live:
+                _drop(view, before, None)
             if fn is None:
                 _drop(view, live, None)
             else:
@@ -168,7 +177,7 @@ class View(CustomDecompTable):
     # read of all ops. Of all ops: after a quick look at everything.
 
     def __getitem__(self, key: object) -> Any:
-        if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:
+        if len(_DEFS) != self._defs or len(_IMPLS) != self._impls or len(_REGISTRY) != self._decomps:
             self._read()
         return _getitem(self, key)
 
@@ -179,13 +188,13 @@ class View(CustomDecompTable):
         return found
 
     def __contains__(self, key: object) -> bool:
-        if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:
+        if len(_DEFS) != self._defs or len(_IMPLS) != self._impls or len(_REGISTRY) != self._decomps:
             self._read()
         return _contains(self, key) or self._miss(key) is not _MISSING
 
     def get(self, key: object, default: Any = None) -> Any:
         """Return the decomposition of an op, or `default`."""
-        if (len(_DEFINED), len(_IMPLEMENTED), len(_REGISTRY)) != self._sizes:
+        if len(_DEFS) != self._defs or len(_IMPLS) != self._impls or len(_REGISTRY) != self._decomps:
             self._read()
         found = _get(self, key, _MISSING)
         if found is _MISSING:
@@ -249,10 +258,7 @@ class View(CustomDecompTable):
             if self._met is None or self._met[:2] != (self._stream.version, defaults):
                 snapshot = self._record_met(defaults)
                 self._met = self._stream.version, defaults, snapshot
-            view: dict[Any, Callable[..., Any]] = {}
-            # By items(), not dict(self): that would ask the dispatcher again.
-            view.update(dict.items(self))
-            return view, self._met[0], self._met[2]
+            return dict(self._plain), self._met[0], self._met[2]
 
     def _record_met(self, defaults: Defaults) -> Snapshot | None:
         try:

@@ -7,6 +7,7 @@ its hash, and the look whether another process wrote meanwhile. With `durability
 
 import itertools
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ def appender(path: Path, durability: str = "process") -> Callable[[], None]:
 
 def appending(settings: Settings, folder: Path) -> Iterator[Result]:
     ours, theirs = appender(folder / "append.db"), by_hand(folder / "inserts.db", "NORMAL")
-    sides = in_turns(ours, theirs, settings.rounds(300))
+    sides = in_turns(ours, theirs, settings.rounds(300), time.process_time)
     profile(settings, f"append {BATCH} events", ours)
     yield faster("append one event, durable against process death", "plain inserts by sqlite3", 0.5, sides, BATCH)
 

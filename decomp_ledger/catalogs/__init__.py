@@ -4,7 +4,6 @@ Each was captured from the package that PyPI gives for Linux x86-64, by `scripts
 One is stored whole; the others as the entries in which they differ from it, None where they lack the op.
 """
 
-import gzip
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger.catalog import Catalog
-from decomp_ledger.drift import complete
 from decomp_ledger.errors import UnknownCatalog
 
 __all__ = ["available", "completed", "load", "of_build", "released"]
@@ -71,10 +69,14 @@ def of_build(build: Mapping[str, str]) -> Catalog | None:
 
 def completed(catalog: Catalog) -> Catalog:
     """Return a live catalog with what its torch build tells, if that is a release known here: schemas and digests."""
+    from decomp_ledger.drift import complete  # not for those who only read a catalog
+
     known = of_build(catalog.build)
     return catalog if known is None else complete(catalog, known)
 
 
 def _read(version: str) -> dict[str, Any]:
+    import gzip  # not for those who read no catalog at all
+
     catalog: dict[str, Any] = json.loads(gzip.decompress((_HERE / f"{version}{_SUFFIX}").read_bytes()))
     return catalog

@@ -19,7 +19,6 @@ from decomp_ledger.cli.common import (
     what,
     write_json,
 )
-from decomp_ledger.cli.reproduction import report
 from decomp_ledger.cli.sides import find
 from decomp_ledger.events import OVERRIDE, PRESERVE
 
@@ -184,6 +183,8 @@ def reproduce(
     Of FILE.pt2 only the stamp is read. With --program the export is run again, and its graph compared with the one
     that was recorded, by digest; if they differ, the first node that does is shown.
     """
+    from decomp_ledger.cli.reproduction import report
+
     found = find(option, f"export:{export}" if export.isdecimal() and export.isascii() else export)
     if found.bundle is None:
         raise click.UsageError(f"{export} is no export; name one of `decomp-ledger exports`, or a stamped FILE.pt2")

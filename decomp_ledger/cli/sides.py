@@ -12,13 +12,13 @@ import attrs
 from decomp_ledger import catalogs, names
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.cli.common import LedgerOption, sole_name
-from decomp_ledger.drift import Side
 from decomp_ledger.errors import LedgerError, UnknownCatalog
 from decomp_ledger.events import Event, Exported, Materialized
 from decomp_ledger.state import TableState
 
 if TYPE_CHECKING:
     from decomp_ledger.bundle import Bundle
+    from decomp_ledger.drift import Side
     from decomp_ledger.stamp import Stamp
 
 __all__ = [
@@ -73,6 +73,8 @@ class Found:
                 f"{self.name} has met no torch yet, so it has no catalog to compare; see what it says with `diff`, or "
                 f"what it would be with `replay {self.name} --torch VERSION`"
             )
+        from decomp_ledger.drift import Side  # a command that shows one table does without
+
         return Side(self.name, self.state, catalogs.completed(self.catalog))
 
 

@@ -1,8 +1,11 @@
 """Appending events, beside plain inserts and beside the `eventsourcing` library.
 
-What an append's time goes to: two thirds to SQLite (the insert of an event goes into a table and two indexes, that of
-its change into a third, each past a trigger that refuses to replace), the rest to the call site, the canonical JSON and
-its hash, and the look whether another process wrote meanwhile. With `durability="power"` nearly all is the fsync.
+What an append's time goes to: a third to the same four statements that are made by hand (the insert of an event goes
+into a table and two indexes, that of its change into a third, each past a trigger that refuses to replace). The rest is
+Python: a tenth for the canonical JSON and its hash, a tenth for who acts, where and in what, a tenth for the looks
+whether the file is still in its place and whether another process wrote meanwhile, a tenth for the values that make an
+event; the remaining third are the calls between the layers (stream, ledger, records, store), none of which costs more
+than 3 %. With `durability="power"` nearly all is the fsync.
 """
 
 import itertools

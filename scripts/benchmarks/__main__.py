@@ -12,7 +12,7 @@ import exports
 import ledgers
 import tables
 import writing
-from measure import Result, Settings
+from measure import SIZES, Result, Settings
 
 # In this order: what needs no torch is measured before torch is in memory.
 ROWS: dict[str, Callable[[Settings, Path], Iterator[Result]]] = {
@@ -34,13 +34,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"only these, of {', '.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="few rounds, ledgers of up to 10,000 events")
+    parser.add_argument(
+        "--largest",
+        type=int,
+        choices=SIZES,
+        default=SIZES[-1],
+        help="events of the largest ledger (default: %(default)s)",
+    )
     parser.add_argument("--profile", action="store_true", help="print what our side's time goes to, too")
     parser.add_argument("--folder", type=Path, help="where the ledgers are made (default: a temporary folder)")
     given = parser.parse_args()
     unknown = set(given.rows) - set(ROWS)
     if unknown:
         parser.error(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    settings = Settings(given.quick, given.profile)
+    settings = Settings(given.quick, given.profile, given.largest)
     results: list[Result] = []
     line(("what", "against", "goal", "result (ours; theirs)", "ok"))
     line(("---",) * 5)

@@ -36,6 +36,7 @@ class Settings:
 
     Attributes:
         quick: few rounds, small ledgers: to see that the rows run, not how fast.
+        largest: how many events the largest ledger has.
         profiled: whether to print, for each row, what our side's time goes to.
         growth: what grows -> size of the ledger -> figure, in words.
         notes: profiles, in the order they were made.
@@ -43,12 +44,14 @@ class Settings:
 
     quick: bool = False
     profiled: bool = False
+    largest: int = SIZES[-1]
     growth: dict[str, dict[int, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return SIZES[:2] if self.quick else SIZES
+        largest = min(self.largest, SIZES[1]) if self.quick else self.largest
+        return tuple(size for size in SIZES if size <= largest)
 
     def rounds(self, full: int) -> int:
         return max(3, full // 10) if self.quick else full

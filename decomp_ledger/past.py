@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from decomp_ledger import sql
@@ -151,6 +150,8 @@ class Past:
     def _stream_id(self, table: str) -> int:
         stream = self.records.stream_id(table)
         if stream is None:
+            import difflib  # for those who mistype
+
             known = [info.name for info in self.tables()]
             near = difflib.get_close_matches(table, known, 3) or known[:5]
             raise UnknownTable(f"{self.path} has no table {table!r}; it has {', '.join(map(repr, near)) or 'none yet'}")

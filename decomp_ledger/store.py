@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -49,6 +48,8 @@ class _Patient(sqlite3.Connection):
                 deadline = now + self.timeout if deadline is None else deadline
                 if not is_busy(error) or self.in_transaction or now >= deadline:
                     raise
+                import random  # few wait; it takes longer to import than a command to answer
+
                 time.sleep(random.uniform(*_PAUSE))
 
 

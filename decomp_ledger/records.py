@@ -195,7 +195,9 @@ class Records:
         if self._head is None or self._head[0] != moment:
             with self.store.reading() as connection:
                 row = connection.execute(sql.HEAD).fetchone()
-            self._head = moment, (int(row[0]), bytes(row[1])) if row else (0, genesis(*self.identity()))
+            if row is not None and not isinstance(row[1], bytes):
+                raise LedgerError(f"{self.store.path} is damaged: event #{row[0]} has no hash; run verify")
+            self._head = moment, (int(row[0]), row[1]) if row else (0, genesis(*self.identity()))
         return self._head[1]
 
     # Writing, inside `store.writing()`

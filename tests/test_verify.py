@@ -561,6 +561,14 @@ GUARDS = {
 }
 
 
+def test_nothing_is_written_behind_an_event_without_a_hash(path: Path) -> None:
+    for edit in ("UPDATE sqlite_master SET sql = replace(sql, 'hash BLOB NOT NULL', 'hash BLOB') WHERE name = 'event'",
+                 "UPDATE event SET hash = NULL WHERE seq = 11"):  # fmt: skip
+        tamper(path, f"PRAGMA writable_schema = ON; {edit}")
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="is damaged: event #11 has no hash; run verify"):
+        ledger.stream("edge").preserve(["aten::gelu"])
+
+
 def test_a_name_in_the_schema_that_is_no_text_is_a_problem(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA writable_schema = ON")

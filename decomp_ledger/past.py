@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from decomp_ledger import sql
 from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion
@@ -15,6 +16,8 @@ __all__ = ["IS_CHANGING", "Past", "number_in"]
 
 IS_CHANGING = "event.kind IN (" + ", ".join(f"'{kind}'" for kind in sorted(CHANGING_KINDS)) + ")"
 _CHUNK = 500
+# What is said of an op or None if it was restored, in which table and its row, since which version.
+Word: TypeAlias = "tuple[Intent | None, tuple[str, int], int]"
 
 
 class Past:
@@ -65,14 +68,8 @@ class Past:
         """Return what a table said at a version or tag; now, if None."""
         at = self.version_of(table, version)
         lineage, base = self._lineage(table, at)
-        intents: dict[str, Intent] = {}
-        for _, stream, until in lineage:
-            for op, (intent, _) in self.records.as_of(stream, until).items():
-                if intent is None:
-                    intents.pop(op, None)
-                else:
-                    intents[op] = intent
-        return TableState(table, at, base, intents)
+        said = {op: intent for op, (intent, _, _) in self._words(lineage).items() if intent is not None}
+        return TableState(table, at, base, said)
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
         """Return the version that a number or a tag names; the newest, if None."""
@@ -110,26 +107,37 @@ class Past:
 
     def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
         """Return, for each op of which a table says something, the event that said it."""
-        return {op: event for op, (intent, event) in self.last_words(table, version).items() if intent is not None}
+        return self.state_and_blame(table, self.version_of(table, version))[1]
 
     def state_and_blame(self, table: str, version: int) -> tuple[TableState, dict[str, Event]]:
         """Return both at once: what a table said at a version, and for each op of it the event that said it."""
-        words = self.last_words(table, version)
-        said = {op: (intent, event) for op, (intent, event) in words.items() if intent is not None}
-        state = TableState(table, version, self._lineage(table, version)[1], {op: said[op][0] for op in said})
-        return state, {op: said[op][1] for op in said}
+        lineage, base = self._lineage(table, version)
+        said = self._with_events({op: word for op, word in self._words(lineage).items() if word[0] is not None})
+        intents = {op: intent for op, (intent, _) in said.items() if intent is not None}
+        return TableState(table, version, base, intents), {op: event for op, (_, event) in said.items()}
 
     def last_words(self, table: str, version: int | str | None = None) -> dict[str, tuple[Intent | None, Event]]:
         """Return, for each op that a table ever spoke of, what it said last, and the event that said it."""
-        found: dict[str, tuple[Intent | None, Event]] = {}
-        for name, stream, until in self._lineage(table, self.version_of(table, version))[0]:
-            said = self.records.as_of(stream, until)
-            events = {event.version: event for event in self._events_at(stream, [since for _, since in said.values()])}
-            for op, (intent, since) in said.items():
-                if since not in events:
-                    raise LedgerError(f"{self.path} is damaged: version {since} of {name} has no event; run verify")
-                found[op] = intent, events[since]
-        return dict(sorted(found.items()))
+        return self._with_events(self._words(self._lineage(table, self.version_of(table, version))[0]))
+
+    def _words(self, lineage: Sequence[tuple[str, int, int]]) -> dict[str, Word]:
+        """Return, for each op that a table ever spoke of, what it said last, in which table's row, at which version."""
+        return {
+            op: (intent, (name, stream), since)
+            for name, stream, until in lineage
+            for op, (intent, since) in self.records.as_of(stream, until).items()
+        }
+
+    def _with_events(self, words: Mapping[str, Word]) -> dict[str, tuple[Intent | None, Event]]:
+        versions: dict[tuple[str, int], list[int]] = {}
+        for _, place, since in words.values():
+            versions.setdefault(place, []).append(since)
+        events: dict[tuple[str, int], dict[int, Event]] = {}
+        for (name, stream), wanted in versions.items():
+            events[name, stream] = {event.version: event for event in self._events_at(stream, wanted)}
+            if missing := set(wanted) - events[name, stream].keys():
+                raise LedgerError(f"{self.path} is damaged: version {min(missing)} of {name} has no event; run verify")
+        return {op: (intent, events[place][since]) for op, (intent, place, since) in sorted(words.items())}
 
     def _lineage(self, table: str, version: int) -> tuple[list[tuple[str, int, int]], str]:
         """Return the tables that a version comes of, the oldest first, each as (name, row, version), and the base."""

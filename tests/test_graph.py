@@ -544,11 +544,15 @@ def test_no_difference_between_a_program_and_itself(program: ExportedProgram) ->
 def test_the_first_difference_is_the_node_that_changed() -> None:
     left = of(lambda m, x: (x.sin() * 2).exp(), *X)
     right = of(lambda m, x: (x.sin() * 3).exp(), *X)
-    assert first_difference(left, right) == Difference(
+    difference = first_difference(left, right)
+    assert difference == Difference(
         index=2,
         left="%2 = aten::mul.Tensor(self=%1, other=2) : float32[2, 3] cpu",
         right="%2 = aten::mul.Tensor(self=%1, other=3) : float32[2, 3] cpu",
+        made_by=difference.made_by,
     )
+    # Up to torch 2.6 a node of a program that was not lowered tells of itself.
+    assert difference.made_by in ((None, None), ("aten::mul.Tensor", "aten::mul.Tensor"))
 
 
 def test_the_first_difference_is_inside_a_branch() -> None:

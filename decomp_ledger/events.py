@@ -312,6 +312,12 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
         SchemaError: this version does not know the kind or the schema.
         LedgerError: the text is not a body of that kind.
     """
+    # The same few ops are changed again and again, by one table or another; bodies of many are read as they come.
+    short = isinstance(text, str) and len(text) <= _SHORT and kind in _REPEATED
+    return _decode_short(kind, schema, text) if short else _decode(kind, schema, text)
+
+
+def _decode(kind: str, schema: int, text: str) -> Body:
     cls = _KINDS.get(kind)
     if cls is None or schema > cls.schema:
         raise SchemaError(
@@ -325,6 +331,11 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
         return _build(cls, value)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, LedgerError) as error:
         raise LedgerError(f"an event of kind {kind!r} has a body that is none: {error}") from None
+
+
+_REPEATED = CHANGING_KINDS - {Created.kind}
+_SHORT = 300  # characters of a body's text
+_decode_short = lru_cache(maxsize=4096)(_decode)
 
 
 def _build(cls: type[Any], value: dict[str, Any]) -> Body:

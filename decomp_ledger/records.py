@@ -374,8 +374,8 @@ def read_event(row: Sequence[Any]) -> Event:
         LedgerError: the row is damaged.
     """
     seq, table, version, kind, schema, at, actor, reason, site, environment, body, prev_hash, own_hash = row
-    numbers, texts = (seq, version, schema), (table, kind, at, actor)
-    if not all(type(n) is int for n in numbers) or not all(type(t) is str for t in texts):
+    numbers = type(seq) is type(version) is type(schema) is int
+    if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
         raise LedgerError(f"event {seq!r:.40} is damaged: a value is of another type than was written; run verify")
     try:
         place = None if site is None else _call_site(site)

@@ -33,7 +33,7 @@ from decomp_ledger.events import (
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
 
-__all__ = ["Provenance", "Records", "TableInfo", "read_event", "utc_now"]
+__all__ = ["Provenance", "Records", "TableInfo", "read_call_site", "read_event", "utc_now"]
 
 # Whole catalogs to compare a new one with, when it is stored as a difference.
 _BASES_TRIED = 4
@@ -378,7 +378,7 @@ def read_event(row: Sequence[Any]) -> Event:
     if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
         raise LedgerError(f"event {seq!r:.40} is damaged: a value is of another type than was written; run verify")
     try:
-        place = None if site is None else _call_site(site)
+        place = None if site is None else read_call_site(site)
         return Event(
             seq,
             table,
@@ -399,7 +399,12 @@ def read_event(row: Sequence[Any]) -> Event:
 
 
 @lru_cache(maxsize=1024)
-def _call_site(text: str) -> CallSite:
+def read_call_site(text: str) -> CallSite:
+    """Read a call site as it is stored.
+
+    Raises:
+        LedgerError: the text is none.
+    """
     value = _parse(text, "a call site")
     if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
         raise LedgerError("a call site in the ledger is damaged; run verify")

@@ -1,10 +1,10 @@
 """One large ledger, filled by the library itself, and looked at as it grows from 10^3 to 10^6 events.
 
-What the time goes to. State at a version: three quarters to the skip-scan, the rest to making intents. `verify`: an
-eighth each to SQLite's own check of its pages, to the scan of the change rows and to the hashes, a sixth to reading the
-rows, the rest to making each event and holding its changes against the rows, in Python. `log`, `blame`, `show`: to
-starting Python and importing click, sqlite3 and attrs; the questions take 1 to 20 ms. Resuming: to the walk over aten
-that torch's first table pays for too.
+What the time goes to. State at a version: three quarters to the skip-scan, the rest to making intents. `verify`: a
+third to SQLite's own check of its pages and indexes, a fifth each to reading the rows of events and to those of changes
+with what they weigh, an eighth to the hashes, the rest to all else that is asked of an event, in Python. `log`,
+`blame`, `show`: to starting Python and importing click, sqlite3 and attrs; the questions take 1 to 20 ms. Resuming: to
+the walk over aten that torch's first table pays for too.
 """
 
 import hashlib

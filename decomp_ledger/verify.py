@@ -298,18 +298,21 @@ class _Check:
         if said is None:
             said = self.said(kind, schema, text, bodies)
         before = self.versions.get(table)
-        if (
-            not said
-            or not before
-            or version != before + 1
-            or seq != self.count + 1
-            or prev_hash != self.head
-            # As keys, and compared, 1.0 is 1; as it is hashed and stored, it is not.
-            or not type(seq) is type(version) is type(schema) is int
-            or type(at) is not str
-            or hash_of(prev_hash, hashed, text, at, seq, version) != own_hash
-        ):
-            return False
+        try:
+            if (
+                not said
+                or not before
+                or version != before + 1
+                or seq != self.count + 1
+                or prev_hash != self.head
+                # As keys, and compared, 1.0 is 1; as it is hashed and stored, it is not.
+                or not type(seq) is type(version) is type(schema) is int
+                or type(at) is not str
+                or hash_of(prev_hash, hashed, text, at, seq, version) != own_hash
+            ):
+                return False
+        except UnicodeEncodeError:
+            return False  # text that is no UTF-8
         self.count = seq
         self.head = own_hash
         self.versions[table] = version

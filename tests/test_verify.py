@@ -484,6 +484,28 @@ def test_text_that_is_no_utf_8_is_a_problem_of_its_event(path: Path) -> None:
     assert len([problem for problem in result.problems if problem.seq == 5]) == 2
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "seq"),
+    [
+        ("event", "body", 2), ("event", "recorded_at", 2), ("event", "kind", 2), ("stream", "name", 1),
+        ("provenance", "actor", 1), ("provenance", "reason", 2), ("provenance", "call_site", 1), ("op", "name", 2),
+    ],
+)  # fmt: skip
+def test_a_byte_that_is_no_utf_8_is_a_problem_of_the_first_event_it_is_in(
+    path: Path, table: str, column: str, seq: int
+) -> None:
+    def edit(db: sqlite3.Connection) -> None:
+        db.create_function("strange", 1, lambda value: value and value.encode()[:15] + b"\xff" + value.encode()[16:])
+        but = "seq > 1" if table == "event" else "1"  # its table has to begin well
+        db.execute(f"UPDATE {table} SET {column} = CAST(strange({column}) AS TEXT) WHERE {but}")
+
+    tamper(path, edit)
+    result = verified(path)
+    assert result.problems[0].seq == seq
+    assert result.events == EVENTS
+    assert result == verified_without_usual(path)
+
+
 def test_a_snapshot_that_was_never_the_table_s_is_a_problem(path: Path) -> None:
     catalog = catalog_of(MM, ADD)
     with Ledger(path, actor="ann") as ledger:

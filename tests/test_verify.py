@@ -30,7 +30,6 @@ from decomp_ledger.events import (
     encode_body,
 )
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.records import Provenance
 from decomp_ledger.verify import Problem, Verification, _Check
 
 MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
@@ -99,10 +98,13 @@ def test_an_empty_ledger_verifies() -> None:
 
 def test_a_ledger_can_be_verified_within_a_transaction_and_while_another_writes(path: Path) -> None:
     with Ledger(path, actor="ann") as ledger, Ledger(path, actor="bob") as other:
-        with ledger.store.writing():
+
+        def write(_: sqlite3.Connection) -> None:
             ledger.stream("edge").preserve(["aten::gelu"])
             assert ledger.verify().events == EVENTS + 1
             assert other.verify().events == EVENTS
+
+        ledger.store.write(write)
         assert other.verify().events == EVENTS + 1
 
 
@@ -465,7 +467,7 @@ def test_little_is_remembered_of_events_before(path: Path, monkeypatch: pytest.M
 def test_a_call_site_that_looks_like_none_is_not_taken_for_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.db"
     with Ledger(path, actor="ann") as ledger:
-        ledger.records.append("edge", 1, Created(), Provenance("ann", None, None, {}))
+        ledger.append("edge", 1, Created(), origin=("ann", None, {}))
         assert ledger.verify().ok
     db = sqlite3.connect(path)
     db.execute("DROP TRIGGER provenance_no_update")

@@ -78,9 +78,8 @@ def filler(ledger: object) -> Callable[[int], None]:
 
     def fill(size: int) -> None:
         while (missing := size - head(ledger)) > 0:
-            with ledger.store.writing():
-                for op in itertools.islice(turns, min(missing, _TRANSACTION)):
-                    change(op)
+            some = itertools.islice(turns, min(missing, _TRANSACTION))
+            ledger.store.write(lambda _, some=some: [change(op) for op in some])
             # The loop above may change nothing where an op has no decomposition of torch's: then it goes on.
 
     return fill

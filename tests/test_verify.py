@@ -643,7 +643,7 @@ GUARDS = {
         "CREATE TRIGGER sly AFTER INSERT ON event BEGIN INSERT INTO op (name) VALUES (NEW.seq); END",
         "the trigger 'sly' of the file's schema is none of the ledger's",
     ),
-    "an index dropped": ("DROP INDEX event_change", "the index 'event_change' of the file's schema is missing"),
+    "an index dropped": ("DROP INDEX event_version", "the index 'event_version' of the file's schema is missing"),
     "an index on the log": ("CREATE INDEX mine ON event(hash)", "the index 'mine' of the file's schema is none of"),
     "a column": ("ALTER TABLE tag ADD COLUMN note TEXT", "the table 'tag' of the file's schema is not as it was made"),
 }

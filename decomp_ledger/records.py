@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import sqlite3
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import attrs
 
 from decomp_ledger import sql
-from decomp_ledger.canonical import Json, canonical_json, digest_of
+from decomp_ledger.canonical import Json, canonical_json
 from decomp_ledger.catalog import Catalog, pack, unpack
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import (
@@ -24,11 +25,13 @@ from decomp_ledger.events import (
     CallSite,
     Changing,
     Event,
+    HashedText,
     Tagged,
-    chain_hash,
     decode_body,
     encode_body,
     genesis,
+    hash_of,
+    hashed_text,
 )
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
@@ -54,6 +57,37 @@ class Provenance:
     reason: str | None
     call_site: CallSite | None
     environment: dict[str, Json]
+
+
+class _Source:
+    """A provenance as it is stored.
+
+    Args:
+        given: it.
+        row: its row.
+        environment: digest of its environment.
+        site: its call site, as it is stored.
+    """
+
+    def __init__(self, given: Provenance, row: int, environment: str, site: str | None) -> None:
+        self.given, self.row, self.environment, self._site = given, row, environment, site
+        self._texts: dict[tuple[str, str], HashedText] = {}
+
+    def hashed_text(self, table: str, body: Body) -> HashedText:
+        """Return what is hashed of all its events of a table and a kind: made once."""
+        found = self._texts.get((table, body.kind))
+        if found is None:
+            given = self.given
+            fields = {
+                "actor": given.actor,
+                "environment": self.environment,
+                "kind": body.kind,
+                "reason": given.reason,
+                "schema": body.schema,
+                "table": table,
+            }
+            self._texts[table, body.kind] = found = hashed_text(fields, self._site)
+        return found
 
 
 @attrs.frozen
@@ -86,7 +120,7 @@ class Records:
         self.store = store
         self._ids: dict[tuple[str, object], int] = {}
         self._generation = store.generation
-        self._provenances: dict[object, tuple[dict[str, Json], tuple[int, str, str | None]]] = {}
+        self._sources: dict[object, _Source] = {}
         self._head: tuple[object, tuple[int, bytes]] | None = None
 
     # Reading
@@ -216,24 +250,13 @@ class Records:
         stream = self._named("stream", table)
         moment, (last, prev_hash) = self._last()
         seq = last + 1
-        provenance_id, digest, site = self._provenance(provenance)
+        source = self._source(provenance)
         at = utc_now()
-        fields = {
-            "actor": provenance.actor,
-            "environment": digest,
-            "kind": body.kind,
-            "reason": provenance.reason,
-            "recorded_at": at,
-            "schema": body.schema,
-            "seq": seq,
-            "table": table,
-            "version": version,
-        }
         text = encode_body(body)
-        own_hash = chain_hash(prev_hash, fields, text, site)
+        own_hash = hash_of(prev_hash, source.hashed_text(table, body), text, at, seq, version)
         connection.execute(
             sql.INSERT_EVENT,
-            (seq, stream, version, body.kind, body.schema, at, provenance_id, text, prev_hash, own_hash),
+            (seq, stream, version, body.kind, body.schema, at, source.row, text, prev_hash, own_hash),
         )
         self._derived_rows(connection, stream, version, body)
         self._head = moment, (seq, own_hash)
@@ -246,7 +269,7 @@ class Records:
             provenance.actor,
             provenance.reason,
             provenance.call_site,
-            digest,
+            source.environment,
             body,
             prev_hash.hex(),
             own_hash.hex(),
@@ -301,29 +324,29 @@ class Records:
                 return int(row_id), base
         return None, None
 
-    def _provenance(self, given: Provenance) -> tuple[int, str, str | None]:
-        """Return the row of a provenance, and the texts of its environment and call site that are hashed."""
+    def _source(self, given: Provenance) -> _Source:
+        """Return a provenance as it is stored."""
         # The same object comes with every event until something changes: it is hashed once.
         environment = given.environment
         key = (given.actor, given.reason, given.call_site, id(environment))
         self._known_ids()  # which forgets these too
-        known = self._provenances.get(key)
-        if known is None or known[0] is not environment:
-            known = environment, self._put_provenance(given)
-            self._provenances[key] = known
-        return known[1]
+        known = self._sources.get(key)
+        if known is None or known.given.environment is not environment:
+            self._sources[key] = known = self._put_provenance(given)
+        return known
 
-    def _put_provenance(self, given: Provenance) -> tuple[int, str, str | None]:
-        digest = digest_of(given.environment)
+    def _put_provenance(self, given: Provenance) -> _Source:
+        body = canonical_json(given.environment)
+        digest = hashlib.sha256(body.encode()).hexdigest()
         site = None if given.call_site is None else canonical_json(attrs.asdict(given.call_site))
-        values = given.actor, given.reason, site, self._put("environment", digest, canonical_json(given.environment))
+        values = given.actor, given.reason, site, self._put("environment", digest, body)
         ids, key = self._known_ids(), ("provenance", values)
         if key not in ids:
             cursor = self.store.transaction.execute(
                 "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)", values
             )
             ids[key] = int(cursor.lastrowid or 0)
-        return ids[key], digest, site
+        return _Source(given, ids[key], digest, site)
 
     def _put(self, table: str, digest: str, body: str) -> int:
         ids = self._known_ids()
@@ -351,7 +374,7 @@ class Records:
         """Rows this process has seen; forgotten when a transaction was rolled back, or a child forked."""
         if self._generation != self.store.generation:
             self._ids.clear()
-            self._provenances.clear()
+            self._sources.clear()
             self._generation = self.store.generation
         return self._ids
 

@@ -170,7 +170,8 @@ class Gate:
         used: the ops of these programs.
         findings: what speaks against it; nothing does, if there is none.
         kernels: used ops that C++ kernels decompose, of which is known only that they do.
-        foreign: used ops of libraries that the other catalog knows nothing of.
+        foreign: used ops that a catalog may lack though its torch has them: of libraries, and higher-order operators,
+            which torch registers when a part of it is first imported.
     """
 
     used: frozenset[str]
@@ -192,12 +193,13 @@ def gate(found: Replay, used: Collection[str]) -> Gate:
     if found.drift is None:
         name = found.side.name
         raise LedgerError(f"{name} has met no torch yet, so what the move changes is not known; export with it first")
+    catalogs = found.drift.before.catalog.ops, found.drift.after.catalog.ops
     foreign = {op for op in used if "::" in op and names.namespace(op) not in found.spaces}
+    foreign |= {op for op in used if "::" not in op and (op in catalogs[0]) != (op in catalogs[1])}
     touched = found.drift.only({*used} - foreign)
     findings = [Finding(each.op, each.kind, "", each) for each in touched.changes if each.kind != WRAPPERS]
     findings += [Finding(each.op, LOST, each.detail) for each in found.outcomes if each.outcome == LOST]
     told = {finding.op for finding in findings}
-    catalogs = found.drift.before.catalog.ops, found.drift.after.catalog.ops
     # What has no namespace and is in no catalog is a plain Python function, such as getitem.
     neither = sorted(op for op in {*used} - foreign if "::" in op and all(op not in ops for ops in catalogs))
     for what, ops in (

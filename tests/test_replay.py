@@ -174,6 +174,12 @@ def test_what_no_catalog_tells_of_stops_no_move_and_is_named() -> None:
     assert (judged.findings, judged.foreign) == ((), ("mylib::f", "otherlib::g"))
 
 
+def test_a_higher_order_operator_that_one_side_has_not_registered_yet_stops_no_move_and_is_named() -> None:
+    for sides in (({"wrap": ALWAYS}, {}), ({}, {"wrap": ALWAYS})):
+        judged = gate(move(*sides, {}), {"wrap", "aten::other"})
+        assert (judged.findings, judged.foreign) == ((), ("wrap",))
+
+
 def test_a_table_that_met_no_torch_cannot_be_judged() -> None:
     with pytest.raises(LedgerError, match="edge@1 has met no torch yet"):
         gate(move(None, {"aten::f": KERNEL}, {}), {"aten::f"})
@@ -371,7 +377,7 @@ def test_a_move_that_changes_what_exports_use_is_status_1(used: Path) -> None:
         "left the table\n  aten::elu: in the table -> stays in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
     )
     assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
-    assert "not judged: 1 op of libraries that no catalog tells of (mylib::f)\n" in done.stdout
+    assert "not judged: 1 op of libraries, or registered late (mylib::f)\n" in done.stdout
     assert len(done.stdout.splitlines()) < 9
     told = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
     assert (told["passed"], told["exports"], len(told["used"]), told["foreign"]) == (False, 1, 6, ["mylib::f"])

@@ -161,7 +161,7 @@ def print_gate(found: Replay, judged: Gate, exports: int) -> None:
     if judged.kernels:
         note(f"not compared: the C++ code of {_ops(judged.kernels)} ({_some(judged.kernels)}), which no catalog tells")
     if judged.foreign:
-        note(f"not judged: {_ops(judged.foreign)} of libraries that no catalog tells of ({_some(judged.foreign)})")
+        note(f"not judged: {_ops(judged.foreign)} of libraries, or registered late ({_some(judged.foreign)})")
 
 
 def _print_outcomes(found: Replay, *, everything: bool) -> None:

@@ -16,7 +16,7 @@ from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.catalog import Catalog
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
 from decomp_ledger.events import Body, Event, Exported, Materialized
-from decomp_ledger.past import IS_CHANGING, Past, number_in
+from decomp_ledger.past import IS_CHANGING, IS_STANDING, STANDING_KINDS, Past, number_in
 from decomp_ledger.records import Provenance, Records, TableInfo
 from decomp_ledger.state import Reference, TableState
 from decomp_ledger.store import Store
@@ -216,6 +216,8 @@ class Ledger(Past):
                 "WHERE op_id = (SELECT id FROM op WHERE name = ?))"
             )
             values.append(names.normalize(op))
+        if kind in STANDING_KINDS:
+            where.append(IS_STANDING)
         conditions = (("provenance.actor = ?", actor), ("event.kind = ?", kind), ("event.seq > ?", gt))
         for text, value in (*conditions, ("event.seq <= ?", lte)):
             if value is not None:

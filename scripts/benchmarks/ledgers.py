@@ -108,12 +108,16 @@ def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Re
     connection.close()
 
 
+# Click's bytecode comes with its installation; so would ours, and is kept here even where the shell says not to.
+_KEPT = {"PYTHONDONTWRITEBYTECODE": ""}
+
+
 def run(code: str, *arguments: str) -> float:
     """Return the processor seconds that a whole Python process takes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.DEVNULL, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL, check=False, env={**os.environ, "PYTHONPATH": str(ROOT), **_KEPT},
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

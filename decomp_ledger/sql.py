@@ -32,6 +32,12 @@ JOIN environment ON environment.id = provenance.environment_id
 # Every event, whatever it names that may be missing.
 EVERY_EVENT = EVENT.replace("JOIN", "LEFT JOIN") + "ORDER BY event.seq"
 
+SINCE = """
+SELECT event.version, event.seq, provenance.reason
+FROM event
+JOIN provenance ON provenance.id = event.provenance_id
+"""
+
 # Versions of a table that touched an op, newest first.
 TOUCHED = """
 SELECT version FROM change

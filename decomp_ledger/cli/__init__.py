@@ -16,12 +16,13 @@ __all__ = ["cli", "main"]
 
 # Where the commands are that are waited for; one that is not named here is found by looking everywhere.
 _HOMES = {
-    **dict.fromkeys(("blame", "diff", "explain", "log", "show", "tables"), "reading"),
+    **dict.fromkeys(("blame", "log", "show", "tables"), "reading"),
+    **dict.fromkeys(("diff", "explain"), "asking"),
     **dict.fromkeys(("catalog", "drift", "replay"), "comparing"),
     **dict.fromkeys(("exports", "reproduce"), "exports"),
     "run": "running",
 }
-_MODULES = ("running", "reading", "exports", "comparing", "changing", "checking", "keeping")
+_MODULES = ("running", "reading", "asking", "exports", "comparing", "changing", "checking", "keeping")
 
 
 class _Commands(click.Group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import sys
@@ -66,6 +67,8 @@ def cli(context: click.Context, path: str) -> None:
 
 def main() -> None:
     """Run the command, and exit as documented: one line for an error, no traceback."""
+    # All that was imported stays to the end; or the garbage collector looks through it when it runs, and again at exit.
+    gc.freeze()
     arguments = sys.argv[1:]
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)

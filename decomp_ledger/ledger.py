@@ -10,11 +10,11 @@ from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from decomp_ledger import names
+from decomp_ledger import names, provenance
 from decomp_ledger.canonical import Json, check_text
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
-from decomp_ledger.events import Body, Event, Exported, Materialized
-from decomp_ledger.past import IS_CHANGING, IS_STANDING, STANDING_KINDS, Past, number_in
+from decomp_ledger.events import KINDS, Body, Event, Exported, Materialized
+from decomp_ledger.past import IS_CHANGING, Past, number_in
 from decomp_ledger.records import Provenance, Records, TableInfo
 from decomp_ledger.state import Reference, TableState
 from decomp_ledger.store import Store
@@ -221,8 +221,8 @@ class Ledger(Past):
                 "WHERE op_id = (SELECT id FROM op WHERE name = ?))"
             )
             values.append(names.normalize(op))
-        if kind in STANDING_KINDS:
-            where.append(IS_STANDING)
+        if kind in KINDS:
+            where.append(f"event.kind = '{kind}'")  # as text too: of a value SQLite does not know that an index has it
         conditions = (("provenance.actor = ?", actor), ("event.kind = ?", kind), ("event.seq > ?", gt))
         for text, value in (*conditions, ("event.seq <= ?", lte)):
             if value is not None:
@@ -321,8 +321,6 @@ class Ledger(Past):
 
     def origin(self) -> Origin:
         """Return who acts, where and in what; asked before the ledger is locked, as the first time it asks git."""
-        from decomp_ledger import provenance
-
         return provenance.origin(self.actor)
 
     @contextmanager

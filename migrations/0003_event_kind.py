@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-# With `seq` for the order, and the table, by which an entry is passed over without its row being read.
+# With `seq` for the order, and the table, by which an entry is passed over without its row being read. By OR, since
+# each insertion of an event would make a list of three anew.
 EVENT_KIND = """
-CREATE INDEX event_kind ON event(kind, seq, stream_id) WHERE kind IN ('exported', 'materialized', 'tagged')
+CREATE INDEX event_kind ON event(kind, seq, stream_id)
+WHERE kind = 'exported' OR kind = 'materialized' OR kind = 'tagged'
 """
 
 

@@ -154,7 +154,8 @@ def sign_head(records: Records, key: SigningKey) -> Checkpoint:
     Raises:
         SigningError: there is no event yet.
     """
-    with records.store.writing() as connection:
+
+    def write(connection: sqlite3.Connection) -> Checkpoint:
         head = connection.execute(sql.HEAD).fetchone()
         if head is None:
             raise SigningError(f"{records.store.path} has no event yet; there is nothing to sign")
@@ -167,13 +168,14 @@ def sign_head(records: Records, key: SigningKey) -> Checkpoint:
         )
         signed = attrs.evolve(unsigned, signature=key.sign(unsigned.text.encode()).hex())
         insert_checkpoint(connection, signed)
-    return signed
+        return signed
+
+    return records.store.write(write)
 
 
 def append_checkpoint(records: Records, checkpoint: Checkpoint) -> None:
     """Store a checkpoint that was signed elsewhere."""
-    with records.store.writing() as connection:
-        insert_checkpoint(connection, checkpoint)
+    records.store.write(lambda connection: insert_checkpoint(connection, checkpoint))
 
 
 def insert_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:

@@ -21,6 +21,7 @@ from decomp_ledger.store import Store
 
 # What only some processes need is imported in the functions that need it: to import it all takes as long as to answer.
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
     from types import TracebackType
 
@@ -140,7 +141,8 @@ class Ledger(Past):
         names.check_label(name, "a table")
         if self.store.read_only:
             return self.stream(name)
-        with self.store.writing():
+
+        def write(connection: sqlite3.Connection) -> Stream:
             if self.records.stream_id(name) is not None:
                 stream = self.stream(name)
                 self._check_base(name, base)
@@ -151,7 +153,9 @@ class Ledger(Past):
                 start = self.resolve(base)
                 stream = Stream(self, name, state=start, parent=(start.table, start.version))
             stream.create()
-        return stream
+            return stream
+
+        return self.store.write(write)
 
     def _check_base(self, name: str, base: str) -> None:
         """Refuse to resume a table that began otherwise than the caller says."""
@@ -313,11 +317,12 @@ class Ledger(Past):
     def append(
         self, table: str, version: int, body: Body, *, reason: str | None = None, origin: Origin | None = None
     ) -> Event:
-        """Append one event with this moment's provenance; for :class:`Stream`, in its transaction."""
+        """Append one event with this moment's provenance; within `store.write()`, in that transaction."""
         parts = [part for part in (self.reason, *self._because(), reason) if part]
         why = " / ".join(dict.fromkeys(parts)) if parts else None
         actor, call_site, environment = origin or self.origin()
-        return self.records.append(table, version, body, Provenance(actor, why, call_site, environment))
+        given = Provenance(actor, why, call_site, environment)
+        return self.store.write(lambda _: self.records.append(table, version, body, given))
 
     def origin(self) -> Origin:
         """Return who acts, where and in what; asked before the ledger is locked, as the first time it asks git."""

@@ -137,7 +137,12 @@ def _caller() -> tuple[FrameType | None, int]:
 
 def _torch_folder() -> str:
     file = getattr(sys.modules.get("torch"), "__file__", None)
-    return os.path.dirname(file) + os.sep if file else _PACKAGE  # noqa: PTH120  # on the path of every event
+    return _folder_of(file) if file else _PACKAGE
+
+
+@cache
+def _folder_of(file: str) -> str:
+    return os.path.dirname(file) + os.sep  # noqa: PTH120  # as code objects spell it
 
 
 def _function(frame: FrameType) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import sqlite3
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from decomp_ledger import sql
-from decomp_ledger.canonical import Json, canonical_json, digest_of
+from decomp_ledger.canonical import Json, canonical_json
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import (
     ACTIONS,
@@ -23,11 +24,13 @@ from decomp_ledger.events import (
     CallSite,
     Changing,
     Event,
+    HashedText,
     Tagged,
-    chain_hash,
     decode_body,
     encode_body,
     genesis,
+    hash_of,
+    hashed_text,
 )
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
@@ -35,7 +38,7 @@ from decomp_ledger.store import Store
 if TYPE_CHECKING:
     from decomp_ledger.catalog import Catalog
 
-__all__ = ["Provenance", "Records", "TableInfo", "read_event", "utc_now"]
+__all__ = ["Provenance", "Records", "TableInfo", "read_call_site", "read_event", "utc_now"]
 
 # Whole catalogs to compare a new one with, when it is stored as a difference.
 _BASES_TRIED = 4
@@ -55,6 +58,37 @@ class Provenance(NamedTuple):
     reason: str | None
     call_site: CallSite | None
     environment: dict[str, Json]
+
+
+class _Source:
+    """A provenance as it is stored.
+
+    Args:
+        given: it.
+        row: its row.
+        environment: digest of its environment.
+        site: its call site, as it is stored.
+    """
+
+    def __init__(self, given: Provenance, row: int, environment: str, site: str | None) -> None:
+        self.given, self.row, self.environment, self._site = given, row, environment, site
+        self._texts: dict[tuple[str, str], HashedText] = {}
+
+    def hashed_text(self, table: str, body: Body) -> HashedText:
+        """Return what is hashed of all its events of a table and a kind: made once."""
+        found = self._texts.get((table, body.kind))
+        if found is None:
+            given = self.given
+            fields = {
+                "actor": given.actor,
+                "environment": self.environment,
+                "kind": body.kind,
+                "reason": given.reason,
+                "schema": body.schema,
+                "table": table,
+            }
+            self._texts[table, body.kind] = found = hashed_text(fields, self._site)
+        return found
 
 
 class TableInfo(NamedTuple):
@@ -86,7 +120,7 @@ class Records:
         self.store = store
         self._ids: dict[tuple[str, object], int] = {}
         self._generation = store.generation
-        self._environments: dict[int, tuple[dict[str, Json], str]] = {}
+        self._sources: dict[object, _Source] = {}
         self._head: tuple[object, tuple[int, bytes]] | None = None
 
     # Reading
@@ -191,6 +225,10 @@ class Records:
 
     def head(self) -> tuple[int, bytes]:
         """Return the seq and the hash of the last event; 0 and what the first one is chained to, if there is none."""
+        return self._last()[1]
+
+    def _last(self) -> tuple[object, tuple[int, bytes]]:
+        """Return when the head was read, and the head."""
         moment = self.store.moment()
         if self._head is None or self._head[0] != moment:
             with self.store.reading() as connection:
@@ -198,9 +236,9 @@ class Records:
             if row is not None and not isinstance(row[1], bytes):
                 raise LedgerError(f"{self.store.path} is damaged: event #{row[0]} has no hash; run verify")
             self._head = moment, (int(row[0]), row[1]) if row else (0, genesis(*self.identity()))
-        return self._head[1]
+        return self._head
 
-    # Writing, inside `store.writing()`
+    # Writing, within `store.write()`
 
     def append(self, table: str, version: int, body: Body, provenance: Provenance) -> Event:
         """Append one event, with its change rows, in the transaction that is under way.
@@ -208,31 +246,20 @@ class Records:
         The head of the chain is read inside the transaction, so that appends of several processes follow
         one another.
         """
-        with self.store.writing() as connection:
-            stream = self._named("stream", table)
-            last, prev_hash = self.head()
-            seq = last + 1
-            provenance_id, digest, site = self._provenance(provenance)
-            at = utc_now()
-            fields = {
-                "actor": provenance.actor,
-                "environment": digest,
-                "kind": body.kind,
-                "reason": provenance.reason,
-                "recorded_at": at,
-                "schema": body.schema,
-                "seq": seq,
-                "table": table,
-                "version": version,
-            }
-            text = encode_body(body)
-            own_hash = chain_hash(prev_hash, fields, text, site)
-            connection.execute(
-                sql.INSERT_EVENT,
-                (seq, stream, version, body.kind, body.schema, at, provenance_id, text, prev_hash, own_hash),
-            )
-            self._derived_rows(connection, stream, version, body)
-            self._head = self.store.moment(), (seq, own_hash)
+        connection = self.store.transaction
+        stream = self._named("stream", table)
+        moment, (last, prev_hash) = self._last()
+        seq = last + 1
+        source = self._source(provenance)
+        at = utc_now()
+        text = encode_body(body)
+        own_hash = hash_of(prev_hash, source.hashed_text(table, body), text, at, seq, version)
+        connection.execute(
+            sql.INSERT_EVENT,
+            (seq, stream, version, body.kind, body.schema, at, source.row, text, prev_hash, own_hash),
+        )
+        self._derived_rows(connection, stream, version, body)
+        self._head = moment, (seq, own_hash)
         return Event(
             seq,
             table,
@@ -242,7 +269,7 @@ class Records:
             provenance.actor,
             provenance.reason,
             provenance.call_site,
-            digest,
+            source.environment,
             body,
             prev_hash.hex(),
             own_hash.hex(),
@@ -280,14 +307,13 @@ class Records:
         """Store a catalog once, as a difference where a whole one of its build is stored; return its digest."""
         from decomp_ledger.catalog import pack
 
-        with self.store.writing() as connection:
-            digest = bytes.fromhex(catalog.digest)
-            if connection.execute("SELECT 1 FROM catalog WHERE digest = ?", [digest]).fetchone() is None:
-                base_id, base = self._nearest_base(connection, catalog)
-                connection.execute(
-                    "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)",
-                    (digest, base_id, pack(catalog, base)),
-                )
+        connection = self.store.transaction
+        digest = bytes.fromhex(catalog.digest)
+        if connection.execute("SELECT 1 FROM catalog WHERE digest = ?", [digest]).fetchone() is None:
+            base_id, base = self._nearest_base(connection, catalog)
+            connection.execute(
+                "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)", (digest, base_id, pack(catalog, base))
+            )
         return catalog.digest
 
     def _nearest_base(self, connection: sqlite3.Connection, catalog: Catalog) -> tuple[int | None, Catalog | None]:
@@ -300,41 +326,38 @@ class Records:
                 return int(row_id), base
         return None, None
 
-    def _provenance(self, given: Provenance) -> tuple[int, str, str | None]:
-        """Return the row of a provenance, and the texts of its environment and call site that are hashed."""
-        environment_id, digest = self._environment(given.environment)
-        site = None if given.call_site is None else _site_text(given.call_site)
-        key = ("provenance", (given.actor, given.reason, site, environment_id))
-        ids = self._known_ids()
-        if key not in ids:
-            with self.store.writing() as connection:
-                cursor = connection.execute(
-                    "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)", key[1]
-                )
-            ids[key] = int(cursor.lastrowid or 0)
-        return ids[key], digest, site
-
-    def _environment(self, environment: dict[str, Json]) -> tuple[int, str]:
+    def _source(self, given: Provenance) -> _Source:
+        """Return a provenance as it is stored."""
         # The same object comes with every event until something changes: it is hashed once.
-        known = self._environments.get(id(environment))
-        if known is None or known[0] is not environment:
-            known = (environment, digest_of(environment))
-            self._environments[id(environment)] = known
-        key = ("environment", known[1])
-        ids = self._known_ids()
-        return ids.get(key) or self._put("environment", known[1], canonical_json(environment)), known[1]
+        environment = given.environment
+        key = (given.actor, given.reason, given.call_site, id(environment))
+        self._known_ids()  # which forgets these too
+        known = self._sources.get(key)
+        if known is None or known.given.environment is not environment:
+            self._sources[key] = known = self._put_provenance(given)
+        return known
+
+    def _put_provenance(self, given: Provenance) -> _Source:
+        body = canonical_json(given.environment)
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        site = None if given.call_site is None else canonical_json(attrs.asdict(given.call_site))
+        values = given.actor, given.reason, site, self._put("environment", digest, body)
+        ids, key = self._known_ids(), ("provenance", values)
+        if key not in ids:
+            cursor = self.store.transaction.execute(
+                "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)", values
+            )
+            ids[key] = int(cursor.lastrowid or 0)
+        return _Source(given, ids[key], digest, site)
 
     def _put(self, table: str, digest: str, body: str) -> int:
         ids = self._known_ids()
         key = (table, digest)
         if key not in ids:
-            raw = bytes.fromhex(digest)
-            with self.store.writing() as connection:
-                row = connection.execute(f"SELECT id FROM {table} WHERE digest = ?", [raw]).fetchone()
-                if row is None:
-                    row = [
-                        connection.execute(f"INSERT INTO {table} (digest, body) VALUES (?, ?)", (raw, body)).lastrowid
-                    ]
+            connection, raw = self.store.transaction, bytes.fromhex(digest)
+            row = connection.execute(f"SELECT id FROM {table} WHERE digest = ?", [raw]).fetchone()
+            if row is None:
+                row = [connection.execute(f"INSERT INTO {table} (digest, body) VALUES (?, ?)", (raw, body)).lastrowid]
             ids[key] = int(row[0])
         return ids[key]
 
@@ -342,10 +365,10 @@ class Records:
         ids = self._known_ids()
         key = (table, name)
         if key not in ids:
-            with self.store.writing() as connection:
-                row = connection.execute(f"SELECT id FROM {table} WHERE name = ?", [name]).fetchone()
-                if row is None:
-                    row = [connection.execute(f"INSERT INTO {table} (name) VALUES (?)", [name]).lastrowid]
+            connection = self.store.transaction
+            row = connection.execute(f"SELECT id FROM {table} WHERE name = ?", [name]).fetchone()
+            if row is None:
+                row = [connection.execute(f"INSERT INTO {table} (name) VALUES (?)", [name]).lastrowid]
             ids[key] = int(row[0])
         return ids[key]
 
@@ -353,6 +376,7 @@ class Records:
         """Rows this process has seen; forgotten when a transaction was rolled back, or a child forked."""
         if self._generation != self.store.generation:
             self._ids.clear()
+            self._sources.clear()
             self._generation = self.store.generation
         return self._ids
 
@@ -380,7 +404,7 @@ def read_event(row: Sequence[Any]) -> Event:
     if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
         raise LedgerError(f"event {seq!r:.40} is damaged: a value is of another type than was written; run verify")
     try:
-        place = None if site is None else _call_site(site)
+        place = None if site is None else read_call_site(site)
         return Event(
             seq,
             table,
@@ -401,16 +425,16 @@ def read_event(row: Sequence[Any]) -> Event:
 
 
 @lru_cache(maxsize=1024)
-def _call_site(text: str) -> CallSite:
+def read_call_site(text: str) -> CallSite:
+    """Read a call site as it is stored.
+
+    Raises:
+        LedgerError: the text is none.
+    """
     value = _parse(text, "a call site")
     if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
         raise LedgerError("a call site in the ledger is damaged; run verify")
     return CallSite(str(value["file"]), int(value["line"]), str(value["function"]))
-
-
-@lru_cache(maxsize=1024)
-def _site_text(site: CallSite) -> str:
-    return canonical_json(attrs.asdict(site))
 
 
 def _parse(text: str, what: str) -> Any:

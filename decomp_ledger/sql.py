@@ -39,6 +39,17 @@ JOIN provenance ON provenance.id = event.provenance_id
 # Every event, whatever it names that may be missing.
 EVERY_EVENT = EVENT.replace("JOIN", "LEFT JOIN") + "ORDER BY event.seq"
 
+# The same without what many events have in common.
+EVERY_EVENT_ROW = """
+SELECT seq, stream_id, version, kind, schema, recorded_at, provenance_id, body, prev_hash, hash
+FROM event ORDER BY seq
+"""
+
+PROVENANCE = """
+SELECT actor, reason, call_site, digest FROM provenance LEFT JOIN environment ON environment.id = environment_id
+WHERE provenance.id = ?
+"""
+
 # Versions of a table that touched an op, newest first.
 TOUCHED = """
 SELECT version FROM change

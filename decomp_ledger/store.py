@@ -6,16 +6,18 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from decomp_ledger import openings
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.migrating import APPLICATION_ID, apply_migrations, pending_migrations
 
 __all__ = ["DURABILITY", "MEMORY", "Store"]
+
+T = TypeVar("T")
 
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
@@ -24,6 +26,8 @@ _HEADER = b"SQLite format 3\0"
 # SQLite quotes a damaged schema in its error. If that is no text, Python cannot read it: 3.10 gives an error without a
 # message, and newer ones a UnicodeDecodeError.
 _UNREADABLE_SCHEMA = "{} is damaged (its schema is no text); restore a backup"
+
+_FORKED = "{} is being written by the process that forked this one"
 
 # Connections that a parent process was using when it forked this one: to close one would undo what the parent does.
 _inherited: list[sqlite3.Connection] = []
@@ -39,18 +43,23 @@ class _Patient(sqlite3.Connection):
     timeout = 0.0
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:  # what takes a lock; in a transaction it is taken
-        deadline = None
-        while True:
-            try:
-                return super().execute(*arguments)
-            except sqlite3.OperationalError as error:
-                now = time.monotonic()
-                deadline = now + self.timeout if deadline is None else deadline
-                if not is_busy(error) or self.in_transaction or now >= deadline:
-                    raise
-                import random  # few wait; it takes longer to import than a command to answer
+        try:
+            return _execute(self, *arguments)
+        except sqlite3.OperationalError as error:
+            refused = error
+        deadline = time.monotonic() + self.timeout
+        while is_busy(refused) and not self.in_transaction and time.monotonic() < deadline:
+            import random  # few wait; it takes longer to import than a command to answer
 
-                time.sleep(random.uniform(*_PAUSE))
+            time.sleep(random.uniform(*_PAUSE))
+            try:
+                return _execute(self, *arguments)
+            except sqlite3.OperationalError as error:
+                refused = error
+        raise refused
+
+
+_execute = sqlite3.Connection.execute
 
 
 class Store:
@@ -254,42 +263,52 @@ class Store:
                     yield connection
                 finally:
                     self._users -= 1
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._explained(error) from error
-        except UnicodeEncodeError as error:
-            # Of a text to be looked for, by an argument of a command perhaps: those may be any bytes.
-            raise UnusableValue(f"{error.object!r:.80} is in no ledger: it has a lone surrogate") from None
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call `work` with the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
-        Within another `writing()` of the same thread it takes part in that one.
+        Within another `write()` of the same thread it takes part in that one. Not a context manager, of which those
+        that keep a lock in all circumstances are made by a generator: that takes as long as to begin and to commit.
         """
         if self.read_only:
             raise LedgerFileError(f"{self.path} was opened for reading only")
-        with self.reading() as connection:
-            if self._depth:
-                yield connection
-                return
-            self._depth += 1
-            try:
-                # Inside, since an interrupt may come right after it.
-                connection.execute("BEGIN IMMEDIATE")
-                # With the lock, which whoever puts another ledger in its place holds too.
-                self._check_place()
-                self._moment = self._asked(connection)
-                yield connection
-                if connection is not self._connection:
-                    raise LedgerFileError(f"{self.path} is being written by the process that forked this one")
-                connection.execute("COMMIT")
-            except BaseException:
-                self.generation += 1  # ids that were handed out may be gone
-                if connection is self._connection and connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            finally:
-                self._depth -= 1
+        try:
+            with self._lock:
+                connection = self.connection
+                if self._depth:
+                    return work(connection)
+                self._users += 1
+                self._depth += 1
+                try:
+                    # Inside, since an interrupt may come right after it.
+                    connection.execute("BEGIN IMMEDIATE")
+                    # With the lock, which whoever puts another ledger in its place holds too.
+                    self._check_place()
+                    self._moment = self._asked(connection)
+                    result = work(connection)
+                    if connection is not self._connection:
+                        raise LedgerFileError(_FORKED.format(self.path))
+                    connection.execute("COMMIT")
+                    return result
+                except BaseException:
+                    self.generation += 1  # ids that were handed out may be gone
+                    if connection is self._connection and connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                finally:
+                    self._depth -= 1
+                    self._users -= 1
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._explained(error) from error
+
+    @property
+    def transaction(self) -> sqlite3.Connection:
+        """The connection within `write()`, for what is called there."""
+        if not self._depth or self._connection is None:
+            raise LedgerFileError(_FORKED.format(self.path))
+        return self._connection
 
     def moment(self) -> tuple[int, int]:
         """Return what changes when another connection has committed, or a transaction of this one was undone.
@@ -318,8 +337,11 @@ class Store:
                 f"{self.path} was removed or replaced while it was open; put it back, or open the ledger again"
             )
 
-    def _explained(self, error: sqlite3.Error) -> LedgerFileError:
+    def _explained(self, error: sqlite3.Error | UnicodeEncodeError) -> LedgerError:
         """Return what to raise for an error of SQLite; raise it as it is, if it is our own mistake."""
+        if isinstance(error, UnicodeEncodeError):
+            # Of a text to be looked for, by an argument of a command perhaps: those may be any bytes.
+            return UnusableValue(f"{error.object!r:.80} is in no ledger: it has a lone surrogate")
         if not isinstance(error, sqlite3.ProgrammingError):
             return LedgerFileError(explain(self.path, error))
         if "closed" not in str(error):

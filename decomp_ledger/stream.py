@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from decomp_ledger import names
 from decomp_ledger.canonical import check_text
@@ -48,6 +47,9 @@ __all__ = ["Decide", "Stream", "Wanted"]
 Wanted: TypeAlias = "list[tuple[str, str, Reference | None]]"
 Decide: TypeAlias = "Callable[[Mapping[str, Intent]], Wanted]"
 Make: TypeAlias = "Callable[..., Changing]"
+T = TypeVar("T")
+
+_NOTHING = Intent(RESTORE)  # of an op that nothing is said of
 
 
 class Stream:
@@ -220,9 +222,7 @@ class Stream:
         if self.ledger is None:
             return None
         try:
-            origin = self.ledger.origin()  # before it is locked: the first time, it asks git
-            with self._transaction(self.ledger):
-                return write(self.ledger, origin)
+            return self._within(self.ledger, write)
         except (LedgerFileError, SchemaError) as error:
             if self.owner is None:
                 raise
@@ -230,14 +230,13 @@ class Stream:
             self.detach()
             return None
 
-    @contextmanager
-    def _transaction(self, ledger: Ledger) -> Iterator[None]:
-        """Write, and be what it was before if that fails."""
+    def _within(self, ledger: Ledger, write: Callable[[Ledger, Origin], T]) -> T:
+        """Write within a transaction, and be what it was before if that fails."""
         with self.lock:
             before = self.version, self._name, self._seen
             try:
-                with ledger.store.writing():
-                    yield
+                origin = ledger.origin()  # before it is locked: the first time, it asks git
+                return ledger.store.write(lambda _: write(ledger, origin))
             except BaseException:
                 self.version, self._name, self._seen = before
                 raise
@@ -267,7 +266,7 @@ class Stream:
         changes = tuple([Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted])
         pending = () if loaded is None else tuple(c.op for c in changes if c.action != RESTORE and not loaded(c.op))
         event = self._write(ledger, origin, make(changes, pending=pending), reason)
-        self._seen = ledger.records.head()
+        self._seen = event.seq, bytes.fromhex(event.hash)
         return event
 
     def _apply(self, wanted: Wanted, version: int) -> None:
@@ -310,7 +309,7 @@ class Stream:
         wanted_ops = list(dict.fromkeys(ops))
 
         def decide(intents: Mapping[str, Intent]) -> Wanted:
-            return [(op, PRESERVE, None) for op in wanted_ops if intents.get(op) != Intent(PRESERVE)]
+            return [(op, PRESERVE, None) for op in wanted_ops if intents.get(op, _NOTHING).action != PRESERVE]
 
         return self.change(Popped, decide, reason=reason, expected_version=expected_version)
 
@@ -352,9 +351,8 @@ class Stream:
         names.check_label(name, "a tag")
         if name.lstrip("-").isdigit():
             raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
-        ledger = self._recorded()
-        origin = ledger.origin()
-        with self._transaction(ledger):
+
+        def write(ledger: Ledger, origin: Origin) -> Event | None:
             self.create()
             self.sync()
             at = self.version if version is None else self._check_version(version)
@@ -364,6 +362,8 @@ class Stream:
             if found is not None:
                 raise VersionConflict(f"the tag {name!r} of {self.name} is version {found} and never moves")
             return ledger.append(self.name, at, Tagged(name), reason=reason, origin=origin)
+
+        return self._within(self._recorded(), write)
 
     # Reading
 
@@ -416,15 +416,16 @@ class Stream:
             LedgerError: there is such a table already.
         """
         names.check_label(name, "a table")
-        ledger = self._recorded()
-        ledger.origin()
-        with self._transaction(ledger):
+
+        def write(ledger: Ledger, origin: Origin) -> Stream:
             self.create()
             if ledger.records.stream_id(name) is not None:
                 raise LedgerError(f"there is a table {name!r} already; fork under another name")
             forked = self.fork(name)
             forked.create()
-        return forked
+            return forked
+
+        return self._within(self._recorded(), write)
 
     def past(self, version: int | str) -> Stream:
         """Return the stream as it was at a version or tag, which refuses to change."""

@@ -2,6 +2,10 @@
 
 Two scans, in flat memory: one over the events, one over the change rows. Each adds up a keyed hash of every change that
 it meets; equal sums mean equal changes. Only where they differ are the rows of single events looked up.
+
+`_Check.event` says what an event has to be, and what is wrong with one that is not so. Most events follow, and change
+ops as others did before: `_Check.usual` knows those in a few steps, by what it remembers of others like them, and
+leaves all others to `event`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -28,20 +32,26 @@ from decomp_ledger.events import (
     Created,
     Event,
     Exported,
+    HashedText,
     Materialized,
     Tagged,
     chain_hash,
+    decode_body,
     genesis,
+    hash_of,
+    hashed_text,
 )
-from decomp_ledger.known import Known, Signed, disagreements
+from decomp_ledger.known import Fault, Known, Signed, disagreements
 from decomp_ledger.migrating import expected_schema, schema_of
-from decomp_ledger.records import Records, read_event
+from decomp_ledger.records import Records, read_call_site, read_event
 from decomp_ledger.state import Reference, TableState
 
 __all__ = ["Problem", "Verification", "verify"]
 
 _MAX_PROBLEMS = 20
 _STEP = 2000  # events between two reports of progress
+_REMEMBERED = 4096  # of each that is remembered of events before
+_SHORT = 1000  # characters of what is remembered
 _DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
@@ -102,9 +112,13 @@ def verify(
         progress: told how many events were read, and how many there are.
     """
     with records.store.reading() as connection, _one_moment(connection):
-        check = _Check(connection, state_of)
-        check.run(progress)
-        faults, signed = disagreements(connection, check.ledger, known or Known())
+        try:
+            check, faults, signed = _checked(connection, state_of, known or Known(), progress)
+        except (sqlite3.OperationalError, UnicodeDecodeError):
+            # Most likely there is text that is no UTF-8. It can be read as text that cannot be stored, but then all
+            # rows take twice as long to read: so only now, from the start.
+            connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+            check, faults, signed = _checked(connection, state_of, known or Known(), progress)
     check.problems += [Problem(seq, text) for seq, text in faults]
     problems = sorted(check.problems, key=lambda problem: (problem.seq is None, problem.seq or 0))
     head = check.head if check.count else GENESIS
@@ -113,17 +127,32 @@ def verify(
 
 @contextmanager
 def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """See one moment of the ledger, though writers go on, and text that is no UTF-8 as text that cannot be stored."""
+    """See one moment of the ledger, though writers go on."""
     began = not connection.in_transaction
     if began:
         connection.execute("BEGIN")
-    connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     try:
         yield
     finally:
         connection.text_factory = str
         if began:
             connection.execute("COMMIT")
+
+
+def _checked(
+    connection: sqlite3.Connection,
+    state_of: Callable[[str, int], TableState],
+    known: Known,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[_Check, list[Fault], list[Signed]]:
+    check = _Check(connection, state_of)
+    check.run(progress)
+    return check, *disagreements(connection, check.ledger, known)
+
+
+# What events of one table, provenance, kind and schema share: what is hashed of them, their table, what the text begins
+# with that weighs their changes, and what the bodies say that were met.
+_Group: TypeAlias = "tuple[HashedText, str, str, dict[str, tuple[str, ...]]]"
 
 
 class _Check:
@@ -138,12 +167,16 @@ class _Check:
         self.tags: dict[tuple[Any, str], Any] = {}
         self.catalogs: dict[str, Catalog] = {}
         self.met: list[Event] = []
-        # Rows of ops and of decompositions that a change names.
+        # Rows of ops and of decompositions that an event names.
         self.used: set[Any] = set()
         self.replaced: set[Any] = set()
-        # What the sums are made with: nobody can prepare rows that add up.
+        # A change weighs what Python's own hash of its text is: SipHash, and much faster than any of hashlib. The text
+        # begins with a key that nobody knew before, so that nobody could prepare rows that add up.
         self.key = os.urandom(16).hex()
         self.sum = self.changes = 0
+        # What is remembered of events before: by stream, provenance, kind and schema; and by kind and schema.
+        self.groups: dict[tuple[Any, ...], _Group] = {}
+        self.bodies: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
 
     def run(self, progress: Callable[[int, int], object] | None) -> None:
         self.file()
@@ -155,11 +188,15 @@ class _Check:
         self.digested("environment", lambda value: value)
         self.stored_catalogs()
         self.tags = {row[:2]: row[2] for row in self.connection.execute("SELECT stream_id, name, version FROM tag")}
+        self.tables = dict(self.connection.execute("SELECT id, name FROM stream"))
         (total,) = self.connection.execute("SELECT count(*) FROM event").fetchone()
-        for done, row in enumerate(self.connection.execute(sql.EVERY_EVENT)):
+        for done, row in enumerate(self.connection.execute(sql.EVERY_EVENT_ROW)):
             if progress is not None and done % _STEP == 0:
                 progress(done, total)
-            self.event(row)
+            if not self.usual(row):
+                seq, stream, version, kind, schema, at, provenance, *rest = row
+                who = self.provenance(provenance)
+                self.event((seq, self.tables.get(stream), version, kind, schema, at, *who, *rest))
         self.totals()
         for event in self.met:
             self.snapshot(event)
@@ -200,6 +237,13 @@ class _Check:
         except _DAMAGE:
             self.problem(None, f"the file says {len(rows)} times which ledger it is, or nothing that can be read")
 
+    def provenance(self, row_id: Any) -> tuple[Any, ...]:
+        """Return actor, reason, call site and environment's digest; what is missing is None."""
+        found: tuple[Any, ...] | None = None
+        if isinstance(row_id, int):
+            found = self.connection.execute(sql.PROVENANCE, [row_id]).fetchone()
+        return found or (None, None, None, None)
+
     def named(self, table: str) -> dict[str, int]:
         rows = self.connection.execute(f"SELECT name, id FROM {table}").fetchall()
         found = {name: row_id for name, row_id in rows if isinstance(name, str)}
@@ -239,6 +283,86 @@ class _Check:
                 self.catalogs[catalog.digest] = catalog
             except _DAMAGE as error:
                 self.problem(None, f"catalog {row_id}: {error}")
+
+    def usual(self, row: tuple[Any, ...]) -> bool:
+        """Tell whether an event changes ops of a table that has begun, follows, and is not damaged; if so, count it.
+
+        True only where `event` would find nothing.
+        """
+        seq, stream, version, kind, schema, at, provenance, text, prev_hash, own_hash = row
+        group = self.groups.get((stream, provenance, kind, schema)) or self.group(stream, provenance, kind, schema)
+        if group is None:
+            return False
+        hashed, table, start, bodies = group
+        said = bodies.get(text)
+        if said is None:
+            said = self.said(kind, schema, text, bodies)
+        before = self.versions.get(table)
+        try:
+            if (
+                not said
+                or not before
+                or version != before + 1
+                or seq != self.count + 1
+                or prev_hash != self.head
+                # As keys, and compared, 1.0 is 1; as it is hashed and stored, it is not.
+                or not type(seq) is type(version) is type(schema) is int
+                or type(at) is not str
+                or hash_of(prev_hash, hashed, text, at, seq, version) != own_hash
+            ):
+                return False
+        except UnicodeEncodeError:
+            return False  # text that is no UTF-8
+        self.count = seq
+        self.head = own_hash
+        self.versions[table] = version
+        for change in said:
+            self.changes += 1
+            self.sum += hash(f"{start}{version}{change}")
+        return True
+
+    def group(self, stream: Any, provenance: Any, kind: Any, schema: Any) -> _Group | None:
+        """Return what events of one table, provenance, kind and schema share; None if `event` is to look at them."""
+        if kind not in CHANGING_KINDS or kind == Created.kind:
+            return None
+        table = self.tables.get(stream)
+        actor, reason, site, environment = self.provenance(provenance)
+        try:
+            if not type(table) is type(actor) is str or type(schema) is not int or not 1 <= schema <= Changing.schema:
+                return None
+            if site is not None:
+                read_call_site(site)
+            fields = {
+                "actor": actor,
+                "environment": environment.hex(),
+                "kind": kind,
+                "reason": reason,
+                "schema": schema,
+                "table": table,
+            }
+            hashed = hashed_text(fields, site)
+        except _DAMAGE:
+            return None
+        bodies = self.bodies.setdefault((kind, schema), {})
+        group = hashed, table, f"{self.key}{self.streams[table]!r} ", bodies
+        if sum(map(len, hashed)) <= _SHORT:
+            if len(self.groups) >= _REMEMBERED:
+                self.groups.clear()
+            self.groups[stream, provenance, kind, schema] = group
+        return group
+
+    def said(self, kind: str, schema: int, text: Any, bodies: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+        """Return what a body says of ops, as it is weighed; nothing if it cannot be read."""
+        try:
+            body = decode_body(kind, schema, text)
+        except LedgerError:
+            return ()
+        said = self.weighed(body) if isinstance(body, Changing) else ()
+        if len(text) <= _SHORT:
+            if len(bodies) >= _REMEMBERED:
+                bodies.clear()
+            bodies[text] = said
+        return said
 
     def event(self, row: tuple[Any, ...]) -> None:
         seq, table, version, kind, schema, at, actor, reason, site, environment, text, prev_hash, own_hash = row
@@ -291,58 +415,63 @@ class _Check:
             self.problem(event.seq, f"the table {event.table!r} does not begin with 'created'")
         self.versions[event.table] = max(before, event.version)
         if isinstance(body, Changing):
-            for row in self.rows_of(event):
+            start = f"{self.key}{self.streams[event.table]!r} "
+            for change in self.weighed(body):
                 self.changes += 1
-                self.sum += self.weight(row)
+                self.sum += hash(f"{start}{event.version}{change}")
         elif isinstance(body, Tagged):
             if self.tags.pop((self.streams[event.table], body.name), None) != event.version:
                 self.problem(event.seq, f"the tag {body.name!r} is not stored as it says")
         elif isinstance(body, (Materialized, Exported)):
             self.met.append(event)
 
-    def rows_of(self, event: Event) -> Iterator[tuple[Any, ...]]:
-        """Give the change rows that an event stands for."""
-        stream = self.streams[event.table]
-        for change in event.changes:
+    def rows_of(self, body: Changing) -> Iterator[tuple[int, str, int | None]]:
+        """Give op, action and decomposition of the change rows that a body stands for."""
+        for change in body.changes:
             reference = None
             if change.decomposition is not None:
                 reference = self.decompositions.get(change.decomposition, -1)
             # -1 is no row: what an event names and nobody has makes the sums differ.
-            yield stream, self.ops.get(change.op, -1), event.version, change.action, reference
+            yield self.ops.get(change.op, -1), change.action, reference
 
-    def weight(self, row: tuple[Any, ...]) -> int:
-        # SipHash, behind a key that nobody knows before: much faster than any hash of hashlib.
-        return hash(f"{self.key}{row}")
+    def weighed(self, body: Changing) -> tuple[str, ...]:
+        """Return the changes of a body as they end in the text that is weighed, and note what they name."""
+        rows = list(self.rows_of(body))
+        self.used.update(op for op, _, _ in rows)
+        self.replaced.update(reference for _, _, reference in rows)
+        return tuple(f" {op!r} {action!r} {reference!r}" for op, action, reference in rows)
 
     def totals(self) -> None:
         """Compare what is stored with all that the events speak of."""
-        rows, total = 0, 0
-        query = "SELECT stream_id, op_id, version, action, decomposition_id FROM change"
-        for row in self.connection.execute(query):
-            rows += 1
-            total += self.weight(row)
-            self.used.add(row[1])
-            self.replaced.add(row[4])
-        if (rows, total) != (self.changes, self.sum):
-            self.wrong_changes(rows)
+        query = "SELECT stream_id, version, op_id, action, decomposition_id FROM change"
+        key, total = self.key, 0
+        for stream, version, op, action, reference in self.connection.execute(query):
+            total += hash(f"{key}{stream!r} {version!r} {op!r} {action!r} {reference!r}")
+        if total != self.sum:
+            self.wrong_changes()
         for _, name in self.tags:
             self.problem(None, f"the tag {name!r} is stored, and no event speaks of it")
         last, count = self.connection.execute("SELECT max(seq), count(*) FROM event").fetchone()
         if (last or 0, count) != (self.count, self.count):
             self.problem(None, f"there are {count} events, the last of them #{last}")
 
-    def wrong_changes(self, stored: int) -> None:
+    def wrong_changes(self) -> None:
         """Find the first events whose change rows are not theirs; only asked when there are some."""
+        for op, reference in self.connection.execute("SELECT DISTINCT op_id, decomposition_id FROM change"):
+            # Whatever such a row is, it is told of, and not what it names too.
+            self.used.add(op)
+            self.replaced.add(reference)
         found = len(self.problems)
-        query = (
-            "SELECT stream_id, op_id, version, action, decomposition_id FROM change "
-            "WHERE stream_id = ? AND op_id = ? AND version = ?"
-        )
-        for row in self.connection.execute(sql.EVERY_EVENT).fetchall():
+        query = "SELECT action, decomposition_id FROM change WHERE stream_id = ? AND op_id = ? AND version = ?"
+        for row in self.connection.execute(sql.EVERY_EVENT):
             try:
                 event = read_event(row)
-                for change, wanted in zip(event.changes, self.rows_of(event), strict=True):
-                    if self.connection.execute(query, wanted[:3]).fetchone() != wanted:
+                if not isinstance(event.body, Changing):
+                    continue
+                stream = self.streams[event.table]
+                for change, (op, *wanted) in zip(event.changes, self.rows_of(event.body), strict=True):
+                    stored = self.connection.execute(query, [stream, op, event.version]).fetchone()
+                    if stored != tuple(wanted):
                         self.problem(event.seq, f"the change of {change.op} is not stored as it says")
             except _DAMAGE:
                 continue  # told already
@@ -350,6 +479,7 @@ class _Check:
                 return
         added = self.first_added()
         if added is not None or len(self.problems) == found:
+            (stored,) = self.connection.execute("SELECT count(*) FROM change").fetchone()
             self.problem(added, f"{stored} rows in 'change', where the events speak of {self.changes}")
 
     def first_added(self) -> int | None:

@@ -12,7 +12,7 @@ from decomp_ledger.events import chain_hash, genesis
 Edit: TypeAlias = Callable[[sqlite3.Connection], object]
 
 # What refuses edits.
-GUARDS = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_change'"
+GUARDS = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_version'"
 
 _EVENTS = """
 SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, digest, event.body, call_site

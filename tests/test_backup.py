@@ -258,8 +258,8 @@ def test_whoever_has_the_replaced_ledger_open_loses_no_event_to_it(path: Path, t
 def test_a_ledger_that_is_being_written_is_not_replaced(path: Path, tmp_path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         copy = ledger.backup(tmp_path / "copy.db")
-        with ledger.store.writing(), pytest.raises(LedgerFileError, match=r"being written by another|being used by"):
-            restore(copy, path, force=True, timeout=0.1)
+        with pytest.raises(LedgerFileError, match=r"being written by another|being used by"):
+            ledger.store.write(lambda _: restore(copy, path, force=True, timeout=0.1))
         ledger.stream("edge").preserve(["aten::after"])
         assert ledger.verify().ok
 

@@ -29,7 +29,6 @@ from decomp_ledger.errors import (
 )
 from decomp_ledger.events import OVERRIDE, PRESERVE, Change, Created, Popped
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.records import Provenance
 from decomp_ledger.signing import SigningKey
 from decomp_ledger.state import Intent
 
@@ -341,9 +340,13 @@ def test_an_op_that_no_table_knows_has_no_events_but_a_bad_name_is_refused(full:
 
 def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Ledger) -> None:
     table = new_table(ledger)
-    with pytest.raises(KeyError), ledger.store.writing():
+
+    def write(_: sqlite3.Connection) -> None:
         table.preserve([MM])
         raise KeyError
+
+    with pytest.raises(KeyError):
+        ledger.store.write(write)
     table = ledger.stream("edge")
     table.preserve([ADD])
     new_table(ledger, "other")
@@ -360,9 +363,7 @@ def test_an_environment_is_stored_once_for_each_that_differs(ledger: Ledger) -> 
         table.preserve([op])
     assert len({event.environment for event in ledger.events()}) == 1
     assert ledger.store.connection.execute("SELECT count(*) FROM environment").fetchone() == (1,)
-    ledger.records.append(
-        "edge", table.version + 1, next(ledger.events()).body, Provenance("ann", None, None, {"a": 1})
-    )
+    ledger.append("edge", table.version + 1, next(ledger.events()).body, origin=("ann", None, {"a": 1}))
     assert ledger.environment(next(ledger.events(desc=True)).environment) == {"a": 1}
 
 
@@ -557,6 +558,6 @@ def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger
 
 
 def test_a_refused_edit_through_the_ledger_is_a_ledger_error(full: Ledger) -> None:
-    with pytest.raises(LedgerFileError, match="append-only"), full.store.writing() as connection:
-        connection.execute("DELETE FROM event")
+    with pytest.raises(LedgerFileError, match="append-only"):
+        full.store.write(lambda connection: connection.execute("DELETE FROM event"))
     assert len(seqs(full)) == 9

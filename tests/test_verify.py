@@ -30,8 +30,7 @@ from decomp_ledger.events import (
     encode_body,
 )
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.records import Provenance
-from decomp_ledger.verify import Problem, Verification
+from decomp_ledger.verify import Problem, Verification, _Check
 
 MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
 LOG = ("ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
@@ -99,10 +98,13 @@ def test_an_empty_ledger_verifies() -> None:
 
 def test_a_ledger_can_be_verified_within_a_transaction_and_while_another_writes(path: Path) -> None:
     with Ledger(path, actor="ann") as ledger, Ledger(path, actor="bob") as other:
-        with ledger.store.writing():
+
+        def write(_: sqlite3.Connection) -> None:
             ledger.stream("edge").preserve(["aten::gelu"])
             assert ledger.verify().events == EVENTS + 1
             assert other.verify().events == EVENTS
+
+        ledger.store.write(write)
         assert other.verify().events == EVENTS + 1
 
 
@@ -400,11 +402,72 @@ def test_tampering_is_named_with_the_first_event_it_makes_wrong(path: Path, name
     assert any(part in of_that_event for part in text.split("|")), of_that_event
 
 
+def verified_without_usual(path: Path) -> Verification:
+    """Verify a file with no event taken for one like others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Check, "usual", lambda self, row: False)
+        return verified(path)
+
+
+def test_most_events_are_taken_for_usual_where_nothing_is_wrong(path: Path) -> None:
+    usual = []
+    with pytest.MonkeyPatch.context() as patch:
+        seen = _Check.usual
+        patch.setattr(_Check, "usual", lambda self, row: usual.append((row[0], seen(self, row))) or usual[-1][1])
+        assert verified(path).ok
+    assert [seq for seq, well in usual if well] == [2, 3, 5, 11]
+    assert verified_without_usual(path) == verified(path)
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_what_is_usual_is_what_is_well(path: Path, name: str) -> None:
+    tamper(path, TAMPERINGS[name][0])
+    assert verified(path) == verified_without_usual(path)
+
+
+@pytest.mark.parametrize("of_type", ["REAL", "TEXT", "BLOB"])
+@pytest.mark.parametrize("table", ["stream", "provenance", "environment", "event", "change"])
+def test_a_value_that_only_looks_like_what_was_written_is_not_taken_for_it(
+    original: Path, tmp_path: Path, table: str, of_type: str
+) -> None:
+    for column, written in [(column, written) for name, column, written in columns_of(original) if name == table]:
+        if of_type == "REAL" and written != "INTEGER":
+            continue
+        path = copy(original, tmp_path)
+        loosen(path, table, column, None, f"CAST({column} AS {of_type})")
+        result = verified(path)
+        assert not result.ok
+        assert result == verified_without_usual(path)
+
+
+def test_little_is_remembered_of_events_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    with Ledger(path, actor="ann") as ledger:
+        for number in range(9):
+            edge = ledger.stream("edge")
+            edge.preserve([f"mylib::op{number}"], reason=f"ticket {number}")
+            edge.preserve([f"mylib::{'long' * 300}{number}"], reason="why " * 300 + str(number))
+    monkeypatch.setattr("decomp_ledger.verify._REMEMBERED", 3)
+    group = _Check.group
+
+    def watched(self: _Check, *key: object) -> object:
+        found = group(self, *key)
+        texts = [text for bodies in self.bodies.values() for text in bodies]
+        kept.append((len(self.groups), max(map(len, self.bodies.values()), default=0), max(map(len, texts), default=0)))
+        return found
+
+    monkeypatch.setattr(_Check, "group", watched)
+    assert verified(path).ok
+    assert max(number for number, _, _ in kept) == 3
+    assert max(number for _, number, _ in kept) == 3
+    assert max(length for _, _, length in kept) < 1000
+
+
 @pytest.mark.parametrize("text", ["null", ""])
 def test_a_call_site_that_looks_like_none_is_not_taken_for_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.db"
     with Ledger(path, actor="ann") as ledger:
-        ledger.records.append("edge", 1, Created(), Provenance("ann", None, None, {}))
+        ledger.append("edge", 1, Created(), origin=("ann", None, {}))
         assert ledger.verify().ok
     db = sqlite3.connect(path)
     db.execute("DROP TRIGGER provenance_no_update")
@@ -417,7 +480,32 @@ def test_text_that_is_no_utf_8_is_a_problem_of_its_event(path: Path) -> None:
     tamper(path, "UPDATE event SET body = CAST(x'7bff7d' AS TEXT) WHERE seq = 5")
     with Ledger(path) as ledger:
         result = ledger.verify()
+        assert ledger.verify() == result
     assert result.problems[0].seq == 5
+    assert result.events == EVENTS
+    assert len([problem for problem in result.problems if problem.seq == 5]) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "seq"),
+    [
+        ("event", "body", 2), ("event", "recorded_at", 2), ("event", "kind", 2), ("stream", "name", 1),
+        ("provenance", "actor", 1), ("provenance", "reason", 2), ("provenance", "call_site", 1), ("op", "name", 2),
+    ],
+)  # fmt: skip
+def test_a_byte_that_is_no_utf_8_is_a_problem_of_the_first_event_it_is_in(
+    path: Path, table: str, column: str, seq: int
+) -> None:
+    def edit(db: sqlite3.Connection) -> None:
+        db.create_function("strange", 1, lambda value: value and value.encode()[:15] + b"\xff" + value.encode()[16:])
+        but = "seq > 1" if table == "event" else "1"  # its table has to begin well
+        db.execute(f"UPDATE {table} SET {column} = CAST(strange({column}) AS TEXT) WHERE {but}")
+
+    tamper(path, edit)
+    result = verified(path)
+    assert result.problems[0].seq == seq
+    assert result.events == EVENTS
+    assert result == verified_without_usual(path)
 
 
 def test_a_snapshot_that_was_never_the_table_s_is_a_problem(path: Path) -> None:
@@ -555,7 +643,7 @@ GUARDS = {
         "CREATE TRIGGER sly AFTER INSERT ON event BEGIN INSERT INTO op (name) VALUES (NEW.seq); END",
         "the trigger 'sly' of the file's schema is none of the ledger's",
     ),
-    "an index dropped": ("DROP INDEX event_change", "the index 'event_change' of the file's schema is missing"),
+    "an index dropped": ("DROP INDEX event_version", "the index 'event_version' of the file's schema is missing"),
     "an index on the log": ("CREATE INDEX mine ON event(hash)", "the index 'mine' of the file's schema is none of"),
     "a column": ("ALTER TABLE tag ADD COLUMN note TEXT", "the table 'tag' of the file's schema is not as it was made"),
 }
@@ -604,14 +692,16 @@ def test_a_table_of_somebody_else_s_in_the_file_is_their_own_business(path: Path
 STRANGE = {"null": None, "an integer": 7, "a float": 1.5, "text": "x", "bytes": b"\xff"}
 
 
-def loosen(path: Path, table: str, column: str, value: object) -> None:
-    """Rebuild a table so that a column can have any value, and give it one in every row."""
+def loosen(path: Path, table: str, column: str, value: object, said: str = "?") -> None:
+    """Rebuild a table so that a column can have any value, and give it one in every row, or what SQL makes of it."""
 
     def edit(db: sqlite3.Connection) -> None:
-        db.execute(f"CREATE TABLE loose AS SELECT * FROM {table}")
+        names = ", ".join(row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall())
+        db.execute(f"CREATE TABLE loose ({names})")
+        db.execute(f"INSERT INTO loose SELECT * FROM {table}")
         db.execute(f"DROP TABLE {table}")
         db.execute(f"ALTER TABLE loose RENAME TO {table}")
-        db.execute(f"UPDATE {table} SET {column} = ?", [value])
+        db.execute(f"UPDATE {table} SET {column} = {said}", [value] if said == "?" else [])
 
     tamper(path, edit)
 

@@ -11,7 +11,6 @@ patching them for everybody.
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -269,6 +268,8 @@ class _Walk:
         self._overloads: list[list[str]] = []
         self._operators: list[Any] = []
         self._kernels: list[dict[Any, Any]] = []
+        self._copies: list[dict[Any, Any]] = []
+        self._found: list[tuple[Any, Any]] = []
 
     def python_kernels(self) -> list[tuple[Any, Any, bool]]:
         """Return (operator, CIA kernel, has it any C++ kernel) of each with one in Python."""
@@ -282,11 +283,14 @@ class _Walk:
             self._sizes = sum(map(len, self._overloads))
             self._operators = [vars(packet)[name] for packet in families for name in packet._dir]
             self._kernels = [op.py_kernels for op in self._operators]
-        cia = privates.CIA
-        # Nearly all of these thousands of dicts are empty: compress() passes them by without a step of Python.
-        some = itertools.compress(self._operators, self._kernels)
-        found = [(op, op.py_kernels[cia]) for op in some if cia in op.py_kernels]
-        return [(op, kernel, bool(torch._C._dispatch_has_kernel(op.name()))) for op, kernel in found]
+            self._copies = []
+        # To compare dicts asks no key for its hash, which takes a dispatch key longer than all the rest.
+        if self._kernels != self._copies:
+            self._copies = [dict(kernels) for kernels in self._kernels]
+            cia = privates.CIA
+            pairs = zip(self._operators, self._copies, strict=True)
+            self._found = [(op, kernels[cia]) for op, kernels in pairs if cia in kernels]
+        return [(op, kernel, bool(torch._C._dispatch_has_kernel(op.name()))) for op, kernel in self._found]
 
 
 dispatcher = Dispatcher()

@@ -8,30 +8,31 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from decomp_ledger import names, provenance
 from decomp_ledger.canonical import Json, check_text
-from decomp_ledger.catalog import Catalog
 from decomp_ledger.errors import LedgerError, UnknownExport, UnusableValue
-from decomp_ledger.events import Body, Event, Exported, Materialized
+from decomp_ledger.events import KINDS, Body, Event, Exported, Materialized
 from decomp_ledger.past import IS_CHANGING, Past, number_in
 from decomp_ledger.records import Provenance, Records, TableInfo
 from decomp_ledger.state import Reference, TableState
 from decomp_ledger.store import Store
-from decomp_ledger.stream import Stream
 
+# What only some processes need is imported in the functions that need it: to import it all takes as long as to answer.
 if TYPE_CHECKING:
     import sqlite3
+    from pathlib import Path
     from types import TracebackType
 
     from decomp_ledger.bundle import Bundle
+    from decomp_ledger.catalog import Catalog
     from decomp_ledger.checkpoints import Checkpoint
     from decomp_ledger.events import CallSite
     from decomp_ledger.live.reproducing import ReproducedTable
     from decomp_ledger.live.table import DecompTable
     from decomp_ledger.signing import Signer, SigningKey
+    from decomp_ledger.stream import Stream
     from decomp_ledger.verify import Verification
 
 __all__ = ["Ledger", "Origin", "TableInfo"]
@@ -135,6 +136,8 @@ class Ledger(Past):
         self.provided.setdefault(name, []).append(fn)
 
     def _open_or_create(self, name: str, base: str) -> Stream:
+        from decomp_ledger.stream import Stream
+
         names.check_label(name, "a table")
         if self.store.read_only:
             return self.stream(name)
@@ -172,6 +175,8 @@ class Ledger(Past):
         Raises:
             UnknownTable: there is none of that name.
         """
+        from decomp_ledger.stream import Stream
+
         return Stream(self, name, state=self.state(name))
 
     def next_name(self, prefix: str) -> str:
@@ -220,6 +225,8 @@ class Ledger(Past):
                 "WHERE op_id = (SELECT id FROM op WHERE name = ?))"
             )
             values.append(names.normalize(op))
+        if kind in KINDS:
+            where.append(f"event.kind = '{kind}'")  # as text too: of a value SQLite does not know that an index has it
         conditions = (("provenance.actor = ?", actor), ("event.kind = ?", kind), ("event.seq > ?", gt))
         for text, value in (*conditions, ("event.seq <= ?", lte)):
             if value is not None:
@@ -292,7 +299,6 @@ class Ledger(Past):
 
     def bundle_of(self, event: Event, catalog: Catalog) -> Bundle:
         """Return the bundle of an `exported` event that met this catalog."""
-        # Here: the catalogs that it reads take 30 ms of a command that shows the log.
         from decomp_ledger.bundle import Bundle
 
         said = self.last_words(event.table, event.version)
@@ -349,7 +355,7 @@ class Ledger(Past):
         """Return what a process ran in, by the digest in an event."""
         return self.records.environment(digest)
 
-    # Keeping: few processes do, and to import what it takes is slow, so that is imported here
+    # Keeping
 
     def verify(
         self,

@@ -6,7 +6,6 @@ names alone tell which schema a file has, so reading a ledger loads none of them
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 from functools import cache
 from pathlib import Path
@@ -100,6 +99,8 @@ def _migrations() -> Migrations:
 
 
 def _module(folder: Path, name: str) -> ModuleType:
+    import importlib.util  # a reader loads no migration
+
     spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

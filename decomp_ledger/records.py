@@ -9,13 +9,12 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
 from decomp_ledger import sql
 from decomp_ledger.canonical import Json, canonical_json
-from decomp_ledger.catalog import Catalog, pack, unpack
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import (
     ACTIONS,
@@ -36,14 +35,16 @@ from decomp_ledger.events import (
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
 
+if TYPE_CHECKING:
+    from decomp_ledger.catalog import Catalog
+
 __all__ = ["Provenance", "Records", "TableInfo", "read_call_site", "read_event", "utc_now"]
 
 # Whole catalogs to compare a new one with, when it is stored as a difference.
 _BASES_TRIED = 4
 
 
-@attrs.frozen
-class Provenance:
+class Provenance(NamedTuple):
     """Who did it, why, where and in what.
 
     Attributes:
@@ -90,8 +91,7 @@ class _Source:
         return found
 
 
-@attrs.frozen
-class TableInfo:
+class TableInfo(NamedTuple):
     """One line of the list of tables.
 
     Attributes:
@@ -202,14 +202,14 @@ class Records:
             row = connection.execute("SELECT base_id, body FROM catalog WHERE digest = ?", [_unhex(digest)]).fetchone()
             if row is None:
                 raise LedgerError(f"{self.store.path} has no catalog {digest[:12]}")
-            return unpack(row[1], None if row[0] is None else self._whole_catalog(row[0]))
+            return _unpacked(row[1], None if row[0] is None else self._whole_catalog(row[0]))
 
     def _whole_catalog(self, row_id: int) -> Catalog:
         with self.store.reading() as connection:
             row = connection.execute("SELECT body FROM catalog WHERE id = ? AND base_id IS NULL", [row_id]).fetchone()
         if row is None:
             raise LedgerError(f"{self.store.path} is damaged: a catalog's base is missing; run verify")
-        return unpack(row[0], None)
+        return _unpacked(row[0], None)
 
     def events(self, where: Sequence[str], values: Sequence[Any], *, desc: bool, limit: int | None) -> Iterator[Event]:
         """Give events that meet all the SQL conditions, by seq."""
@@ -305,6 +305,8 @@ class Records:
 
     def put_catalog(self, catalog: Catalog) -> str:
         """Store a catalog once, as a difference where a whole one of its build is stored; return its digest."""
+        from decomp_ledger.catalog import pack
+
         connection = self.store.transaction
         digest = bytes.fromhex(catalog.digest)
         if connection.execute("SELECT 1 FROM catalog WHERE digest = ?", [digest]).fetchone() is None:
@@ -319,7 +321,7 @@ class Records:
             "SELECT id, body FROM catalog WHERE base_id IS NULL ORDER BY id DESC LIMIT ?", [_BASES_TRIED]
         )
         for row_id, body in rows.fetchall():
-            base = unpack(body, None)
+            base = _unpacked(body, None)
             if base.build == catalog.build:
                 return int(row_id), base
         return None, None
@@ -440,6 +442,12 @@ def _parse(text: str, what: str) -> Any:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise LedgerError(f"{what} in the ledger is damaged: {error}; run verify") from None
+
+
+def _unpacked(data: bytes, base: Catalog | None) -> Catalog:
+    from decomp_ledger.catalog import unpack  # a table that met no torch is read without
+
+    return unpack(data, base)
 
 
 def _reference(text: str) -> Reference:

@@ -29,6 +29,13 @@ JOIN provenance ON provenance.id = event.provenance_id
 JOIN environment ON environment.id = provenance.environment_id
 """
 
+# Of an event no more than what tells since when a table says something, and why.
+SINCE = """
+SELECT event.version, event.seq, provenance.reason
+FROM event
+JOIN provenance ON provenance.id = event.provenance_id
+"""
+
 # Every event, whatever it names that may be missing.
 EVERY_EVENT = EVENT.replace("JOIN", "LEFT JOIN") + "ORDER BY event.seq"
 

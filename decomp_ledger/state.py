@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import attrs
 
@@ -124,8 +125,7 @@ def fold(intents: dict[str, Intent], changes: Iterable[Change], references: Mapp
             intents[change.op] = Intent(PRESERVE)
 
 
-@attrs.frozen
-class IntentDiff:
+class IntentDiff(NamedTuple):
     """One op of which two states say different things.
 
     Attributes:

@@ -532,6 +532,31 @@ def test_no_row_of_the_log_can_be_replaced(full: Ledger, table: str) -> None:
     db.close()
 
 
+def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger) -> None:
+    table = new_table(ledger)
+    table.met(catalog_of(MM, ADD))
+
+    def steps() -> int:
+        taken = 0
+
+        def count() -> None:
+            nonlocal taken
+            taken += 1
+
+        ledger.store.connection.set_progress_handler(count, 1)
+        met = ledger.last_met("edge", table.version)
+        assert met is not None and met.seq == 2
+        assert list(ledger.exports()) == []
+        ledger.store.connection.set_progress_handler(None, 0)
+        return taken
+
+    before = steps()
+    for _ in range(20):
+        table.preserve([MM])
+        table.restore([MM])
+    assert steps() == before
+
+
 def test_a_refused_edit_through_the_ledger_is_a_ledger_error(full: Ledger) -> None:
     with pytest.raises(LedgerFileError, match="append-only"):
         full.store.write(lambda connection: connection.execute("DELETE FROM event"))

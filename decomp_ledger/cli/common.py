@@ -7,17 +7,19 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import click
 
 from decomp_ledger.canonical import Json
-from decomp_ledger.catalog import Snapshot
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import Created, Event, Exported, Materialized, Reverted, Tagged, Updated
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.state import Intent, TableState
+
+if TYPE_CHECKING:
+    from decomp_ledger.catalog import Snapshot
 
 __all__ = [
     "AT_FAULT",
@@ -25,6 +27,7 @@ __all__ = [
     "LedgerOption",
     "columns",
     "event_json",
+    "event_lines",
     "intent_json",
     "intent_text",
     "json_option",
@@ -37,6 +40,7 @@ __all__ = [
     "sole_name",
     "sole_table",
     "what",
+    "when",
     "write_json",
 ]
 
@@ -45,8 +49,7 @@ _GAP = 3  # spaces between two columns
 AT_FAULT = 2  # exit status: used wrongly
 
 
-@attrs.frozen
-class LedgerOption:
+class LedgerOption(NamedTuple):
     """The ledger that the command line names."""
 
     path: str
@@ -93,13 +96,13 @@ def write_json(value: Any) -> None:
 def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people: cells are escaped, and wrapped where the terminal is too narrow for them."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
-    total = sum(widths) + _GAP * (len(widths) - 1)
+    padded = list(map(_padded, zip(heads, *cells, strict=True)))
+    head, *lines = ("".join(row).rstrip() for row in zip(*padded, strict=True))
+    total = sum(_width(column[0]) for column in padded) - _GAP
     if sys.stdout.isatty() and total > _terminal():
         _wrapped(heads, cells)
         return
-    lines = (_padded(row, widths) for row in cells)
-    print_lines([click.style(_padded(heads, widths), bold=True), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * total, *lines])
+    print_lines([click.style(head, bold=True), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * total, *lines])
 
 
 def _terminal() -> int:
@@ -108,9 +111,11 @@ def _terminal() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (cell + " " * (width - _width(cell) + _GAP) for cell, width in zip(row, widths, strict=True))
-    return "".join(padded).rstrip()
+def _padded(column: Sequence[str]) -> list[str]:
+    """Return the cells of a column with spaces behind them, all of one width, the gap to the next column included."""
+    widths = list(map(_width, column))
+    widest = max(widths) + _GAP
+    return [cell + " " * (widest - width) for cell, width in zip(column, widths, strict=True)]
 
 
 def _width(text: str) -> int:
@@ -235,3 +240,17 @@ def what(event: Event, limit: int = 3) -> str:
         parts.append(told + ", ".join(ops[:limit]) + more)
     back = f"to version {body.to}: " if isinstance(body, Reverted) else ""
     return back + "; ".join(parts)
+
+
+def event_lines(event: Event) -> Iterator[str]:
+    """Give the escaped lines that show an event: what, who, where, why."""
+    said = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {what(event)}"
+    yield click.style(f"#{event.seq}", fg="yellow") + printable(said)
+    yield printable(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
+    if event.reason:
+        yield printable(f"    because {event.reason}")
+
+
+def when(recorded_at: str) -> str:
+    """Return a time as people are shown it."""
+    return recorded_at[:19].replace("T", " ")

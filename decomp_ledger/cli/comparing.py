@@ -23,7 +23,7 @@ from decomp_ledger.cli.common import (
     snapshot_json,
     write_json,
 )
-from decomp_ledger.cli.sides import STATE, find, find_side, ops_of, torch_namespaces, used_ops, uses
+from decomp_ledger.cli.sides import STATE, find, find_side, ops_of, used_ops, uses
 from decomp_ledger.drift import Side, drift
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.live.program import capture_with
@@ -192,7 +192,7 @@ def replay_command(
     met = None if here.catalog is None else catalogs.completed(here.catalog)
     exports = uses(option, here) if check else []
     there = catalogs.released(version) if version is not None else Catalog.from_json(capture_with(str(interpreter)))
-    found = replay(Side(name, said, there), None if met is None else Side(name, said, met), torch_namespaces(met))
+    found = replay(Side(name, said, there), None if met is None else Side(name, said, met), _torch_namespaces(met))
     if check:
         judged = gate(found, frozenset[str]().union(*map(ops_of, exports)))
         if as_json:
@@ -205,6 +205,12 @@ def replay_command(
     else:
         drawing.print_replay(found, everything=everything)
     return 0
+
+
+def _torch_namespaces(catalog: Catalog | None) -> set[str]:
+    """Return the namespaces that torch itself had in a catalog's build; none, if that build is not a released one."""
+    known = None if catalog is None else catalogs.of_build(catalog.build)
+    return set() if known is None else set(map(names.namespace, known.ops))
 
 
 def _gate_json(found: Replay, judged: Gate, exports: int) -> dict[str, Json]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from decomp_ledger.canonical import Json
@@ -17,6 +15,7 @@ from decomp_ledger.cli.common import (
     note,
     pass_ledger,
     what,
+    when,
     write_json,
 )
 from decomp_ledger.cli.sides import find
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from decomp_ledger.bundle import Bundle
     from decomp_ledger.stamp import Stamp
 
-__all__ = ["COMMANDS", "export_json", "graph_steps", "print_export", "print_stamp", "print_steps", "stamp_json"]
+__all__ = ["COMMANDS", "export_json", "print_export", "print_stamp", "stamp_json"]
 
 
 @click.command()
@@ -45,7 +44,7 @@ def exports(option: LedgerOption, as_json: bool) -> None:
                 (
                     f"export:{event.seq}",
                     f"{event.table}@{event.version}",
-                    event.recorded_at[:19].replace("T", " "),
+                    when(event.recorded_at),
                     str(ledger.environment(event.environment).get("torch", "")),
                     what(event),
                 )
@@ -78,7 +77,7 @@ def print_export(bundle: Bundle) -> None:
     event, body = bundle.event, bundle.body
     note(f"{bundle.name}  {event.table}@{event.version}  {what(event)}")
     where = f", at {event.call_site}" if event.call_site else ""
-    note(f"  by {event.actor}{where}, {event.recorded_at[:19].replace('T', ' ')} UTC")
+    note(f"  by {event.actor}{where}, {when(event.recorded_at)} UTC")
     if body.error is not None:
         note(f"  {body.error[0]}: {body.error[1]}")
     ops = sorted(body.ops_before.keys() | body.ops_after.keys() | body.fired.keys())
@@ -102,66 +101,6 @@ def idle_intents(bundle: Bundle) -> list[str]:
     """Return the ops whose override did not fire, or that were preserved and are not in the graph that came out."""
     unused = {OVERRIDE: bundle.body.fired, PRESERVE: bundle.body.ops_after}
     return sorted(op for op, intent in bundle.state.intents.items() if op not in unused[intent.action])
-
-
-@attrs.frozen
-class Steps:
-    """What two exports differ in, besides their tables. True if anything differs.
-
-    Attributes:
-        same_program: whether they lowered one program; None if that is not known.
-        after: op -> how often it is in what came out, of the one and of the other, where that differs.
-        fired: op -> how often its decomposition fired, likewise.
-        same_graph: whether the same came out; None if that is not known.
-    """
-
-    same_program: bool | None
-    after: dict[str, tuple[int, int]]
-    fired: dict[str, tuple[int, int]]
-    same_graph: bool | None
-
-    def __bool__(self) -> bool:
-        return bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
-
-    def to_json(self) -> dict[str, Json]:
-        """Return it as plain data."""
-        return {
-            "same_program": self.same_program,
-            "same_graph": self.same_graph,
-            "after": {op: list(counts) for op, counts in self.after.items()},
-            "fired": {op: list(counts) for op, counts in self.fired.items()},
-        }
-
-
-def graph_steps(one: Bundle | None, other: Bundle | None) -> Steps | None:
-    """Compare what came of two exports; None if not both are exports."""
-    if one is None or other is None:
-        return None
-    a, b = one.body, other.body
-    return Steps(
-        _same(a.before, b.before), _steps(a.ops_after, b.ops_after), _steps(a.fired, b.fired), _same(a.after, b.after)
-    )
-
-
-def _same(one: str | None, other: str | None) -> bool | None:
-    return None if one is None or other is None else one == other
-
-
-def _steps(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    counts = {op: (one.get(op, 0), other.get(op, 0)) for op in sorted(one.keys() | other.keys())}
-    return {op: pair for op, pair in counts.items() if pair[0] != pair[1]}
-
-
-def print_steps(steps: Steps, before: str, after: str) -> None:
-    """Print what two exports differ in, besides their tables."""
-    if steps.same_program is False:
-        note("they lowered different programs")
-    for title, changed in (("in the graph", steps.after), ("fired", steps.fired)):
-        if changed:
-            columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
-    if steps.same_graph is not None:
-        alike = "but arguments, types or order differ" if not steps.after else ""
-        note("the graphs are the same" if steps.same_graph else f"the graphs differ {alike}".rstrip())
 
 
 @click.command()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from decomp_ledger import names
-from decomp_ledger.catalog import Snapshot, materialize
+from decomp_ledger.canonical import Json
 from decomp_ledger.cli.common import (
-    FOUND,
     LedgerOption,
     columns,
     event_json,
+    event_lines,
     intent_json,
     intent_text,
     json_option,
@@ -23,25 +22,16 @@ from decomp_ledger.cli.common import (
     print_lines,
     printable,
     snapshot_json,
-    sole_table,
-    what,
+    sole_name,
+    when,
     write_json,
-)
-from decomp_ledger.cli.exports import (
-    export_json,
-    graph_steps,
-    print_export,
-    print_stamp,
-    print_steps,
-    stamp_json,
 )
 from decomp_ledger.cli.sides import STATE, Found, find, is_table
 from decomp_ledger.events import KINDS, OVERRIDE, PRESERVE, Event
-from decomp_ledger.ledger import Ledger
-from decomp_ledger.state import Intent, TableState, diff
+from decomp_ledger.state import Intent, TableState
 
 if TYPE_CHECKING:
-    from decomp_ledger.explaining import Explanation
+    from decomp_ledger.catalog import Snapshot
 
 __all__ = ["COMMANDS"]
 
@@ -54,7 +44,7 @@ def tables(option: LedgerOption, as_json: bool) -> None:
     with option.read() as ledger:
         found = ledger.tables()
         if as_json:
-            write_json([{**attrs.asdict(info), "tags": ledger.tags(info.name)} for info in found])
+            write_json([{**info._asdict(), "tags": ledger.tags(info.name)} for info in found])
             return
         columns(
             ("table", "version", "events", "last event (UTC)", "tags"),
@@ -63,7 +53,7 @@ def tables(option: LedgerOption, as_json: bool) -> None:
                     info.name,
                     str(info.version),
                     str(info.events),
-                    _when(info.last_at),
+                    when(info.last_at),
                     ", ".join(f"{tag}@{version}" for tag, version in ledger.tags(info.name).items()),
                 )
                 for info in found
@@ -98,19 +88,7 @@ def log(
         if as_json:
             write_json([event_json(event) for event in found])
             return
-        print_lines(line for event in found for line in _event_lines(event))
-
-
-def _event_lines(event: Event) -> Iterator[str]:
-    said = f"  {_when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {what(event)}"
-    yield click.style(f"#{event.seq}", fg="yellow") + printable(said)
-    yield printable(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
-    if event.reason:
-        yield printable(f"    because {event.reason}")
-
-
-def _when(recorded_at: str) -> str:
-    return recorded_at[:19].replace("T", " ")
+        print_lines(line for event in found for line in event_lines(event))
 
 
 @click.command()
@@ -133,7 +111,7 @@ def show(
     intents = {op: said.intents[op] for op in sorted(said.intents)}
     if actions:
         intents = {op: intent for op, intent in intents.items() if intent.action in actions}
-    snapshot = None if found.catalog is None else materialize(said, found.catalog)
+    snapshot = found.snapshot()
     if as_json:
         write_json(
             {
@@ -142,18 +120,38 @@ def show(
                 "base": said.base,
                 "intents": {op: intent_json(intent) for op, intent in intents.items()},
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
-                "export": None if found.bundle is None else export_json(found.bundle),
-                "stamp": None if found.stamp is None else stamp_json(found.stamp),
+                **_export_json(found),
             }
         )
         return
-    if found.stamp is not None:
-        print_stamp(found.name, found.stamp)
-    if found.bundle is not None:
-        print_export(found.bundle)
+    _print_export(found)
     _print_table(found, intents, snapshot)
     if everything and snapshot is not None:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+# Most tables that are shown are no export's: what shows one is imported for those that are.
+
+
+def _export_json(found: Found) -> dict[str, Json]:
+    if found.bundle is None:
+        return {"export": None, "stamp": None}
+    from decomp_ledger.cli.exports import export_json, stamp_json
+
+    return {
+        "export": export_json(found.bundle),
+        "stamp": None if found.stamp is None else stamp_json(found.stamp),
+    }
+
+
+def _print_export(found: Found) -> None:
+    if found.bundle is None:
+        return
+    from decomp_ledger.cli.exports import print_export, print_stamp
+
+    if found.stamp is not None:
+        print_stamp(found.name, found.stamp)
+    print_export(found.bundle)
 
 
 def _print_table(found: Found, intents: Mapping[str, Intent], snapshot: Snapshot | None) -> None:
@@ -176,8 +174,8 @@ def _print_table(found: Found, intents: Mapping[str, Intent], snapshot: Snapshot
             (
                 op + (" (pending)" if op in pending else ""),
                 intent_text(intent),
-                f"@{found.blame[op].version} (#{found.blame[op].seq})",
-                found.blame[op].reason or "",
+                f"@{found.since[op].version} (#{found.since[op].seq})",
+                found.since[op].reason or "",
             )
             for op, intent in intents.items()
         ),
@@ -195,8 +193,7 @@ def _met(event: Event) -> str:
 @pass_ledger
 def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> None:
     """Show, for each op of which a table says something, who said it, where and why."""
-    found = find(option, state)
-    blamed = found.blame
+    said, blamed = _blamed(option, state)
     if op is not None:
         name = names.normalize(op)
         blamed = {name: blamed[name]} if name in blamed else {}
@@ -207,124 +204,18 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
         line
         for name, event in blamed.items()
         for line in (
-            click.style(printable(name), bold=True) + printable(f"  {intent_text(found.state.intents[name])}"),
-            *_event_lines(event),
+            click.style(printable(name), bold=True) + printable(f"  {intent_text(said.intents[name])}"),
+            *event_lines(event),
         )
     )
 
 
-@click.command("explain")
-@click.argument("op")
-@click.argument("state", required=False, metavar=f"[{STATE}]")
-@click.option("--export", "export", metavar="N|FILE.pt2", help="By what happened in this export: as STATE export:N.")
-@json_option
-@pass_ledger
-def explain_command(option: LedgerOption, op: str, state: str | None, export: str | None, as_json: bool) -> None:
-    """Say why OP is, or is not, decomposed: by a table, in an export, or by every table that speaks of it."""
-    name = names.normalize(op)
-    if export is not None:
-        if state is not None:
-            raise click.UsageError("STATE and --export exclude each other")
-        state = f"export:{export}" if export.isdecimal() and export.isascii() else export
-    if state is not None and not is_table(state):
-        answers = [_explain_found(name, find(option, state))]
-    else:
+def _blamed(option: LedgerOption, spec: str | None) -> tuple[TableState, Mapping[str, Event]]:
+    if spec is None or is_table(spec):
         with option.read() as ledger:
-            answers = [_explain(ledger, name, said) for said in _explained(ledger, name, state)]
-    if as_json:
-        write_json(
-            [{**answer.to_json(), "events": [event_json(event) for event in answer.events]} for answer in answers]
-        )
-        return
-    for answer in answers:
-        _print_explanation(answer)
+            return ledger.state_and_blame(*ledger.place(sole_name(ledger, spec)))
+    found = find(option, spec)
+    return found.state, {} if found.bundle is None else found.bundle.blame()
 
 
-def _explain_found(op: str, found: Found) -> Explanation:
-    """Explain by an export, or by a catalog alone."""
-    from decomp_ledger.explaining import explain, explain_export
-
-    bundle = found.bundle
-    if bundle is None:
-        return explain(op, found.state, None, found.catalog, ())
-    last = bundle.last_words().get(op)
-    history = () if last is None else (last,)
-    return explain_export(op, bundle.state, bundle.event, bundle.body, found.side().catalog, history)
-
-
-def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState]:
-    tables = [info.name for info in ledger.tables()]
-    if spec is not None or len(tables) < 2:
-        yield sole_table(ledger, spec)
-        return
-    speaking = [
-        said for said in map(ledger.state, tables) if op in said.intents or ledger.history(said.table, op, said.version)
-    ]
-    if speaking:
-        yield from speaking
-        return
-    # None speaks of it: tables with one base that met one torch all have one answer.
-    told = set()
-    for said in map(ledger.state, tables):
-        met = ledger.last_met(said.table, said.version)
-        key = said.base, None if met is None else met.body.catalog  # type: ignore[union-attr]
-        if key not in told:
-            told.add(key)
-            yield said
-
-
-def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
-    from decomp_ledger.explaining import explain
-
-    met = ledger.last_met(said.table, said.version)
-    catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[union-attr]
-    return explain(op, said, met, catalog, ledger.history(said.table, op, said.version))
-
-
-def _print_explanation(answer: Explanation) -> None:
-    click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
-    note(f"{answer.outcome}, since {answer.because}")
-    met = "" if answer.met is None else f", as {answer.met} met it"
-    judged = "unknown" if answer.torch is None else f"{answer.torch}{met}"
-    note(f"  torch {judged}: {answer.default}")
-    loaded = "unknown" if answer.loaded is None else "yes" if answer.loaded else "no"
-    note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
-    if answer.counts is not None:
-        note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
-    print_lines(line for event in answer.events for line in _event_lines(event))
-
-
-@click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@json_option
-@pass_ledger
-def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -> int:
-    """Show the ops of which two table states say different things; exit with 1 if there are any.
-
-    Each is TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. Of two exports, also what differs in their programs.
-    """
-    one, other = find(option, before), find(option, after)
-    found = diff(one.state, other.state)
-    steps = graph_steps(one.bundle, other.bundle)
-    based = one.state.base != other.state.base
-    if as_json:
-        write_json(
-            {
-                "before": {"table": one.state.table, "version": one.state.version, "base": one.state.base},
-                "after": {"table": other.state.table, "version": other.state.version, "base": other.state.base},
-                "ops": {d.op: {"before": intent_json(d.before), "after": intent_json(d.after)} for d in found},
-                "graph": None if steps is None else steps.to_json(),
-            }
-        )
-        return FOUND if found or based or steps else 0
-    if based:
-        note(f"the base is {one.state.base} in {before} and {other.state.base} in {after}")
-    if found or based:
-        columns(("op", before, after), ((d.op, intent_text(d.before), intent_text(d.after)) for d in found))
-    if steps is not None:
-        print_steps(steps, before, after)
-    return FOUND if found or based or steps else 0
-
-
-COMMANDS = (tables, log, show, blame, explain_command, diff_command)
+COMMANDS = (tables, log, show, blame)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
-import attrs
-
-from decomp_ledger import catalogs, names
-from decomp_ledger.catalog import Catalog
 from decomp_ledger.cli.common import LedgerOption, sole_name
 from decomp_ledger.errors import LedgerError, UnknownCatalog
 from decomp_ledger.events import Event, Exported, Materialized
@@ -18,7 +15,9 @@ from decomp_ledger.state import TableState
 
 if TYPE_CHECKING:
     from decomp_ledger.bundle import Bundle
+    from decomp_ledger.catalog import Catalog, Snapshot
     from decomp_ledger.drift import Side
+    from decomp_ledger.past import Since
     from decomp_ledger.stamp import Stamp
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "find_side",
     "is_table",
     "ops_of",
-    "torch_namespaces",
     "used_ops",
     "uses",
 ]
@@ -40,8 +38,7 @@ _TORCH, _CATALOG, _EXPORT, _FILE = "torch:", "catalog:", "export:", ".pt2"
 STATE = "TABLE[@VERSION|@TAG]|torch:VERSION|export:N|FILE.pt2"
 
 
-@attrs.frozen
-class Found:
+class Found(NamedTuple):
     """What an argument names.
 
     Attributes:
@@ -49,7 +46,7 @@ class Found:
         state: the table state; of a catalog alone, that of a table that says nothing.
         catalog: the catalog that it met, as it is stored; None if it has met none.
         met: the event by which that is known; None of a catalog alone.
-        blame: op -> the event that said what the state says of it.
+        since: op -> since when, and why, the state says of it what it says.
         bundle: the export, of one.
         stamp: the stamp, of a file.
     """
@@ -58,7 +55,7 @@ class Found:
     state: TableState
     catalog: Catalog | None
     met: Event | None = None
-    blame: Mapping[str, Event] = attrs.field(factory=dict)
+    since: Mapping[str, Since | Event] = MappingProxyType({})
     bundle: Bundle | None = None
     stamp: Stamp | None = None
 
@@ -73,9 +70,19 @@ class Found:
                 f"{self.name} has met no torch yet, so it has no catalog to compare; see what it says with `diff`, or "
                 f"what it would be with `replay {self.name} --torch VERSION`"
             )
-        from decomp_ledger.drift import Side  # a command that shows one table does without
+        # Here: a command that shows one table does without.
+        from decomp_ledger import catalogs
+        from decomp_ledger.drift import Side
 
         return Side(self.name, self.state, catalogs.completed(self.catalog))
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the table as it was where it met the catalog; None if it has met none."""
+        if self.catalog is None:
+            return None
+        from decomp_ledger.catalog import materialize  # which came with the catalog
+
+        return materialize(self.state, self.catalog)
 
 
 def find(option: LedgerOption, spec: str | None) -> Found:
@@ -86,23 +93,21 @@ def find(option: LedgerOption, spec: str | None) -> Found:
     Raises:
         LedgerError: there is no such thing.
     """
-    if spec is not None and spec.startswith(_TORCH):
-        return _of_catalog(spec, catalogs.released(spec.removeprefix(_TORCH)))
-    if spec is not None and spec.startswith(_CATALOG):
-        return _of_catalog(spec, _read(Path(spec.removeprefix(_CATALOG))))
+    if spec is not None and spec.startswith((_TORCH, _CATALOG)):
+        return Found(spec, TableState(spec, 0, "torch", {}), _catalog(spec))
     if spec is not None and spec.endswith(_FILE):
         from decomp_ledger.stamp import read_stamp  # a command that reads a table does without zipfile
 
         stamp = read_stamp(spec)
-        return attrs.evolve(_of_bundle(spec, stamp.last), stamp=stamp)
+        return _of_bundle(spec, stamp.last)._replace(stamp=stamp)
     with option.read() as ledger:
         number = None if spec is None else export_number(spec)
         if number is not None:
             return _of_bundle(f"{_EXPORT}{number}", ledger.bundle(number))
-        state, blame = ledger.state_and_blame(*ledger.place(sole_name(ledger, spec)))
+        state, since = ledger.state_and_since(*ledger.place(sole_name(ledger, spec)))
         met = ledger.last_met(state.table, state.version)
         catalog = None if met is None else ledger.catalog(_materialized(met).catalog)
-        return Found(f"{state.table}@{state.version}", state, catalog, met, blame)
+        return Found(f"{state.table}@{state.version}", state, catalog, met, since)
 
 
 def export_number(spec: str) -> int | None:
@@ -114,10 +119,6 @@ def export_number(spec: str) -> int | None:
 def is_table(spec: str) -> bool:
     """Tell whether an argument names a table of the ledger, rather than a torch, an export or a file."""
     return not (spec.startswith((_TORCH, _CATALOG)) or spec.endswith(_FILE) or export_number(spec) is not None)
-
-
-def _of_catalog(spec: str, catalog: Catalog) -> Found:
-    return Found(spec, TableState(spec, 0, "torch", {}), catalog)
 
 
 def _of_bundle(name: str, bundle: Bundle) -> Found:
@@ -136,12 +137,6 @@ def find_side(option: LedgerOption, spec: str) -> Side:
         LedgerError: there is no such thing, or the table has met no torch.
     """
     return find(option, spec).side()
-
-
-def torch_namespaces(catalog: Catalog | None) -> set[str]:
-    """Return the namespaces that torch itself had in a catalog's build; none, if that build is not a released one."""
-    known = None if catalog is None else catalogs.of_build(catalog.build)
-    return set() if known is None else set(map(names.namespace, known.ops))
 
 
 def used_ops(option: LedgerOption, spec: str) -> frozenset[str]:
@@ -191,7 +186,13 @@ def ops_of(export: Exported) -> frozenset[str]:
     return frozenset(export.ops_before.keys() | export.ops_after.keys() | export.fired.keys())
 
 
-def _read(path: Path) -> Catalog:
+def _catalog(spec: str) -> Catalog:
+    from decomp_ledger import catalogs  # a command that reads a table does without
+    from decomp_ledger.catalog import Catalog
+
+    if spec.startswith(_TORCH):
+        return catalogs.released(spec.removeprefix(_TORCH))
+    path = Path(spec.removeprefix(_CATALOG))
     try:
         return Catalog.from_json(json.loads(path.read_bytes()))
     except OSError as error:

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from decomp_ledger import openings
 from decomp_ledger.errors import LedgerFileError
-from decomp_ledger.store import MEMORY, Store, absolute, check_header, explain, open_to_read
+from decomp_ledger.files import absolute, check_header, open_to_read
+from decomp_ledger.store import MEMORY, Store, explain
 
 __all__ = ["Progress", "backup", "copy_file", "draft_of", "put", "sync_folder", "target_of"]
 

@@ -17,8 +17,9 @@ import attrs
 from decomp_ledger import catalogs
 from decomp_ledger.canonical import Json, canonical_json, digest_of
 from decomp_ledger.catalog import Catalog, Entry, Snapshot, materialize
+from decomp_ledger.chain import chain_hash
 from decomp_ledger.errors import LedgerError, SchemaError, StampError, UnknownCatalog
-from decomp_ledger.events import BASES, CallSite, Event, Exported, chain_hash, decode_body
+from decomp_ledger.events import BASES, CallSite, Event, Exported, decode_body
 from decomp_ledger.state import Intent, Reference, TableState, fold
 
 __all__ = ["Bundle"]

@@ -14,12 +14,13 @@ from decomp_ledger import sql
 from decomp_ledger.backup import Progress, draft_of, put, target_of
 from decomp_ledger.canonical import canonical_json
 from decomp_ledger.catalog import Catalog, pack, unpack
+from decomp_ledger.chain import chain_hash, genesis
 from decomp_ledger.checkpoints import Checkpoint, insert_checkpoint, stored
 from decomp_ledger.errors import LedgerError, LedgerFileError
-from decomp_ledger.events import Changing, Tagged, chain_hash, decode_body, genesis
+from decomp_ledger.events import Changing, Tagged, decode_body
+from decomp_ledger.files import check_no_log
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.restoring import check_draft
-from decomp_ledger.store import check_no_log
 from decomp_ledger.verify import Verification
 
 __all__ = ["FORMAT", "dump", "load"]

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from decomp_ledger import sql
 from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion
 from decomp_ledger.events import CHANGING_KINDS, Created, Event
-from decomp_ledger.records import Records, TableInfo, read_event
+from decomp_ledger.records import Records, TableInfo
+from decomp_ledger.rows import read_event
 from decomp_ledger.state import Intent, TableState
 from decomp_ledger.store import Store
 

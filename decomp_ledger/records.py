@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ import attrs
 
 from decomp_ledger import sql
 from decomp_ledger.canonical import Json, canonical_json
+from decomp_ledger.chain import HashedText, genesis, hash_of, hashed_text
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.events import (
     ACTIONS,
@@ -24,21 +24,17 @@ from decomp_ledger.events import (
     CallSite,
     Changing,
     Event,
-    HashedText,
     Tagged,
-    decode_body,
     encode_body,
-    genesis,
-    hash_of,
-    hashed_text,
 )
+from decomp_ledger.rows import parse, read_event
 from decomp_ledger.state import Intent, Reference
 from decomp_ledger.store import Store
 
 if TYPE_CHECKING:
     from decomp_ledger.catalog import Catalog
 
-__all__ = ["Provenance", "Records", "TableInfo", "read_call_site", "read_event", "utc_now"]
+__all__ = ["Provenance", "Records", "TableInfo", "utc_now"]
 
 # Whole catalogs to compare a new one with, when it is stored as a difference.
 _BASES_TRIED = 4
@@ -187,7 +183,7 @@ class Records:
         """Return a stored environment by its digest."""
         with self.store.reading() as connection:
             row = connection.execute("SELECT body FROM environment WHERE digest = ?", [_unhex(digest)]).fetchone()
-        value = _parse(row[0], "an environment") if row else None
+        value = parse(row[0], "an environment") if row else None
         if not isinstance(value, dict):
             raise LedgerError(f"{self.store.path} has no environment {digest[:12]}; run verify")
         return value
@@ -392,58 +388,6 @@ def _second(seconds: int) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def read_event(row: Sequence[Any]) -> Event:
-    """Make an event of a row of `sql.EVENT`.
-
-    Raises:
-        SchemaError: a newer version wrote it.
-        LedgerError: the row is damaged.
-    """
-    seq, table, version, kind, schema, at, actor, reason, site, environment, body, prev_hash, own_hash = row
-    numbers = type(seq) is type(version) is type(schema) is int
-    if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
-        raise LedgerError(f"event {seq!r:.40} is damaged: a value is of another type than was written; run verify")
-    try:
-        place = None if site is None else read_call_site(site)
-        return Event(
-            seq,
-            table,
-            version,
-            kind,
-            at,
-            actor,
-            reason,
-            place,
-            environment.hex(),
-            decode_body(kind, schema, body),
-            prev_hash.hex(),
-            own_hash.hex(),
-            (schema, body),
-        )
-    except (TypeError, AttributeError) as error:
-        raise LedgerError(f"event {seq} is damaged: {error}; run verify") from None
-
-
-@lru_cache(maxsize=1024)
-def read_call_site(text: str) -> CallSite:
-    """Read a call site as it is stored.
-
-    Raises:
-        LedgerError: the text is none.
-    """
-    value = _parse(text, "a call site")
-    if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
-        raise LedgerError("a call site in the ledger is damaged; run verify")
-    return CallSite(str(value["file"]), int(value["line"]), str(value["function"]))
-
-
-def _parse(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise LedgerError(f"{what} in the ledger is damaged: {error}; run verify") from None
-
-
 def _unpacked(data: bytes, base: Catalog | None) -> Catalog:
     from decomp_ledger.catalog import unpack  # a table that met no torch is read without
 
@@ -451,7 +395,7 @@ def _unpacked(data: bytes, base: Catalog | None) -> Catalog:
 
 
 def _reference(text: str) -> Reference:
-    return Reference.from_json(_parse(text, "a decomposition"))
+    return Reference.from_json(parse(text, "a decomposition"))
 
 
 def _unhex(digest: str) -> bytes:

@@ -13,9 +13,9 @@ import attrs
 
 from decomp_ledger.backup import Progress, copy_file, draft_of, put, sync_folder, target_of
 from decomp_ledger.errors import LedgerError, LedgerFileError
+from decomp_ledger.files import check_no_log
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.records import utc_now
-from decomp_ledger.store import check_no_log
 from decomp_ledger.verify import Verification
 
 __all__ = ["Restoration", "check_draft", "restore"]

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from decomp_ledger import openings
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
-from decomp_ledger.migrating import APPLICATION_ID, apply_migrations, pending_migrations
+from decomp_ledger.files import absolute, check_header, check_no_log, reading_uri
+from decomp_ledger.migrating import apply_migrations, pending_migrations
 
 __all__ = ["DURABILITY", "MEMORY", "Store"]
 
@@ -22,7 +23,6 @@ T = TypeVar("T")
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
 _PAUSE = 0.0005, 0.004  # seconds between two looks at whether another writer has finished
-_HEADER = b"SQLite format 3\0"
 # SQLite quotes a damaged schema in its error. If that is no text, Python cannot read it: 3.10 gives an error without a
 # message, and newer ones a UnicodeDecodeError.
 _UNREADABLE_SCHEMA = "{} is damaged (its schema is no text); restore a backup"
@@ -179,7 +179,7 @@ class Store:
             connection = self._connect(path.as_uri() + "?mode=rw")
             connection.execute("PRAGMA journal_mode = WAL")
             return connection
-        return self._connect(_reading_uri(path))
+        return self._connect(reading_uri(path))
 
     def _connect(self, target: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -355,84 +355,6 @@ class Store:
                 self._connection.close()
             self._closed = True
             self.place = None
-
-
-def absolute(path: str | os.PathLike[str]) -> str:
-    """Return the absolute form of a file's name; links stay as they are.
-
-    Raises:
-        LedgerFileError: no file can have that name, or the current folder was removed.
-    """
-    try:
-        if b"\0" in os.fsencode(path):
-            raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
-        return os.path.abspath(os.fspath(path))  # noqa: PTH100
-    except UnicodeEncodeError:
-        raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a lone surrogate") from None
-    except FileNotFoundError:
-        raise LedgerFileError(f"{os.fspath(path)!r:.200} is in the current folder, which was removed") from None
-
-
-def _reading_uri(path: Path) -> str:
-    # A ledger in a folder that may not be written has no room for SQLite's shared memory file. With no
-    # writer's log beside it, it cannot be changing, and is read as it is.
-    wal = path.with_name(path.name + "-wal")
-    frozen = not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
-    return path.absolute().as_uri() + ("?immutable=1" if frozen else "?mode=ro")
-
-
-def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file of any schema, only to read it."""
-    return sqlite3.connect(_reading_uri(path), uri=True, isolation_level=None)
-
-
-def check_header(path: Path) -> None:
-    """Refuse what SQLite would misread or only notice later; of what this process has open that is known.
-
-    Raises:
-        LedgerFileError: a directory, an empty file, no SQLite file, or a truncated one; or one that the parent was
-            using when it forked this process.
-    """
-    if openings.is_open(path):
-        return
-    if path.is_dir():
-        raise LedgerFileError(f"{path} is a folder, not a ledger; name a file in it")
-    if not path.is_file():
-        raise LedgerFileError(f"{path} is not a regular file; a ledger is one")
-    size = path.stat().st_size
-    if size == 0:
-        raise LedgerFileError(f"{path} is empty, not a ledger; remove it to have a new one made there")
-    with path.open("rb") as file:
-        header = file.read(100)
-    if header[:16] != _HEADER:
-        raise LedgerFileError(f"{path} is not a ledger: not an SQLite file, or an encrypted one")
-    if len(header) < 100 or _is_truncated(path, header, size):
-        raise LedgerFileError(f"{path} is truncated: it has {size} bytes, fewer than it should; restore a backup")
-    # Read here, not by a PRAGMA: opening another application's database would leave files beside it.
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise LedgerFileError(f"{path} is an SQLite database, but not a ledger; name another file")
-
-
-def check_no_log(path: Path) -> None:
-    """Refuse to put a ledger where another one's log lies: SQLite would take that in.
-
-    Raises:
-        LedgerFileError: there is one.
-    """
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
-        raise LedgerFileError(
-            f"{wal} is the log of a ledger that is gone; put {path.name} back beside it, or move the log away"
-        )
-
-
-def _is_truncated(path: Path, header: bytes, size: int) -> bool:
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
-        return False  # pages may still be in the log; SQLite puts them together
-    page_size = int.from_bytes(header[16:18], "big")
-    page_size = 65536 if page_size == 1 else page_size
-    return size < page_size * int.from_bytes(header[28:32], "big")
 
 
 def is_busy(error: sqlite3.Error) -> bool:

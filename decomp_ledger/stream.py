@@ -49,8 +49,6 @@ Decide: TypeAlias = "Callable[[Mapping[str, Intent]], Wanted]"
 Make: TypeAlias = "Callable[..., Changing]"
 T = TypeVar("T")
 
-_NOTHING = Intent(RESTORE)  # of an op that nothing is said of
-
 
 class Stream:
     """A named stream of events, and what it says now.
@@ -309,7 +307,7 @@ class Stream:
         wanted_ops = list(dict.fromkeys(ops))
 
         def decide(intents: Mapping[str, Intent]) -> Wanted:
-            return [(op, PRESERVE, None) for op in wanted_ops if intents.get(op, _NOTHING).action != PRESERVE]
+            return [(op, PRESERVE, None) for op in wanted_ops if op not in intents or intents[op].action != PRESERVE]
 
         return self.change(Popped, decide, reason=reason, expected_version=expected_version)
 

@@ -10,8 +10,6 @@ leaves all others to `event`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -23,49 +21,21 @@ import attrs
 
 from decomp_ledger import sql
 from decomp_ledger.canonical import Json
-from decomp_ledger.catalog import Catalog, materialize, unpack
+from decomp_ledger.catalog import materialize
+from decomp_ledger.chain import GENESIS, HashedText, chain_hash, hash_of, hashed_text
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import (
-    CHANGING_KINDS,
-    GENESIS,
-    Changing,
-    Created,
-    Event,
-    Exported,
-    HashedText,
-    Materialized,
-    Tagged,
-    chain_hash,
-    decode_body,
-    genesis,
-    hash_of,
-    hashed_text,
-)
+from decomp_ledger.events import CHANGING_KINDS, Changing, Created, Event, Exported, Materialized, Tagged, decode_body
 from decomp_ledger.known import Fault, Known, Signed, disagreements
-from decomp_ledger.migrating import expected_schema, schema_of
-from decomp_ledger.records import Records, read_call_site, read_event
-from decomp_ledger.state import Reference, TableState
+from decomp_ledger.records import Records
+from decomp_ledger.rows import read_call_site, read_event
+from decomp_ledger.state import TableState
+from decomp_ledger.stored import DAMAGE, MAX_PROBLEMS, Problem, Stored
 
 __all__ = ["Problem", "Verification", "verify"]
 
-_MAX_PROBLEMS = 20
 _STEP = 2000  # events between two reports of progress
 _REMEMBERED = 4096  # of each that is remembered of events before
 _SHORT = 1000  # characters of what is remembered
-_DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
-
-
-@attrs.frozen
-class Problem:
-    """Something in a ledger that is not as it was written.
-
-    Attributes:
-        seq: the first event it concerns, or None if no single one is.
-        text: what is wrong.
-    """
-
-    seq: int | None
-    text: str
 
 
 @attrs.frozen
@@ -122,7 +92,7 @@ def verify(
     check.problems += [Problem(seq, text) for seq, text in faults]
     problems = sorted(check.problems, key=lambda problem: (problem.seq is None, problem.seq or 0))
     head = check.head if check.count else GENESIS
-    return Verification(check.count, head.hex(), tuple(problems[:_MAX_PROBLEMS]), tuple(signed))
+    return Verification(check.count, head.hex(), tuple(problems[:MAX_PROBLEMS]), tuple(signed))
 
 
 @contextmanager
@@ -155,17 +125,13 @@ def _checked(
 _Group: TypeAlias = "tuple[HashedText, str, str, dict[str, tuple[str, ...]]]"
 
 
-class _Check:
+class _Check(Stored):
     def __init__(self, connection: sqlite3.Connection, state_of: Callable[[str, int], TableState]) -> None:
-        self.connection = connection
+        super().__init__(connection)
         self.state_of = state_of
-        self.problems: list[Problem] = []
         self.count = 0
-        self.head = GENESIS
-        self.ledger = ""
         self.versions: dict[str, int] = {}
         self.tags: dict[tuple[Any, str], Any] = {}
-        self.catalogs: dict[str, Catalog] = {}
         self.met: list[Event] = []
         # Rows of ops and of decompositions that an event names.
         self.used: set[Any] = set()
@@ -179,16 +145,8 @@ class _Check:
         self.bodies: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
 
     def run(self, progress: Callable[[int, int], object] | None) -> None:
-        self.file()
-        self.schema()
-        self.identity()
-        self.streams = self.named("stream")
-        self.ops = self.named("op")
-        self.decompositions = self.digested("decomposition", Reference.from_json)
-        self.digested("environment", lambda value: value)
-        self.stored_catalogs()
+        self.read()
         self.tags = {row[:2]: row[2] for row in self.connection.execute("SELECT stream_id, name, version FROM tag")}
-        self.tables = dict(self.connection.execute("SELECT id, name FROM stream"))
         (total,) = self.connection.execute("SELECT count(*) FROM event").fetchone()
         for done, row in enumerate(self.connection.execute(sql.EVERY_EVENT_ROW)):
             if progress is not None and done % _STEP == 0:
@@ -201,88 +159,6 @@ class _Check:
         for event in self.met:
             self.snapshot(event)
         self.unnamed()
-
-    def problem(self, seq: int | None, text: str) -> None:
-        if len(self.problems) < 100 * _MAX_PROBLEMS:
-            self.problems.append(Problem(seq if isinstance(seq, int) else None, text))
-
-    def file(self) -> None:
-        """Ask SQLite whether its pages and indexes are sound, and foreign keys hold."""
-        damaged = [str(row[0]) for row in self.connection.execute("PRAGMA integrity_check(1)")]
-        if damaged != ["ok"]:
-            self.problem(None, f"the file is damaged: {damaged[0]}")
-        broken = self.connection.execute("PRAGMA foreign_key_check").fetchone()
-        if broken is not None:
-            self.problem(None, f"a row of {broken[0]!r} names a row of {broken[2]!r} that is missing")
-
-    def schema(self) -> None:
-        """Ask whether the file still has what the migrations made: above all the triggers that refuse edits."""
-        stored, expected = schema_of(self.connection), expected_schema()
-        tables = {table for table, _ in expected.values()}
-        for key in sorted(expected.keys() | stored.keys(), key=repr):  # a damaged name may be bytes
-            name = f"the {key[0]} {key[1]!r} of the file's schema"
-            if key not in stored:
-                self.problem(None, f"{name} is missing")
-            elif key in expected and stored[key] != expected[key]:
-                self.problem(None, f"{name} is not as it was made")
-            elif key not in expected and stored[key][0] in tables:
-                self.problem(None, f"{name} is none of the ledger's")
-
-    def identity(self) -> None:
-        """Ask which ledger it is: the first event is chained to that."""
-        rows = self.connection.execute("SELECT id, created_at FROM ledger").fetchall()
-        try:
-            ((self.ledger, created_at),) = rows
-            self.head = genesis(self.ledger, created_at)
-        except _DAMAGE:
-            self.problem(None, f"the file says {len(rows)} times which ledger it is, or nothing that can be read")
-
-    def provenance(self, row_id: Any) -> tuple[Any, ...]:
-        """Return actor, reason, call site and environment's digest; what is missing is None."""
-        found: tuple[Any, ...] | None = None
-        if isinstance(row_id, int):
-            found = self.connection.execute(sql.PROVENANCE, [row_id]).fetchone()
-        return found or (None, None, None, None)
-
-    def named(self, table: str) -> dict[str, int]:
-        rows = self.connection.execute(f"SELECT name, id FROM {table}").fetchall()
-        found = {name: row_id for name, row_id in rows if isinstance(name, str)}
-        if len(found) != len(rows):
-            self.problem(None, f"two rows of {table!r} have one name, or one has none")
-        return found
-
-    def digested(self, table: str, read: Callable[[Any], object]) -> dict[str, int]:
-        """Check what is named by the digest of its content; return digest -> row."""
-        found: dict[str, int] = {}
-        for row_id, digest, text in self.connection.execute(f"SELECT id, digest, body FROM {table}"):
-            try:
-                if hashlib.sha256(text.encode()).digest() != digest:
-                    raise ValueError("it is not what its digest was made of")
-                read(json.loads(text))
-                found[digest.hex()] = row_id
-            except (*_DAMAGE, RecursionError) as error:
-                self.problem(self.first_in(row_id) if table == "environment" else None, f"{table} {row_id}: {error}")
-        return found
-
-    def first_in(self, environment: int) -> int | None:
-        """Return the first event that was recorded in an environment."""
-        query = "SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?"
-        seq = self.connection.execute(query, [environment]).fetchone()[0]
-        return seq if isinstance(seq, int) else None
-
-    def stored_catalogs(self) -> None:
-        whole: dict[int, Catalog] = {}
-        query = "SELECT id, digest, base_id, body FROM catalog ORDER BY base_id IS NOT NULL, id"
-        for row_id, digest, base_id, body in self.connection.execute(query):
-            try:
-                catalog = unpack(body, None if base_id is None else whole[base_id])
-                if base_id is None:
-                    whole[row_id] = catalog
-                if bytes.fromhex(catalog.digest) != digest:
-                    raise ValueError("it is not what its digest was made of")
-                self.catalogs[catalog.digest] = catalog
-            except _DAMAGE as error:
-                self.problem(None, f"catalog {row_id}: {error}")
 
     def usual(self, row: tuple[Any, ...]) -> bool:
         """Tell whether an event changes ops of a table that has begun, follows, and is not damaged; if so, count it.
@@ -341,7 +217,7 @@ class _Check:
                 "table": table,
             }
             hashed = hashed_text(fields, site)
-        except _DAMAGE:
+        except DAMAGE:
             return None
         bodies = self.bodies.setdefault((kind, schema), {})
         group = hashed, table, f"{self.key}{self.streams[table]!r} ", bodies
@@ -394,7 +270,7 @@ class _Check:
                 self.problem(seq, "its content is not what its hash was made of")
             self.head = own_hash
             self.content(read_event(row))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             self.head = own_hash if isinstance(own_hash, bytes) else GENESIS
             self.problem(seq, f"it is damaged: {error}")
 
@@ -473,9 +349,9 @@ class _Check:
                     stored = self.connection.execute(query, [stream, op, event.version]).fetchone()
                     if stored != tuple(wanted):
                         self.problem(event.seq, f"the change of {change.op} is not stored as it says")
-            except _DAMAGE:
+            except DAMAGE:
                 continue  # told already
-            if len(self.problems) - found > _MAX_PROBLEMS:
+            if len(self.problems) - found > MAX_PROBLEMS:
                 return
         added = self.first_added()
         if added is not None or len(self.problems) == found:
@@ -498,7 +374,7 @@ class _Check:
                 row = self.connection.execute(f"{sql.EVENT} WHERE event.seq = ?", [seq]).fetchone()
                 try:
                     spoken = seq, {change.op for change in read_event(row).changes}
-                except _DAMAGE:
+                except DAMAGE:
                     return int(seq)  # told already
             if op not in spoken[1]:
                 return int(seq)
@@ -519,7 +395,7 @@ class _Check:
             return
         try:
             snapshot = materialize(self.state_of(event.table, event.version), catalog)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             self.problem(event.seq, f"its table cannot be replayed: {error}")
             return
         pending = body.pending if isinstance(body, Materialized) else snapshot.pending

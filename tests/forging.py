@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from decomp_ledger.events import chain_hash, genesis
+from decomp_ledger.chain import chain_hash, genesis
 
 Edit: TypeAlias = Callable[[sqlite3.Connection], object]
 

@@ -22,9 +22,9 @@ from strategies import (
 
 from decomp_ledger import events
 from decomp_ledger.canonical import canonical_json, check_text, digest_of
+from decomp_ledger.chain import GENESIS, chain_hash
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.events import (
-    GENESIS,
     OVERRIDE,
     PRESERVE,
     Body,
@@ -34,7 +34,6 @@ from decomp_ledger.events import (
     Popped,
     Reverted,
     Tagged,
-    chain_hash,
     decode_body,
     encode_body,
 )

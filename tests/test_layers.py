@@ -24,6 +24,7 @@ LAYERS = (
         "bundle",
         "catalog",
         "catalogs",
+        "chain",
         "drift",
         "events",
         "explaining",
@@ -38,6 +39,9 @@ LAYERS = (
         "sql",
         "migrating",
         "openings",
+        "files",
+        "rows",
+        "stored",
         "checkpoints",
         "known",
         "owner",
@@ -53,7 +57,19 @@ LAYERS = (
     {"cli"},
     {"__main__", "__init__"},
 )
-PURE = {"errors", "canonical", "names", "events", "state", "catalog", "drift", "explaining", "replay", "reproducing"}
+PURE = {
+    "errors",
+    "canonical",
+    "names",
+    "chain",
+    "events",
+    "state",
+    "catalog",
+    "drift",
+    "explaining",
+    "replay",
+    "reproducing",
+}
 WORLD = {"io", "os", "pathlib", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time", "torch"}
 HEAVY = ("torch", "numpy", "sqlite_utils")
 # Of `live`, these wait for the program to import torch.

@@ -58,7 +58,7 @@ def forget() -> None:
 
 
 def add(folder: Path, **migrations: str) -> None:
-    """Write migrations into a folder: `m0005_note=source`."""
+    """Write migrations into a folder: `m0004_note=source`."""
     for name, source in migrations.items():
         (folder / f"{name[1:]}.py").write_text(source)
     forget()
@@ -125,7 +125,7 @@ def test_migrations_of_another_package_in_the_file_are_its_own_business(path: Pa
 
 
 def test_an_older_ledger_is_migrated_with_all_that_is_in_it(path: Path, later: Path) -> None:
-    add(later, m0005_note=ADD_NOTE, m0006_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
+    add(later, m0004_note=ADD_NOTE, m0005_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
     with Ledger(path, actor="ann") as ledger:
         assert ledger.state("edge").intents.keys() == {"aten::mm"}
         assert ledger.verify().problems == ()
@@ -135,16 +135,15 @@ def test_an_older_ledger_is_migrated_with_all_that_is_in_it(path: Path, later: P
     assert applied(path) == [
         "0001_initial",
         "0002_checkpoint",
-        "0003_one_index",
-        "0004_event_kind",
-        "0005_note",
-        "0006_index",
+        "0003_indexes",
+        "0004_note",
+        "0005_index",
     ]
     assert rows(path, "SELECT text FROM note") == [("edge",)]
 
 
 def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: Path, later: Path) -> None:
-    add(later, m0005_note=ADD_NOTE)
+    add(later, m0004_note=ADD_NOTE)
     Ledger(path).close()
     Ledger(tmp_path / "new.db").close()
     schema = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
@@ -152,7 +151,7 @@ def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: P
 
 
 def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> None:
-    add(later, m0005_note=ADD_NOTE)
+    add(later, m0004_note=ADD_NOTE)
     Ledger(path).close()
     before = path.read_bytes()
     Ledger(path).close()
@@ -160,28 +159,28 @@ def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> Non
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, later: Path) -> None:
-    add(later, m0005_note=ADD_NOTE, m0006_half=FAIL_HALF_WAY)
+    add(later, m0004_note=ADD_NOTE, m0005_half=FAIL_HALF_WAY)
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(path)
     assert path.read_bytes() == before
-    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_one_index", "0004_event_kind"]
-    (later / "0006_half.py").unlink()
-    (later / "0005_note.py").unlink()
+    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_indexes"]
+    (later / "0005_half.py").unlink()
+    (later / "0004_note.py").unlink()
     forget()
     with Ledger(path) as ledger:
         assert ledger.verify().problems == ()
 
 
 def test_a_migration_that_fails_makes_no_new_ledger(tmp_path: Path, later: Path) -> None:
-    add(later, m0005_half=FAIL_HALF_WAY)
+    add(later, m0004_half=FAIL_HALF_WAY)
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(tmp_path / "new.db")
     assert [entry.name for entry in tmp_path.iterdir()] == ["later"]
 
 
 def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Path) -> None:
-    add(later, m0005_note=ADD_NOTE)
+    add(later, m0004_note=ADD_NOTE)
     path.parent.chmod(0o555)
     before = path.read_bytes()
     try:
@@ -193,7 +192,7 @@ def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Pa
     finally:
         path.parent.chmod(0o755)
     assert path.read_bytes() == before
-    assert "0005_note" not in applied(path)
+    assert "0004_note" not in applied(path)
     Ledger(path).close()
     with Ledger(path, read_only=True) as ledger:
         assert ledger.verify().ok
@@ -202,7 +201,7 @@ def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Pa
 def test_a_ledger_migrated_by_another_process_meanwhile_is_taken_as_it_is(
     path: Path, later: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(later, m0005_note=ADD_NOTE)
+    add(later, m0004_note=ADD_NOTE)
     apply_here = migrating.apply_migrations
 
     def after_the_other(connection: sqlite3.Connection) -> None:
@@ -214,7 +213,7 @@ def test_a_ledger_migrated_by_another_process_meanwhile_is_taken_as_it_is(
     monkeypatch.setattr("decomp_ledger.store.apply_migrations", after_the_other)
     with Ledger(path) as ledger:
         assert ledger.state("edge").version == 2
-    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_one_index", "0004_event_kind", "0005_note"]
+    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_indexes", "0004_note"]
 
 
 def test_missing_migrations_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -247,7 +246,7 @@ Ledger(sys.argv[1]).close()
 
 
 def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later: Path) -> None:
-    add(later, m0005_note=ADD_NOTE)
+    add(later, m0004_note=ADD_NOTE)
     processes = [start_python(_OPEN, path, later) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -257,7 +256,7 @@ def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later
         process.stdin.flush()
     for process in processes:
         finish(process)
-    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_one_index", "0004_event_kind", "0005_note"]
+    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_indexes", "0004_note"]
     assert rows(path, "SELECT text FROM note") == [("edge",)]
 
 

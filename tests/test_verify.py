@@ -19,16 +19,9 @@ from strategies import (
 
 from decomp_ledger.canonical import canonical_json, digest_of
 from decomp_ledger.catalog import materialize, pack
+from decomp_ledger.chain import GENESIS
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import (
-    GENESIS,
-    PRESERVE,
-    Change,
-    Created,
-    Materialized,
-    Popped,
-    encode_body,
-)
+from decomp_ledger.events import PRESERVE, Change, Created, Materialized, Popped, encode_body
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.verify import Problem, Verification, _Check
 

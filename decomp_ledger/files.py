@@ -13,6 +13,7 @@ from decomp_ledger.migrating import APPLICATION_ID
 __all__ = ["absolute", "check_header", "check_no_log", "open_to_read", "reading_uri"]
 
 _HEADER = b"SQLite format 3\0"
+_DUMP = b'{"ledger":{'  # what `dumping.dump` begins with
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -63,6 +64,8 @@ def check_header(path: Path) -> None:
         raise LedgerFileError(f"{path} is empty, not a ledger; remove it to have a new one made there")
     with path.open("rb") as file:
         header = file.read(100)
+    if header.startswith(_DUMP):
+        raise LedgerFileError(f"{path} is the dump of a ledger, not one; make one of it with `decomp-ledger load`")
     if header[:16] != _HEADER:
         raise LedgerFileError(f"{path} is not a ledger: not an SQLite file, or an encrypted one")
     if len(header) < 100 or _is_truncated(path, header, size):

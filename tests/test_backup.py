@@ -214,13 +214,18 @@ def test_a_backup_that_does_not_verify_replaces_nothing(path: Path, tmp_path: Pa
     ("content", "message"),
     [
         (b"hello" * 100, "is not a ledger"),
+        ("a dump", "bad.db is the dump of a ledger, not one; make one of it with `decomp-ledger load`"),
         (b"", "is empty, not a ledger"),
         (None, "there is no ledger at"),
     ],
 )
-def test_what_is_no_ledger_replaces_nothing(path: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_what_is_no_ledger_replaces_nothing(
+    path: Path, tmp_path: Path, content: bytes | str | None, message: str
+) -> None:
     bad = tmp_path / "bad.db"
-    if content is not None:
+    if content == "a dump":
+        bad.write_text("".join(lines_of(path)))
+    elif isinstance(content, bytes):
         bad.write_bytes(content)
     before = lines_of(path)
     with pytest.raises(LedgerFileError, match=message):

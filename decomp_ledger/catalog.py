@@ -130,8 +130,8 @@ class Catalog:
 
     @cached_property
     def defaults(self) -> Mapping[str, str]:
-        """What torch's default table has: op name -> identity of its decomposition."""
-        return {op: entry.identity() for op, entry in self.ops.items() if entry.default}
+        """What torch's default table has: op name -> identity of its decomposition, by name."""
+        return {op: entry.identity() for op in sorted(self.ops) if (entry := self.ops[op]).default}
 
     @cached_property
     def digest(self) -> str:
@@ -217,7 +217,9 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
     """
     base = catalog.defaults if state.base == "torch" else {}
     ops = dict(base)
-    overridden, lost = [], []
+    said = state.intents.keys()
+    overridden: list[str] = []
+    lost: set[str] = set()
     for op, intent in state.intents.items():
         entry = catalog.ops.get(op)
         choice = choose(
@@ -229,7 +231,7 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
             own = own_origin(ref, entry, catalog.build.get("git")) if ref.origin in TORCH_ORIGINS else None
             if own is None and ref.origin in TORCH_ORIGINS:
                 ops.pop(op, None)
-                lost.append(op)
+                lost.add(op)
             else:
                 ops[op] = own or f"override:{ref.identity()}"
                 overridden.append(op)
@@ -237,10 +239,10 @@ def materialize(state: TableState, catalog: Catalog) -> Snapshot:
             ops.pop(op, None)
     return Snapshot(
         catalog=catalog,
-        ops=dict(sorted(ops.items())),
-        preserved=tuple(sorted(base.keys() - ops.keys() - {*lost})),
+        ops=dict(sorted(ops.items())),  # nearly sorted already, as the defaults are
+        preserved=tuple(sorted(op for op in said & base.keys() if op not in ops and op not in lost)),
         overridden=tuple(sorted(overridden)),
-        pending=tuple(sorted(op for op in state.intents if op not in catalog.ops)),
+        pending=tuple(sorted(op for op in said if op not in catalog.ops)),
         lost=tuple(sorted(lost)),
     )
 

@@ -286,7 +286,8 @@ class _Walk:
             self._copies = []
         # To compare dicts asks no key for its hash, which takes a dispatch key longer than all the rest.
         if self._kernels != self._copies:
-            self._copies = [dict(kernels) for kernels in self._kernels]
+            none: dict[Any, Any] = {}  # one for the half of them that are empty: less memory to go through
+            self._copies = [dict(kernels) if kernels else none for kernels in self._kernels]
             cia = privates.CIA
             pairs = zip(self._operators, self._copies, strict=True)
             self._found = [(op, kernels[cia]) for op, kernels in pairs if cia in kernels]

@@ -174,7 +174,7 @@ class DecompTable(View):
 
         self._stream.change(Popped, decide)
         self._written()
-        self._warn_of_typos(had)
+        self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
         # Only now: finding a function may import its module, which the ledger must not be locked for.
         return {op: self._taken(op, intent, choice, defaults) for op, (intent, choice) in had.items()}
 

@@ -236,7 +236,8 @@ class Ledger(Past):
 
     def has_met(self, table: str, version: int, body: Materialized) -> bool:
         """Tell whether a table's version is known to have met a catalog."""
-        where = ["event.stream_id = ?", "event.version = ?", "event.kind = 'materialized'"]
+        # With a plus, or SQLite goes through all events of the kind, which are in order of seq.
+        where = ["event.stream_id = ?", "event.version = ?", "+event.kind = 'materialized'"]
         found = self.records.events(where, [self._stream_id(table), version], desc=False, limit=None)
         return any(event.body == body for event in found)
 

@@ -207,7 +207,14 @@ class Store:
             connection.backup(copy)
             connection.close()
             connection = copy
-        apply_migrations(connection)
+        try:
+            apply_migrations(connection)
+        except sqlite3.IntegrityError as error:
+            # Two events that make one version, say. Who only reads sees them as they are: `verify` is to name them.
+            if not self.read_only:
+                raise LedgerFileError(
+                    f"{self.path} is damaged, and cannot be brought to the newest schema ({error}); run verify"
+                ) from error
         if self.read_only:
             connection.execute("PRAGMA query_only = ON")
         return connection
@@ -258,11 +265,12 @@ class Store:
         try:
             with self._lock:
                 connection = self.connection
-                self._users += 1
+                users = self._users
+                self._users = users + 1
                 try:
                     yield connection
                 finally:
-                    self._users -= 1
+                    self._users = users  # not one less: a child that was forked here has forgotten who used it
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._explained(error) from error
 
@@ -279,8 +287,8 @@ class Store:
                 connection = self.connection
                 if self._depth:
                     return work(connection)
-                self._users += 1
-                self._depth += 1
+                users = self._users
+                self._users, self._depth = users + 1, 1
                 try:
                     # Inside, since an interrupt may come right after it.
                     connection.execute("BEGIN IMMEDIATE")
@@ -298,8 +306,7 @@ class Store:
                         connection.execute("ROLLBACK")
                     raise
                 finally:
-                    self._depth -= 1
-                    self._users -= 1
+                    self._users, self._depth = users, 0
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._explained(error) from error
 

@@ -125,6 +125,16 @@ def _checked(
 _Group: TypeAlias = "tuple[HashedText, str, str, dict[str, tuple[str, ...]]]"
 
 
+class _Missing:
+    """The row of what an event names and nobody has. No number could stand for it: a row may have any."""
+
+    def __repr__(self) -> str:
+        return "missing"  # as it is weighed: no value of SQLite's is written so
+
+
+_MISSING = _Missing()
+
+
 class _Check(Stored):
     def __init__(self, connection: sqlite3.Connection, state_of: Callable[[str, int], TableState]) -> None:
         super().__init__(connection)
@@ -140,6 +150,7 @@ class _Check(Stored):
         # begins with a key that nobody knew before, so that nobody could prepare rows that add up.
         self.key = os.urandom(16).hex()
         self.sum = self.changes = 0
+        self.unreadable = False  # whether any event is
         # What is remembered of events before: by stream, provenance, kind and schema; and by kind and schema.
         self.groups: dict[tuple[Any, ...], _Group] = {}
         self.bodies: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
@@ -182,7 +193,7 @@ class _Check(Stored):
                 or seq != self.count + 1
                 or prev_hash != self.head
                 # As keys, and compared, 1.0 is 1; as it is hashed and stored, it is not.
-                or not type(seq) is type(version) is type(schema) is int
+                or not type(seq) is type(stream) is type(version) is type(schema) is type(provenance) is int
                 or type(at) is not str
                 or hash_of(prev_hash, hashed, text, at, seq, version) != own_hash
             ):
@@ -271,6 +282,7 @@ class _Check(Stored):
             self.head = own_hash
             self.content(read_event(row))
         except DAMAGE as error:
+            self.unreadable = True
             self.head = own_hash if isinstance(own_hash, bytes) else GENESIS
             self.problem(seq, f"it is damaged: {error}")
 
@@ -301,14 +313,13 @@ class _Check(Stored):
         elif isinstance(body, (Materialized, Exported)):
             self.met.append(event)
 
-    def rows_of(self, body: Changing) -> Iterator[tuple[int, str, int | None]]:
+    def rows_of(self, body: Changing) -> Iterator[tuple[int | _Missing, str, int | _Missing | None]]:
         """Give op, action and decomposition of the change rows that a body stands for."""
         for change in body.changes:
             reference = None
             if change.decomposition is not None:
-                reference = self.decompositions.get(change.decomposition, -1)
-            # -1 is no row: what an event names and nobody has makes the sums differ.
-            yield self.ops.get(change.op, -1), change.action, reference
+                reference = self.decompositions.get(change.decomposition, _MISSING)
+            yield self.ops.get(change.op, _MISSING), change.action, reference
 
     def weighed(self, body: Changing) -> tuple[str, ...]:
         """Return the changes of a body as they end in the text that is weighed, and note what they name."""
@@ -346,8 +357,8 @@ class _Check(Stored):
                     continue
                 stream = self.streams[event.table]
                 for change, (op, *wanted) in zip(event.changes, self.rows_of(event.body), strict=True):
-                    stored = self.connection.execute(query, [stream, op, event.version]).fetchone()
-                    if stored != tuple(wanted):
+                    key = [stream, op, event.version]
+                    if op is _MISSING or self.connection.execute(query, key).fetchone() != tuple(wanted):
                         self.problem(event.seq, f"the change of {change.op} is not stored as it says")
             except DAMAGE:
                 continue  # told already
@@ -396,7 +407,9 @@ class _Check(Stored):
         try:
             snapshot = materialize(self.state_of(event.table, event.version), catalog)
         except DAMAGE as error:
-            self.problem(event.seq, f"its table cannot be replayed: {error}")
+            # Of an event that cannot be read, it was told already; the earlier ones of its table are as they were.
+            if not self.unreadable:
+                self.problem(event.seq, f"its table cannot be replayed: {error}")
             return
         pending = body.pending if isinstance(body, Materialized) else snapshot.pending
         if (snapshot.digest, snapshot.pending) != (body.snapshot, pending):

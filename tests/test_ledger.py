@@ -27,7 +27,7 @@ from decomp_ledger.errors import (
     UnknownVersion,
     UnusableValue,
 )
-from decomp_ledger.events import OVERRIDE, PRESERVE, Change, Created, Popped
+from decomp_ledger.events import OVERRIDE, PRESERVE, Change, Created, Materialized, Popped
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.signing import SigningKey
 from decomp_ledger.state import Intent
@@ -352,6 +352,16 @@ def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Led
     new_table(ledger, "other")
     assert seqs(ledger) == [1, 2, 3]
     assert ledger.verify().problems == ()
+
+
+def test_whether_a_version_met_a_catalog_is_asked_of_that_version_alone(ledger: Ledger) -> None:
+    new_table(ledger)
+    asked: list[str] = []
+    ledger.store.connection.set_trace_callback(asked.append)
+    ledger.has_met("edge", 1, Materialized("", "", ()))
+    ledger.store.connection.set_trace_callback(None)
+    plan = ledger.store.connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}").fetchall()
+    assert any("event_version (stream_id=? AND version=?)" in row[3] for row in plan), plan
 
 
 # What is stored once

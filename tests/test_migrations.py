@@ -298,3 +298,28 @@ def test_a_version_is_made_by_one_event(path: Path) -> None:
         db.execute(f"{again} WHERE seq = 2")
     db.execute(f"{again} WHERE seq = 3")
     db.close()
+
+
+def test_an_older_ledger_that_cannot_be_migrated_is_read_as_it_is_and_verify_names_the_event(
+    path: Path, tmp_path: Path, later: Path
+) -> None:
+    (later / "0003_indexes.py").rename(tmp_path / "0003_indexes.py")
+    forget()
+    old = tmp_path / "old.db"
+    with Ledger(old, actor="ann") as ledger:
+        stream = new_table(ledger)
+        for op in ("aten::mm", "aten::add", "aten::mul"):
+            stream.preserve([op])
+    (tmp_path / "0003_indexes.py").rename(later / "0003_indexes.py")
+    forget()
+    db = sqlite3.connect(old)
+    db.execute("DROP TRIGGER event_no_update")
+    db.execute("DROP INDEX event_change")
+    db.execute("UPDATE event SET version = 3 WHERE seq = 4")
+    db.commit()
+    db.close()
+    with Ledger(old, read_only=True) as ledger:
+        assert [event.version for event in ledger.events()] == [1, 2, 3, 3]
+        assert ledger.verify().problems[0].seq == 4
+    with pytest.raises(LedgerError, match=r"is damaged, and cannot be brought to the newest schema \(.*\); run verify"):
+        Ledger(old)

@@ -1,5 +1,6 @@
 """A ledger that is as it was written verifies; whatever is changed in it afterwards is named."""
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -202,7 +203,17 @@ FORGED = (
     "(SELECT hash FROM event WHERE seq = {prev}), zeroblob(32) FROM event WHERE seq = 2;"
 )
 
+
 # name -> (what is done, the first event that it makes wrong, what is said of it)
+def another_decomposition(db: sqlite3.Connection) -> None:
+    """Put another function in the place of one, with a digest that is right, in a row that could stand for none."""
+    body = canonical_json({"origin": "import", "module": "mypkg", "qualname": "evil"})
+    row = db.execute("SELECT decomposition_id FROM change WHERE decomposition_id IS NOT NULL").fetchone()
+    db.execute("INSERT INTO decomposition VALUES (-1, ?, ?)", [hashlib.sha256(body.encode()).digest(), body])
+    db.execute("UPDATE change SET decomposition_id = -1 WHERE decomposition_id = ?", row)
+    db.execute("DELETE FROM decomposition WHERE id = ?", row)
+
+
 TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     "an actor": ("UPDATE provenance SET actor = 'eve' WHERE actor = 'bob'", 4, "content"),
     "a reason": ("UPDATE provenance SET reason = 'because' WHERE reason = 'faster'", 3, "content"),
@@ -252,6 +263,23 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         "FROM event WHERE seq = 11) AND op_id = (SELECT id FROM op WHERE name = 'mylib::late')",
         3,
         "rows in 'change', where the events speak of",
+    ),
+    "an op that nobody has, by a row of any number": (
+        f"UPDATE op SET id = -1, name = 'mylib::evil' WHERE name = '{MM}';"
+        f"UPDATE change SET op_id = -1 WHERE op_id NOT IN (SELECT id FROM op)",
+        2,
+        "the change of aten::mm is not stored as it says",
+    ),
+    "a decomposition that nobody has, by a row of any number": (
+        another_decomposition,
+        3,
+        "the change of aten::add.Tensor",
+    ),
+    "an event of a newer version after the last": (
+        "INSERT INTO event SELECT 12, stream_id, version, kind, 8, recorded_at, provenance_id, body, prev_hash, hash "
+        "FROM event WHERE seq = 1",
+        12,
+        "does not follow",
     ),
     "an event before the first": (FORGED.format(seq=0, prev=1), 0, "out of order"),
     "an event after the last": (FORGED.format(seq=12, prev=11), 12, "content"),
@@ -640,6 +668,19 @@ GUARDS = {
     "an index on the log": ("CREATE INDEX mine ON event(hash)", "the index 'mine' of the file's schema is none of"),
     "a column": ("ALTER TABLE tag ADD COLUMN note TEXT", "the table 'tag' of the file's schema is not as it was made"),
 }
+
+
+def test_the_number_of_a_provenance_as_another_number_is_named_with_its_event(path: Path) -> None:
+    was, then = "provenance_id INTEGER NOT NULL", "provenance_id ANY NOT NULL"
+    for edit in (f"UPDATE sqlite_master SET sql = replace(sql, '{was}', '{then}') WHERE name = 'event'",
+                 "UPDATE event SET provenance_id = CAST(provenance_id AS REAL) WHERE seq = 5",
+                 f"UPDATE sqlite_master SET sql = replace(sql, '{then}', '{was}') WHERE name = 'event'"):  # fmt: skip
+        tamper(path, f"PRAGMA writable_schema = ON; {edit}")
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT typeof(provenance_id) FROM event WHERE seq = 5").fetchone() == ("real",)
+    db.close()
+    found = verified(path).problems[0]
+    assert (found.seq, found.text) == (5, "its table, provenance or environment is missing")
 
 
 def test_nothing_is_written_behind_an_event_without_a_hash(path: Path) -> None:

@@ -1,11 +1,11 @@
 """The live dispatcher: torch's default table as it is now, names to operators, and has anything changed.
 
 Upstream asks C++ for all CIA kernels once for each namespace (16 ms). Here it is asked once, and only when
-something changed. Two questions tell: :meth:`Dispatcher.full` misses no kind of change that we know of (about
-0.6 ms); :meth:`Dispatcher.quick` is for plain reads (a few microseconds). It misses C++ registration after a library
-was loaded, raw `torch._C._dispatch_library`, Python kernels or registry values replaced in place, and a library that
-goes as another of its size comes. Counting calls of `Library.define` and the like would see the last, at the price of
-patching them for everybody.
+something changed. Two questions tell: :meth:`Dispatcher.full` misses no kind of change that we know of (2.5 ms, with
+the 2,800 operators that torch makes for its own default table); :meth:`Dispatcher.quick` is for plain reads (a few
+microseconds). It misses C++ registration after a library was loaded, raw `torch._C._dispatch_library`, Python kernels
+or registry values replaced in place, and a library that goes as another of its size comes. Counting calls of
+`Library.define` and the like would see the last, at the price of patching them for everybody.
 """
 
 from __future__ import annotations

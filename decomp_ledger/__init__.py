@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decomp_ledger.catalog import Catalog, Snapshot, materialize
     from decomp_ledger.errors import (
         DecompositionChanged,
         InvalidName,
@@ -33,14 +32,16 @@ if TYPE_CHECKING:
         UnusableValue,
         VersionConflict,
     )
-    from decomp_ledger.events import Event
-    from decomp_ledger.ledger import Ledger
-    from decomp_ledger.live.archive import load, save
-    from decomp_ledger.live.recording import Recording, record
-    from decomp_ledger.live.reproducing import ReproducedTable, reproduce
-    from decomp_ledger.live.table import DecompTable
-    from decomp_ledger.stamp import Stamp, read_stamp
-    from decomp_ledger.state import TableState
+    from decomp_ledger.ledger import Ledger, record
+    from decomp_ledger.model.catalog import Catalog
+    from decomp_ledger.model.events import Event
+    from decomp_ledger.model.materialize import Snapshot, materialize
+    from decomp_ledger.model.rules import TableState
+    from decomp_ledger.pytorch.pt2 import load, save
+    from decomp_ledger.pytorch.recording import Recording
+    from decomp_ledger.pytorch.reproduced_table import ReproducedTable, reproduce
+    from decomp_ledger.pytorch.table import DecompTable
+    from decomp_ledger.transfer.stamp import Stamp, read_stamp
 
 __version__ = "0.1.0"
 
@@ -84,21 +85,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Catalog": "catalog",
-    "DecompTable": "live.table",
-    "Event": "events",
+    "Catalog": "model.catalog",
+    "DecompTable": "pytorch.table",
+    "Event": "model.events",
     "Ledger": "ledger",
-    "Recording": "live.recording",
-    "ReproducedTable": "live.reproducing",
-    "Snapshot": "catalog",
-    "Stamp": "stamp",
-    "TableState": "state",
-    "load": "live.archive",
-    "materialize": "catalog",
-    "read_stamp": "stamp",
-    "record": "live.recording",
-    "reproduce": "live.reproducing",
-    "save": "live.archive",
+    "Recording": "pytorch.recording",
+    "ReproducedTable": "pytorch.reproduced_table",
+    "Snapshot": "model.materialize",
+    "Stamp": "transfer.stamp",
+    "TableState": "model.rules",
+    "load": "pytorch.pt2",
+    "materialize": "model.materialize",
+    "read_stamp": "transfer.stamp",
+    "record": "ledger",
+    "reproduce": "pytorch.reproduced_table",
+    "save": "pytorch.pt2",
 }
 
 

@@ -102,7 +102,7 @@ class ReproductionError(LedgerError, ValueError):
     """A table cannot be made again as it was: the message and `differences` name each difference.
 
     Attributes:
-        differences: what differs, by op: of :class:`decomp_ledger.reproducing.Difference`.
+        differences: what differs, by op: of :class:`decomp_ledger.analysis.reproduction.Difference`.
     """
 
     def __init__(self, message: str, differences: tuple[object, ...] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The log: tables, ops, provenance, events, changes, tags, catalogs."""
+"""The log: tables, ops, provenance, events, changes, tags, catalogs, checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CREATE TABLE ledger (
 ) STRICT, WITHOUT ROWID;
 
 -- What is named again and again is stored once.
-CREATE TABLE stream (                      -- the tables; TABLE is a word of SQL
+CREATE TABLE decomp_table (                -- TABLE alone is a keyword of SQL
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE
 ) STRICT;
@@ -46,8 +46,9 @@ CREATE INDEX provenance_actor ON provenance(actor);
 
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
-    stream_id INTEGER NOT NULL REFERENCES stream(id),
+    table_id INTEGER NOT NULL REFERENCES decomp_table(id),
     version INTEGER NOT NULL,
+    makes_version INTEGER CHECK (makes_version = 1),  -- 1 if the event makes this version, else NULL
     kind TEXT NOT NULL,
     schema INTEGER NOT NULL,
     recorded_at TEXT NOT NULL,
@@ -56,25 +57,26 @@ CREATE TABLE event (
     prev_hash BLOB NOT NULL,
     hash BLOB NOT NULL
 ) STRICT;
-CREATE INDEX event_version ON event(stream_id, version);
--- A version is made by one event.
-CREATE UNIQUE INDEX event_change ON event(stream_id, version) WHERE kind NOT IN ('tagged', 'materialized', 'exported');
+-- At most one event makes a version, because in a unique index NULLs differ from each other.
+CREATE UNIQUE INDEX event_version ON event(table_id, version, makes_version);
+-- The few events that make no version are asked for by kind at most commands.
+CREATE INDEX event_kind ON event(kind, seq, table_id) WHERE makes_version IS NULL;
 
 -- One row for each op an event touched: as-of reads, history and blame by index alone.
 CREATE TABLE change (
-    stream_id INTEGER NOT NULL REFERENCES stream(id),
+    table_id INTEGER NOT NULL REFERENCES decomp_table(id),
     op_id INTEGER NOT NULL REFERENCES op(id),
     version INTEGER NOT NULL,
-    action TEXT NOT NULL CHECK (action IN ('preserve', 'override', 'restore')),
+    action TEXT NOT NULL CHECK (action IN ('preserve', 'override', 'reset')),
     decomposition_id INTEGER REFERENCES decomposition(id),
-    PRIMARY KEY (stream_id, op_id, version)
+    PRIMARY KEY (table_id, op_id, version)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tag (
-    stream_id INTEGER NOT NULL REFERENCES stream(id),
+    table_id INTEGER NOT NULL REFERENCES decomp_table(id),
     name TEXT NOT NULL,
     version INTEGER NOT NULL,
-    PRIMARY KEY (stream_id, name)
+    PRIMARY KEY (table_id, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE catalog (
@@ -83,20 +85,31 @@ CREATE TABLE catalog (
     base_id INTEGER REFERENCES catalog(id),
     body BLOB NOT NULL                     -- zlib of JSON: whole, or how it differs from its base
 ) STRICT;
+
+CREATE TABLE checkpoint (
+    id INTEGER PRIMARY KEY,                -- 1, 2, 3 ...
+    seq INTEGER NOT NULL REFERENCES event(seq),
+    hash BLOB NOT NULL,                    -- of that event
+    signed_at TEXT NOT NULL,
+    previous BLOB,                         -- SHA-256 of the checkpoint before it
+    key BLOB NOT NULL,                     -- the public key, Ed25519
+    signature BLOB NOT NULL
+) STRICT;
 """
 
 # Each table of the log, with what a second row must not share with a first.
 LOG_TABLES = {
     "ledger": ("id",),
-    "stream": ("id", "name"),
+    "decomp_table": ("id", "name"),
     "op": ("id", "name"),
     "environment": ("id", "digest"),
     "decomposition": ("id", "digest"),
     "provenance": ("id",),
     "event": ("seq",),
-    "change": ("(stream_id, op_id, version)",),
-    "tag": ("(stream_id, name)",),
+    "change": ("(table_id, op_id, version)",),
+    "tag": ("(table_id, name)",),
     "catalog": ("id", "digest"),
+    "checkpoint": ("id",),
 }
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from decomp_ledger.chain import chain_hash, genesis
+from decomp_ledger.model.hash_chain import chain_hash, genesis
 
 Edit: TypeAlias = Callable[[sqlite3.Connection], object]
 
@@ -15,8 +15,8 @@ Edit: TypeAlias = Callable[[sqlite3.Connection], object]
 GUARDS = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_version'"
 
 _EVENTS = """
-SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, digest, event.body, call_site
-FROM event JOIN stream ON stream.id = stream_id JOIN provenance ON provenance.id = provenance_id
+SELECT seq, decomp_table.name, version, kind, schema, recorded_at, actor, reason, digest, event.body, call_site
+FROM event JOIN decomp_table ON decomp_table.id = table_id JOIN provenance ON provenance.id = provenance_id
 JOIN environment ON environment.id = environment_id WHERE seq >= ? ORDER BY seq
 """
 _FIELDS = ("seq", "table", "version", "kind", "schema", "recorded_at", "actor", "reason")
@@ -63,15 +63,15 @@ def cut(db: sqlite3.Connection, after: int) -> None:
     """Cut the tail behind an event and all that only it names, as somebody would who knows how a ledger is made."""
     db.execute("DELETE FROM event WHERE seq > ?", [after])
     db.execute("DELETE FROM checkpoint WHERE seq > ?", [after])
-    db.execute("DELETE FROM change WHERE (stream_id, version) NOT IN (SELECT stream_id, version FROM event)")
+    db.execute("DELETE FROM change WHERE (table_id, version) NOT IN (SELECT table_id, version FROM event)")
     db.execute(
-        "DELETE FROM tag WHERE (stream_id, name) NOT IN "
-        "(SELECT stream_id, json_extract(body, '$.name') FROM event WHERE kind = 'tagged')"
+        "DELETE FROM tag WHERE (table_id, name) NOT IN "
+        "(SELECT table_id, json_extract(body, '$.name') FROM event WHERE kind = 'tagged')"
     )
     used = "SELECT upper(json_extract(body, '$.catalog')) FROM event WHERE kind IN ('materialized', 'exported')"
     bases = f"SELECT base_id FROM catalog WHERE base_id IS NOT NULL AND hex(digest) IN ({used})"
     for table, named in (
-        ("stream", "SELECT stream_id FROM event"),
+        ("decomp_table", "SELECT table_id FROM event"),
         ("op", "SELECT op_id FROM change"),
         ("decomposition", "SELECT decomposition_id FROM change WHERE decomposition_id IS NOT NULL"),
         ("provenance", "SELECT provenance_id FROM event"),

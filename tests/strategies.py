@@ -13,26 +13,26 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import decomp_ledger
-from decomp_ledger import provenance
-from decomp_ledger.catalog import Catalog, Entry
-from decomp_ledger.events import (
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.log import provenance
+from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.events import (
     OVERRIDE,
     PRESERVE,
-    RESTORE,
+    RESET,
     Change,
     Created,
     Event,
     Materialized,
     Popped,
-    Restored,
+    Reset,
     Reverted,
     Set,
     Tagged,
     Updated,
 )
-from decomp_ledger.ledger import Ledger
-from decomp_ledger.state import Intent, Reference, TableState
-from decomp_ledger.stream import Stream
+from decomp_ledger.model.rules import Decomposition, Rule, TableState
 
 IMPORT_ROOT = str(Path(decomp_ledger.__file__).parent.parent)
 MAX_INT = 2**53 - 1
@@ -72,18 +72,20 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
 # Decompositions, states and catalogs.
 
-references = st.one_of(
-    st.builds(Reference, st.sampled_from(["cia", "registry", "py_cia"]), build=st.sampled_from(["a" * 40, "b" * 40])),
-    st.builds(Reference, st.just("import"), st.just("mypkg"), st.sampled_from(["f", "g"]), digest=digests),
-    st.builds(Reference, st.just("opaque"), digest=digests, source=texts),
+decompositions = st.one_of(
+    st.builds(
+        Decomposition, st.sampled_from(["cia", "registry", "py_cia"]), build=st.sampled_from(["a" * 40, "b" * 40])
+    ),
+    st.builds(Decomposition, st.just("import"), st.just("mypkg"), st.sampled_from(["f", "g"]), digest=digests),
+    st.builds(Decomposition, st.just("opaque"), digest=digests, source=texts),
 )
-intents = st.just(Intent(PRESERVE)) | references.map(lambda reference: Intent(OVERRIDE, reference))
+rules = st.just(Rule(PRESERVE)) | decompositions.map(lambda decomposition: Rule(OVERRIDE, decomposition))
 states = st.builds(
     TableState,
     st.just("edge"),
     st.integers(1, 9),
     st.sampled_from(["torch", "empty"]),
-    st.dictionaries(ops, intents),
+    st.dictionaries(ops, rules),
 )
 entries = st.builds(
     Entry,
@@ -104,14 +106,14 @@ catalogs = st.builds(Catalog, builds, st.dictionaries(ops, entries))
 # Events.
 
 changes = st.one_of(
-    st.builds(Change, texts, st.sampled_from([PRESERVE, RESTORE])),
+    st.builds(Change, texts, st.sampled_from([PRESERVE, RESET])),
     st.builds(Change, texts, st.just(OVERRIDE), digests),
 )
 change_lists = st.lists(changes, max_size=4).map(tuple)
 pending_lists = st.lists(texts, max_size=3).map(tuple)
 bodies = st.one_of(
     st.builds(Created, st.sampled_from(["torch", "empty"]), st.none() | st.tuples(texts, integers)),
-    *(st.builds(cls, change_lists, pending=pending_lists) for cls in (Set, Popped, Updated, Restored)),
+    *(st.builds(cls, change_lists, pending=pending_lists) for cls in (Set, Popped, Updated, Reset)),
     st.builds(Reverted, change_lists, pending=pending_lists, to=integers),
     st.builds(Tagged, texts),
     st.builds(Materialized, digests, digests, pending_lists),
@@ -120,19 +122,19 @@ bodies = st.one_of(
 # Small ledgers.
 
 
-def new_table(ledger: Ledger, name: str = "edge", base: str = "torch") -> Stream:
+def new_table(ledger: Ledger, name: str = "edge", base: str = "torch") -> TableLog:
     """Begin or resume a table as `Ledger.table` does, without the dict that needs torch."""
-    return ledger._open_or_create(name, base)
+    return ledger.create_table(name, base=base)
 
 
-def reference(name: str) -> Reference:
+def decomposition(name: str) -> Decomposition:
     """Refer to a function of the user's own."""
-    return Reference("import", "mypkg.lower", name, digest="5" * 64)
+    return Decomposition("import", "mypkg.lower", name, digest="5" * 64)
 
 
-def override(stream: Stream, op: str, name: str, *, reason: str | None = None) -> Event | None:
+def override(log: TableLog, op: str, name: str, *, reason: str | None = None) -> Event | None:
     """Give an op a decomposition, as `table[op] = fn` does."""
-    return stream.change(Set, lambda _: [(op, OVERRIDE, reference(name))], reason=reason)
+    return log.change(Set, lambda _: [(op, OVERRIDE, decomposition(name))], reason=reason)
 
 
 def catalog_of(*names: str, torch: str = "2.13.0") -> Catalog:

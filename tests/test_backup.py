@@ -13,10 +13,10 @@ from forging import tamper
 from strategies import catalog_of, new_table, override, run_python, start_python, without_torch  # noqa: F401
 from test_checkpoints import command, keys, sign  # noqa: F401
 
-from decomp_ledger.dumping import dump, load
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.restoring import restore
+from decomp_ledger.transfer.jsonl import dump, load
+from decomp_ledger.transfer.restore import restore
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def path(tmp_path: Path, keys: Path) -> Path:  # noqa: F811
         override(edge, "aten::add.Tensor", "add")
         sign(ledger, keys)
         edge.tag("v1")
-        edge.met(catalog_of("aten::mm", "aten::add.Tensor"))
-        edge.met(catalog_of("aten::mm", "aten::add.Tensor", "mylib::late"))
-        edge.fork_as("fork").restore(["aten::mm"])
+        edge.materialize(catalog_of("aten::mm", "aten::add.Tensor"))
+        edge.materialize(catalog_of("aten::mm", "aten::add.Tensor", "mylib::late"))
+        edge.fork_as("fork").reset(["aten::mm"])
         edge.revert(1)
         sign(ledger, keys, "bob")
     return path
@@ -63,7 +63,7 @@ def test_a_backup_is_the_ledger_as_it_was(path: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     with Ledger(path, actor="ann") as ledger:
         made = ledger.backup(tmp_path / "copy.db", progress=lambda done, total: told.append((done, total)))
-        ledger.stream("edge").preserve(["aten::later"])
+        ledger.table_log("edge").preserve(["aten::later"])
     assert made == tmp_path / "copy.db"
     old, new = ([line for line in lines_of(file) if line.startswith('{"event"')] for file in (made, path))
     assert old == new[:-1]
@@ -81,7 +81,7 @@ def test_a_ledger_in_memory_can_be_kept(tmp_path: Path) -> None:
 _WRITER = """
 from decomp_ledger.ledger import Ledger
 with Ledger(sys.argv[1], actor="writer") as ledger:
-    table = ledger.stream("edge")
+    table = ledger.table_log("edge")
     number = 0
     while True:
         table.preserve([f"aten::op{number}"])
@@ -180,7 +180,7 @@ def test_a_backup_killed_half_way_leaves_no_half_a_file(path: Path, tmp_path: Pa
 def test_a_restored_ledger_is_the_backup_and_what_was_there_is_kept(path: Path, tmp_path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         ledger.backup(tmp_path / "copy.db")
-        ledger.stream("edge").preserve(["aten::later"])
+        ledger.table_log("edge").preserve(["aten::later"])
     newer = lines_of(path)
     with pytest.raises(LedgerFileError, match="is there already; --force replaces it, and keeps it beside it"):
         restore(tmp_path / "copy.db", path)
@@ -189,7 +189,7 @@ def test_a_restored_ledger_is_the_backup_and_what_was_there_is_kept(path: Path, 
     assert (done.verified.events, done.verified.head) == head_of(path)
     assert done.kept is not None and lines_of(done.kept) == newer
     with Ledger(path, actor="ann") as ledger:
-        ledger.stream("edge").preserve(["aten::after"])
+        ledger.table_log("edge").preserve(["aten::after"])
         assert ledger.verify().ok
 
 
@@ -249,14 +249,14 @@ def test_a_damaged_ledger_is_replaced_and_kept(path: Path, tmp_path: Path) -> No
 def test_whoever_has_the_replaced_ledger_open_loses_no_event_to_it(path: Path, tmp_path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         ledger.backup(tmp_path / "copy.db")
-        table = ledger.stream("edge")
+        table = ledger.table_log("edge")
         table.preserve(["aten::one"])
         done = restore(tmp_path / "copy.db", path, force=True)
         with pytest.raises(LedgerFileError, match="was removed or replaced while it was open"):
             table.preserve(["aten::two"])
     assert done.kept is not None
     with Ledger(done.kept, read_only=True) as kept:
-        assert kept.state("edge").intents.keys() >= {"aten::one"}
+        assert kept.state("edge").rules.keys() >= {"aten::one"}
     assert lines_of(path) == lines_of(tmp_path / "copy.db")
 
 
@@ -264,15 +264,15 @@ def test_a_ledger_that_is_being_written_is_not_replaced(path: Path, tmp_path: Pa
     with Ledger(path, actor="ann") as ledger:
         copy = ledger.backup(tmp_path / "copy.db")
         with pytest.raises(LedgerFileError, match=r"being written by another|being used by"):
-            ledger.store.write(lambda _: restore(copy, path, force=True, timeout=0.1))
-        ledger.stream("edge").preserve(["aten::after"])
+            ledger.database.write(lambda _: restore(copy, path, force=True, timeout=0.1))
+        ledger.table_log("edge").preserve(["aten::after"])
         assert ledger.verify().ok
 
 
 _BUSY = """
 from decomp_ledger.ledger import Ledger
 with Ledger(sys.argv[1], actor="writer") as ledger:
-    table = ledger.stream("edge")
+    table = ledger.table_log("edge")
     print("writing", flush=True)
     try:
         for number in range(1_000_000):
@@ -329,7 +329,7 @@ def test_a_ledger_that_was_dumped_and_loaded_is_the_same(path: Path, tmp_path: P
         assert (one.id, list(one.events()), one.tags("edge")) == (two.id, list(two.events()), two.tags("edge"))
         assert [one.state(info.name) for info in one.tables()] == [two.state(info.name) for info in two.tables()]
         two.actor = "ann"
-        two.stream("edge").preserve(["aten::after"])
+        two.table_log("edge").preserve(["aten::after"])
         assert two.verify().ok
     assert all(line.isascii() and line.count("\n") == 1 and len(json.loads(line)) == 1 for line in lines)
 

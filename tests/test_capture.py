@@ -14,8 +14,8 @@ import torch._export.utils as upstream
 from torch._ops import OpOverload
 
 from decomp_ledger.errors import UnsupportedTorch
-from decomp_ledger.live import capture
-from decomp_ledger.live.program import capture_program, capture_with
+from decomp_ledger.pytorch import capture
+from decomp_ledger.pytorch.capture_program import capture_program, capture_with
 
 
 def operators() -> dict[str, Any]:
@@ -166,14 +166,14 @@ def test_the_build_is_that_of_torch(catalog: dict[str, Any]) -> None:
 
 
 def test_the_program_and_the_package_capture_the_same(catalog: dict[str, Any], run_python: Any) -> None:
-    code = "import json; from decomp_ledger.live.capture import capture; print(json.dumps(capture()))"
+    code = "import json; from decomp_ledger.pytorch.capture import capture; print(json.dumps(capture()))"
     assert json.loads(run_python(code, PYTHONHASHSEED="4")) == catalog
 
 
 def test_the_catalog_does_not_depend_on_what_else_is_imported(catalog: dict[str, Any], run_python: Any) -> None:
     code = (
         "import json, torch._dynamo, torch._inductor.decomposition, torch.distributed, torch.onnx\n"
-        "from decomp_ledger.live.capture import capture; print(json.dumps(capture()))"
+        "from decomp_ledger.pytorch.capture import capture; print(json.dumps(capture()))"
     )
     ops = json.loads(run_python(code))["ops"]
     assert {name: ops[name] for name in catalog["ops"]} == catalog["ops"]

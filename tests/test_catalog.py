@@ -14,20 +14,21 @@ from strategies import (
     OPS,
     builds,
     catalogs,
+    decomposition,
+    decompositions,
     entries,
     json_values,
     new_table,
-    reference,
-    references,
     states,
     without_torch,  # noqa: F401  # a fixture
 )
 
-from decomp_ledger.catalog import Catalog, Entry, choose, materialize, pack, unpack
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import OVERRIDE, PRESERVE
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.state import Intent, Reference, TableState
+from decomp_ledger.model.catalog import Catalog, Entry, pack, unpack
+from decomp_ledger.model.events import OVERRIDE, PRESERVE
+from decomp_ledger.model.materialize import choose, materialize
+from decomp_ledger.model.rules import Decomposition, Rule, TableState
 
 MM, ADD, GELU, LATE = "aten::mm", "aten::add.Tensor", "aten::gelu", "mylib::late"
 BUILD = {"torch": "2.13.0", "git": "a" * 40}
@@ -73,10 +74,10 @@ def test_what_a_table_has_for_an_op(base: str, action: str | None, loaded: bool,
     [(base, action, default, expected) for base, action, loaded, default, expected in TRUTH if loaded],
 )
 def test_a_replay_decides_as_the_live_table_does(base: str, action: str | None, default: bool, expected: str) -> None:
-    said = {"preserve": Intent(PRESERVE), "override": Intent(OVERRIDE, reference("mm"))}
+    said = {"preserve": Rule(PRESERVE), "override": Rule(OVERRIDE, decomposition("mm"))}
     state = TableState("edge", 2, base, {} if action is None else {MM: said[action]})
     snapshot = materialize(state, Catalog(BUILD, {MM: Entry("cia", default=default)}))
-    found = {"default": {MM: "cia"}, "override": {MM: f"override:{reference('mm').identity()}"}, "absent": {}}
+    found = {"default": {MM: "cia"}, "override": {MM: f"override:{decomposition('mm').identity()}"}, "absent": {}}
     assert snapshot.ops == found[expected]
     assert snapshot.overridden == ((MM,) if expected == "override" else ())
     assert snapshot.preserved == ((MM,) if (base, action, default) == ("torch", "preserve", True) else ())
@@ -84,7 +85,7 @@ def test_a_replay_decides_as_the_live_table_does(base: str, action: str | None, 
 
 
 def test_an_op_that_is_not_loaded_is_pending_until_it_is() -> None:
-    state = TableState("edge", 3, "torch", {LATE: Intent(PRESERVE), "mylib::other": Intent(OVERRIDE, reference("f"))})
+    state = TableState("edge", 3, "torch", {LATE: Rule(PRESERVE), "mylib::other": Rule(OVERRIDE, decomposition("f"))})
     before = materialize(state, Catalog(BUILD, {MM: Entry("cia", default=True)}))
     assert (before.pending, before.preserved, list(before.ops)) == ((LATE, "mylib::other"), (), [MM])
     loaded = Catalog(BUILD, {MM: Entry("cia", default=True), LATE: Entry("cia", default=True), "mylib::other": Entry()})
@@ -96,10 +97,10 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
     """Decide op by op what is in a table, in the words of the design and no cleverer."""
     ops, preserved, overridden, lost = {}, [], [], []
     for op in sorted(catalog.ops):
-        entry, said = catalog.ops[op], state.intents.get(op)
+        entry, said = catalog.ops[op], state.rules.get(op)
         by_default = entry.default and state.base == "torch"
         if said is not None and said.action == "override":
-            ref = said.reference
+            ref = said.decomposition
             assert ref is not None
             if ref.origin in ("import", "opaque"):
                 ops[op] = f"override:{ref.identity()}"
@@ -115,7 +116,7 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
             ops[op] = f"{entry.origin}:{entry.digest}" if entry.digest else f"{entry.origin}"
         elif by_default:
             preserved.append(op)
-    pending = [op for op in sorted(state.intents) if op not in catalog.ops]
+    pending = [op for op in sorted(state.rules) if op not in catalog.ops]
     return {
         "catalog": catalog,
         "ops": ops,
@@ -140,7 +141,7 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
 def test_an_override_with_torchs_own_follows_it_where_torch_moved_it(
     recorded: str, offered: str | None, others: tuple[str, ...], build: str, expected: str | None
 ) -> None:
-    state = TableState("edge", 2, "torch", {MM: Intent(OVERRIDE, Reference(recorded, build=build * 40))})
+    state = TableState("edge", 2, "torch", {MM: Rule(OVERRIDE, Decomposition(recorded, build=build * 40))})
     entry = Entry(offered, default=offered is not None, others=others)
     snapshot = materialize(state, Catalog(BUILD, {MM: entry}))
     assert snapshot.ops == ({} if expected is None else {MM: expected})
@@ -165,10 +166,10 @@ def test_snapshots_of_two_builds_are_two() -> None:
 
 @given(states, catalogs)
 def test_a_replay_changes_neither_the_state_nor_the_catalog(state: TableState, catalog: Catalog) -> None:
-    intents, ops = dict(state.intents), dict(catalog.ops)
+    rules, ops = dict(state.rules), dict(catalog.ops)
     first = materialize(state, catalog)
     assert materialize(state, catalog) == first
-    assert (dict(state.intents), dict(catalog.ops)) == (intents, ops)
+    assert (dict(state.rules), dict(catalog.ops)) == (rules, ops)
     assert list(first.ops) == sorted(first.ops)
 
 
@@ -176,28 +177,28 @@ def test_a_replay_changes_neither_the_state_nor_the_catalog(state: TableState, c
 def test_digests_do_not_depend_on_the_order_in_which_ops_came(
     state: TableState, catalog: Catalog, shuffler: random.Random
 ) -> None:
-    said, offered = list(state.intents.items()), list(catalog.ops.items())
+    said, offered = list(state.rules.items()), list(catalog.ops.items())
     shuffler.shuffle(said)
     shuffler.shuffle(offered)
     other = Catalog(dict(reversed(list(catalog.build.items()))), dict(offered))
     assert other.digest == catalog.digest
-    assert materialize(attrs.evolve(state, intents=dict(said)), other).digest == materialize(state, catalog).digest
+    assert materialize(attrs.evolve(state, rules=dict(said)), other).digest == materialize(state, catalog).digest
 
 
 def test_a_snapshot_s_digest_is_of_the_build_and_the_ops_alone() -> None:
     catalog = Catalog(BUILD, {MM: Entry("cia", default=True), ADD: Entry("registry", default=True), GELU: Entry()})
     bare = materialize(TableState("edge", 1, "torch", {}), catalog)
-    same = materialize(TableState("mobile", 7, "torch", {GELU: Intent(PRESERVE), LATE: Intent(PRESERVE)}), catalog)
+    same = materialize(TableState("mobile", 7, "torch", {GELU: Rule(PRESERVE), LATE: Rule(PRESERVE)}), catalog)
     assert same.digest == bare.digest
-    less = materialize(TableState("edge", 2, "torch", {MM: Intent(PRESERVE)}), catalog)
+    less = materialize(TableState("edge", 2, "torch", {MM: Rule(PRESERVE)}), catalog)
     elsewhere = materialize(TableState("edge", 1, "torch", {}), attrs.evolve(catalog, build={"torch": "2.6.0"}))
     assert len({bare.digest, less.digest, elsewhere.digest}) == 3
 
 
 def test_digests_are_the_same_in_every_release() -> None:
     catalog = Catalog(BUILD, {MM: Entry("cia", default=True, tags=("core",)), ADD: Entry("registry", digest="ab")})
-    snapshot = materialize(TableState("edge", 2, "torch", {ADD: Intent(OVERRIDE, reference("add"))}), catalog)
-    assert reference("add").identity() == "f196540a8bbc058ad5dd3bc871c47ee87bd5d2a5a9252afd13f72bf0cbfc70cb"
+    snapshot = materialize(TableState("edge", 2, "torch", {ADD: Rule(OVERRIDE, decomposition("add"))}), catalog)
+    assert decomposition("add").identity() == "f196540a8bbc058ad5dd3bc871c47ee87bd5d2a5a9252afd13f72bf0cbfc70cb"
     assert catalog.digest == "257f17b4b6054d6d09323ed89ddf6c6ca4d5feb56932c85b07697b621f90aea2"
     assert snapshot.digest == "e62119f360e1bd1f2dda609b677268d032434d30f09b8b151206d9f3bb52d3c4"
 
@@ -232,9 +233,9 @@ def test_an_entry_that_somebody_edited_is_refused(value: object) -> None:
         Entry.from_json(value)
 
 
-@given(references)
-def test_a_reference_is_read_as_it_was_written(ref: Reference) -> None:
-    again = Reference.from_json(json.loads(json.dumps(ref.to_json())))
+@given(decompositions)
+def test_a_reference_is_read_as_it_was_written(ref: Decomposition) -> None:
+    again = Decomposition.from_json(json.loads(json.dumps(ref.to_json())))
     assert again == ref
     assert again.identity() == ref.identity()
 
@@ -254,18 +255,18 @@ def test_a_reference_is_read_as_it_was_written(ref: Reference) -> None:
 )
 def test_a_reference_that_somebody_edited_is_refused(value: object) -> None:
     with pytest.raises(LedgerError, match="a stored decomposition"):
-        Reference.from_json(value)
+        Decomposition.from_json(value)
 
 
 @pytest.mark.parametrize(
     ("ref", "label"),
     [
-        (Reference("cia", build="2.13.0"), "torch's default (cia)"),
-        (Reference("import", "mypkg.lower", "gelu"), "mypkg.lower.gelu"),
-        (Reference("opaque", digest="ab"), "opaque"),
+        (Decomposition("cia", build="2.13.0"), "torch's default (cia)"),
+        (Decomposition("import", "mypkg.lower", "gelu"), "mypkg.lower.gelu"),
+        (Decomposition("opaque", digest="ab"), "opaque"),
     ],
 )
-def test_a_reference_is_named_for_people(ref: Reference, label: str) -> None:
+def test_a_reference_is_named_for_people(ref: Decomposition, label: str) -> None:
     assert ref.label() == label
 
 
@@ -300,12 +301,12 @@ def test_a_ledger_gives_back_every_catalog_and_stores_each_once(met: list[Catalo
     with Ledger(":memory:", actor="ann") as ledger:
         table = new_table(ledger)
         for catalog in [*met, *met]:
-            table.met(catalog)
-            assert ledger.store.write(lambda _, one=catalog: ledger.records.put_catalog(one)) == catalog.digest
+            table.materialize(catalog)
+            assert ledger.database.write(lambda _, one=catalog: ledger.event_store.put_catalog(one)) == catalog.digest
         assert [ledger.catalog(catalog.digest) for catalog in met] == met
-        (stored,) = ledger.store.connection.execute("SELECT count(*) FROM catalog").fetchone()
+        (stored,) = ledger.database.connection.execute("SELECT count(*) FROM catalog").fetchone()
         assert stored == len({catalog.digest for catalog in met})
-        whole = ledger.store.connection.execute("SELECT count(*) FROM catalog WHERE base_id IS NULL").fetchone()[0]
+        whole = ledger.database.connection.execute("SELECT count(*) FROM catalog WHERE base_id IS NULL").fetchone()[0]
         assert whole == len({json.dumps(dict(catalog.build), sort_keys=True) for catalog in met})
         assert ledger.verify().problems == ()
 

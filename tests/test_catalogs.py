@@ -113,7 +113,7 @@ def test_this_torch_is_as_its_catalog_says() -> None:
     version = str(torch.__version__).partition("+")[0]
     if version not in catalogs.available():
         pytest.skip(f"torch {version} has no catalog")
-    from decomp_ledger.live import capture
+    from decomp_ledger.pytorch import capture
 
     shipped = catalogs.load(version)
     if shipped["build"]["git"] != capture.build()["git"]:

@@ -14,11 +14,11 @@ import pytest
 from forging import cut, forge, rechain, tamper
 from strategies import new_table, run_python, start_python, without_torch  # noqa: F401
 
-from decomp_ledger import checkpoints, signing
-from decomp_ledger.checkpoints import Checkpoint, read_file
 from decomp_ledger.errors import LedgerError, SigningError
+from decomp_ledger.integrity import checkpoints, ssh_signatures
+from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
+from decomp_ledger.integrity.ssh_signatures import SigningKey, fingerprint, load_key, read_signers
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.signing import SigningKey, fingerprint, load_key, read_signers
 
 needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not there")
 
@@ -58,7 +58,7 @@ def ledger(tmp_path: Path) -> Ledger:
     """Give a ledger of three events."""
     ledger = Ledger(tmp_path / "ledger.db", actor="ann")
     new_table(ledger).preserve(["aten::mm"])
-    ledger.stream("edge").preserve(["aten::add"])
+    ledger.table_log("edge").preserve(["aten::add"])
     return ledger
 
 
@@ -72,7 +72,7 @@ def sign(ledger: Ledger, keys: Path, name: str = "ann") -> Checkpoint:
 
 def test_a_checkpoint_says_who_vouches_up_to_which_event(ledger: Ledger, keys: Path) -> None:
     first = sign(ledger, keys)
-    ledger.stream("edge").preserve(["aten::gelu"])
+    ledger.table_log("edge").preserve(["aten::gelu"])
     second = sign(ledger, keys, "bob")
     assert (first.ledger, first.seq, first.previous) == (ledger.id, 3, None)
     assert (second.seq, second.previous) == (4, first.digest)
@@ -167,7 +167,7 @@ def test_no_row_of_the_checkpoints_can_be_changed_behind_the_triggers(ledger: Le
         "REPLACE INTO checkpoint SELECT * FROM checkpoint",
     ):
         with pytest.raises(LedgerError, match="append-only"):
-            ledger.store.write(lambda connection, text=text: connection.execute(text))
+            ledger.database.write(lambda connection, text=text: connection.execute(text))
 
 
 # A cut tail, and history written anew
@@ -208,7 +208,7 @@ def test_what_is_no_hash_is_said(ledger: Ledger, bad: object) -> None:
 
 def test_a_key_with_a_passphrase_is_decrypted(tmp_path: Path) -> None:
     key = make_key(tmp_path / "key", passphrase="correct horse ä")
-    public = signing.read_public_line(key.with_name("key.pub").read_text().rpartition(" ")[0])
+    public = ssh_signatures.read_public_line(key.with_name("key.pub").read_text().rpartition(" ")[0])
     assert load_key(key, lambda: "correct horse ä").public == public
     with pytest.raises(SigningError, match="the passphrase is not its own"):
         load_key(key, lambda: "wrong")
@@ -331,7 +331,7 @@ def test_openssh_checks_what_was_signed_and_its_signatures_are_read(ledger: Ledg
         check=True, capture_output=True,
     )  # fmt: skip
     theirs = (tmp_path / "text.sig").read_text()
-    assert signing.dearmored(theirs) == signing.dearmored(str(signed["signature"]))
+    assert ssh_signatures.dearmored(theirs) == ssh_signatures.dearmored(str(signed["signature"]))
     assert theirs == signed["signature"]
 
 
@@ -357,7 +357,7 @@ def test_keys_that_openssh_makes_can_sign(ledger: Ledger, tmp_path: Path) -> Non
 _MISSING = """
 sys.modules["cryptography"] = None
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.signing import load_key
+from decomp_ledger.integrity.ssh_signatures import load_key
 with Ledger(sys.argv[1]) as ledger:
     print(ledger.verify().ok)
     try:
@@ -419,7 +419,7 @@ def test_the_command_line_takes_the_passphrase_from_the_environment(ledger: Ledg
 
 def test_a_stored_checkpoint_is_read_back_as_it_was_signed(ledger: Ledger, keys: Path) -> None:
     signed = [sign(ledger, keys, name) for name in ("ann", "bob")]
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         assert list(checkpoints.stored(connection, ledger.id)) == signed
         assert [Checkpoint.from_json(one.to_json()) for one in signed] == signed
         assert isinstance(connection, sqlite3.Connection)

@@ -13,10 +13,10 @@ import pytest
 from forging import tamper
 
 from decomp_ledger import Ledger
-from decomp_ledger.catalog import Catalog, Entry
 from decomp_ledger.cli import cli
-from decomp_ledger.events import Popped
-from decomp_ledger.state import Reference
+from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.events import Popped
+from decomp_ledger.model.rules import Decomposition
 
 BUILD = {"torch": "9.9.9", "git": "abc", "accelerator": "cpu"}
 CATALOG = Catalog(
@@ -39,14 +39,14 @@ def path(tmp_path: Path) -> Path:
     """A ledger with two tables: `edge`, changed, tagged and used, and `plain`, untouched."""
     file = tmp_path / "l.db"
     with Ledger(file, actor="Ada") as ledger:
-        edge = ledger._open_or_create("edge", "torch")
+        edge = ledger.create_table("edge")
         with ledger.because("XNNPACK has a fused kernel"):
             edge.preserve(["aten::linear", "mylib::later"])
-        reference = Reference("import", "mypkg.lower", "gelu", "0" * 64)
-        edge.change(Popped, lambda _: [("aten::gelu", "override", reference)])
+        decomposition = Decomposition("import", "mypkg.lower", "gelu", "0" * 64)
+        edge.change(Popped, lambda _: [("aten::gelu", "override", decomposition)])
         edge.tag("release", 2)
-        edge.met(CATALOG)
-        ledger._open_or_create("plain", "empty")
+        edge.materialize(CATALOG)
+        ledger.create_table("plain", base="empty")
     return file
 
 
@@ -96,16 +96,16 @@ def test_log_filters(path: Path, arguments: list[str], expected: list[int]) -> N
 
 def test_show_tells_what_a_table_says_and_what_came_of_it(path: Path) -> None:
     shown = answer(path, "show", "edge")
-    assert {"aten::gelu", "aten::linear", "mylib::later"} == shown["intents"].keys()
-    assert shown["intents"]["aten::gelu"]["decomposition"]["module"] == "mypkg.lower"
+    assert {"aten::gelu", "aten::linear", "mylib::later"} == shown["rules"].keys()
+    assert shown["rules"]["aten::gelu"]["decomposition"]["module"] == "mypkg.lower"
     snapshot = shown["snapshot"]
     assert (
         snapshot["preserved"], snapshot["overridden"], snapshot["pending"], snapshot["size"]
     ) == (["aten::linear"], ["aten::gelu"], ["mylib::later"], 3)  # fmt: skip
-    assert list(answer(path, "show", "edge", "--preserved")["intents"]) == ["aten::linear", "mylib::later"]
-    assert list(answer(path, "show", "edge", "--overridden")["intents"]) == ["aten::gelu"]
-    assert answer(path, "show", "edge@1")["intents"] == {}
-    assert answer(path, "show", "edge@2")["intents"] == answer(path, "show", "edge@release")["intents"]
+    assert list(answer(path, "show", "edge", "--preserved")["rules"]) == ["aten::linear", "mylib::later"]
+    assert list(answer(path, "show", "edge", "--overridden")["rules"]) == ["aten::gelu"]
+    assert answer(path, "show", "edge@1")["rules"] == {}
+    assert answer(path, "show", "edge@2")["rules"] == answer(path, "show", "edge@release")["rules"]
     everything = answer(path, "show", "edge", "--all")["snapshot"]["ops"]
     assert list(everything) == ["aten::addcmul", "aten::gelu", "mylib::fused"]
     text = run(path, "show", "edge", "--all").stdout
@@ -156,7 +156,7 @@ def test_explain_without_a_table_asks_those_that_speak_of_the_op(path: Path) -> 
 
 def test_explain_says_so_where_nothing_is_known_of_torch(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
-        ledger._open_or_create("edge", "torch").preserve(["aten::linear"])
+        ledger.create_table("edge").preserve(["aten::linear"])
     (explained,) = answer(tmp_path / "l.db", "explain", "aten::linear")
     assert (explained["torch"], explained["loaded"], explained["outcome"]) == (None, None, "kept")
     (other,) = answer(tmp_path / "l.db", "explain", "aten::gelu")
@@ -190,7 +190,7 @@ def test_revert_brings_back_a_state_by_appending(path: Path) -> None:
     assert conflict.returncode == 2
     assert "is at version 3, not 2" in conflict.stderr
     assert run(path, "revert", "edge", "--to", "release").returncode == 0
-    assert answer(path, "show", "edge@2")["intents"] == answer(path, "show", "edge@4")["intents"]
+    assert answer(path, "show", "edge@2")["rules"] == answer(path, "show", "edge@4")["rules"]
     assert answer(path, "revert", "edge", "--to", "2") == {"event": None}
     assert "it says that already" in run(path, "revert", "edge", "--to", "2").stdout
 
@@ -257,10 +257,10 @@ def test_a_bad_ledger_is_one_line_and_status_2(tmp_path: Path, content: object, 
 def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
     with Ledger(path, actor=HOSTILE) as ledger:
-        stream = ledger._open_or_create("edge", "torch")
-        stream.change(
+        log = ledger.create_table("edge")
+        log.change(
             Popped,
-            lambda _: [("aten::gelu", "override", Reference("opaque", "m\x1b[2J", "q\nq", "0" * 64))],
+            lambda _: [("aten::gelu", "override", Decomposition("opaque", "m\x1b[2J", "q\nq", "0" * 64))],
             reason=HOSTILE,
         )
     for arguments in (["log"], ["blame"], ["show"], ["show", "--all"], ["explain", "aten::gelu"], ["tables"]):
@@ -274,7 +274,7 @@ def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Pat
 
 
 def test_a_table_s_name_that_a_stranger_gave_is_escaped(path: Path) -> None:
-    tamper(path, lambda db: db.execute("UPDATE stream SET name = ? WHERE name = 'edge'", [HOSTILE]))
+    tamper(path, lambda db: db.execute("UPDATE decomp_table SET name = ? WHERE name = 'edge'", [HOSTILE]))
     for arguments in (["log"], ["blame", HOSTILE.replace("\0", "")], ["explain", "aten::linear"], ["tables"]):
         done = run(path, *arguments)
         assert [line for line in (done.stdout + done.stderr).split("\n") if not line.isprintable()] == []
@@ -303,9 +303,9 @@ def test_a_pipe_that_closes_early_is_no_traceback(path: Path) -> None:
     tool = shutil.which("head")
     assert tool is not None
     with Ledger(path) as ledger:
-        stream = ledger.stream("edge")
+        log = ledger.table_log("edge")
         for number in range(400):
-            stream.preserve([f"mylib::op{number}"])
+            log.preserve([f"mylib::op{number}"])
     reader = subprocess.Popen([tool, "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(path), "log"]
     done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, check=False)
@@ -331,7 +331,7 @@ def test_a_command_that_reads_imports_nothing_slow(path: Path, arguments: list[s
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "decomp_ledger.ledger" in imported
-    assert set() == imported & {"torch", "numpy", "pandas", "sqlite_utils", "decomp_ledger.live.table"}
+    assert set() == imported & {"torch", "numpy", "pandas", "sqlite_utils", "decomp_ledger.pytorch.table"}
     assert "rich" not in imported  # into a pipe, nothing is wrapped
 
 

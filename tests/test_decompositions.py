@@ -32,11 +32,11 @@ from decomp_ledger import (
     UnusableValue,
     materialize,
 )
-from decomp_ledger.events import OVERRIDE, Change, Set
-from decomp_ledger.live import decompositions, privates
-from decomp_ledger.live.dispatcher import dispatcher, resolve
-from decomp_ledger.live.source import source_digest
-from decomp_ledger.state import Reference
+from decomp_ledger.model.events import OVERRIDE, Change, Set
+from decomp_ledger.model.rules import Decomposition
+from decomp_ledger.pytorch import decompositions, internals
+from decomp_ledger.pytorch.dispatcher import dispatcher, resolve
+from decomp_ledger.pytorch.fingerprint.source_digest import source_digest
 
 aten = torch.ops.aten
 LINEAR, MM, BMM, SILU = aten.linear.default, aten.mm.default, aten.bmm.default, aten.silu.default
@@ -94,11 +94,11 @@ def reopened(ledger: Ledger) -> Iterator[Ledger]:
         yield opened
 
 
-def reference_of(table: DecompTable, op: str = "aten::mm") -> Reference:
+def reference_of(table: DecompTable, op: str = "aten::mm") -> Decomposition:
     """Return what is recorded of an op's decomposition."""
-    reference = table.state.intents[op].reference
-    assert reference is not None
-    return reference
+    decomposition = table.state.rules[op].decomposition
+    assert decomposition is not None
+    return decomposition
 
 
 # --- what is recorded ------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def reference_of(table: DecompTable, op: str = "aten::mm") -> Reference:
 
 def test_an_importable_function_is_its_module_name_and_source(table: DecompTable) -> None:
     table[MM] = squared
-    expected = Reference("import", __name__, "squared", source_digest(squared))
+    expected = Decomposition("import", __name__, "squared", source_digest(squared))
     assert expected == reference_of(table)
 
 
@@ -123,11 +123,11 @@ def test_an_importable_function_is_its_module_name_and_source(table: DecompTable
 )
 def test_a_function_with_no_importable_name_is_opaque(fn: Any, qualname: str, text: str, table: DecompTable) -> None:
     table[MM] = fn
-    reference = reference_of(table)
-    assert reference.origin == "opaque"
-    assert reference.qualname == qualname
-    assert reference.digest == source_digest(fn)
-    assert text in str(reference.source)
+    decomposition = reference_of(table)
+    assert decomposition.origin == "opaque"
+    assert decomposition.qualname == qualname
+    assert decomposition.digest == source_digest(fn)
+    assert text in str(decomposition.source)
 
 
 def test_a_class_is_importable(table: DecompTable, reopened: Ledger) -> None:
@@ -138,7 +138,7 @@ def test_a_class_is_importable(table: DecompTable, reopened: Ledger) -> None:
 
 def test_an_operator_is_its_name(table: DecompTable, reopened: Ledger) -> None:
     table[MM] = aten.matmul.default
-    assert Reference("import", "torch.ops", "aten::matmul") == reference_of(table)
+    assert Decomposition("import", "torch.ops", "aten::matmul") == reference_of(table)
     assert reopened.table("edge")[MM] is aten.matmul.default
 
 
@@ -158,7 +158,7 @@ def test_torchs_own_is_the_build_and_the_origin(origin: str, table: DecompTable,
     op = op_of(origin)
     default = table.pop(op)
     table[op] = default
-    expected = Reference(origin, build=torch.version.git_version)
+    expected = Decomposition(origin, build=torch.version.git_version)
     assert expected == reference_of(table, op.name())
     again = reopened.table("edge")
     assert decompositions.same(again[op], default)
@@ -416,13 +416,13 @@ def test_what_is_provided_is_for_an_op(op: Any, error: type[Exception], ledger: 
         ledger.provide(op, nameless)
 
 
-@pytest.mark.parametrize("cure", ["preserve", "restore", "set", "pop", "revert"])
+@pytest.mark.parametrize("cure", ["preserve", "reset", "set", "pop", "revert"])
 def test_a_table_that_cannot_be_read_can_be_changed(cure: str, opaque: DecompTable, reopened: Ledger) -> None:
     table = reopened.table("edge")
     if cure == "preserve":
         table.preserve(MM)
-    elif cure == "restore":
-        table.restore(MM)
+    elif cure == "reset":
+        table.reset(MM)
     elif cure == "set":
         table[MM] = squared
     elif cure == "pop":
@@ -438,7 +438,7 @@ def test_another_op_of_a_table_that_cannot_be_read_can_be_changed(opaque: Decomp
     table = reopened.table("edge")
     table.preserve(SILU)
     table[BMM] = squared
-    assert table.state.intents.keys() == {"aten::mm", "aten::linear", "aten::silu", "aten::bmm"}
+    assert table.state.rules.keys() == {"aten::mm", "aten::linear", "aten::silu", "aten::bmm"}
     assert "cannot be read here" in repr(table)
     reopened.provide(MM, nameless)
     assert (SILU in table, table[BMM]) == (False, squared)
@@ -544,21 +544,21 @@ def test_history_can_be_read_where_the_source_changed(recorded: DecompTable, reo
 # --- what a stranger's ledger may name -------------------------------------------------------------------------------
 
 
-def forge(ledger: Ledger, reference: Reference, op: str = "aten::mm") -> None:
+def forge(ledger: Ledger, decomposition: Decomposition, op: str = "aten::mm") -> None:
     """Write a table that says what no honest one would."""
-    table = ledger.stream(ledger.table("forged").name)
+    table = ledger.table_log(ledger.table("forged").name)
 
     def write(_: object) -> None:
-        digest = ledger.records.put_reference(reference)
+        digest = ledger.event_store.put_decomposition(decomposition)
         ledger.append(table.name, table.version + 1, Set((Change(op, OVERRIDE, digest),)))
 
-    ledger.store.write(write)
+    ledger.database.write(write)
 
 
-def honest(fn: Any, module: str | None = None, qualname: str | None = None) -> Reference:
+def honest(fn: Any, module: str | None = None, qualname: str | None = None) -> Decomposition:
     """Make a reference to a function, its digest the right one."""
     digest = source_digest(fn) or f"builtin:{fn.__qualname__}"
-    return Reference("import", module or fn.__module__, qualname or fn.__qualname__, digest)
+    return Decomposition("import", module or fn.__module__, qualname or fn.__qualname__, digest)
 
 
 BUILD = torch.version.git_version
@@ -569,12 +569,12 @@ HOSTILE = {
     "builtins.eval": honest(eval, "builtins"),
     "importlib.import_module": honest(importlib.import_module),
     "torch.hub.load": honest(torch.hub.load),
-    "torch.hub.load by build": Reference("import", "torch.hub", "load", build=BUILD),
-    "torch.load by build": Reference("import", "torch.serialization", "load", build=BUILD),
-    "a module that is not imported": Reference("import", "side_effect", "lower", "0" * 64),
+    "torch.hub.load by build": Decomposition("import", "torch.hub", "load", build=BUILD),
+    "torch.load by build": Decomposition("import", "torch.serialization", "load", build=BUILD),
+    "a module that is not imported": Decomposition("import", "side_effect", "lower", "0" * 64),
     "what a module imported": honest(getoutput, __name__, "getoutput"),
     "what a module of a module has": honest(os.system, __name__, "os.system"),
-    "what a module of torch's imported": Reference("import", "torch._decomp", "torch.hub.load", build=BUILD),
+    "what a module of torch's imported": Decomposition("import", "torch._decomp", "torch.hub.load", build=BUILD),
     "what torch imported": honest(os.system, "torch._decomp.decompositions", "torch.os.system"),
     "a method of what a module imported": honest(Path.write_text, __name__, "Path.write_text"),
 }
@@ -590,14 +590,14 @@ def side_effect(modules: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=HOSTILE.values(), ids=list(HOSTILE))
-def hostile(request: pytest.FixtureRequest, ledger: Ledger, side_effect: Path) -> Reference:
+def hostile(request: pytest.FixtureRequest, ledger: Ledger, side_effect: Path) -> Decomposition:
     """A reference that must not be followed, in a table of the ledger."""
-    reference: Reference = request.param
-    forge(ledger, reference)
-    return reference
+    decomposition: Decomposition = request.param
+    forge(ledger, decomposition)
+    return decomposition
 
 
-def test_a_stranger_cannot_name_what_does_harm(hostile: Reference, reopened: Ledger, side_effect: Path) -> None:
+def test_a_stranger_cannot_name_what_does_harm(hostile: Decomposition, reopened: Ledger, side_effect: Path) -> None:
     table = reopened.table("forged")
     for read in (lambda: table[MM], lambda: len(table), lambda: dict(table), table.materialize, lambda: table.get(MM)):
         with pytest.raises((UntrustedModule, NotImportable), match="aten::mm"):
@@ -613,7 +613,7 @@ def test_an_export_with_it_fails_before_anything_runs(ledger: Ledger, reopened: 
         program.run_decompositions(reopened.table("forged"))
 
 
-def test_history_of_a_strangers_ledger_can_be_read(hostile: Reference, reopened: Ledger, side_effect: Path) -> None:
+def test_history_of_a_strangers_ledger_can_be_read(hostile: Decomposition, reopened: Ledger, side_effect: Path) -> None:
     table = reopened.table("forged")
     assert [event.kind for event in table.events()] == ["created", "set"]
     assert [event.kind for event in table.history(MM)] == ["set"]
@@ -628,7 +628,7 @@ def test_history_of_a_strangers_ledger_can_be_read(hostile: Reference, reopened:
     assert not side_effect.exists()
 
 
-def test_a_snapshot_of_a_strangers_table_needs_none_of_it(hostile: Reference, reopened: Ledger) -> None:
+def test_a_snapshot_of_a_strangers_table_needs_none_of_it(hostile: Decomposition, reopened: Ledger) -> None:
     other = reopened.table("other")
     other.materialize()
     (met,) = reopened.events(kind="materialized")
@@ -640,7 +640,7 @@ def test_a_snapshot_of_a_strangers_table_needs_none_of_it(hostile: Reference, re
     "module", ["os", "subprocess", "torch.hub", "side_effect"], ids=["builtin", "library", "torch", "not imported"]
 )
 def test_what_to_do_is_said(module: str, ledger: Ledger, reopened: Ledger, side_effect: Path) -> None:
-    forge(ledger, Reference("import", module, "lower", "0" * 64))
+    forge(ledger, Decomposition("import", module, "lower", "0" * 64))
     with pytest.raises(UntrustedModule) as raised:
         len(reopened.table("forged"))
     assert f"the module {module!r}" in str(raised.value)
@@ -734,7 +734,7 @@ def test_a_modules_getattr_is_not_run(ledger: Ledger, reopened: Ledger, modules:
     made = tmp_path / "asked"
     modules("lazy", f"def __getattr__(name):\n    open({str(made)!r}, 'w').close()\n    return print\n")
     made.unlink(missing_ok=True)
-    forge(ledger, Reference("import", "lazy", "lower", "0" * 64))
+    forge(ledger, Decomposition("import", "lazy", "lower", "0" * 64))
     with pytest.raises(NotImportable, match=r"lazy\.lower, which 'lazy' does not have now"):
         len(reopened.table("forged"))
     assert not made.exists()
@@ -754,11 +754,11 @@ def test_a_modules_getattr_is_not_run(ledger: Ledger, reopened: Ledger, modules:
 def test_torchs_own_of_another_build_is_what_the_replay_says(
     op: str, origin: str, expected: str, ledger: Ledger, reopened: Ledger
 ) -> None:
-    forge(ledger, Reference(origin, build="another"), op=op)
+    forge(ledger, Decomposition(origin, build="another"), op=op)
     table = reopened.table("forged")
     fn = table[resolve(op)]
     registered = decomposition_table[resolve(op)] if expected == "registry" else None
-    assert (fn is registered) if registered else decompositions.same(fn, privates.cia_decomposition(resolve(op)))
+    assert (fn is registered) if registered else decompositions.same(fn, internals.cia_decomposition(resolve(op)))
     table.materialize()
     catalog = dispatcher.full().catalog
     assert materialize(reopened.state("forged"), catalog).ops[op] == expected
@@ -766,7 +766,7 @@ def test_torchs_own_of_another_build_is_what_the_replay_says(
 
 @pytest.mark.parametrize("origin", ["cia", "registry", "py_cia"])
 def test_torchs_own_for_an_op_that_has_none_is_named(origin: str, ledger: Ledger, reopened: Ledger) -> None:
-    forge(ledger, Reference(origin, build="another"), op="aten::_local_scalar_dense")
+    forge(ledger, Decomposition(origin, build="another"), op="aten::_local_scalar_dense")
     with pytest.raises(NotImportable, match=r"aten::_local_scalar_dense is torch's own .* has none for it; restore or"):
         len(reopened.table("forged"))
 
@@ -778,7 +778,7 @@ def test_torchs_own_for_an_op_that_has_none_is_named(origin: str, ledger: Ledger
 )
 def test_a_reference_that_is_none_is_a_damaged_ledger(body: Any, ledger: Ledger) -> None:
     with pytest.raises(LedgerError):
-        Reference.from_json(body)
+        Decomposition.from_json(body)
 
 
 def test_a_function_is_kept_as_long_as_a_table_uses_it(ledger: Ledger) -> None:

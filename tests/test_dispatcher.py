@@ -229,7 +229,7 @@ def test_what_was_said_of_an_op_holds_through_a_change_and_its_undoing(change, s
         overriding[op] = replacement
         restored.preserve(op)
         dict(restored)
-        restored.restore(op)
+        restored.reset(op)
         for _ in ("changed", "undone"):
             dict(preserving), dict(overriding), dict(restored)
             next(steps, None)

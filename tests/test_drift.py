@@ -13,12 +13,12 @@ import pytest
 from strategies import without_torch  # noqa: F401
 
 from decomp_ledger import Ledger
-from decomp_ledger.catalog import Catalog, Entry
-from decomp_ledger.catalogs import released
-from decomp_ledger.drift import KINDS, Drift, Side, complete, drift, schema_step
+from decomp_ledger.analysis.drift import DRIFT_KINDS, Drift, NamedState, drift, schema_step
+from decomp_ledger.catalogs import complete, released
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import Exported, Popped
-from decomp_ledger.state import Intent, Reference, TableState
+from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.events import Exported, Popped
+from decomp_ledger.model.rules import Decomposition, Rule, TableState
 
 OLD_BUILD = {"torch": "1.0.0", "git": "a" * 40, "accelerator": "cpu"}
 NEW_BUILD = {"torch": "2.0.0", "git": "b" * 40, "accelerator": "cpu"}
@@ -31,7 +31,9 @@ PAIRS = [("2.6.0", "2.9.1"), ("2.9.1", "2.13.0"), ("2.13.0", "2.15.0")]
 
 def compare(old: dict[str, Entry], new: dict[str, Entry], new_build: dict[str, str] = NEW_BUILD) -> Drift:
     """Compare two catalogs."""
-    return drift(Side.of_catalog("old", Catalog(OLD_BUILD, old)), Side.of_catalog("new", Catalog(new_build, new)))
+    return drift(
+        NamedState.of_catalog("old", Catalog(OLD_BUILD, old)), NamedState.of_catalog("new", Catalog(new_build, new))
+    )
 
 
 def between(
@@ -44,7 +46,7 @@ def between(
 
 def of_versions(before: str, after: str) -> Drift:
     """Compare two released torch versions."""
-    return drift(*(Side.of_catalog(f"torch:{version}", released(version)) for version in (before, after)))
+    return drift(*(NamedState.of_catalog(f"torch:{version}", released(version)) for version in (before, after)))
 
 
 @pytest.mark.parametrize(
@@ -169,18 +171,18 @@ def test_a_live_catalog_is_completed_by_that_of_its_build_and_keeps_what_differs
 def test_table_states_differ_by_what_they_say() -> None:
     catalog = Catalog(OLD_BUILD, {"aten::f": PYTHON, "aten::k": KERNEL, "aten::mm": KEPT, "aten::o": PYTHON})
 
-    def side(version: int, intents: dict[str, Intent]) -> Side:
-        return Side(f"edge@{version}", TableState("edge", version, "torch", intents), catalog)
+    def side(version: int, rules: dict[str, Rule]) -> NamedState:
+        return NamedState(f"edge@{version}", TableState("edge", version, "torch", rules), catalog)
 
-    mine, other = Reference("import", "pkg", "mine", "1" * 64), Reference("import", "pkg", "mine", "2" * 64)
-    before = side(1, {"aten::o": Intent("override", mine)})
+    mine, other = Decomposition("import", "pkg", "mine", "1" * 64), Decomposition("import", "pkg", "mine", "2" * 64)
+    before = side(1, {"aten::o": Rule("override", mine)})
     after = side(
         2,
         {
-            "aten::f": Intent("preserve"),
-            "aten::k": Intent("override", mine),
-            "aten::mm": Intent("override", mine),
-            "aten::o": Intent("override", other),
+            "aten::f": Rule("preserve"),
+            "aten::k": Rule("override", mine),
+            "aten::mm": Rule("override", mine),
+            "aten::o": Rule("override", other),
         },
     )
     assert [(change.op, change.kind, change.before, change.after) for change in drift(before, after).changes] == [
@@ -273,11 +275,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bare = {op: _as_live(op, entry) for op, entry in shipped.ops.items()}
     build = {key: shipped.build[key] for key in ("torch", "git", "accelerator")}
     with Ledger(file, actor="Ada") as ledger:
-        edge = ledger._open_or_create("edge", "torch")
+        edge = ledger.create_table("edge")
         edge.preserve(["aten::linear"])
         edge.tag("release")
-        edge.met(Catalog(build, bare))
-        ledger._open_or_create("lost", "torch").met(Catalog({**build, "git": "c" * 40}, bare))
+        edge.materialize(Catalog(build, bare))
+        ledger.create_table("lost").materialize(Catalog({**build, "git": "c" * 40}, bare))
     return file
 
 
@@ -304,7 +306,7 @@ def test_drift_of_released_versions_needs_no_ledger_and_names_what_stays_in_grap
 def test_drift_as_json_has_every_change_and_what_was_not_compared() -> None:
     told = json.loads(run("drift", "torch:2.13.0", "torch:2.15.0", "--json").stdout)
     assert {key: told["before"][key] for key in ("name", "table")} == {"name": "torch:2.13.0", "table": 943}
-    assert list(KINDS) == list(told["counts"])
+    assert list(DRIFT_KINDS) == list(told["counts"])
     assert sum(sum(count.values()) for count in told["counts"].values()) == len(told["changes"])
     assert {"op", "kind", "in_table", "before", "after", "function"} == told["changes"][0].keys()
     assert {"kernels", "source", "schema", "unclear"} == told["not_compared"].keys()
@@ -343,8 +345,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with one export, number 3, that has `elu` and `linear`, and in which `native_batch_norm` fired."""
     file = tmp_path_factory.mktemp("exported") / "l.db"
     with Ledger(file, actor="Ada") as ledger:
-        edge = ledger._open_or_create("edge", "torch")
-        edge.met(released("2.6.0"))
+        edge = ledger.create_table("edge")
+        edge.materialize(released("2.6.0"))
         ops = {"aten::elu": 1, "aten::linear": 2}, {"aten::addmm": 2, "aten::expm1": 1}, {"aten::cudnn_batch_norm": 1}
         ledger.append("edge", 1, Exported(released("2.6.0").digest, "0" * 64, None, None, *ops, 3))
     return file
@@ -380,8 +382,8 @@ def test_no_change_to_what_a_program_uses_is_status_0(exported: Path) -> None:
 
 def test_a_preserved_op_that_torch_comes_to_decompose_always_has_another_fate() -> None:
     always = attrs.evolve(KERNEL, default=False, unpreservable="it has no kernel")
-    state = TableState("edge", 2, "torch", {"aten::k": Intent("preserve")})
-    sides = (Side("edge", state, Catalog(OLD_BUILD, {"aten::k": entry})) for entry in (KERNEL, always))
+    state = TableState("edge", 2, "torch", {"aten::k": Rule("preserve")})
+    sides = (NamedState("edge", state, Catalog(OLD_BUILD, {"aten::k": entry})) for entry in (KERNEL, always))
     (change,) = drift(*sides).changes
     assert (change.kind, change.before, change.after) == ("fate", "stays in graphs", "decomposed always")
 
@@ -448,11 +450,11 @@ def test_wrong_use_is_one_line_and_status_2(path: Path, arguments: list[str], me
 
 def test_a_table_that_met_no_torch_has_nothing_to_compare(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db", actor="Ada") as ledger:
-        ledger._open_or_create("new", "torch")
+        ledger.create_table("new")
     done = run("drift", "new", "torch:2.6.0", ledger=tmp_path / "l.db")
     assert done.returncode == 2
     assert "new@1 has met no torch yet" in done.stderr
-    assert "replay new@1 --torch VERSION" in done.stderr
+    assert "upgrade new@1 --torch VERSION" in done.stderr
 
 
 def test_markdown_and_json_exclude_each_other() -> None:
@@ -481,16 +483,16 @@ def test_drift_imports_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "decomp_ledger", "drift", "torch:2.6.0", "torch:2.9.1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
-    assert "decomp_ledger.drift" in imported
-    assert set() == imported & {"torch", "numpy", "sqlite_utils", "rich", "decomp_ledger.live.table"}
+    assert "decomp_ledger.analysis.drift" in imported
+    assert set() == imported & {"torch", "numpy", "sqlite_utils", "rich", "decomp_ledger.pytorch.table"}
 
 
 def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Path) -> None:
     hostile = "m\x1b[2J`</summary><b>\nnext\u202e| cell"
     with Ledger(tmp_path / "l.db", actor="Ada") as ledger:
-        edge = ledger._open_or_create("edge", "torch")
-        edge.met(Catalog(OLD_BUILD, {"aten::f": PYTHON}))
-        edge.change(Popped, lambda _: [("aten::f", "override", Reference("opaque", hostile, "q", "0" * 64))])
+        edge = ledger.create_table("edge")
+        edge.materialize(Catalog(OLD_BUILD, {"aten::f": PYTHON}))
+        edge.change(Popped, lambda _: [("aten::f", "override", Decomposition("opaque", hostile, "q", "0" * 64))])
     for more in ([], ["--all"], ["--markdown"]):
         text = run("drift", "edge@1", "edge", *more, ledger=tmp_path / "l.db").stdout
         assert "aten::f: registry -> opaque: m\\x1b[2J`</summary><b>\\nnext\\u202e| cell.q" in text

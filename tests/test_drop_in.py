@@ -1062,7 +1062,7 @@ def test_keys_may_be_names(table: DecompTable) -> None:
     assert all(spelling in table for spelling in spellings)
     assert all(table.get(spelling) is not None for spelling in spellings)
     for spelling in spellings:
-        table.restore(LINEAR)
+        table.reset(LINEAR)
         del table[spelling]
         assert LINEAR not in table
 
@@ -1089,7 +1089,7 @@ def test_a_packet_means_the_overloads_that_the_dispatcher_has(table: DecompTable
     assert not [op for op in table if op.name().partition(".")[0] in ("aten::addcmul", "aten::add")]
     overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
     loaded = [op.name() for op in overloads if is_loaded(op)]
-    assert table.state.intents.keys() == set(loaded)
+    assert table.state.rules.keys() == set(loaded)
     assert table.pending == ()
 
 

@@ -20,11 +20,11 @@ from strategies import (
     without_torch,  # noqa: F401  # a fixture
 )
 
-from decomp_ledger import events
-from decomp_ledger.canonical import canonical_json, check_text, digest_of
-from decomp_ledger.chain import GENESIS, chain_hash
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
-from decomp_ledger.events import (
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.model import events
+from decomp_ledger.model.canonical_json import canonical_json, check_text, digest_of
+from decomp_ledger.model.events import (
     OVERRIDE,
     PRESERVE,
     Body,
@@ -37,7 +37,7 @@ from decomp_ledger.events import (
     decode_body,
     encode_body,
 )
-from decomp_ledger.ledger import Ledger
+from decomp_ledger.model.hash_chain import GENESIS, chain_hash
 
 # Canonical JSON
 
@@ -107,7 +107,7 @@ def test_a_body_is_written_as_canonical_json(body: Body) -> None:
 
 @pytest.mark.parametrize(
     ("action", "decomposition"),
-    [("override", None), ("preserve", "ab"), ("restore", "ab"), ("drop", None), ("drop", "ab"), ("", None)],
+    [("override", None), ("preserve", "ab"), ("reset", "ab"), ("drop", None), ("drop", "ab"), ("", None)],
 )
 def test_a_change_is_one_of_three_and_only_an_override_has_a_decomposition(
     action: str, decomposition: str | None
@@ -183,7 +183,7 @@ def test_a_ledger_with_older_events_is_read_as_if_new_and_verified_as_it_was_wri
         monkeypatch.setattr(Created, "schema", 2)
         monkeypatch.setitem(events.UPCASTS, ("created", 1), lambda body: {**body, "base": "empty"})
         new_table(ledger, "later")
-        schemas = [row[0] for row in ledger.store.connection.execute("SELECT schema FROM event ORDER BY seq")]
+        schemas = [row[0] for row in ledger.database.connection.execute("SELECT schema FROM event ORDER BY seq")]
         assert schemas == [1, 2]
         assert [event.body for event in ledger.events()] == [Created("empty"), Created("torch")]
         assert ledger.state("edge").base == "empty"
@@ -232,8 +232,8 @@ def recomputed(path: Path) -> list[tuple[bytes, bytes]]:
     """Return (stored hash, hash made anew with other code) of each event of a ledger file."""
     with sqlite3.connect(path) as db:
         rows = db.execute(
-            "SELECT seq, stream.name, version, kind, schema, recorded_at, actor, reason, call_site, "
-            "hex(environment.digest), event.body, hash FROM event JOIN stream ON stream.id = stream_id "
+            "SELECT seq, decomp_table.name, version, kind, schema, recorded_at, actor, reason, call_site, "
+            "hex(environment.digest), event.body, hash FROM event JOIN decomp_table ON decomp_table.id = table_id "
             "JOIN provenance ON provenance.id = provenance_id JOIN environment ON environment.id = environment_id "
             "ORDER BY seq"
         ).fetchall()
@@ -269,8 +269,8 @@ def test_the_chain_is_the_hash_of_the_one_before_and_canonical_json_of_all_the_r
         table.preserve(["aten::mm", "mylib::late"], reason="why")
         table.revert(1)
         table.tag("v1", 2)
-        table.met(catalog_of("aten::mm"))
-        table.fork_as("other").restore(["aten::mm"])
+        table.materialize(catalog_of("aten::mm"))
+        table.fork_as("other").reset(["aten::mm"])
         hashes = [event.hash for event in ledger.events()]
         links = [event.prev_hash for event in ledger.events()]
         head = ledger.verify().head

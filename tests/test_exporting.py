@@ -11,10 +11,11 @@ import torch
 from torch.export import ExportedProgram, export
 
 from decomp_ledger import Ledger, RecordingWarning, Stamp, StampWarning, UnknownExport, record
+from decomp_ledger.analysis.explain import explain_export
 from decomp_ledger.catalogs import completed
-from decomp_ledger.events import Exported, decode_body, encode_body
-from decomp_ledger.explaining import explain_export
-from decomp_ledger.live.graph import graph_digest
+from decomp_ledger.model.events import Exported, decode_body, encode_body
+from decomp_ledger.pytorch.graph_digest import graph_digest
+from decomp_ledger.transfer.export_bundle import ExportBundle
 
 aten = torch.ops.aten
 
@@ -105,7 +106,7 @@ def test_a_failed_export_is_recorded_and_raises_its_own_error(small: ExportedPro
 def test_an_export_is_not_lost_when_it_cannot_be_recorded(small: ExportedProgram, ledger: Ledger) -> None:
     table = ledger.table("edge")
     table.materialize()
-    ledger.store.connection.execute("PRAGMA query_only = ON")
+    ledger.database.connection.execute("PRAGMA query_only = ON")
     with pytest.warns(RecordingWarning, match="could not be recorded"):
         lowered = small.run_decompositions(table)
     assert graph_digest(lowered) == graph_digest(small.run_decompositions(dict(table)))
@@ -191,7 +192,7 @@ def test_neither_an_export_nor_a_file_is_lost_for_the_sake_of_its_stamp(
             patch.setattr(Stamp, "to_text", fail)
             torch.export.save(lowered, tmp_path / "m.pt2")
         with monkeypatch.context() as patch, pytest.warns(RecordingWarning, match="will have no stamp"):
-            patch.setattr(Ledger, "bundle_of", fail)
+            patch.setattr(ExportBundle, "from_log", fail)
             again = small.run_decompositions()
     assert graph_digest(torch.export.load(tmp_path / "m.pt2")) == graph_digest(lowered) == graph_digest(again)
     assert len(list(ledger.exports())) == 2

@@ -21,8 +21,8 @@ from torch.export.graph_signature import CustomObjArgument, InputKind, OutputKin
 from torch.fx import Graph, GraphModule
 
 from decomp_ledger.errors import UnusableValue
-from decomp_ledger.live.graph import (
-    Difference,
+from decomp_ledger.pytorch.graph_digest import (
+    GraphDifference,
     first_difference,
     graph_digest,
     op_histogram,
@@ -545,7 +545,7 @@ def test_the_first_difference_is_the_node_that_changed() -> None:
     left = of(lambda m, x: (x.sin() * 2).exp(), *X)
     right = of(lambda m, x: (x.sin() * 3).exp(), *X)
     difference = first_difference(left, right)
-    assert difference == Difference(
+    assert difference == GraphDifference(
         index=2,
         left="%2 = aten::mul.Tensor(self=%1, other=2) : float32[2, 3] cpu",
         right="%2 = aten::mul.Tensor(self=%1, other=3) : float32[2, 3] cpu",
@@ -569,7 +569,7 @@ def test_the_first_difference_is_inside_a_branch() -> None:
 def test_the_first_difference_is_an_input() -> None:
     left = of(lambda m, x: x * m.a, *X, a=nn.Parameter(torch.ones(3)))
     right = of(lambda m, x: x * m.b, *X, b=nn.Parameter(torch.ones(3)))
-    assert first_difference(left, right) == Difference(
+    assert first_difference(left, right) == GraphDifference(
         index=0,
         left="%0 = parameter 'a' : float32[3] cpu",
         right="%0 = parameter 'b' : float32[3] cpu",
@@ -578,15 +578,15 @@ def test_the_first_difference_is_an_input() -> None:
 
 def test_a_program_that_ends_first_has_nothing_there() -> None:
     short, long = of(lambda m, x: (x,), *X), of(lambda m, x: (x, x), *X)
-    assert first_difference(short, long) == Difference(index=2, left=None, right="output %0")
-    assert first_difference(long, short) == Difference(index=2, left="output %0", right=None)
+    assert first_difference(short, long) == GraphDifference(index=2, left=None, right="output %0")
+    assert first_difference(long, short) == GraphDifference(index=2, left="output %0", right=None)
 
 
 def test_symbols_are_numbered_by_first_appearance() -> None:
     left = export(Dynamic(), torch.ones(4, 6), torch.ones(5, 6), shapes=(_ROWS, _COLUMNS))
     right = export(Dynamic(), torch.ones(4, 8), torch.ones(5, 8), shapes=(_ROWS, _COLUMNS))
     difference = first_difference(left, right)
-    assert difference == Difference(
+    assert difference == GraphDifference(
         index=0,
         left="%0 = input : float32[s0, 6] cpu",
         right="%0 = input : float32[s0, 8] cpu",

@@ -16,14 +16,15 @@ USE = """
 import sys
 from pathlib import Path
 import decomp_ledger
-from decomp_ledger import Ledger, catalogs, migrating
+from decomp_ledger import Ledger, catalogs
+from decomp_ledger.storage import migrations
 
 with Ledger("l.db") as ledger:
-    stream = ledger._open_or_create("edge", "torch")
-    stream.preserve(["aten::linear"])
+    log = ledger.create_table("edge")
+    log.preserve(["aten::linear"])
     assert ledger.verify().ok
 print(Path(decomp_ledger.__file__).parent)
-print(migrating._folder())
+print(migrations._folder())
 print(len(catalogs.available()), catalogs.load("2.6.0")["ops"]["aten::elu"]["default"])
 assert "torch" not in sys.modules
 """

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from strategies import (
     OPS,
     catalog_of,
+    decomposition,
     new_table,
     override,
-    reference,
     without_torch,  # noqa: F401  # a fixture
 )
 
@@ -27,10 +27,10 @@ from decomp_ledger.errors import (
     UnknownVersion,
     UnusableValue,
 )
-from decomp_ledger.events import OVERRIDE, PRESERVE, Change, Created, Materialized, Popped
+from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.signing import SigningKey
-from decomp_ledger.state import Intent
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Change, Created, Materialized, Popped
+from decomp_ledger.model.rules import Rule
 
 MM, ADD, GELU = "aten::mm", "aten::add.Tensor", "aten::gelu"
 
@@ -51,9 +51,9 @@ def full(ledger: Ledger) -> Ledger:
     ledger.actor = "bob"
     mobile = new_table(ledger, "mobile", "empty")  # 4
     mobile.preserve([MM, GELU])  # 5
-    edge.restore([MM])  # 6
+    edge.reset([MM])  # 6
     edge.tag("v1")  # 7
-    mobile.met(catalog_of(MM, ADD))  # 8
+    mobile.materialize(catalog_of(MM, ADD))  # 8
     ledger.actor = "ann"
     edge.revert(2)  # 9
     key = Ed25519PrivateKey.generate()
@@ -77,24 +77,24 @@ def test_a_ledger_without_tables_has_none(ledger: Ledger) -> None:
     assert ledger.tables() == []
     assert list(ledger.events()) == []
     with pytest.raises(UnknownTable, match="has no table 'edge'; it has none yet"):
-        ledger.stream("edge")
+        ledger.table_log("edge")
 
 
 def test_an_unknown_table_is_refused_with_the_nearest_names(ledger: Ledger) -> None:
     for name in ("edge", "edge-int8", "mobile", "server", "desktop", "watch", "car"):
         new_table(ledger, name)
     with pytest.raises(UnknownTable, match="has no table 'egde'; it has 'edge'") as caught:
-        ledger.stream("egde")
+        ledger.table_log("egde")
     assert isinstance(caught.value, KeyError)
     assert "car" not in str(caught.value)
     with pytest.raises(UnknownTable, match=r"it has 'edge', 'edge-int8', 'mobile', 'server', 'desktop'$"):
-        ledger.stream("zzz")
+        ledger.table_log("zzz")
 
 
 @pytest.mark.parametrize(
     "use",
     [
-        lambda ledger: ledger.stream("nope"),
+        lambda ledger: ledger.table_log("nope"),
         lambda ledger: ledger.state("nope"),
         lambda ledger: ledger.resolve("nope@1"),
         lambda ledger: ledger.tags("nope"),
@@ -122,7 +122,7 @@ def test_what_cannot_name_a_table_is_refused_and_makes_none(ledger: Ledger, name
 def test_a_table_is_resumed_with_all_that_was_said(full: Ledger) -> None:
     with Ledger(full.path, actor="cid") as again:
         edge = new_table(again)
-        assert edge.intents == {MM: Intent(PRESERVE)}
+        assert edge.rules == {MM: Rule(PRESERVE)}
         assert edge.version == 5
         assert again.verify().problems == ()
     assert len(list(full.events())) == 9
@@ -132,7 +132,7 @@ def test_a_table_is_resumed_with_all_that_was_said(full: Ledger) -> None:
 def test_a_base_is_recorded_and_kept(ledger: Ledger, base: str) -> None:
     new_table(ledger, "edge", base)
     assert next(ledger.events()).body == Created(base)
-    assert (ledger.state("edge").base, ledger.stream("edge").base) == (base, base)
+    assert (ledger.state("edge").base, ledger.table_log("edge").base) == (base, base)
     assert new_table(ledger, "edge", base).version == 1
 
 
@@ -152,7 +152,7 @@ def test_a_table_can_start_from_another_one_s_version_or_tag(
     full: Ledger, base: str, version: int, ops: set[str]
 ) -> None:
     table = new_table(full, "mine", base)
-    assert table.intents.keys() == ops
+    assert table.rules.keys() == ops
     assert [event.body for event in full.events(table="mine")] == [Created("torch", ("edge", version))]
     assert full.state("mine") == table.state
 
@@ -160,7 +160,7 @@ def test_a_table_can_start_from_another_one_s_version_or_tag(
 def test_a_table_that_starts_from_another_can_be_resumed_by_the_same_line(full: Ledger) -> None:
     new_table(full, "mine", "edge@3").preserve([GELU])
     again = new_table(full, "mine", "edge@3")
-    assert (again.version, again.intents.keys()) == (2, {MM, ADD, GELU})
+    assert (again.version, again.rules.keys()) == (2, {MM, ADD, GELU})
     with pytest.raises(LedgerError, match="exists with"):
         new_table(full, "mine", "edge@1")
 
@@ -190,7 +190,7 @@ def test_a_state_is_named_by_table_version_or_tag(full: Ledger) -> None:
     assert full.resolve("edge") == full.state("edge") == full.state("edge", 5)
     assert full.resolve("edge@3") == full.state("edge", 3)
     assert full.resolve("edge@v1") == full.state("edge", "v1") == full.state("edge", 4)
-    assert full.state("edge", 3).intents == {MM: Intent(PRESERVE), ADD: Intent(OVERRIDE, reference("add"))}
+    assert full.state("edge", 3).rules == {MM: Rule(PRESERVE), ADD: Rule(OVERRIDE, decomposition("add"))}
 
 
 @pytest.mark.parametrize("version", [0, 6, -1, 2**80, True, 2.0, "nope"])
@@ -211,7 +211,7 @@ def test_a_long_line_of_forks_can_be_read() -> None:
         for number in range(600):
             table = table.fork()
             table.preserve([f"mylib::op{number}"])
-        assert len(ledger.state(table.name).intents) == 600
+        assert len(ledger.state(table.name).rules) == 600
         assert len(ledger.blame(table.name)) == 600
         assert [event.seq for event in table.history("mylib::op0")] == [3]
         assert ledger.verify().problems == ()
@@ -270,7 +270,7 @@ def seqs(ledger: Ledger, **filters: object) -> list[int]:
         ({"desc": True}, [9, 8, 7, 6, 5, 4, 3, 2, 1]),
         ({"desc": True, "limit": 2}, [9, 8]),
         ({"desc": True, "limit": 2, "table": "mobile"}, [8, 5]),
-        ({"table": "edge", "op": MM, "actor": "bob", "kind": "restored", "gt": 1, "lte": 9, "limit": 1}, [6]),
+        ({"table": "edge", "op": MM, "actor": "bob", "kind": "reset", "gt": 1, "lte": 9, "limit": 1}, [6]),
     ],
     ids=str,
 )
@@ -346,8 +346,8 @@ def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Led
         raise KeyError
 
     with pytest.raises(KeyError):
-        ledger.store.write(write)
-    table = ledger.stream("edge")
+        ledger.database.write(write)
+    table = ledger.table_log("edge")
     table.preserve([ADD])
     new_table(ledger, "other")
     assert seqs(ledger) == [1, 2, 3]
@@ -357,11 +357,11 @@ def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Led
 def test_whether_a_version_met_a_catalog_is_asked_of_that_version_alone(ledger: Ledger) -> None:
     new_table(ledger)
     asked: list[str] = []
-    ledger.store.connection.set_trace_callback(asked.append)
-    ledger.has_met("edge", 1, Materialized("", "", ()))
-    ledger.store.connection.set_trace_callback(None)
-    plan = ledger.store.connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}").fetchall()
-    assert any("event_version (stream_id=? AND version=?)" in row[3] for row in plan), plan
+    ledger.database.connection.set_trace_callback(asked.append)
+    ledger.has_materialized_as("edge", 1, Materialized("", "", ()))
+    ledger.database.connection.set_trace_callback(None)
+    plan = ledger.database.connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}").fetchall()
+    assert any("event_version (table_id=? AND version=?)" in row[3] for row in plan), plan
 
 
 # What is stored once
@@ -372,7 +372,7 @@ def test_an_environment_is_stored_once_for_each_that_differs(ledger: Ledger) -> 
     for op in OPS:
         table.preserve([op])
     assert len({event.environment for event in ledger.events()}) == 1
-    assert ledger.store.connection.execute("SELECT count(*) FROM environment").fetchone() == (1,)
+    assert ledger.database.connection.execute("SELECT count(*) FROM environment").fetchone() == (1,)
     ledger.append("edge", table.version + 1, next(ledger.events()).body, origin=("ann", None, {"a": 1}))
     assert ledger.environment(next(ledger.events(desc=True)).environment) == {"a": 1}
 
@@ -382,7 +382,7 @@ def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:
         table = new_table(ledger, name)
         override(table, MM, "f")
         override(table, ADD, "f")
-    assert ledger.store.connection.execute("SELECT count(*) FROM decomposition").fetchone() == (1,)
+    assert ledger.database.connection.execute("SELECT count(*) FROM decomposition").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("digest", ["", "zz", "ab" * 32, "x" * 64])
@@ -482,7 +482,7 @@ def test_what_cannot_be_a_reason_or_an_actor_is_refused(ledger: Ledger, bad: obj
 
 def test_a_function_is_supplied_for_an_op_and_must_be_callable(ledger: Ledger) -> None:
     ledger.provide("aten.mm.default", len)
-    assert ledger.provided[MM] == [len]
+    assert ledger.functions.provided[MM] == [len]
     with pytest.raises(UnusableValue, match="the decomposition of aten::mm must be callable, not int"):
         ledger.provide(MM, 7)
     with pytest.raises(InvalidName):
@@ -493,7 +493,7 @@ def test_a_function_is_supplied_for_an_op_and_must_be_callable(ledger: Ledger) -
 
 LOG = (
     "ledger",
-    "stream",
+    "decomp_table",
     "op",
     "environment",
     "decomposition",
@@ -507,7 +507,7 @@ LOG = (
 
 
 def test_every_table_of_the_file_is_of_the_log(ledger: Ledger) -> None:
-    rows = ledger.store.connection.execute(
+    rows = ledger.database.connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB '*sqlite_*'"
     )
     assert sorted(name for (name,) in rows) == sorted(LOG)
@@ -544,7 +544,7 @@ def test_no_row_of_the_log_can_be_replaced(full: Ledger, table: str) -> None:
 
 def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger) -> None:
     table = new_table(ledger)
-    table.met(catalog_of(MM, ADD))
+    table.materialize(catalog_of(MM, ADD))
 
     def steps() -> int:
         taken = 0
@@ -553,21 +553,21 @@ def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger
             nonlocal taken
             taken += 1
 
-        ledger.store.connection.set_progress_handler(count, 1)
-        met = ledger.last_met("edge", table.version)
+        ledger.database.connection.set_progress_handler(count, 1)
+        met = ledger.last_materialization("edge", table.version)
         assert met is not None and met.seq == 2
         assert list(ledger.exports()) == []
-        ledger.store.connection.set_progress_handler(None, 0)
+        ledger.database.connection.set_progress_handler(None, 0)
         return taken
 
     before = steps()
     for _ in range(20):
         table.preserve([MM])
-        table.restore([MM])
+        table.reset([MM])
     assert steps() == before
 
 
 def test_a_refused_edit_through_the_ledger_is_a_ledger_error(full: Ledger) -> None:
     with pytest.raises(LedgerFileError, match="append-only"):
-        full.store.write(lambda connection: connection.execute("DELETE FROM event"))
+        full.database.write(lambda connection: connection.execute("DELETE FROM event"))
     assert len(seqs(full)) == 9

@@ -14,15 +14,15 @@ from strategies import (
     without_torch,  # noqa: F401  # a fixture
 )
 
-from decomp_ledger import migrating
 from decomp_ledger.errors import LedgerError, SchemaError
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.migrating import APPLICATION_ID, migration_names
+from decomp_ledger.storage import migrations
+from decomp_ledger.storage.migrations import APPLICATION_ID, migration_names
 
 ADD_NOTE = """
 def apply(db):
     db.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT")
-    db.execute("INSERT INTO note (text) SELECT name FROM stream")
+    db.execute("INSERT INTO note (text) SELECT name FROM decomp_table")
 """
 FAIL_HALF_WAY = """
 def apply(db):
@@ -45,8 +45,8 @@ def path(tmp_path: Path) -> Path:
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give a copy of the migrations, used instead of them from now on, to which a test can add later ones."""
     folder = tmp_path / "later"
-    shutil.copytree(migrating._folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(migrating, "_folder", lambda: folder)
+    shutil.copytree(migrations._folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrations, "_folder", lambda: folder)
     yield folder
     forget()
 
@@ -54,11 +54,11 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     """Let the migrations folder be read again."""
     migration_names.cache_clear()
-    migrating._migrations.cache_clear()
+    migrations._migrations.cache_clear()
 
 
 def add(folder: Path, **migrations: str) -> None:
-    """Write migrations into a folder: `m0004_note=source`."""
+    """Write migrations into a folder: `m0002_note=source`."""
     for name, source in migrations.items():
         (folder / f"{name[1:]}.py").write_text(source)
     forget()
@@ -98,7 +98,15 @@ def test_a_new_ledger_has_had_every_migration(path: Path) -> None:
 def test_a_new_ledger_s_tables_are_strict(path: Path) -> None:
     tables = rows(path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE '%sqlite%'")
     assert {name for name, strict in tables if not strict} == set()
-    assert {name for name, _ in tables} >= {"event", "change", "stream", "op", "provenance", "environment", "catalog"}
+    assert {name for name, _ in tables} >= {
+        "event",
+        "change",
+        "decomp_table",
+        "op",
+        "provenance",
+        "environment",
+        "catalog",
+    }
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
@@ -125,25 +133,23 @@ def test_migrations_of_another_package_in_the_file_are_its_own_business(path: Pa
 
 
 def test_an_older_ledger_is_migrated_with_all_that_is_in_it(path: Path, later: Path) -> None:
-    add(later, m0004_note=ADD_NOTE, m0005_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
+    add(later, m0002_note=ADD_NOTE, m0003_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
     with Ledger(path, actor="ann") as ledger:
-        assert ledger.state("edge").intents.keys() == {"aten::mm"}
+        assert ledger.state("edge").rules.keys() == {"aten::mm"}
         assert ledger.verify().problems == ()
-        table = ledger.stream("edge")
+        table = ledger.table_log("edge")
         table.preserve(["aten::add"])
         assert table.version == 3
     assert applied(path) == [
         "0001_initial",
-        "0002_checkpoint",
-        "0003_indexes",
-        "0004_note",
-        "0005_index",
+        "0002_note",
+        "0003_index",
     ]
     assert rows(path, "SELECT text FROM note") == [("edge",)]
 
 
 def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: Path, later: Path) -> None:
-    add(later, m0004_note=ADD_NOTE)
+    add(later, m0002_note=ADD_NOTE)
     Ledger(path).close()
     Ledger(tmp_path / "new.db").close()
     schema = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
@@ -151,7 +157,7 @@ def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: P
 
 
 def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> None:
-    add(later, m0004_note=ADD_NOTE)
+    add(later, m0002_note=ADD_NOTE)
     Ledger(path).close()
     before = path.read_bytes()
     Ledger(path).close()
@@ -159,40 +165,40 @@ def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> Non
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, later: Path) -> None:
-    add(later, m0004_note=ADD_NOTE, m0005_half=FAIL_HALF_WAY)
+    add(later, m0002_note=ADD_NOTE, m0003_half=FAIL_HALF_WAY)
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(path)
     assert path.read_bytes() == before
-    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_indexes"]
-    (later / "0005_half.py").unlink()
-    (later / "0004_note.py").unlink()
+    assert applied(path) == ["0001_initial"]
+    (later / "0003_half.py").unlink()
+    (later / "0002_note.py").unlink()
     forget()
     with Ledger(path) as ledger:
         assert ledger.verify().problems == ()
 
 
 def test_a_migration_that_fails_makes_no_new_ledger(tmp_path: Path, later: Path) -> None:
-    add(later, m0004_half=FAIL_HALF_WAY)
+    add(later, m0002_half=FAIL_HALF_WAY)
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(tmp_path / "new.db")
     assert [entry.name for entry in tmp_path.iterdir()] == ["later"]
 
 
 def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Path) -> None:
-    add(later, m0004_note=ADD_NOTE)
+    add(later, m0002_note=ADD_NOTE)
     path.parent.chmod(0o555)
     before = path.read_bytes()
     try:
         with Ledger(path, read_only=True) as ledger:
             assert ledger.verify().ok
-            assert ledger.state("edge").intents.keys() == {"aten::mm"}
+            assert ledger.state("edge").rules.keys() == {"aten::mm"}
             with pytest.raises(LedgerError):
                 new_table(ledger).preserve(["aten::bmm"])
     finally:
         path.parent.chmod(0o755)
     assert path.read_bytes() == before
-    assert "0004_note" not in applied(path)
+    assert "0002_note" not in applied(path)
     Ledger(path).close()
     with Ledger(path, read_only=True) as ledger:
         assert ledger.verify().ok
@@ -201,44 +207,44 @@ def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Pa
 def test_a_ledger_migrated_by_another_process_meanwhile_is_taken_as_it_is(
     path: Path, later: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(later, m0004_note=ADD_NOTE)
-    apply_here = migrating.apply_migrations
+    add(later, m0002_note=ADD_NOTE)
+    apply_here = migrations.apply_migrations
 
     def after_the_other(connection: sqlite3.Connection) -> None:
         monkeypatch.undo()
-        monkeypatch.setattr(migrating, "_folder", lambda: later)
+        monkeypatch.setattr(migrations, "_folder", lambda: later)
         Ledger(path).close()
         apply_here(connection)
 
-    monkeypatch.setattr("decomp_ledger.store.apply_migrations", after_the_other)
+    monkeypatch.setattr("decomp_ledger.storage.database.apply_migrations", after_the_other)
     with Ledger(path) as ledger:
         assert ledger.state("edge").version == 2
-    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_indexes", "0004_note"]
+    assert applied(path) == ["0001_initial", "0002_note"]
 
 
 def test_missing_migrations_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(migrating, "__file__", str(tmp_path / "decomp_ledger" / "migrating.py"))
+    monkeypatch.setattr(migrations, "__file__", str(tmp_path / "decomp_ledger" / "storage" / "migrations.py"))
     with pytest.raises(LedgerError, match=r"the migrations of decomp_ledger are missing .* install it again"):
-        migrating._folder.__wrapped__()
+        migrations._folder.__wrapped__()
 
 
 def test_migrations_inside_the_package_come_before_those_beside_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     package = tmp_path / "decomp_ledger"
-    monkeypatch.setattr(migrating, "__file__", str(package / "migrating.py"))
+    monkeypatch.setattr(migrations, "__file__", str(package / "storage" / "migrations.py"))
     (tmp_path / "migrations").mkdir()
-    assert migrating._folder.__wrapped__() == tmp_path / "migrations"
+    assert migrations._folder.__wrapped__() == tmp_path / "migrations"
     (package / "_migrations").mkdir(parents=True)
-    assert migrating._folder.__wrapped__() == package / "_migrations"
+    assert migrations._folder.__wrapped__() == package / "_migrations"
 
 
 _OPEN = """
 import sys
 from pathlib import Path
-from decomp_ledger import migrating
+from decomp_ledger.storage import migrations
 from decomp_ledger.ledger import Ledger
-migrating._folder = lambda: Path(sys.argv[2])
+migrations._folder = lambda: Path(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 Ledger(sys.argv[1]).close()
@@ -246,7 +252,7 @@ Ledger(sys.argv[1]).close()
 
 
 def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later: Path) -> None:
-    add(later, m0004_note=ADD_NOTE)
+    add(later, m0002_note=ADD_NOTE)
     processes = [start_python(_OPEN, path, later) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -256,30 +262,41 @@ def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later
         process.stdin.flush()
     for process in processes:
         finish(process)
-    assert applied(path) == ["0001_initial", "0002_checkpoint", "0003_indexes", "0004_note"]
+    assert applied(path) == ["0001_initial", "0002_note"]
     assert rows(path, "SELECT text FROM note") == [("edge",)]
 
 
-@pytest.mark.parametrize("had", range(1, len(migration_names())))
-def test_a_ledger_of_each_earlier_schema_is_migrated_and_verifies(
-    path: Path, tmp_path: Path, had: int, later: Path
-) -> None:
+ONE_INDEX_MORE = """
+def apply(db):
+    db.execute("CREATE UNIQUE INDEX one_time ON event(recorded_at)")
+"""
+
+
+@pytest.mark.parametrize("had", [1, 2])
+def test_a_ledger_of_each_earlier_schema_is_migrated_and_verifies(tmp_path: Path, had: int, later: Path) -> None:
+    add(
+        later,
+        m0002_note=ADD_NOTE,
+        m0003_tag="def apply(db):\n    db.execute('CREATE INDEX tag_version ON tag(version)')\n",
+    )
+    path = tmp_path / "new.db"
+    Ledger(path).close()
     names = migration_names()
     for name in names[had:]:
         (later / f"{name}.py").rename(tmp_path / f"{name}.py")
     forget()
     old = tmp_path / "old.db"
     with Ledger(old, actor="ann") as ledger:
-        stream = new_table(ledger)
-        stream.preserve(["aten::mm"])
-        stream.tag("one")
-        stream.tag("two")
+        log = new_table(ledger)
+        log.preserve(["aten::mm"])
+        log.tag("one")
+        log.tag("two")
     assert applied(old) == [*names[:had]]
     for name in names[had:]:
         (tmp_path / f"{name}.py").rename(later / f"{name}.py")
     forget()
     with Ledger(old, actor="bob") as ledger:
-        ledger.stream("edge").preserve(["aten::add"])
+        ledger.table_log("edge").preserve(["aten::add"])
         assert ledger.tags("edge") == {"one": 2, "two": 2}
         assert ledger.verify().problems == ()
     assert rows(old, "SELECT type, name, sql FROM sqlite_master ORDER BY name") == rows(
@@ -289,12 +306,12 @@ def test_a_ledger_of_each_earlier_schema_is_migrated_and_verifies(
 
 def test_a_version_is_made_by_one_event(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger.stream("edge").tag("one")
-        ledger.stream("edge").tag("two")
+        ledger.table_log("edge").tag("one")
+        ledger.table_log("edge").tag("two")
     db = sqlite3.connect(path)
-    columns = "stream_id, version, kind, schema, recorded_at, provenance_id, body"
+    columns = "table_id, version, makes_version, kind, schema, recorded_at, provenance_id, body"
     again = f"INSERT INTO event SELECT 9, {columns}, x'', x'' FROM event"
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed: index 'event_version'"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: event\.table_id, event\.version"):
         db.execute(f"{again} WHERE seq = 2")
     db.execute(f"{again} WHERE seq = 3")
     db.close()
@@ -303,23 +320,19 @@ def test_a_version_is_made_by_one_event(path: Path) -> None:
 def test_an_older_ledger_that_cannot_be_migrated_is_read_as_it_is_and_verify_names_the_event(
     path: Path, tmp_path: Path, later: Path
 ) -> None:
-    (later / "0003_indexes.py").rename(tmp_path / "0003_indexes.py")
-    forget()
     old = tmp_path / "old.db"
     with Ledger(old, actor="ann") as ledger:
-        stream = new_table(ledger)
+        log = new_table(ledger)
         for op in ("aten::mm", "aten::add", "aten::mul"):
-            stream.preserve([op])
-    (tmp_path / "0003_indexes.py").rename(later / "0003_indexes.py")
-    forget()
+            log.preserve([op])
+    add(later, m0002_index=ONE_INDEX_MORE)
     db = sqlite3.connect(old)
     db.execute("DROP TRIGGER event_no_update")
-    db.execute("DROP INDEX event_change")
-    db.execute("UPDATE event SET version = 3 WHERE seq = 4")
+    db.execute("UPDATE event SET recorded_at = (SELECT recorded_at FROM event WHERE seq = 3) WHERE seq = 4")
     db.commit()
     db.close()
     with Ledger(old, read_only=True) as ledger:
-        assert [event.version for event in ledger.events()] == [1, 2, 3, 3]
+        assert [event.version for event in ledger.events()] == [1, 2, 3, 4]
         assert ledger.verify().problems[0].seq == 4
     with pytest.raises(LedgerError, match=r"is damaged, and cannot be brought to the newest schema \(.*\); run verify"):
         Ledger(old)

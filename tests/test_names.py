@@ -10,8 +10,8 @@ from strategies import (
     words,
 )
 
-from decomp_ledger import names
 from decomp_ledger.errors import InvalidName
+from decomp_ledger.model import op_names
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from decomp_ledger.errors import InvalidName
     ],
 )
 def test_every_form_of_a_name_is_stored_in_one(given: str, expected: str) -> None:
-    assert names.normalize(given) == expected
+    assert op_names.normalize(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,25 +63,25 @@ def test_every_form_of_a_name_is_stored_in_one(given: str, expected: str) -> Non
 )
 def test_what_is_no_name_of_an_op_is_refused(bad: str) -> None:
     with pytest.raises(InvalidName):
-        names.normalize(bad)
+        op_names.normalize(bad)
 
 
 def test_a_family_of_overloads_is_refused_with_the_names_to_use() -> None:
     with pytest.raises(InvalidName, match=r"'aten::add' is the default overload, 'aten::add\.OVERLOAD' another"):
-        names.normalize("torch.ops.aten.add")
+        op_names.normalize("torch.ops.aten.add")
 
 
 def test_a_message_about_a_long_name_stays_short() -> None:
     with pytest.raises(InvalidName) as caught:
-        names.normalize("aten::" + "x" * 10_000)
+        op_names.normalize("aten::" + "x" * 10_000)
     assert len(str(caught.value)) < 200
 
 
 @given(words, words, overloads)
 def test_all_forms_of_an_overload_agree(space: str, name: str, overload: str) -> None:
     stored = f"{space}::{name}" if overload == "default" else f"{space}::{name}.{overload}"
-    assert names.normalize(f"{space}::{name}.{overload}") == stored
-    assert names.normalize(f"torch.ops.{space}.{name}.{overload}") == stored
+    assert op_names.normalize(f"{space}::{name}.{overload}") == stored
+    assert op_names.normalize(f"torch.ops.{space}.{name}.{overload}") == stored
 
 
 @given(
@@ -95,10 +95,10 @@ def test_all_forms_of_an_overload_agree(space: str, name: str, overload: str) ->
 @example("torch.ops.torch.ops.space::op")
 def test_a_stored_name_is_stored_as_it_is(text: str) -> None:
     try:
-        once = names.normalize(text)
+        once = op_names.normalize(text)
     except InvalidName:
         return
-    assert names.normalize(once) == once
+    assert op_names.normalize(once) == once
 
 
 @pytest.mark.parametrize(
@@ -111,18 +111,18 @@ def test_a_stored_name_is_stored_as_it_is(text: str) -> None:
     ],
 )
 def test_a_stored_name_is_split_into_its_parts(op: str, parts: tuple[str, str, str]) -> None:
-    assert names.split(op) == parts
-    assert names.namespace(op) == parts[0]
+    assert op_names.split(op) == parts
+    assert op_names.namespace(op) == parts[0]
 
 
 @pytest.mark.parametrize(("op", "expected"), [("aten::linear", True), ("atens::linear", False), ("aten", False)])
 def test_only_torch_s_own_namespace_is_aten(op: str, expected: bool) -> None:
-    assert names.is_aten(op) is expected
+    assert op_names.is_aten(op) is expected
 
 
 @pytest.mark.parametrize("name", ["edge", "nightly/1", "release-1.0", "日本語", "a b", "x" * 200, "-"])
 def test_a_label_can_be_any_printable_text(name: str) -> None:
-    assert names.check_label(name, "a table") == name
+    assert op_names.check_label(name, "a table") == name
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_a_label_can_be_any_printable_text(name: str) -> None:
 )
 def test_a_label_that_cannot_be_told_or_shown_is_refused(bad: object) -> None:
     with pytest.raises(InvalidName, match="a tag"):
-        names.check_label(bad, "a tag")
+        op_names.check_label(bad, "a tag")

@@ -16,10 +16,10 @@ from strategies import (
     without_torch,  # noqa: F401  # a fixture
 )
 
-from decomp_ledger import provenance
 from decomp_ledger.errors import UnusableValue
-from decomp_ledger.events import CallSite
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.log import provenance
+from decomp_ledger.model.events import CallSite
 
 CI = ("GITHUB_RUN_ID", "CI_JOB_URL", "BUILDKITE_BUILD_URL", "CIRCLE_BUILD_URL", "BUILD_URL")
 
@@ -384,7 +384,7 @@ folder = tempfile.mkdtemp()
 os.chdir(folder)
 os.rmdir(folder)
 with Ledger(sys.argv[1]) as ledger:
-    table = ledger._open_or_create("edge", "torch")
+    table = ledger.create_table("edge")
     exec(compile("table.preserve(['aten::mm'])", "lower.py", "exec"))
     event = next(ledger.events(desc=True))
     print(event.call_site.file, bool(event.actor), ledger.verify().ok)

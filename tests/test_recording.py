@@ -26,7 +26,7 @@ from decomp_ledger import (
     UnusableValue,
     record,
 )
-from decomp_ledger.events import Materialized
+from decomp_ledger.model.events import Materialized
 
 aten = torch.ops.aten
 LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
@@ -69,8 +69,8 @@ def log(ledger: Ledger | Path, **where: Any) -> list[tuple[str, str, int]]:
 
 def said(ledger: Ledger, table: str) -> dict[str, str]:
     """Return what a table says of each op: `preserve`, or a decomposition's label."""
-    intents = ledger.state(table).intents
-    return {op: intent.reference.label() if intent.reference else intent.action for op, intent in intents.items()}
+    rules = ledger.state(table).rules
+    return {op: rule.decomposition.label() if rule.decomposition else rule.action for op, rule in rules.items()}
 
 
 # --- whose tables are recorded ---------------------------------------------------------------------------------------

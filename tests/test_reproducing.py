@@ -15,11 +15,11 @@ from torch.export import export
 
 import decomp_ledger as dl
 from decomp_ledger import Ledger, ReproductionError, reproduce
-from decomp_ledger.bundle import Bundle
-from decomp_ledger.events import Exported, Set
-from decomp_ledger.live.dispatcher import dispatcher
-from decomp_ledger.live.reproducing import rerun
-from decomp_ledger.state import Reference
+from decomp_ledger.model.events import Exported, Set
+from decomp_ledger.model.rules import Decomposition
+from decomp_ledger.pytorch.dispatcher import dispatcher
+from decomp_ledger.pytorch.reproduced_table import rerun
+from decomp_ledger.transfer.export_bundle import ExportBundle
 
 OVERRIDES = """
 import torch
@@ -53,7 +53,7 @@ found = {}
 for path in sys.argv[1:]:
     bundle = dl.read_stamp(path).last
     reasons = {op: event.reason for op, event in bundle.blame().items()}
-    found[path] = [bundle.snapshot.digest, sorted(bundle.state.intents), reasons]
+    found[path] = [bundle.snapshot.digest, sorted(bundle.state.rules), reasons]
 assert "torch" not in sys.modules and not any("overrides" == name for name in sys.modules)
 print(json.dumps(found))
 """
@@ -69,9 +69,9 @@ for path in sys.argv[1:]:
         found[path] = [difference.op for difference in error.differences]
         continue
     import torch
-    from decomp_ledger.catalog import materialize
-    from decomp_ledger.live.dispatcher import dispatcher
-    from decomp_ledger.live.reproducing import rerun
+    from decomp_ledger.model.materialize import materialize
+    from decomp_ledger.pytorch.dispatcher import dispatcher
+    from decomp_ledger.pytorch.reproduced_table import rerun
     program = torch.export.load(path.replace("lowered", "program"))
     again = rerun(table, program)
     found[path] = [again.same, materialize(table.state, dispatcher.full().catalog).digest, len(table)]
@@ -178,7 +178,7 @@ def test_a_ledger_makes_the_table_of_each_of_its_exports(small: Any, ledger: Led
     table["aten::silu"] = _half
     small.run_decompositions(table)
     before = dict(table)
-    table.restore("aten::linear", "aten::silu")
+    table.reset("aten::linear", "aten::silu")
     small.run_decompositions(table)
     first, second = (event.seq for event in ledger.exports())
     assert dict(ledger.reproduce(first)) == before
@@ -259,12 +259,12 @@ def test_what_is_not_trusted_is_named_and_not_run(
 ) -> None:
     (tmp_path / "canary.py").write_text("raise SystemExit('imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    stream = ledger.table("edge")._stream
-    stream.change(Set, lambda _: [("aten::silu", "override", Reference("import", module, name, "0" * 64))])
+    log = ledger.table("edge")._log
+    log.change(Set, lambda _: [("aten::silu", "override", Decomposition("import", module, name, "0" * 64))])
     catalog = dispatcher.full().catalog
-    snapshot = stream.met(catalog)
-    event = stream.exported(Exported(catalog.digest, snapshot.digest, None, None, {}, {}, {}, 0), stream.version)
-    bundle = Bundle.from_json(json.loads(json.dumps(ledger.bundle(event.seq).to_json())))
+    snapshot = log.materialize(catalog)
+    event = log.exported(Exported(catalog.digest, snapshot.digest, None, None, {}, {}, {}, 0), log.version)
+    bundle = ExportBundle.from_json(json.loads(json.dumps(ledger.bundle(event.seq).to_json())))
     with pytest.raises(ReproductionError, match=f"aten::silu: .*'{module}'") as raised:
         reproduce(bundle)
     assert [each.op for each in raised.value.differences] == ["aten::silu"]

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from decomp_ledger.live.program import capture_program
-from decomp_ledger.live.source import (
+from decomp_ledger.pytorch.capture_program import capture_program
+from decomp_ledger.pytorch.fingerprint.source_digest import (
     MAX_SOURCE_BYTES,
     helpers_digest,
     source_digest,

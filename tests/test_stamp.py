@@ -13,16 +13,16 @@ import pytest
 from strategies import catalog_of, new_table, without_torch  # noqa: F401
 
 from decomp_ledger import Ledger, LedgerError, SchemaError, StampError, catalogs, read_stamp
-from decomp_ledger.bundle import Bundle, _released
-from decomp_ledger.events import Exported, Popped, Set
-from decomp_ledger.stamp import MAX_STAMP, MEMBER, Stamp
-from decomp_ledger.state import Reference
+from decomp_ledger.model.events import Exported, Popped, Set
+from decomp_ledger.model.rules import Decomposition
+from decomp_ledger.transfer.export_bundle import ExportBundle, _released
+from decomp_ledger.transfer.stamp import MAX_STAMP, MEMBER, Stamp
 
-REFERENCE = Reference("import", "mypkg", "f", "0" * 64)
+REFERENCE = Decomposition("import", "mypkg", "f", "0" * 64)
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
+def bundle() -> ExportBundle:
     """An export of a table with a bit of everything."""
     with Ledger(":memory:", actor="ada") as ledger:
         parent = new_table(ledger, "edge")
@@ -30,9 +30,9 @@ def bundle() -> Bundle:
         table = parent.fork_as("child")
         table.change(Set, lambda _: [("aten::mm", "override", REFERENCE)])
         table.change(Popped, lambda _: [("aten::late", "preserve", None)])
-        table.restore(["aten::add.Tensor"])
+        table.reset(["aten::add.Tensor"])
         catalog = catalog_of("aten::mm", "aten::add.Tensor")
-        snapshot = table.met(catalog)
+        snapshot = table.materialize(catalog)
         body = Exported(catalog.digest, snapshot.digest, "b", "a", {"aten::mm": 1}, {"aten::mm": 1}, {"aten::mm": 2}, 3)
         event = table.exported(body, table.version)
         assert event is not None
@@ -42,7 +42,7 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def text(bundle: Bundle) -> str:
+def text(bundle: ExportBundle) -> str:
     return Stamp((bundle,), "a", "git").to_text()
 
 
@@ -55,9 +55,9 @@ def archive(*members: tuple[str, str | bytes], compression: int = zipfile.ZIP_ST
     return file
 
 
-def test_a_stamp_tells_what_the_ledger_told(bundle: Bundle, text: str) -> None:
+def test_a_stamp_tells_what_the_ledger_told(bundle: ExportBundle, text: str) -> None:
     assert Stamp.from_text(text).bundles == (bundle,)
-    assert bundle.state.intents.keys() == {"aten::mm", "aten::late"}
+    assert bundle.state.rules.keys() == {"aten::mm", "aten::late"}
 
 
 @pytest.mark.parametrize("member", [f"extra_files/{MEMBER}", f"model/extra/{MEMBER}"])
@@ -200,19 +200,21 @@ def test_every_changed_word_is_noticed(text: str, path: tuple[Any, ...], new: An
         Stamp.from_text(changed(text, ("exports", 0, *path), lambda inner, key: inner.__setitem__(key, new)))
 
 
-def test_no_stamp_makes_anything_imported(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_stamp_makes_anything_imported(
+    bundle: ExportBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "canary.py").write_text("raise SystemExit('imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     with Ledger(":memory:", actor="eve") as ledger:
         table = new_table(ledger, "edge")
-        table.change(Set, lambda _: [("aten::mm", "override", Reference("import", "canary", "f", "0" * 64))])
+        table.change(Set, lambda _: [("aten::mm", "override", Decomposition("import", "canary", "f", "0" * 64))])
         catalog = catalog_of("aten::mm")
-        snapshot = table.met(catalog)
+        snapshot = table.materialize(catalog)
         body = Exported(catalog.digest, snapshot.digest, None, None, {}, {}, {}, 0)
         event = table.exported(body, table.version)
         assert event is not None
         stamp = Stamp.from_text(Stamp((ledger.bundle(event.seq),), None, "").to_text())
-    assert stamp.last.state.intents["aten::mm"].reference is not None
+    assert stamp.last.state.rules["aten::mm"].decomposition is not None
     assert "canary" not in sys.modules
 
 

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table.preserve("aten::linear", "mylib::later", reason="a kernel")
         table["aten::silu"] = lowering.silu
         dl.save(program.run_decompositions(table), folder / "one.pt2")
-        table.restore("aten::linear")
+        table.reset("aten::linear")
         dl.save(program.run_decompositions(table), folder / "two.pt2")
         patch.delitem(sys.modules, "lowering")
     return folder

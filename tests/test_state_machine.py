@@ -108,8 +108,8 @@ def view_of(table: Any) -> dict[str, str]:
 def said_in(state: Any) -> dict[str, str]:
     """Return what a recorded state says, in the words of the model."""
     return {
-        op: PRESERVE if intent.action == PRESERVE else str(intent.reference.qualname or DEFAULT)
-        for op, intent in state.intents.items()
+        op: PRESERVE if rule.action == PRESERVE else str(rule.decomposition.qualname or DEFAULT)
+        for op, rule in state.rules.items()
     }
 
 
@@ -244,7 +244,7 @@ class Histories(RuleBasedStateMachine):
             return
         self.used(model)
         for op, what in changes.items():
-            if what == "restore":
+            if what == "reset":
                 model.said.pop(op, None)
             else:
                 model.said[op] = what
@@ -384,9 +384,9 @@ class Histories(RuleBasedStateMachine):
     @rule(number=any_table, ops=some_ops, spelling=any_spelling)
     def restore(self, number: int, ops: list[str], spelling: str) -> None:
         table, model = self.pick(number)
-        table.restore(*(self.key(op, spelling) for op in ops))
+        table.reset(*(self.key(op, spelling) for op in ops))
         names = [self.name(op) for op in ops]
-        self.changed(model, "restored", {op: "restore" for op in names if op in model.said})
+        self.changed(model, "reset", {op: "reset" for op in names if op in model.said})
 
     @rule(number=any_table, version=st.integers(0, 40))
     def revert(self, number: int, version: int) -> None:
@@ -396,7 +396,7 @@ class Histories(RuleBasedStateMachine):
         to = version % len(model.versions) + 1
         table.revert(to=to)
         then = model.versions[to - 1]
-        changes = {op: then.get(op, "restore") for op in model.said | then if model.said.get(op) != then.get(op)}
+        changes = {op: then.get(op, "reset") for op in model.said | then if model.said.get(op) != then.get(op)}
         self.changed(model, "reverted", changes)
 
     @rule(number=any_table, tag=st.sampled_from(TAGS))
@@ -457,7 +457,7 @@ class Histories(RuleBasedStateMachine):
         if not model.versions:
             return
         with Ledger(self.path, actor="somebody else") as ledger:
-            ledger.stream(table.name).preserve([self.name(op)])
+            ledger.table_log(table.name).preserve([self.name(op)])
         name = self.name(op)
         self.changed(model, "popped", {} if model.said.get(name) == PRESERVE else {name: PRESERVE})
         table.refresh()
@@ -518,7 +518,7 @@ class Histories(RuleBasedStateMachine):
         assert [(event.table, event.kind) for event in found] == [(names[id(e.model)], e.kind) for e in self.events]
         actions = [{change.op: change.action for change in event.changes} for event in found]
         assert actions == [
-            {op: what if what in (PRESERVE, "restore") else "override" for op, what in expected.changes.items()}
+            {op: what if what in (PRESERVE, "reset") else "override" for op, what in expected.changes.items()}
             for expected in self.events
         ]
 
@@ -564,8 +564,8 @@ from decomp_ledger import Ledger, materialize
 
 def said_in(state):
     return {
-        op: "preserve" if intent.action == "preserve" else intent.reference.qualname or "default"
-        for op, intent in state.intents.items()
+        op: "preserve" if rule.action == "preserve" else rule.decomposition.qualname or "default"
+        for op, rule in state.rules.items()
     }
 
 files = json.loads(Path(sys.argv[1]).read_text())

@@ -19,13 +19,14 @@ import attrs
 import pytest
 
 import decomp_ledger
-from decomp_ledger import Ledger, names
-from decomp_ledger.catalog import Snapshot
+from decomp_ledger import Ledger
+from decomp_ledger.analysis.drift import NamedState
+from decomp_ledger.analysis.upgrade import upgrade
 from decomp_ledger.catalogs import available, completed, released
-from decomp_ledger.drift import Side
-from decomp_ledger.events import Materialized
-from decomp_ledger.replay import replay
-from decomp_ledger.state import TORCH_ORIGINS, TableState
+from decomp_ledger.model import op_names
+from decomp_ledger.model.events import Materialized
+from decomp_ledger.model.materialize import Snapshot
+from decomp_ledger.model.rules import TORCH_ORIGINS, TableState
 
 # Read now: no test sees settings of the machine.
 PYTHONS = [sys.executable, *filter(None, os.environ.get("DECOMP_LEDGER_PYTHONS", "").split(os.pathsep))]
@@ -60,7 +61,7 @@ with Ledger(sys.argv[1], actor="writer", trust=["lowering"]) as ledger:
     table.pop(aten.linear.default)
     table.preserve("aten::elu", "aten::upsample_bilinear2d.vec", "aten::matmul")
     table.preserve("aten::linalg_vector_norm", "aten::qr", "aten::hann_window", "aten::gelu")
-    table.restore("aten::matmul")
+    table.reset("aten::matmul")
     table = ledger.table("overrides")
     table[aten.mm.default] = lowering.scaled
     table.override("aten::silu", lowering.scaled)
@@ -86,8 +87,8 @@ with Ledger(sys.argv[1], actor="writer", trust=["lowering"]) as ledger:
 READ = """
 import functools, json, sys, torch, lowering
 from decomp_ledger import Ledger, NotImportable
-from decomp_ledger.live import source
-digest = functools.cache(source.source_digest)
+from decomp_ledger.pytorch.fingerprint import source_digest
+digest = functools.cache(source_digest.source_digest)
 registry = torch._decomp.global_decomposition_table["post_autograd"]
 cia = torch._C.DispatchKey.CompositeImplicitAutograd
 def describe(op, fn):
@@ -138,7 +139,7 @@ def back(path):
     with Ledger(path, actor="writer", trust=["lowering"]) as ledger:
         table = ledger.table("preserves")
         had = torch.ops.aten.layer_norm.default in table
-        table.restore("aten::layer_norm")
+        table.reset("aten::layer_norm")
         has = torch.ops.aten.layer_norm.default in table.materialize()
         problems = list(map(str, ledger.verify().problems))
         torches = {str(ledger.environment(event.environment).get("torch", "")) for event in ledger.events()}
@@ -231,7 +232,7 @@ def states(path: Path) -> dict[str, TableState]:
 
 
 def offline(state: TableState, version: str) -> Snapshot:
-    return replay(Side(state.table, state, released(version)), None).snapshot
+    return upgrade(NamedState(state.table, state, released(version)), None).snapshot
 
 
 def offline_lost(path: Path, version: str) -> dict[str, list[str]]:
@@ -243,11 +244,11 @@ def expected(state: TableState, version: str) -> dict[str, list[str | None]]:
     """Return what each op of a table is decomposed by, and its digest, as the offline replay has it."""
     catalog, found = released(version), {}
     for op, identity in offline(state, version).ops.items():
-        intent = state.intents.get(op)
-        reference = None if intent is None else intent.reference
-        if reference is not None and reference.origin not in TORCH_ORIGINS:
-            assert identity == f"override:{reference.identity()}"
-            found[op] = [reference.label(), reference.digest]
+        rule = state.rules.get(op)
+        decomposition = None if rule is None else rule.decomposition
+        if decomposition is not None and decomposition.origin not in TORCH_ORIGINS:
+            assert identity == f"override:{decomposition.identity()}"
+            found[op] = [decomposition.label(), decomposition.digest]
             continue
         origin, _, digest = identity.partition(":")
         entry = catalog.ops[op]
@@ -292,7 +293,7 @@ def test_what_is_replayed_is_what_a_process_of_that_torch_makes(writer: str, rea
 @pairs
 def test_the_snapshot_that_the_process_recorded_is_the_replayed_one(writer: str, reader: str, folder: Path) -> None:
     version, path = written(folder, reader).version, read_all(folder, reader)[writer].path
-    spaces = {names.namespace(op) for op in released(version).ops}
+    spaces = {op_names.namespace(op) for op in released(version).ops}
     with Ledger(path, read_only=True) as ledger:
         seen = set()
         for event in ledger.events():
@@ -303,9 +304,9 @@ def test_the_snapshot_that_the_process_recorded_is_the_replayed_one(writer: str,
                 continue
             seen.add(event.table)
             state = ledger.state(event.table, event.version)
-            met = replay(Side("met", state, completed(catalog)), None).snapshot
+            met = upgrade(NamedState("met", state, completed(catalog)), None).snapshot
             shipped = offline(state, version)
-            imported = {op for op in met.ops if names.namespace(op) not in spaces}  # by torch.export
+            imported = {op for op in met.ops if op_names.namespace(op) not in spaces}  # by torch.export
             assert {op: identity for op, identity in met.ops.items() if op not in imported} == shipped.ops
             assert (met.pending, met.lost) == (shipped.pending, ()) == (event.body.pending, ())
         assert seen == {info.name for info in ledger.tables()}

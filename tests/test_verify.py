@@ -12,22 +12,34 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import (
     catalog_of,
+    decomposition,
     new_table,
     override,
-    reference,
     without_torch,  # noqa: F401  # a fixture
 )
 
-from decomp_ledger.canonical import canonical_json, digest_of
-from decomp_ledger.catalog import materialize, pack
-from decomp_ledger.chain import GENESIS
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import PRESERVE, Change, Created, Materialized, Popped, encode_body
+from decomp_ledger.integrity.verify import Problem, Verification, _Check
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.verify import Problem, Verification, _Check
+from decomp_ledger.model.canonical_json import canonical_json, digest_of
+from decomp_ledger.model.catalog import pack
+from decomp_ledger.model.events import PRESERVE, Change, Created, Materialized, Popped, encode_body
+from decomp_ledger.model.hash_chain import GENESIS
+from decomp_ledger.model.materialize import materialize
 
 MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
-LOG = ("ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog")
+LOG = (
+    "ledger",
+    "decomp_table",
+    "op",
+    "environment",
+    "decomposition",
+    "provenance",
+    "event",
+    "change",
+    "tag",
+    "catalog",
+)
 EVENTS = 11
 
 
@@ -44,10 +56,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         override(mobile, MM, "mm")  # 5
         edge.tag("v1")  # 6
         mobile.tag("start", 1)  # 7
-        edge.met(catalog_of(MM, ADD))  # 8
-        mobile.met(catalog_of(MM, ADD, LATE))  # 9
+        edge.materialize(catalog_of(MM, ADD))  # 8
+        mobile.materialize(catalog_of(MM, ADD, LATE))  # 9
         fork = edge.fork_as("fork")  # 10
-        fork.restore([MM, LATE])  # 11
+        fork.reset([MM, LATE])  # 11
         assert ledger.verify() == Verification(EVENTS, list(ledger.events())[-1].hash, ())
     return path
 
@@ -94,26 +106,28 @@ def test_a_ledger_can_be_verified_within_a_transaction_and_while_another_writes(
     with Ledger(path, actor="ann") as ledger, Ledger(path, actor="bob") as other:
 
         def write(_: sqlite3.Connection) -> None:
-            ledger.stream("edge").preserve(["aten::gelu"])
+            ledger.table_log("edge").preserve(["aten::gelu"])
             assert ledger.verify().events == EVENTS + 1
             assert other.verify().events == EVENTS
 
-        ledger.store.write(write)
+        ledger.database.write(write)
         assert other.verify().events == EVENTS + 1
 
 
 # Every column of every row
 
 
-def other_value(value: object, of_type: str) -> object:
+def other_value(value: object, of_type: str, column: str = "") -> object:
     """Return another value that a column can have."""
+    if column == "makes_version":
+        return 1 if value is None else None
     if value is None:
         return 1 if of_type == "INTEGER" else "x"
     if isinstance(value, int):
         return value + 1000
     if isinstance(value, bytes):
         return value[:-1] + bytes([value[-1] ^ 1])
-    return {"preserve": "restore", "restore": "preserve", "override": "restore"}.get(str(value), f"{value}x")
+    return {"preserve": "reset", "reset": "preserve", "override": "reset"}.get(str(value), f"{value}x")
 
 
 def columns_of(ledger: Path) -> list[tuple[str, str, str]]:
@@ -138,7 +152,10 @@ def change_value(path: Path, table: str, column: str, of_type: str, clause: str,
 
     def edit(db: sqlite3.Connection) -> None:
         (before,) = db.execute(f"SELECT {column} FROM {table} WHERE {clause}", key).fetchone()
-        db.execute(f"UPDATE {table} SET {column} = ? WHERE {clause}", [other_value(before, of_type), *key])
+        db.execute(
+            f"UPDATE {table} SET {column} = ? WHERE {clause}",
+            [other_value(before, of_type, column), *key],
+        )
 
     tamper(path, edit)
 
@@ -169,7 +186,7 @@ def test_any_row_that_is_removed_is_missed(original: Path, tmp_path: Path, table
     assert unnoticed == []
 
 
-@pytest.mark.parametrize("column", ["stream_id", "version", "kind", "schema", "recorded_at", "provenance_id", "body"])
+@pytest.mark.parametrize("column", ["table_id", "version", "kind", "schema", "recorded_at", "provenance_id", "body"])
 @pytest.mark.parametrize("seq", [1, 2, 3, 6, 8, 11])
 def test_the_first_event_that_was_changed_is_named(path: Path, column: str, seq: int) -> None:
     def edit(db: sqlite3.Connection) -> None:
@@ -199,8 +216,8 @@ def rewrite_body(db: sqlite3.Connection, seq: int, body: str) -> None:
 
 POPPED_ADD = encode_body(Popped((Change(ADD, PRESERVE),)))
 FORGED = (
-    "INSERT INTO event SELECT {seq}, stream_id, version + 1, kind, schema, recorded_at, provenance_id, body, "
-    "(SELECT hash FROM event WHERE seq = {prev}), zeroblob(32) FROM event WHERE seq = 2;"
+    "INSERT INTO event SELECT {seq}, table_id, version + 1, makes_version, kind, schema, recorded_at, provenance_id, "
+    "body, (SELECT hash FROM event WHERE seq = {prev}), zeroblob(32) FROM event WHERE seq = 2;"
 )
 
 
@@ -226,7 +243,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         1,
         "content",
     ),
-    "a table's name": ("UPDATE stream SET name = 'phone' WHERE name = 'mobile'", 4, "content"),
+    "a table's name": ("UPDATE decomp_table SET name = 'phone' WHERE name = 'mobile'", 4, "content"),
     "an op's name": ("UPDATE op SET name = 'mylib::never' WHERE name = 'mylib::late'", 2, "mylib::late"),
     "two ops' names swapped": (
         f"UPDATE op SET name = 'x' WHERE name = '{MM}'; UPDATE op SET name = '{MM}' WHERE name = '{ADD}';"
@@ -259,7 +276,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     "the last event removed": ("DELETE FROM event WHERE seq = 11", 11, "rows in 'change', where the events speak of"),
     "all events removed": ("DELETE FROM event", 1, "rows in 'change', where the events speak of 0"),
     "a change given to an earlier event": (
-        "UPDATE change SET stream_id = 1, version = 3 WHERE (stream_id, version) = (SELECT stream_id, version "
+        "UPDATE change SET table_id = 1, version = 3 WHERE (table_id, version) = (SELECT table_id, version "
         "FROM event WHERE seq = 11) AND op_id = (SELECT id FROM op WHERE name = 'mylib::late')",
         3,
         "rows in 'change', where the events speak of",
@@ -276,8 +293,8 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         "the change of aten::add.Tensor",
     ),
     "an event of a newer version after the last": (
-        "INSERT INTO event SELECT 12, stream_id, version, kind, 8, recorded_at, provenance_id, body, prev_hash, hash "
-        "FROM event WHERE seq = 1",
+        "INSERT INTO event SELECT 12, table_id, version, makes_version, kind, 8, recorded_at, provenance_id, body, "
+        "prev_hash, hash FROM event WHERE seq = 1",
         12,
         "does not follow",
     ),
@@ -285,8 +302,8 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     "an event after the last": (FORGED.format(seq=12, prev=11), 12, "content"),
     "an event far after the last": (FORGED.format(seq=99, prev=11), 12, "event 12 is missing"),
     "an event that names no provenance": (
-        "INSERT INTO event SELECT 12, stream_id, version, kind, schema, recorded_at, 999, body, prev_hash, hash "
-        "FROM event WHERE seq = 2",
+        "INSERT INTO event SELECT 12, table_id, version, makes_version, kind, schema, recorded_at, 999, body, "
+        "prev_hash, hash FROM event WHERE seq = 2",
         12,
         "provenance or environment is missing",
     ),
@@ -331,18 +348,18 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         3,
         "the table 'edge' is created twice",
     ),
-    "a change's action": ("UPDATE change SET action = 'restore' WHERE action = 'preserve'", 2, "the change of"),
+    "a change's action": ("UPDATE change SET action = 'reset' WHERE action = 'preserve'", 2, "the change of"),
     "a change's decomposition": (
         "UPDATE change SET decomposition_id = (SELECT max(id) FROM decomposition) WHERE decomposition_id IS NOT NULL",
         3,
         "the change of aten::add.Tensor",
     ),
     "a change's decomposition taken away": ("UPDATE change SET decomposition_id = NULL", 3, "the change of"),
-    "a change's version": ("UPDATE change SET version = version + 5 WHERE stream_id = 1", 2, "the change of"),
+    "a change's version": ("UPDATE change SET version = version + 5 WHERE table_id = 1", 2, "the change of"),
     "a change removed": ("DELETE FROM change WHERE version = 3", 3, "the change of aten::add.Tensor is not stored"),
     "all changes removed": ("DELETE FROM change", 2, "the change of"),
     "a change added": (
-        "INSERT INTO change SELECT stream_id, op_id, 9, 'restore', NULL FROM change LIMIT 1",
+        "INSERT INTO change SELECT table_id, op_id, 9, 'reset', NULL FROM change LIMIT 1",
         12,
         "rows in 'change', where the events speak of",
     ),
@@ -375,7 +392,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     "a decomposition and its digest": (
         lambda db: db.execute(
             "UPDATE decomposition SET body = ?, digest = ? WHERE id = 1",
-            [canonical_json(reference("evil").to_json()), bytes.fromhex(reference("evil").identity())],
+            [canonical_json(decomposition("evil").to_json()), bytes.fromhex(decomposition("evil").identity())],
         ),
         3,
         "the change of aten::add.Tensor is not stored as it says",
@@ -447,7 +464,7 @@ def test_what_is_usual_is_what_is_well(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("of_type", ["REAL", "TEXT", "BLOB"])
-@pytest.mark.parametrize("table", ["stream", "provenance", "environment", "event", "change"])
+@pytest.mark.parametrize("table", ["decomp_table", "provenance", "environment", "event", "change"])
 def test_a_value_that_only_looks_like_what_was_written_is_not_taken_for_it(
     original: Path, tmp_path: Path, table: str, of_type: str
 ) -> None:
@@ -465,10 +482,10 @@ def test_little_is_remembered_of_events_before(path: Path, monkeypatch: pytest.M
     kept = []
     with Ledger(path, actor="ann") as ledger:
         for number in range(9):
-            edge = ledger.stream("edge")
+            edge = ledger.table_log("edge")
             edge.preserve([f"mylib::op{number}"], reason=f"ticket {number}")
             edge.preserve([f"mylib::{'long' * 300}{number}"], reason="why " * 300 + str(number))
-    monkeypatch.setattr("decomp_ledger.verify._REMEMBERED", 3)
+    monkeypatch.setattr("decomp_ledger.integrity.verify._REMEMBERED", 3)
     group = _Check.group
 
     def watched(self: _Check, *key: object) -> object:
@@ -510,7 +527,7 @@ def test_text_that_is_no_utf_8_is_a_problem_of_its_event(path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "column", "seq"),
     [
-        ("event", "body", 2), ("event", "recorded_at", 2), ("event", "kind", 2), ("stream", "name", 1),
+        ("event", "body", 2), ("event", "recorded_at", 2), ("event", "kind", 2), ("decomp_table", "name", 1),
         ("provenance", "actor", 1), ("provenance", "reason", 2), ("provenance", "call_site", 1), ("op", "name", 2),
     ],
 )  # fmt: skip
@@ -570,7 +587,7 @@ def test_problems_come_by_event_and_no_more_than_anybody_reads(path: Path) -> No
 
 def test_what_cannot_show_is_told_by_a_head_that_was_kept(path: Path) -> None:
     kept = verified(path)
-    last = f"DELETE FROM event WHERE seq = {EVENTS}; DELETE FROM change WHERE stream_id = 3;"
+    last = f"DELETE FROM event WHERE seq = {EVENTS}; DELETE FROM change WHERE table_id = 3;"
     tamper(path, last)
     (left,) = verified(path).problems
     assert "1 rows of 'provenance' that no event names" in left.text
@@ -586,14 +603,14 @@ def test_what_cannot_show_is_told_by_a_head_that_was_kept(path: Path) -> None:
 # What no event speaks of
 
 ADDED = {
-    "stream": "INSERT INTO stream (name) VALUES ('forged')",
+    "decomp_table": "INSERT INTO decomp_table (name) VALUES ('forged')",
     "op": "INSERT INTO op (name) VALUES ('mylib::forged')",
     "environment": lambda db: db.execute(
         "INSERT INTO environment (digest, body) VALUES (?, ?)", [bytes.fromhex(digest_of({})), canonical_json({})]
     ),
     "decomposition": lambda db: db.execute(
         "INSERT INTO decomposition (digest, body) VALUES (?, ?)",
-        [bytes.fromhex(reference("evil").identity()), canonical_json(reference("evil").to_json())],
+        [bytes.fromhex(decomposition("evil").identity()), canonical_json(decomposition("evil").to_json())],
     ),
     "provenance": "INSERT INTO provenance (actor, environment_id) SELECT 'eve', id FROM environment LIMIT 1",
     "catalog": lambda db: db.execute(
@@ -615,8 +632,8 @@ def test_a_base_of_a_catalog_that_an_event_names_is_named_by_it(tmp_path: Path) 
     path = tmp_path / "ledger.db"
     with Ledger(path, actor="ann") as ledger:
         table = new_table(ledger)
-        table.met(catalog_of(MM, ADD))
-        table.met(catalog_of(MM, ADD, LATE))
+        table.materialize(catalog_of(MM, ADD))
+        table.materialize(catalog_of(MM, ADD, LATE))
         assert ledger.verify().ok
     db = sqlite3.connect(path)
     assert db.execute("SELECT count(base_id) FROM catalog").fetchone() == (1,)
@@ -647,7 +664,7 @@ def test_a_chain_from_before_it_covered_the_id_still_verifies(path: Path) -> Non
     tamper(path, lambda db: rechain(db, first=GENESIS))
     assert verified(path).ok
     with Ledger(path, actor="ann") as ledger:
-        ledger.stream("edge").preserve(["aten::gelu"])
+        ledger.table_log("edge").preserve(["aten::gelu"])
         assert ledger.verify().ok
 
 
@@ -688,7 +705,7 @@ def test_nothing_is_written_behind_an_event_without_a_hash(path: Path) -> None:
                  "UPDATE event SET hash = NULL WHERE seq = 11"):  # fmt: skip
         tamper(path, f"PRAGMA writable_schema = ON; {edit}")
     with Ledger(path) as ledger, pytest.raises(LedgerError, match="is damaged: event #11 has no hash; run verify"):
-        ledger.stream("edge").preserve(["aten::gelu"])
+        ledger.table_log("edge").preserve(["aten::gelu"])
 
 
 def test_a_name_in_the_schema_that_is_no_text_is_a_problem(path: Path) -> None:
@@ -802,7 +819,7 @@ def test_a_name_changed_in_the_file_s_bytes_is_noticed_wherever_it_is_stored(ori
 
 def test_a_schema_that_is_no_text_is_a_ledger_error(original: Path, tmp_path: Path) -> None:
     path = copy(original, tmp_path)
-    path.write_bytes(original.read_bytes().replace(b"CREATE TABLE stream", b"CREATE TABL\xff stream"))
+    path.write_bytes(original.read_bytes().replace(b"CREATE TABLE decomp_table", b"CREATE TABL\xff decomp_table"))
     for read_only in (False, True):
         with pytest.raises(LedgerError, match="is damaged"):
             Ledger(path, read_only=read_only)
@@ -834,5 +851,5 @@ def test_a_byte_changed_in_the_file_changes_no_row_unnoticed(
 
 def test_the_body_of_the_file_s_rows_is_json_that_others_can_read(path: Path) -> None:
     rows = rows_of(path)
-    for table, at in (("event", 7), ("environment", 2), ("decomposition", 2)):
+    for table, at in (("event", 8), ("environment", 2), ("decomposition", 2)):
         assert all(isinstance(json.loads(row[at]), dict) for row in rows[table])

@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from decomp_ledger.catalog import Catalog
-from decomp_ledger.errors import UnknownCatalog
+import attrs
 
-__all__ = ["available", "completed", "load", "of_build", "released"]
+from decomp_ledger.errors import UnknownCatalog
+from decomp_ledger.model.catalog import Catalog, Entry
+
+__all__ = ["available", "complete", "completed", "load", "of_build", "released"]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
@@ -32,7 +34,7 @@ def load(version: str) -> dict[str, Any]:
         version: One of `available`, such as `2.13.0`.
 
     Returns:
-        `format`, `build` and `ops`, as `decomp_ledger.live.capture.capture` gives them.
+        `format`, `build` and `ops`, as `decomp_ledger.pytorch.capture.capture` gives them.
 
     Raises:
         UnknownCatalog: There is none; the message names those that there are.
@@ -69,10 +71,27 @@ def of_build(build: Mapping[str, str]) -> Catalog | None:
 
 def completed(catalog: Catalog) -> Catalog:
     """Return a live catalog with what its torch build tells, if that is a release known here: schemas and digests."""
-    from decomp_ledger.drift import complete  # not for those who only read a catalog
-
     known = of_build(catalog.build)
     return catalog if known is None else complete(catalog, known)
+
+
+def complete(catalog: Catalog, released: Catalog) -> Catalog:
+    """Fill in what a live catalog leaves to the torch build: schemas and digests of torch's own ops.
+
+    Args:
+        catalog: one that a ledger holds.
+        released: the one of the same torch build, with everything.
+    """
+    ops = {}
+    for op, entry in catalog.ops.items():
+        known = released.ops.get(op)
+        if known is None or entry.schema:
+            ops[op] = entry
+        elif entry in (known.bare(), attrs.evolve(known.bare(), others=()), Entry(known.origin)):
+            ops[op] = known
+        else:
+            ops[op] = attrs.evolve(entry, schema=known.schema)
+    return Catalog(catalog.build, ops)
 
 
 def _read(version: str) -> dict[str, Any]:

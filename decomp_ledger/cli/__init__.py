@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from decomp_ledger.cli.common import AT_FAULT, LedgerOption, printable
+from decomp_ledger.cli.output import AT_FAULT, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
 __all__ = ["cli", "main"]
@@ -17,13 +17,22 @@ __all__ = ["cli", "main"]
 
 # Where the commands are that are waited for; one that is not named here is found by looking everywhere.
 _HOMES = {
-    **dict.fromkeys(("blame", "log", "show", "tables"), "reading"),
-    **dict.fromkeys(("diff", "explain"), "asking"),
-    **dict.fromkeys(("catalog", "drift", "replay"), "comparing"),
-    **dict.fromkeys(("exports", "reproduce"), "exports"),
-    "run": "running",
+    **dict.fromkeys(("blame", "log", "show", "tables"), "inspect_commands"),
+    **dict.fromkeys(("diff", "explain"), "explain_commands"),
+    **dict.fromkeys(("catalog", "drift", "upgrade"), "compare_commands"),
+    **dict.fromkeys(("exports", "reproduce"), "export_commands"),
+    "run": "run_command",
 }
-_MODULES = ("running", "reading", "asking", "exports", "comparing", "changing", "checking", "keeping")
+_MODULES = (
+    "run_command",
+    "inspect_commands",
+    "explain_commands",
+    "export_commands",
+    "compare_commands",
+    "change_commands",
+    "verify_commands",
+    "backup_commands",
+)
 
 
 class _Commands(click.Group):

@@ -54,12 +54,12 @@ def recording(settings: Settings, folder: Path) -> Iterator[Result]:
 
 def unrecorded(program: object, whole: float) -> Result:
     """Time what stands before torch's own function where a table was opened by name, and nothing is recorded."""
-    from decomp_ledger.live import exporting
+    from decomp_ledger.pytorch import exports
 
     times = 10_000
     start = time.process_time()
     for _ in range(times):
-        exporting.run(program, None, id)
+        exports.run(program, None, id)
     hook = (time.process_time() - start) / times
     return Result(
         "the same with nothing recorded, once tables were used", "torch unhooked", "nothing (under 0.1 %)",

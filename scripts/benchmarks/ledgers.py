@@ -50,43 +50,44 @@ def growing(settings: Settings, folder: Path) -> Iterator[Result]:
 
 
 def head(ledger: object) -> int:
-    with ledger.store.reading() as connection:
+    with ledger.database.reading() as connection:
         return connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0]
 
 
 def filler(ledger: object) -> Callable[[int], None]:
     """Return what changes a table, one op an event, until the ledger has so many events."""
     from decomp_ledger import catalogs
-    from decomp_ledger.events import OVERRIDE, Popped, Set
-    from decomp_ledger.state import Reference
+    from decomp_ledger.model.events import OVERRIDE, Popped, Set
+    from decomp_ledger.model.rules import Decomposition
 
     catalog = catalogs.released("2.13.0")
     ops = sorted(catalog.ops, key=lambda op: (not catalog.ops[op].default, op))[:OPS]
-    stream = ledger._open_or_create("edge", "torch")
+    log = ledger.create_table("edge")
     turns = itertools.cycle(ops)
     rounds = itertools.count()
 
     def change(op: str) -> None:
         entry, number = catalog.ops[op], next(rounds) // OPS
         if number % 3 == 1 and entry.origin:
-            reference = Reference(entry.origin, build=catalog.build["git"])
-            stream.change(Set, lambda intents: [(op, OVERRIDE, reference)])
-        elif number % 3 == 2 or stream.intents.get(op) is not None:
-            stream.restore([op])
+            decomposition = Decomposition(entry.origin, build=catalog.build["git"])
+            log.change(Set, lambda rules: [(op, OVERRIDE, decomposition)])
+        elif number % 3 == 2 or log.rules.get(op) is not None:
+            log.reset([op])
         else:
-            stream.change(Popped, lambda intents: [(op, "preserve", None)])
+            log.change(Popped, lambda rules: [(op, "preserve", None)])
 
     def fill(size: int) -> None:
         while (missing := size - head(ledger)) > 0:
             some = itertools.islice(turns, min(missing, _TRANSACTION))
-            ledger.store.write(lambda _, some=some: [change(op) for op in some])
+            ledger.database.write(lambda _, some=some: [change(op) for op in some])
             # The loop above may change nothing where an op has no decomposition of torch's: then it goes on.
 
     return fill
 
 
 def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Result]:
-    from decomp_ledger import Ledger, sql
+    from decomp_ledger import Ledger
+    from decomp_ledger.storage import sql
 
     connection = sqlite3.connect(path)
     with Ledger(path, read_only=True) as ledger:
@@ -96,7 +97,7 @@ def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Re
                 return ledger.state("edge", version)
 
             def theirs(version: int = version) -> object:
-                return connection.execute(sql.AS_OF, {"stream": 1, "version": version}).fetchall()
+                return connection.execute(sql.AS_OF, {"table": 1, "version": version}).fetchall()
 
             sides = in_turns(ours, theirs, settings.rounds(40), time.process_time)
             name = "version 10" if version == 10 else "the last but one"
@@ -152,7 +153,7 @@ def no_torch(path: Path, command: tuple[str, ...]) -> bool:
 _RESUME = """
 import sys, time
 import torch, torch.export, decomp_ledger as dl
-import decomp_ledger.live.table
+import decomp_ledger.pytorch.table
 start = time.process_time()
 if sys.argv[1] == "ours":
     table = dl.Ledger(sys.argv[2]).table("edge")
@@ -206,13 +207,13 @@ def verifying(settings: Settings, path: Path, size: int, last: bool) -> Iterator
             times.append(time.process_time() - start)
 
         times: list[float] = []
-        reference = []
+        decomposition = []
         for _ in range(3 if last else 1):
             ours()
-            reference.append(hashed(path))
+            decomposition.append(hashed(path))
         if size <= 10_000:
             profile(settings, f"verify {size:,} events", ours, 1)
-    sides = statistics.median(times), statistics.median(reference)
+    sides = statistics.median(times), statistics.median(decomposition)
     settings.grew("verify", size, f"{seconds(sides[0])}, {seconds(sides[0] / size)} an event")
     done = subprocess.run(
         [sys.executable, "-c", _VERIFY, str(path)],
@@ -227,7 +228,7 @@ def verifying(settings: Settings, path: Path, size: int, last: bool) -> Iterator
 
 def hashed(path: Path) -> float:
     """Return the processor seconds of reading the rows, and of hashing bytes that are ready; making them is free."""
-    from decomp_ledger import sql
+    from decomp_ledger.storage import sql
 
     connection = sqlite3.connect(path)
     clock, taken = time.process_time, 0.0

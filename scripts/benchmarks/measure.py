@@ -114,6 +114,6 @@ def profile(settings: Settings, what: str, call: Callable[[], object], times: in
         call()
     profiler.disable()
     text = io.StringIO()
-    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(12)
+    pstats.Stats(profiler, log=text).strip_dirs().sort_stats("tottime").print_stats(12)
     lines = [line for line in text.getvalue().splitlines() if line.strip()]
     settings.notes.append("\n".join([f"## {what}, {times} times", *lines[1:]]))

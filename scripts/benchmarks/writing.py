@@ -24,10 +24,11 @@ BATCH = 20
 
 def by_hand(path: Path, synchronous: str) -> Callable[[], None]:
     """Return what inserts the rows of one event into a new ledger: no hash, no JSON, no question asked."""
-    from decomp_ledger import Ledger, sql
+    from decomp_ledger import Ledger
+    from decomp_ledger.storage import sql
 
     with Ledger(path) as ledger:
-        ledger._open_or_create("edge", "torch").preserve(["aten::mm"])
+        ledger.create_table("edge").preserve(["aten::mm"])
     connection = sqlite3.connect(path, isolation_level=None)
     for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", "foreign_keys = ON", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
@@ -50,8 +51,8 @@ def appender(path: Path, durability: str = "process") -> Callable[[], None]:
     """Return what makes changes to a table of a new ledger, of one op each."""
     from decomp_ledger import Ledger
 
-    stream = Ledger(path, durability=durability)._open_or_create("edge", "torch")
-    verbs = itertools.cycle((stream.preserve, stream.restore))
+    log = Ledger(path, durability=durability).create_table("edge")
+    verbs = itertools.cycle((log.preserve, log.restore))
 
     def append() -> None:
         for _ in range(BATCH):
@@ -84,7 +85,7 @@ def eventsourcing(settings: Settings, folder: Path) -> Iterator[Result]:
 
     def insert() -> None:
         for _ in range(BATCH):
-            recorder.insert_events([StoredEvent(stored, next(versions), "decomp_ledger.events:Popped", state)])
+            recorder.insert_events([StoredEvent(stored, next(versions), "decomp_ledger.model.events:Popped", state)])
 
     sides = in_turns(appender(folder / "power.db", "power"), insert, settings.rounds(60))
     yield faster(what, against, 1, sides, BATCH)
@@ -92,9 +93,9 @@ def eventsourcing(settings: Settings, folder: Path) -> Iterator[Result]:
     from decomp_ledger import Ledger
 
     ledger = Ledger(folder / "many.db", durability="power")
-    stream = ledger._open_or_create("edge", "torch")
+    log = ledger.create_table("edge")
     ops = [f"aten::op_{number}" for number in range(100)]
-    verbs = itertools.cycle((stream.preserve, stream.restore))
+    verbs = itertools.cycle((log.preserve, log.restore))
 
     def update() -> None:
         assert next(verbs)(ops) is not None

@@ -14,10 +14,10 @@ from pathlib import Path
 import attrs
 from strategies import catalog_of, new_table, override
 
-from decomp_ledger.dumping import dump
-from decomp_ledger.events import Event, Materialized
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.stream import Stream
+from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.events import Event, Materialized
+from decomp_ledger.transfer.jsonl import dump
 
 MM, ADD, GELU, LATE = "aten::mm", "aten::add.Tensor", "aten::gelu", "mylib::late"
 
@@ -67,7 +67,7 @@ class Place:
         return full if self.full else short
 
 
-def act(table: Stream, number: int, unique: str) -> Event | None:
+def act(table: TableLog, number: int, unique: str) -> Event | None:
     """Do one of the things that can be done to a table, which makes one event; `unique` names no op of others."""
     kind = number % 7
     if kind == 0:
@@ -83,7 +83,7 @@ def everything(path: Path, rounds: int = 3) -> None:
     """Make a ledger with all there can be in one."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from decomp_ledger.signing import SigningKey
+    from decomp_ledger.integrity.ssh_signatures import SigningKey
 
     key = Ed25519PrivateKey.generate()
     signer = SigningKey(key, key.public_key().public_bytes_raw())
@@ -93,17 +93,17 @@ def everything(path: Path, rounds: int = 3) -> None:
             edge = new_table(ledger, f"edge{number}", "torch" if number % 2 == 0 else "empty")
             edge.preserve([MM, LATE], reason=f"fused kernel {number}")
             override(edge, ADD, f"add{number}", reason="faster")
-            edge.met(catalog_of(MM, ADD))
-            edge.met(catalog_of(*[f"aten::op{n}" for n in range(number + 2)], LATE))
+            edge.materialize(catalog_of(MM, ADD))
+            edge.materialize(catalog_of(*[f"aten::op{n}" for n in range(number + 2)], LATE))
             edge.tag(f"v{number}")
             override(edge, GELU, "gelu")
-            edge.fork_as(f"fork{number}").restore([MM])
+            edge.fork_as(f"fork{number}").reset([MM])
             edge.revert(2, reason="back")
             edge.tag("past", 1)
             ledger.checkpoint(signer)
-        last = ledger.stream("edge0")
+        last = ledger.table_log("edge0")
         last.preserve([f"aten::last{n}" for n in range(4)])
-        last.restore([GELU])
+        last.reset([GELU])
 
 
 def lines_of(ledger: Ledger) -> list[str]:

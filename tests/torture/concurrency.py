@@ -23,8 +23,8 @@ def lost(path: Path, wanted: set[str], table: str = "shared") -> list[str]:
     with Ledger(path, read_only=True) as ledger:
         state = ledger.state(table)
         events = list(ledger.events())
-        if state.intents.keys() != wanted:
-            wrong.append(f"{len(wanted - state.intents.keys())} changes lost")
+        if state.rules.keys() != wanted:
+            wrong.append(f"{len(wanted - state.rules.keys())} changes lost")
         if [event.seq for event in events] != list(range(1, len(events) + 1)):
             wrong.append("seq has gaps")
         versions = [event.version for event in events if event.table == table]
@@ -66,7 +66,7 @@ def threads(place: Place) -> list[Row]:
 
             def work(number: int, shared: bool = shared) -> None:
                 try:
-                    table = common if shared else ledger.stream("shared")  # noqa: B023
+                    table = common if shared else ledger.table_log("shared")  # noqa: B023
                     for op in range(each):  # noqa: B023
                         table.preserve([f"t{number}::op{op}"])
                 except Exception as error:
@@ -93,7 +93,7 @@ def forks(place: Place) -> list[Row]:
     written: list[str] = []
 
     def busy() -> None:
-        own = ledger.stream("shared")
+        own = ledger.table_log("shared")
         while not stop.is_set():
             op = f"parent::op{len(written)}"
             own.preserve([op])
@@ -138,11 +138,11 @@ def held(place: Place) -> list[Row]:
     def patient(timeout: float | None) -> None:
         options = {} if timeout is None else {"timeout": timeout}
         with Ledger(path, actor="patient", **options) as ledger:
-            ledger.stream("shared").preserve([f"aten::patient{timeout}"])
+            ledger.table_log("shared").preserve([f"aten::patient{timeout}"])
 
     def impatient(timeout: float) -> None:
         with Ledger(path, actor="impatient", timeout=timeout) as ledger:
-            table = ledger.stream("shared")
+            table = ledger.table_log("shared")
             begun = time.monotonic()
             try:
                 table.preserve(["aten::impatient"])

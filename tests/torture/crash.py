@@ -17,10 +17,10 @@ from pathlib import Path
 
 from strategies import catalog_of, new_table
 
-from decomp_ledger import migrating
-from decomp_ledger.events import OVERRIDE, PRESERVE, Updated
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.state import Reference
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Updated
+from decomp_ledger.model.rules import Decomposition
+from decomp_ledger.storage import migrations
 from torture.common import Place, Row, act, ended, faults, forked, lines_of, tell, told
 
 GOAL = "acknowledged events there, none twice; the chain verifies; the next writer goes on"
@@ -32,12 +32,12 @@ def checked(path: Path, known: dict[int, str], unique: str = "") -> str:
         result = ledger.verify(anchors=list(known.items()))
         if not result.ok:
             return faults(result.problems)
-        rows = ledger.store.connection.execute(
+        rows = ledger.database.connection.execute(
             "SELECT count(*), count(DISTINCT hash), coalesce(max(seq), 0) FROM event"
         ).fetchone()
         if len(set(rows)) != 1:
             return f"{rows[0]} events, {rows[1]} hashes, last #{rows[2]}"
-        ops = ledger.store.connection.execute(
+        ops = ledger.database.connection.execute(
             "SELECT op.name FROM change JOIN op ON op.id = op_id GROUP BY op_id HAVING count(*) > 1"
         ).fetchall()
         return f"changed twice: {ops[0][0]}" if unique and ops else ""
@@ -56,7 +56,7 @@ def killed_at_random(place: Place) -> list[Row]:
         def write(number: int = number, into: int = into) -> None:
             with Ledger(path, actor=f"writer {number}") as ledger:
                 # A small log, so that checkpoints come often.
-                ledger.store.connection.execute(f"PRAGMA wal_autocheckpoint = {1 + number % 40}")
+                ledger.database.connection.execute(f"PRAGMA wal_autocheckpoint = {1 + number % 40}")
                 table = new_table(ledger, f"table {number % 3}")
                 for step in range(1_000_000):
                     tell(into, act(table, step, f"r{number}"))
@@ -97,12 +97,12 @@ def one_event(path: Path, count: int) -> Callable[[], None]:
 
     def work() -> None:
         with Ledger(path, actor="new actor") as ledger:
-            table = ledger.stream("edge")
-            new = Reference("import", "mypkg", "fresh", digest="7" * 64)
+            table = ledger.table_log("edge")
+            new = Decomposition("import", "mypkg", "fresh", digest="7" * 64)
             wanted = [("aten::fresh1", OVERRIDE, new), ("aten::fresh2", PRESERVE, None), ("aten::mm", PRESERVE, None)]
-            dying_at(count, ledger.store.connection)
+            dying_at(count, ledger.database.connection)
             table.change(Updated, lambda _: wanted, reason="a new reason")
-            table.met(catalog_of("aten::fresh1"))
+            table.materialize(catalog_of("aten::fresh1"))
             table.tag("fresh")
 
     return work
@@ -171,16 +171,16 @@ def small(path: Path) -> None:
 @contextlib.contextmanager
 def first_schema(folder: Path) -> Iterator[None]:
     """Let ledgers be made as before the migrations that came after the first."""
-    real = migrating._folder
+    real = migrations._folder
     shutil.copytree(real(), folder, ignore=lambda _, names: [n for n in names if not n.startswith("0001")])
-    forget = (migrating.migration_names, migrating._migrations)
+    forget = (migrations.migration_names, migrations._migrations)
     try:
-        migrating._folder = lambda: folder
+        migrations._folder = lambda: folder
         for one in forget:
             one.cache_clear()
         yield
     finally:
-        migrating._folder = real
+        migrations._folder = real
         for one in forget:
             one.cache_clear()
         shutil.rmtree(folder)
@@ -236,9 +236,9 @@ def in_the_middle_of_a_write(place: Place) -> list[Row]:
 def _torn(path: Path, into: int, what: str, choose: random.Random) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python lets the system not send
     with Ledger(path, actor="torn") as ledger:
-        connection = ledger.store.connection
+        connection = ledger.database.connection
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        table = ledger.stream("edge")
+        table = ledger.table_log("edge")
 
         def write(number: int) -> None:
             tell(into, act(table, number, "torn"))

@@ -44,7 +44,7 @@ def until_full(path: Path, choose: random.Random, fill: Callable[[], object], em
     known: dict[int, str] = {}
     failed = 0
     with Ledger(path, actor="ann", durability=choose.choice(["process", "power"])) as ledger:
-        ledger.store.connection.execute(f"PRAGMA wal_autocheckpoint = {choose.choice([1, 5, 1000])}")
+        ledger.database.connection.execute(f"PRAGMA wal_autocheckpoint = {choose.choice([1, 5, 1000])}")
         table = new_table(ledger)
         number = 0
         for _ in range(3):
@@ -252,7 +252,7 @@ def rights(place: Place) -> list[Row]:
 
         def write(path: Path = path) -> str:
             with Ledger(path, actor="ann") as ledger:
-                ledger.stream("edge").preserve(["aten::add"])
+                ledger.table_log("edge").preserve(["aten::add"])
             return ""
 
         for what, work, allowed in (("reading", read, readable), ("writing", write, writable)):
@@ -306,7 +306,7 @@ def left_by_another(place: Place) -> list[Row]:
         def write(path: Path = path, known: dict[int, str] = known) -> str:
             try:
                 with Ledger(path, actor="eve") as ledger:
-                    ledger.stream("edge").preserve(["eve::op"])
+                    ledger.table_log("edge").preserve(["eve::op"])
                     return faults(ledger.verify(anchors=list(known.items())).problems)
             except LedgerError as error:
                 text = str(error)

@@ -17,13 +17,13 @@ from forging import rechain, tamper
 from strategies import catalog_of, new_table
 
 from decomp_ledger.cli import cli
-from decomp_ledger.cli.common import printable
-from decomp_ledger.dumping import load
+from decomp_ledger.cli.output import printable
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.events import OVERRIDE, Set
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.state import Reference
-from decomp_ledger.stream import Stream
+from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.events import OVERRIDE, Set
+from decomp_ledger.model.rules import Decomposition
+from decomp_ledger.transfer.jsonl import load
 from torture.common import MM, Place, Row, act, faults, lines_of, try_all
 
 TEXTS = {
@@ -51,36 +51,36 @@ FEW = ("terminal escapes", "lone surrogates", "nothing")
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("tables",), ("log",), ("log", "edge"), ("show", "edge"), ("show", "edge", "--all"), ("blame", "edge"),
     ("explain", MM), ("diff", "edge@1", "edge"), ("exports",), ("verify",), ("catalog", "show", "edge"),
-    ("drift", "edge", "torch:2.13.0"), ("replay", "edge", "--torch", "2.13.0"),
+    ("drift", "edge", "torch:2.13.0"), ("upgrade", "edge", "--torch", "2.13.0"),
     ("drift", "edge", "torch:2.13.0", "--markdown"),
 )  # fmt: skip
 
-Said = Callable[[Ledger, Stream, str], Any]  # says a text in some place; returns what is read back there
+Said = Callable[[Ledger, TableLog, str], Any]  # says a text in some place; returns what is read back there
 
 
-def _as_source(ledger: Ledger, table: Stream, text: str) -> Any:
-    reference = Reference("opaque", None, None, digest="7" * 64, source=text)
-    table.change(Set, lambda _: [(MM, OVERRIDE, reference)])
-    intent = ledger.state("edge").intents[MM]
-    assert intent.reference is not None
-    return intent.reference.source
+def _as_source(ledger: Ledger, table: TableLog, text: str) -> Any:
+    decomposition = Decomposition("opaque", None, None, digest="7" * 64, source=text)
+    table.change(Set, lambda _: [(MM, OVERRIDE, decomposition)])
+    rule = ledger.state("edge").rules[MM]
+    assert rule.decomposition is not None
+    return rule.decomposition.source
 
 
-def _as_name(ledger: Ledger, table: Stream, text: str) -> Any:
-    reference = Reference("import", f"mypkg.{text}", text, digest="7" * 64)
-    table.change(Set, lambda _: [(MM, OVERRIDE, reference)])
-    intent = ledger.state("edge").intents[MM]
-    assert intent.reference is not None
-    return intent.reference.qualname
+def _as_name(ledger: Ledger, table: TableLog, text: str) -> Any:
+    decomposition = Decomposition("import", f"mypkg.{text}", text, digest="7" * 64)
+    table.change(Set, lambda _: [(MM, OVERRIDE, decomposition)])
+    rule = ledger.state("edge").rules[MM]
+    assert rule.decomposition is not None
+    return rule.decomposition.qualname
 
 
-def _as_actor(ledger: Ledger, table: Stream, text: str) -> Any:
+def _as_actor(ledger: Ledger, table: TableLog, text: str) -> Any:
     with Ledger(ledger.path, actor=text) as other:
-        other.stream("edge").preserve([MM])
+        other.table_log("edge").preserve([MM])
     return _last(ledger).actor
 
 
-def _as_a_file(ledger: Ledger, table: Stream, text: str) -> Any:
+def _as_a_file(ledger: Ledger, table: TableLog, text: str) -> Any:
     with contextlib.suppress(ValueError):  # of Python: source or file names with a null
         exec(compile(f"table.preserve(['{MM}'])", f"/x/{text}", "exec"), {"table": table})
         site = _last(ledger).call_site
@@ -91,28 +91,28 @@ def _as_a_file(ledger: Ledger, table: Stream, text: str) -> Any:
     return text
 
 
-def _because(ledger: Ledger, table: Stream, text: str) -> Any:
+def _because(ledger: Ledger, table: TableLog, text: str) -> Any:
     with ledger.because(text):
         table.preserve([MM])
     return _last(ledger).reason or ""
 
 
-def _as_reason(ledger: Ledger, table: Stream, text: str) -> Any:
+def _as_reason(ledger: Ledger, table: TableLog, text: str) -> Any:
     table.preserve([MM], reason=text)
     return _last(ledger).reason or ""
 
 
-def _as_op(ledger: Ledger, table: Stream, text: str) -> Any:
+def _as_op(ledger: Ledger, table: TableLog, text: str) -> Any:
     table.preserve([text])
     return next(iter(_last(ledger).changes)).op
 
 
-def _as_table(ledger: Ledger, table: Stream, text: str) -> Any:
+def _as_table(ledger: Ledger, table: TableLog, text: str) -> Any:
     new_table(ledger, text).preserve([MM])
     return _last(ledger).table
 
 
-def _as_tag(ledger: Ledger, table: Stream, text: str) -> Any:
+def _as_tag(ledger: Ledger, table: TableLog, text: str) -> Any:
     table.tag(text)
     return next(iter(ledger.tags("edge")))
 
@@ -179,7 +179,7 @@ def in_every_place(place: Place) -> list[Row]:
             wrong = []
             with Ledger(path, actor="ann") as ledger:
                 table = new_table(ledger)
-                table.met(catalog_of("aten::add"))
+                table.materialize(catalog_of("aten::add"))
                 try:
                     found = say(ledger, table, text)
                     if found != text and not (where == "an actor" and not text):  # then it is the login name
@@ -216,7 +216,7 @@ def in_arguments(place: Place) -> list[Row]:
             ("verify", "--expect", text), ("verify", "--against", text), ("verify", "--signers", text),
             ("backup", "--", f"/nowhere/{text}"), ("restore", "--", text), ("load", "--", text or "x"),
             ("catalog", "show", "--", f"catalog:{text}"), ("drift", "--", text, "edge"),
-            ("replay", "edge", "--torch", text), ("checkpoint", "--key", text),
+            ("upgrade", "edge", "--torch", text), ("checkpoint", "--key", text),
         ):  # fmt: skip
             runs += 1
             wrong += [f"{name}: {said}" for said in commanded(path, given)]
@@ -224,7 +224,7 @@ def in_arguments(place: Place) -> list[Row]:
 
 
 EDITS = (
-    "UPDATE op SET name = ? WHERE id = 1", "UPDATE stream SET name = ? WHERE id = 1", "UPDATE tag SET name = ?",
+    "UPDATE op SET name = ? WHERE id = 1", "UPDATE decomp_table SET name = ? WHERE id = 1", "UPDATE tag SET name = ?",
     "UPDATE provenance SET actor = ?1, reason = ?1", "UPDATE event SET recorded_at = ?", "UPDATE event SET kind = ?",
     "UPDATE provenance SET call_site = json_object('file', ?1, 'function', ?1, 'line', 7)",
 )  # fmt: skip
@@ -241,7 +241,7 @@ def of_a_stranger(place: Place) -> list[Row]:
         with Ledger(path, actor="ann") as ledger:
             table = new_table(ledger)
             table.preserve([MM])
-            table.met(catalog_of("aten::add"))
+            table.materialize(catalog_of("aten::add"))
             table.tag("v1")
 
         def edit(db: Any) -> None:
@@ -280,7 +280,7 @@ def as_paths(place: Place) -> list[Row]:
                     wrong += [] if ledger.verify().ok else [f"{name}: {file!r} does not verify"]
                     ledger.backup("copy.db")
                 with Ledger(file, read_only=True) as again:
-                    wrong += [] if again.state("edge").intents.keys() == {MM} else [f"{name}: {file!r} lost a change"]
+                    wrong += [] if again.state("edge").rules.keys() == {MM} else [f"{name}: {file!r} lost a change"]
             except LedgerError as error:
                 wrong += [f"{name}: {bad}"] if (bad := unprintable(printable(str(error)))) else []
             except UnicodeEncodeError as error:
@@ -323,7 +323,7 @@ def huge(place: Place) -> list[Row]:
         text = "x\x1b" * (size // 2)
         with Ledger(path, actor="ann") as ledger:
             table = new_table(ledger)
-            table.met(catalog_of("aten::add"))
+            table.materialize(catalog_of("aten::add"))
             try:
                 found = say(ledger, table, text)
                 wrong += [] if found == text else [f"{len(found)} characters were stored"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from strategies import new_table
 
-from decomp_ledger.dumping import load
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.restoring import restore
+from decomp_ledger.transfer.jsonl import load
+from decomp_ledger.transfer.restore import restore
 from torture.common import Place, Row, act, ended, everything, faults, forked, lines_of, tell, try_all
 
 

@@ -13,34 +13,35 @@ from typing import Any
 
 from forging import GUARDS, cut, forge, unguarded
 
-from decomp_ledger.checkpoints import stored
 from decomp_ledger.errors import LedgerError
+from decomp_ledger.integrity.checkpoints import stored
+from decomp_ledger.integrity.ssh_signatures import Signer
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.signing import Signer
 from torture.common import Place, Row, everything, try_all
 
 Db = sqlite3.Connection
 Known = list[tuple[int, str]]
 TABLES = (
-    "ledger", "stream", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog",
+    "ledger", "decomp_table", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog",
     "checkpoint",
 )  # fmt: skip
 
 # What each event is, with all that it names: made by other SQL than the product's, to be an independent witness.
 WITNESS = """
-SELECT event.seq, stream.name, event.version, event.kind, event.schema, event.recorded_at, actor, reason, call_site,
+SELECT event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, actor, reason,
+       call_site,
        environment.digest, environment.body, event.body, prev_hash, hash,
        (SELECT group_concat(said, '|') FROM (
         SELECT quote(op.name) || action || coalesce(quote(d.digest) || quote(d.body), '') AS said
         FROM change AS c LEFT JOIN op ON op.id = c.op_id LEFT JOIN decomposition AS d ON d.id = c.decomposition_id
-        WHERE c.stream_id = event.stream_id AND c.version = event.version
+        WHERE c.table_id = event.table_id AND c.version = event.version
         AND event.kind NOT IN ('tagged', 'materialized', 'exported') ORDER BY said)),
        (SELECT group_concat(tag.name || tag.version) FROM tag WHERE event.kind = 'tagged'
-        AND tag.stream_id = event.stream_id AND tag.name = json_extract(event.body, '$.name')),
+        AND tag.table_id = event.table_id AND tag.name = json_extract(event.body, '$.name')),
        (SELECT quote(own.digest) || hexed(own.body) || coalesce(quote(base.digest) || hexed(base.body), '')
         FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
         WHERE event.kind = 'materialized' AND hex(own.digest) = upper(json_extract(event.body, '$.catalog')))
-FROM event LEFT JOIN stream ON stream.id = event.stream_id
+FROM event LEFT JOIN decomp_table ON decomp_table.id = event.table_id
 LEFT JOIN provenance ON provenance.id = event.provenance_id
 LEFT JOIN environment ON environment.id = provenance.environment_id
 """
@@ -173,9 +174,9 @@ def another_row(db: Db, choose: random.Random) -> None:
     """Make a row name another row than it did."""
     table, column, of = choose.choice(
         [
-            ("event", "stream_id", "stream"), ("event", "provenance_id", "provenance"), ("change", "op_id", "op"),
-            ("change", "stream_id", "stream"), ("change", "decomposition_id", "decomposition"),
-            ("tag", "stream_id", "stream"), ("catalog", "base_id", "catalog"), ("checkpoint", "seq", "event"),
+            ("event", "table_id", "decomp_table"), ("event", "provenance_id", "provenance"), ("change", "op_id", "op"),
+            ("change", "table_id", "decomp_table"), ("change", "decomposition_id", "decomposition"),
+            ("tag", "table_id", "decomp_table"), ("catalog", "base_id", "catalog"), ("checkpoint", "seq", "event"),
         ]
     )  # fmt: skip
     clause, key = some_row(db, table, choose)
@@ -229,7 +230,7 @@ def single_edits(place: Place) -> list[Row]:
     source = original(place)
     before = edited(source, place.folder / "ledger.db", lambda db, _: None, random.Random())
     with Ledger(source, read_only=True) as ledger:
-        kept = list(stored(ledger.store.connection, ledger.id))[-1:]
+        kept = list(stored(ledger.database.connection, ledger.id))[-1:]
     rows = []
     for edit in SINGLE:
 
@@ -256,7 +257,7 @@ def single_edits(place: Place) -> list[Row]:
 
 def renumbered(before: Any, after: Any) -> bool:
     """Tell whether all events are as they were, and rows differ in numbers that only join them."""
-    joined = ("stream", "op", "environment", "decomposition", "provenance", "catalog")
+    joined = ("decomp_table", "op", "environment", "decomposition", "provenance", "catalog")
 
     def bare(rows: dict[str, Any]) -> list[Any]:
         return [sorted(row.partition(", ")[2] for row in rows[table]) for table in joined] + [
@@ -294,7 +295,7 @@ def cut_and_forged(place: Place) -> list[Row]:
     source = original(place)
     with Ledger(source, read_only=True) as ledger:
         known = [(event.seq, event.hash) for event in ledger.events()]
-        kept = list(stored(ledger.store.connection, ledger.id))[-1]
+        kept = list(stored(ledger.database.connection, ledger.id))[-1]
     signers = [Signer("ann", bytes.fromhex(kept.key))]
     head = known[-1][1]
     rows = []

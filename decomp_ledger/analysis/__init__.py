@@ -1,0 +1,1 @@
+"""Questions answered from model values: drift, upgrade, explain, reproduction. Pure."""

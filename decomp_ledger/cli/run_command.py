@@ -1,0 +1,184 @@
+"""The run command: a Python program, its code unchanged, with all its tables and exports recorded.
+
+Nothing that it needs is imported here before the program runs, except click, attrs and the standard library: torch is
+hooked when the program imports it, so that what it sets first (`OMP_NUM_THREADS`) still counts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import os
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from decomp_ledger.cli.output import LedgerOption, pass_ledger
+from decomp_ledger.errors import LedgerFileError
+
+if TYPE_CHECKING:
+    from decomp_ledger.pytorch.recording import Recording
+
+__all__ = ["COMMANDS"]
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--name", help="What its tables' names begin with; by default the script and the time.")
+@click.option("--reason", help="Why; kept with every event.")
+@click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git's user or the login name.")
+@click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
+@click.option("--on-error", type=click.Choice(["warn", "raise"]), default="warn", show_default=True,
+              help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
+@click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
+@click.argument("script")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@pass_ledger
+def run(
+    option: LedgerOption,
+    name: str | None,
+    reason: str | None,
+    actor: str | None,
+    trust: tuple[str, ...],
+    on_error: str,
+    as_module: bool,
+    script: str,
+    args: tuple[str, ...],
+) -> None:
+    """Run a Python program as `python SCRIPT ARGS` would, and record all its tables and exports.
+
+    Its exit status and traceback are the program's own. What was recorded up to a crash is kept.
+    """
+    # The other commands do without it.
+    from decomp_ledger.ledger import record
+
+    _check(option)
+    load = _load_module if as_module else _load_script
+    code, main = load(script, list(args))
+    # The name is made of sys.argv, which is the program's by now.
+    recording = record(option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error)
+    recording.__enter__()
+    # Threads of the program may go on exporting after its last line: the recording ends with the process.
+    end = _End(recording)
+    atexit.register(end)
+    sys.modules["__main__"] = main
+    try:
+        exec(code, vars(main))
+    except SystemExit:
+        raise
+    except BaseException as error:
+        # As Python ends on an exception that nobody caught; our own frame is not in the traceback.
+        trace = error.__traceback__
+        error.__traceback__ = None if trace is None else trace.tb_next
+        sys.excepthook(type(error), error, error.__traceback__)
+        end.interrupted = isinstance(error, KeyboardInterrupt)
+        sys.exit(1)
+
+
+class _End:
+    """The last thing that the process does."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.interrupted = False
+
+    def __call__(self) -> None:
+        self.recording.__exit__(None, None, None)
+        if self.interrupted:
+            # Python dies of the signal itself, so that a shell's loop stops too.
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _check(option: LedgerOption) -> None:
+    """Say now what is wrong with the ledger, not after hours of the program's work."""
+    path = Path(option.path)
+    if path.exists():
+        with option.read():
+            pass
+        if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
+            raise LedgerFileError(f"{path} or its folder is read-only here; name another file with --ledger")
+    elif not os.access(path.absolute().parent, os.W_OK):
+        raise LedgerFileError(f"{path} cannot be made: there is no folder {path.absolute().parent} to write in")
+
+
+def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+    """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
+    path = Path(script)
+    full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
+    main = types.ModuleType("__main__")
+    if path.is_dir() or (path.is_file() and script.endswith((".zip", ".pyz"))):
+        spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
+        code = None if spec is None else _code_of(spec)
+        if spec is None or code is None:
+            raise click.UsageError(f"{script} has no __main__ to run")
+        _set_up(main, spec, [script, *args], full)
+        main.__package__ = ""
+        return code, main
+    try:
+        with io.open_code(full) as file:
+            source = file.read()
+    except OSError as error:
+        raise click.UsageError(f"cannot run {script}: {error.strerror}") from None
+    try:
+        code = compile(source, full, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        sys.excepthook(type(error), error.with_traceback(None), None)
+        sys.exit(1)
+    main.__file__ = full
+    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", full)
+    sys.argv = [script, *args]
+    _put_first(str(path.resolve().parent))
+    return code, main
+
+
+def _load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+    """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
+    _put_first(str(Path.cwd()))
+    # While packages on the way are imported, argv is as Python has it then.
+    sys.argv = ["-m", *args]
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except (ImportError, ValueError, AttributeError) as error:
+        raise click.UsageError(f"cannot run module {name}: {error}") from None
+    code = None if spec is None else _code_of(spec)
+    if spec is None or code is None:
+        raise click.UsageError(f"cannot run module {name}: there is no such module, or it has no code to run")
+    main = types.ModuleType("__main__")
+    _set_up(main, spec, [spec.origin or name, *args], sys.path[0])
+    return code, main
+
+
+def _code_of(spec: importlib.machinery.ModuleSpec) -> types.CodeType | None:
+    get_code: Any = getattr(spec.loader, "get_code", None)
+    return None if get_code is None else get_code(spec.name)
+
+
+def _set_up(main: types.ModuleType, spec: importlib.machinery.ModuleSpec, argv: list[str], path: str) -> None:
+    main.__spec__ = spec
+    main.__loader__ = spec.loader
+    main.__package__ = spec.parent
+    if spec.origin is not None:
+        main.__file__ = spec.origin
+    sys.argv = argv
+    _put_first(path)
+
+
+def _put_first(path: str) -> None:
+    """Let imports look in the program's folder first, in the place of this command's own."""
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = path
+
+
+COMMANDS = (run,)

@@ -1,0 +1,1 @@
+"""Checking a ledger: verify, anchors, checkpoints, SSH signatures."""

@@ -1,0 +1,1 @@
+"""A table's log without torch, and the provenance of its events."""

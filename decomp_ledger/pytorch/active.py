@@ -1,0 +1,55 @@
+"""The stack of recordings that are entered.
+
+The innermost counts: a table or an export belongs to the innermost recording that its own thread (or task) has
+entered; in a thread that has entered none, to the one that was entered last in the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from decomp_ledger.log.table_log import TableLog, TableOwner
+from decomp_ledger.model.materialize import Snapshot
+
+__all__ = ["ActiveRecording", "current", "enter", "is_entered", "leave"]
+
+
+class ActiveRecording(TableOwner, Protocol):
+    """A recording, as the tables and exports inside it see it."""
+
+    def new_log(self, base: str = "torch") -> TableLog:
+        """Return the log of a new table."""
+
+    def plain(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
+        """Record a plain dict that is about to be used; None if it cannot be recorded."""
+
+
+_entered: list[ActiveRecording] = []  # in the process, the last one last
+_entered_here: ContextVar[tuple[ActiveRecording, ...]] = ContextVar("entered_here", default=())
+
+
+def current() -> ActiveRecording | None:
+    """Return the recording that a table made here and now belongs to, or None."""
+    for recording in reversed(_entered_here.get()):
+        if recording in _entered:
+            return recording
+    return _entered[-1] if _entered else None
+
+
+def is_entered(recording: ActiveRecording) -> bool:
+    """Tell whether a recording is entered."""
+    return recording in _entered
+
+
+def enter(recording: ActiveRecording) -> None:
+    """Make a recording the innermost one."""
+    _entered.append(recording)
+    _entered_here.set((*_entered_here.get(), recording))
+
+
+def leave(recording: ActiveRecording) -> None:
+    """End what `enter` began."""
+    _entered.remove(recording)
+    _entered_here.set(tuple(each for each in _entered_here.get() if each is not recording))

@@ -1,0 +1,1 @@
+"""Digests of Python functions by their source."""

@@ -1,0 +1,161 @@
+"""Tell which Python functions a callable is made of, which it names, and which decorated it.
+
+Nothing is called and no property is read: what is looked at may be anything that somebody put into
+a table. Only the standard library is imported, and `syntax`: this file is also a part of the
+standalone capture program.
+"""
+
+import functools
+import types
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from decomp_ledger.pytorch.fingerprint.syntax import find_source
+
+
+def wrapped_by(fn: Any) -> types.FunctionType | None:
+    """Return what `functools.wraps` says a callable wraps, when that is a Python function."""
+    wrapped = getattr(fn, "__dict__", {}).get("__wrapped__")
+    return wrapped if isinstance(wrapped, types.FunctionType) and wrapped is not fn else None
+
+
+def is_decorator_work(fn: types.FunctionType) -> bool:
+    """Tell whether a wrapper was made by a decorator; found out once for each function."""
+    known = _decorator_work.get(fn)
+    if known is None:
+        known = _decorator_work[fn] = _stands_in_a_decorator(fn)
+    return known
+
+
+# Weak, so that no function, nor what its closure holds, is kept alive by having been looked at.
+_decorator_work: "weakref.WeakKeyDictionary[types.FunctionType, bool]" = weakref.WeakKeyDictionary()
+
+
+def _stands_in_a_decorator(fn: types.FunctionType) -> bool:
+    """Tell whether a wrapper was made by a decorator that the wrapped function's text names.
+
+    Such a wrapper is one helper more, as what it comes from is told by the text that counts. It
+    stands in the definition of the decorator, or of something the decorator's definition names.
+    """
+    *_, inner = python_functions(fn, cells=False)
+    found, wrapper = (None, None) if inner is fn else (find_source(inner), find_source(fn))
+    if found is None or wrapper is None:
+        return False
+    decorators = (_resolve(name, inner)[-1] for name in found.decorators)
+    makers = {maker for made in decorators for maker in python_functions(made, cells=False)}
+    return any(wrapper.top in _definitions(maker, near) for near in range(3) for maker in makers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _definitions(fn: types.FunctionType, depth: int) -> frozenset[tuple[str, int]]:
+    """Return where a function and what it names stand, so many names away."""
+    found = find_source(fn)
+    if found is None:
+        return frozenset()
+    tops = {found.top}
+    for value in _named(fn) if depth else ():
+        for function in python_functions(value, cells=False):
+            if package_of(function) == package_of(fn):
+                tops |= _definitions(function, depth - 1)
+    return frozenset(tops)
+
+
+def python_functions(fn: Any, cells: bool = True) -> Iterator[types.FunctionType]:
+    """Yield the Python functions that make up a callable, outermost first.
+
+    Args:
+        fn: Any callable.
+        cells: Whether functions held in closure cells belong to it; a decorator's own never do.
+    """
+    seen: set[int] = set()
+    waiting = [fn]
+    while waiting:
+        item = waiting.pop(0)
+        if id(item) in seen or is_torch_operator(item):
+            continue
+        seen.add(id(item))
+        if isinstance(item, types.FunctionType):
+            yield item
+            if cells and not is_decorator_work(item):
+                waiting += [cell for cell in cell_values(item).values() if is_function(cell)]
+        elif isinstance(item, functools.partial):
+            waiting.append(item.func)
+        elif isinstance(item, types.MethodType):
+            waiting.append(item.__func__)
+        elif isinstance(item, type):
+            members = (vars(base) for base in item.__mro__[:-1])
+            waiting += [f for member in members for f in member.values() if is_function(f)]
+        elif has_python_call(item):
+            waiting.append(type(item).__call__)
+        if (wrapped := wrapped_by(item)) is not None:
+            waiting.append(wrapped)
+
+
+def helpers(fn: types.FunctionType, package: str) -> Iterator[types.FunctionType]:
+    """Yield the Python functions of a package that a function calls by name."""
+    for value in filter(is_function, _named(fn)):
+        for helper in python_functions(value):
+            if package_of(helper) == package and not is_decorator_work(helper):
+                yield helper
+
+
+def _named(fn: types.FunctionType) -> Iterator[Any]:
+    """Yield what the names in a function's source stand for, its own variables left out.
+
+    A name that leads through a submodule counts only if the file imports that submodule: else it
+    would lead somewhere only in a process where somebody else imported it.
+    """
+    found = find_source(fn)
+    names: Iterable[tuple[str, ...]] = found.names if found else zip(fn.__code__.co_names)
+    for name in names:
+        *modules, value = _resolve(name, fn)
+        if all(found and module.__name__ in found.imports for module in modules[1:]):
+            yield value
+
+
+def _resolve(name: tuple[str, ...], fn: types.FunctionType) -> list[Any]:
+    """Return the modules that a dotted name in a function leads through, and where it ends."""
+    first, *rest = name
+    path = [cell_values(fn).get(first, fn.__globals__.get(first))]
+    while rest and isinstance(path[-1], types.ModuleType):
+        path.append(vars(path[-1]).get(rest.pop(0)))
+    return path
+
+
+def package_of(fn: types.FunctionType) -> str:
+    """Return the top-level package that a function was written in, whatever `wraps` made it say."""
+    return top_package(str(fn.__globals__.get("__name__", "")))
+
+
+def top_package(module: str) -> str:
+    """Return the top-level package of a module's name."""
+    return module.partition(".")[0]
+
+
+def cell_values(fn: types.FunctionType) -> dict[str, Any]:
+    """Return what a function's closure holds, by name; None for what is not there yet."""
+    values = {}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False):
+        try:
+            values[name] = cell.cell_contents
+        except ValueError:
+            values[name] = None
+    return values
+
+
+def is_function(value: Any) -> bool:
+    """Tell whether a value is a Python function, in whatever wrapping; a class is none."""
+    if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+        return True
+    return not isinstance(value, type) and wrapped_by(value) is not None
+
+
+def has_python_call(item: Any) -> bool:
+    """Tell whether an object is called through a method written in Python."""
+    return isinstance(getattr(type(item), "__call__", None), types.FunctionType)  # noqa: B004
+
+
+def is_torch_operator(value: Any) -> bool:
+    """Tell whether a value is an overload, a packet or a higher-order operator of torch."""
+    return any(base.__module__ == "torch._ops" for base in type(value).__mro__)

@@ -1,0 +1,302 @@
+"""Identify a Python function by its source.
+
+A digest answers "is this the same decomposition?" across processes, Python versions and torch
+builds. It covers what changes a result (statements, decorators, defaults, closure cells, partial
+arguments) and leaves out what does not (annotations, docstrings, asserts, ``torch._check``, names).
+Nothing that depends on an address or on the hash seed enters it.
+
+Only the standard library is imported, `syntax` and `functions`: this file is also a part of the
+standalone capture program.
+"""
+
+import ctypes
+import enum
+import functools
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from decomp_ledger.pytorch.fingerprint.functions import (
+    cell_values,
+    has_python_call,
+    helpers,
+    is_decorator_work,
+    is_function,
+    is_torch_operator,
+    package_of,
+    python_functions,
+    top_package,
+    wrapped_by,
+)
+from decomp_ledger.pytorch.fingerprint.syntax import find_source
+
+MAX_SOURCE_BYTES = 64 * 1024
+_MAX_TENSOR_BYTES = 1024 * 1024
+_MAX_ITEMS = 4096
+_MAX_DEPTH = 24
+
+_TORCH_VALUES = frozenset({"dtype", "device", "layout", "memory_format", "DispatchKey"})
+
+
+def source_digest(fn: Any) -> str | None:
+    """Return the SHA-256 that identifies a callable by its source.
+
+    Two functions have one digest when they do the same by their own text: annotations, docstrings,
+    asserts and ``torch._check`` calls are left out, and so is the function's own name. Decorators,
+    default values, closure cells and partial arguments count, and so does the text of a wrapper
+    made with `functools.wraps`, unless it is the work of a decorator that the wrapped function's
+    text names. What a function's helpers do does not count: see `helpers_digest`. Of an object in
+    a cell only its type counts, of a tensor over 1 MiB only shape and dtype.
+
+    The digest is the same on every Python from 3.10, except for a function whose text cannot be
+    read (made in a REPL or by ``exec``): its code object stands in, with the version of Python.
+
+    Args:
+        fn: A function, method, partial, class or object with a Python ``__call__``.
+
+    Returns:
+        64 hex digits, or None for what has no Python source at all: C functions, torch operators.
+    """
+    described = None if is_torch_operator(fn) else _Description().callable(fn)
+    return None if described is None else _sha256(described)
+
+
+def helpers_digest(fn: Any, depth: int = 4) -> str | None:
+    """Return a digest of a callable's source and that of the Python helpers it calls.
+
+    A helper is a Python function that the source names (as a global, a closure cell, or a dotted
+    name through modules) and that belongs to the same top-level package. The wrappers that
+    decorators made are none: see `wrappers_digest`. Imports inside a function are not followed,
+    since what they give depends on what the process has imported.
+
+    Args:
+        fn: As for `source_digest`.
+        depth: How many calls away a helper may be.
+
+    Returns:
+        64 hex digits, or None where `source_digest` gives None.
+    """
+    own = source_digest(fn)
+    if own is None:
+        return None
+    layer = [function for function in python_functions(fn) if not is_decorator_work(function)]
+    package = package_of(layer[0]) if layer else ""
+    reached = {id(function): function for function in layer}
+    for _ in range(depth):
+        called = {id(helper): helper for function in layer for helper in helpers(function, package)}
+        layer = [helper for key, helper in called.items() if key not in reached]
+        reached |= called
+    return _sha256([own, *_texts(reached.values())])
+
+
+def wrappers_digest(fn: Any) -> str | None:
+    """Return a digest of the wrappers that decorators put around a callable.
+
+    They are the same few for most of torch's decompositions, so a change in one of them is one
+    fact and not hundreds.
+
+    Args:
+        fn: As for `source_digest`.
+
+    Returns:
+        64 hex digits, or None when no decorator left a wrapper.
+    """
+    wrappers = [f for f in python_functions(fn, cells=False) if is_decorator_work(f)]
+    return _sha256(_texts(wrappers)) if wrappers else None
+
+
+def source_text(fn: Any) -> str | None:
+    """Return the text of a callable, for people to read.
+
+    Args:
+        fn: As for `source_digest`.
+
+    Returns:
+        The dedented text, with the names of its decorators, cut to 64 KiB; a wrapper's text comes
+        before that of what it wraps. None when it cannot be read.
+    """
+    functions = [f for f in python_functions(fn, cells=False) if not is_decorator_work(f)]
+    texts = [found.text for found in map(find_source, functions) if found is not None]
+    text = "\n".join(texts).encode("utf-8", "replace")[:MAX_SOURCE_BYTES]
+    return text.decode("utf-8", "ignore") or None
+
+
+class _Description:
+    """Describe values as nested lists of strings, in a form that JSON renders in one way only.
+
+    It keeps the objects being described, outermost first, so that an object that contains itself
+    is described by how far out it stands.
+    """
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def callable(self, fn: Any) -> list[Any] | None:
+        """Describe a callable, or return None when nothing of it is Python."""
+        if isinstance(fn, types.FunctionType):
+            return self._within(fn, self._function)
+        if isinstance(fn, functools.partial):
+            return self._within(fn, self._partial)
+        if isinstance(fn, types.MethodType):
+            return self._within(fn, self._method)
+        if (wrapped := wrapped_by(fn)) is not None:
+            return ["wrapper", _type_name(fn), self.callable(wrapped)]
+        if isinstance(fn, type):
+            return self._within(fn, self._class)
+        return self._within(fn, self._called_instance) if has_python_call(fn) else None
+
+    def value(self, value: Any) -> list[Any]:
+        """Describe a closure cell, a default or an argument."""
+        plain = _plain(value)
+        if plain is not None:
+            return plain
+        if isinstance(value, (list, tuple, dict, set, frozenset)):
+            return self._within(value, self._container)
+        if isinstance(value, type):
+            return ["class", _qualified(value)]
+        described = self.callable(value) if is_function(value) else None
+        return described or ["object", _type_name(value)]
+
+    def state(self, fn: types.FunctionType) -> list[Any]:
+        """Describe what a function holds besides its text, other functions left out."""
+        cells = cell_values(fn).items()
+        held = [[name, self.value(cell)] for name, cell in cells if not is_function(cell)]
+        return [*self._defaults(fn), held]
+
+    def _within(self, item: Any, describe: Callable[[Any], list[Any]]) -> list[Any]:
+        if id(item) in self._open:
+            return ["again", str(len(self._open) - self._open.index(id(item)))]
+        if len(self._open) >= _MAX_DEPTH:
+            return ["deep", _type_name(item)]
+        self._open.append(id(item))
+        try:
+            return describe(item)
+        finally:
+            self._open.pop()
+
+    def _function(self, fn: types.FunctionType) -> list[Any]:
+        wrapped = wrapped_by(fn)
+        if wrapped is not None and is_decorator_work(fn):
+            # A function made anew by each call of another may be decorated with that call's values.
+            held = self.state(fn) if "<locals>" in wrapped.__qualname__ else []
+            inner = self.callable(wrapped)
+            return ["decorated", held, inner] if held else inner or []
+        cells = [[name, self.value(cell)] for name, cell in cell_values(fn).items()]
+        return ["function", _text(fn), *self._defaults(fn), cells, self.callable(wrapped)]
+
+    def _defaults(self, fn: types.FunctionType) -> list[Any]:
+        return [self.value(fn.__defaults__ or ()), self.value(fn.__kwdefaults__ or {})]
+
+    def _partial(self, fn: "functools.partial[Any]") -> list[Any]:
+        return ["partial", self.value(fn.func), self.value(fn.args), self.value(fn.keywords)]
+
+    def _method(self, fn: types.MethodType) -> list[Any]:
+        owner = fn.__self__
+        described = self.callable(owner) if isinstance(owner, type) else self._instance(owner)
+        return ["method", self.value(fn.__func__), described]
+
+    def _class(self, cls: type) -> list[Any]:
+        own = [base for base in cls.__mro__ if top_package(base.__module__) == top_package(cls.__module__)]
+        foreign = [_qualified(base) for base in cls.__mro__ if base not in own]
+        return ["class", foreign, [self._methods(base) for base in own]]
+
+    def _methods(self, cls: type) -> list[Any]:
+        members = [(name, getattr(f, "__func__", f)) for name, f in sorted(vars(cls).items())]
+        return [[n, self.callable(f)] for n, f in members if isinstance(f, types.FunctionType)]
+
+    def _called_instance(self, item: Any) -> list[Any]:
+        return ["called", self._class(type(item)), self._instance(item)]
+
+    def _instance(self, item: Any) -> list[Any]:
+        return ["instance", _type_name(item), self.value(dict(getattr(item, "__dict__", {})))]
+
+    def _container(self, items: Any) -> list[Any]:
+        kind = next(t for t in (list, tuple, dict, set, frozenset) if isinstance(items, t)).__name__
+        if len(items) > _MAX_ITEMS:
+            return [kind, "long"]
+        if isinstance(items, dict):
+            pairs = [[self.value(key), self.value(item)] for key, item in items.items()]
+            return [kind, *sorted(pairs, key=_json)]
+        described = [self.value(item) for item in items]
+        return [kind, *(described if kind in ("list", "tuple") else sorted(described, key=_json))]
+
+
+def _plain(value: Any) -> list[Any] | None:
+    """Describe a value that has one obvious form, else return None."""
+    if value is None or value is Ellipsis or value is NotImplemented or isinstance(value, bool):
+        return ["constant", str(value)]
+    if isinstance(value, enum.Enum):
+        return ["enum", _type_name(value), value.name]
+    if type(value) is int:
+        return ["int", hex(value)]
+    if type(value) is float:
+        return ["float", value.hex()]
+    if type(value) is complex:
+        return ["complex", value.real.hex(), value.imag.hex()]
+    if isinstance(value, str):
+        return ["str", str(value)]
+    if isinstance(value, (bytes, bytearray)):
+        return ["bytes", bytes(value).hex()]
+    if isinstance(value, types.ModuleType):
+        return ["module", value.__name__]
+    if isinstance(value, types.BuiltinFunctionType):
+        return ["builtin", f"{value.__module__}.{value.__qualname__}"]
+    if is_torch_operator(value) or _type_name(value).startswith("torch."):
+        return _torch_value(value)
+    return None
+
+
+def _torch_value(value: Any) -> list[Any] | None:
+    """Describe a value of torch: a tensor by its shape, dtype and bytes."""
+    if is_torch_operator(value) or type(value).__name__ in _TORCH_VALUES:
+        return ["torch", str(value)]
+    torch: Any = sys.modules["torch"]
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    described = ["tensor", str(tuple(value.shape)), str(value.dtype), str(value.layout)]
+    size = value.numel() * value.element_size()
+    dense = value.layout is torch.strided and not value.is_quantized
+    if dense and value.device.type != "meta" and 0 < size <= _MAX_TENSOR_BYTES:
+        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        content = ctypes.string_at(plain.data_ptr(), size)
+        described.append(hashlib.sha256(content).hexdigest())
+    return described
+
+
+def _texts(functions: Iterable[types.FunctionType]) -> list[str]:
+    """Describe functions by their own text and what they hold, in an order of no importance."""
+    return sorted({_json([_text(f), _Description().state(f)]) for f in functions})
+
+
+def _text(fn: types.FunctionType) -> list[Any]:
+    found = find_source(fn)
+    return ["source", found.dump] if found else _code_description(fn.__code__)
+
+
+def _code_description(code: types.CodeType) -> list[Any]:
+    """Describe a function whose text cannot be read; byte code differs between Pythons."""
+    constants = [
+        _code_description(c) if isinstance(c, types.CodeType) else _Description().value(c) for c in code.co_consts
+    ]
+    names = [code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return ["code", version, code.co_code.hex(), constants, [list(group) for group in names]]
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _type_name(value: Any) -> str:
+    return _qualified(type(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(_json(value).encode("ascii")).hexdigest()

@@ -1,0 +1,360 @@
+"""Find a Python function in its file, and write its syntax in one form for all Pythons.
+
+The form leaves out what cannot change a result: annotations, docstrings, asserts, ``torch._check``
+calls, registration decorators, the function's own name. It is the same on Python 3.10 to 3.13,
+where ``ast.dump`` and byte code are not.
+
+Only the standard library is imported, and nothing of this package: this file is also a part of the
+standalone capture program.
+"""
+
+import ast
+import json
+import linecache
+import textwrap
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+_FUNCTION_NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_IGNORED_FIELDS = frozenset({"annotation", "returns", "type_params", "type_comment", "type_ignores", "kind", "ctx"})
+
+
+class FunctionSource(NamedTuple):
+    """A function as its file has it.
+
+    Attributes:
+        dump: The canonical form of its syntax.
+        names: The dotted names in it, those in decorators and those of its own variables left out.
+        decorators: The dotted names of its decorators.
+        imports: The modules that its file imports by their full name, as in ``import a.b``.
+        top: File and line of the top-level definition that it is or stands in.
+        text: Its dedented text, decorators included.
+    """
+
+    dump: str
+    names: tuple[tuple[str, ...], ...]
+    decorators: tuple[tuple[str, ...], ...]
+    imports: frozenset[str]
+    top: tuple[str, int]
+    text: str
+
+
+def find_source(fn: types.FunctionType) -> FunctionSource | None:
+    """Find a function in its file.
+
+    A function is looked up once, and a file parsed once, until `linecache` notices that it changed.
+
+    Args:
+        fn: A plain Python function or lambda.
+
+    Returns:
+        What the file says of it; None when there is no such text, as for a function made by
+        ``exec``, or when the file no longer has a function of that name on that line.
+    """
+    if fn not in _known:
+        _known[fn] = _look_up(fn)
+    return _known[fn]
+
+
+def _look_up(fn: types.FunctionType) -> FunctionSource | None:
+    code = fn.__code__
+    linecache.checkcache(code.co_filename)
+    lines = linecache.getlines(code.co_filename, fn.__globals__)
+    file = _files.get(code.co_filename)
+    if file is None or file.lines is not lines:  # linecache gives a new list for a changed file
+        if not lines:
+            return None
+        file = _files[code.co_filename] = _File(code.co_filename, lines)
+    return file.find(code)
+
+
+class _File:
+    """A parsed file, its functions indexed by the line where their code starts and their name."""
+
+    def __init__(self, name: str, lines: list[str]) -> None:
+        self.lines = lines
+        self._name = name
+        self._nodes: dict[tuple[int, str], list[tuple[Any, ast.stmt]]] = {}
+        self._found: dict[ast.AST, FunctionSource] = {}
+        self._imports: frozenset[str] = frozenset()
+        self._casts = False
+        try:
+            tree = ast.parse("".join(lines))
+        except (SyntaxError, ValueError, RecursionError):  # not Python, as a notebook's cell may be
+            return
+        plain = [node for node in tree.body if isinstance(node, ast.Import)]
+        self._imports = frozenset(alias.name for node in plain for alias in node.names)
+        typing = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "typing"]
+        self._casts = any(alias.name == "cast" for node in typing for alias in node.names)
+        for statement in tree.body:
+            for node in ast.walk(statement):
+                if isinstance(node, _FUNCTION_NODES):
+                    key = (_first_line(node), getattr(node, "name", "<lambda>"))
+                    self._nodes.setdefault(key, []).append((node, statement))
+
+    def find(self, code: types.CodeType) -> FunctionSource | None:
+        """Return what this file says of a code object."""
+        nodes = self._nodes.get((code.co_firstlineno, code.co_name), [])
+        if len(nodes) > 1:
+            nodes = [item for item in nodes if _compiles_to(item[0], code)] or nodes
+        if not nodes:
+            return None
+        node, top = nodes[0]
+        if node not in self._found:
+            self._found[node] = self._describe(node, top)
+        return self._found[node]
+
+    def _describe(self, node: Any, top: ast.stmt) -> FunctionSource:
+        dump, names = _canonical(node, self._casts)
+        decorators = [d.func if isinstance(d, ast.Call) else d for d in getattr(node, "decorator_list", ())]
+        text = "".join(self.lines[_first_line(node) - 1 : node.end_lineno])
+        return FunctionSource(
+            dump=dump,
+            names=names,
+            decorators=tuple(map(_dotted, decorators)),
+            imports=self._imports,
+            top=(self._name, top.lineno),
+            text=textwrap.dedent(text),
+        )
+
+
+_files: dict[str, _File] = {}
+# Weak, so that no function, nor what its closure holds, is kept alive by having been looked at.
+_known: "weakref.WeakKeyDictionary[types.FunctionType, FunctionSource | None]" = weakref.WeakKeyDictionary()
+
+
+def _first_line(node: Any) -> int:
+    """Return the line that the function's code object counts as its first."""
+    decorators = getattr(node, "decorator_list", ())
+    return int(decorators[0].lineno if decorators else node.lineno)
+
+
+def _compiles_to(node: Any, code: types.CodeType) -> bool:
+    """Tell whether a lambda is the one a code object was made of.
+
+    Several lambdas may share a line. Those that compile to the same do the same.
+    """
+    free = [ast.arg(name) for name in code.co_freevars]
+    arguments = ast.arguments(posonlyargs=[], args=free, kwonlyargs=[], kw_defaults=[], defaults=[])
+    tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, node)))
+    outer = _inner_codes(compile(tree, "", "eval", dont_inherit=True))[-1]
+    return _code_key(_inner_codes(outer)[-1]) == _code_key(code)
+
+
+def _inner_codes(code: types.CodeType) -> list[types.CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+
+
+def _code_key(code: types.CodeType) -> tuple[object, ...]:
+    constants = [_code_key(c) if isinstance(c, types.CodeType) else (type(c), repr(c)) for c in code.co_consts]
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    return (code.co_code, constants, names, code.co_argcount)
+
+
+class _Token(str):
+    """Punctuation of the dump, told apart from a string in the source."""
+
+
+def _canonical(root: ast.AST, casts: bool) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """Dump a function's syntax, and list the dotted names in it.
+
+    Args:
+        root: The function's node.
+        casts: Whether ``cast`` is typing's, which does nothing.
+    """
+    tokens: list[str] = []
+    names: set[tuple[str, ...]] = set()
+    left_out = {id(n) for d in getattr(root, "decorator_list", ()) for n in ast.walk(d)} | _own_variables(root)
+    stack: list[Any] = [root]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, _Token):
+            tokens.append(item)
+        elif isinstance(item, list):
+            stack += [_Token("]"), *reversed(item), _Token("[")]
+        elif isinstance(item, ast.AST):
+            if isinstance(item, ast.Call) and _has_idle_argument(item, casts):
+                item = ast.Call(item.func, item.args[1:], item.keywords)
+            if id(_first(item)) not in left_out:
+                names.add(_dotted(item))
+            stack += [_Token(")"), *reversed(_parts(item, item is root))]
+        else:
+            tokens.append(json.dumps(item))
+    return " ".join(tokens), tuple(sorted(names - {()}))
+
+
+def _own_variables(root: ast.AST) -> set[int]:
+    """Return the `id` of each name in a function that stands for a variable of it, or of a scope within it.
+
+    Its code object does not tell that everywhere: only from Python 3.12 on are the variables of a comprehension among
+    those of the function around it.
+    """
+    found: set[int] = set()
+    stack: list[tuple[ast.AST, frozenset[str]]] = [(root, frozenset())]
+    while stack:
+        node, known = stack.pop()
+        if isinstance(node, ast.Name) and node.id in known:
+            found.add(id(node))
+        inner = known | _bindings(node)
+        stack += [(child, inner if within else known) for child, within in _children(node)]
+    return found
+
+
+def _children(node: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """Yield the parts of a node that are evaluated, and of each whether that is within the scope that it opens."""
+    if isinstance(node, (*_FUNCTION_NODES, ast.ClassDef)):
+        around: list[Any] = [*getattr(node, "decorator_list", ()), *getattr(node, "bases", ())]
+        if not isinstance(node, ast.ClassDef):
+            around += [*node.args.defaults, *node.args.kw_defaults]
+        yield from ((part, False) for part in around if part is not None)
+        yield from ((part, True) for part in (node.body if isinstance(node.body, list) else [node.body]))
+    elif isinstance(node, _COMPREHENSIONS):
+        first = node.generators[0].iter
+        yield first, False
+        parts = [part for each in node.generators for part in ast.iter_child_nodes(each) if part is not first]
+        results = [part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.comprehension)]
+        yield from ((part, True) for part in (*parts, *results))
+    else:
+        yield from ((part, True) for part in ast.iter_child_nodes(node))
+
+
+def _bindings(scope: ast.AST) -> set[str]:
+    """Return the variables of the scope that a node opens; none for one that opens none."""
+    if isinstance(scope, _COMPREHENSIONS):
+        targets = [name for each in scope.generators for name in ast.walk(each.target)]
+        return {name.id for name in targets if isinstance(name, ast.Name)}
+    if not isinstance(scope, (*_FUNCTION_NODES, ast.ClassDef)):
+        return set()
+    bound: set[str] = set()
+    elsewhere: set[str] = set()
+    if not isinstance(scope, ast.ClassDef):
+        every = [*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs, scope.args.vararg, scope.args.kwarg]
+        bound.update(argument.arg for argument in every if argument is not None)
+    stack = [part for part, within in _children(scope) if within]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            elsewhere.update(node.names)
+        elif isinstance(name := getattr(node, "name", None), str):  # a definition, an exception, a pattern
+            bound.add(name)
+        if isinstance(node, _COMPREHENSIONS):
+            stack += [named.target for named in ast.walk(node) if isinstance(named, ast.NamedExpr)]
+        elif not isinstance(node, (*_FUNCTION_NODES, ast.ClassDef)):
+            stack += ast.iter_child_nodes(node)
+    return bound - elsewhere
+
+
+def _parts(node: ast.AST, is_root: bool) -> list[Any]:
+    """List a node's type and its fields that count, each after its name."""
+    kind, fields = type(node).__name__, dict(ast.iter_fields(node))
+    if isinstance(node, ast.Constant):
+        return [_Token("(Constant"), _Token(_literal(node.value))]
+    if isinstance(node, ast.AnnAssign):
+        kind, fields = "Assign", {"targets": [node.target], "value": node.value}
+    elif isinstance(node, ast.JoinedStr):
+        fields = {"values": _joined(node.values)}
+    if "decorator_list" in fields:
+        fields["decorator_list"] = _lasting_decorators(node)
+    if is_root:
+        fields.pop("name", None)
+    parts: list[Any] = [_Token(f"({kind}")]
+    for name, value in fields.items():
+        if isinstance(value, list):
+            value = [item for item in value if not _is_noise(item)]
+        if name not in _IGNORED_FIELDS and value is not None and value != []:
+            parts += [_Token(name), value]
+    return parts
+
+
+def _has_idle_argument(call: ast.Call, casts: bool) -> bool:
+    """Tell whether the first argument says nothing: a type for ``cast``, a 0 for ``range``."""
+    if len(call.args) != 2 or call.keywords:
+        return False
+    name, first = _dotted(call.func), call.args[0]
+    if name == ("range",):
+        return isinstance(first, ast.Constant) and first.value == 0
+    return name == ("typing", "cast") or (casts and name == ("cast",))
+
+
+def _literal(value: Any) -> str:
+    """Write a constant of the source; ``repr`` of a string differs between Pythons."""
+    if isinstance(value, (float, complex)):
+        parts = (value.real.hex(), value.imag.hex())
+        return f"{type(value).__name__} {parts[0]} {parts[1]}"
+    if isinstance(value, (str, bool)) or value is None:
+        return json.dumps(value)
+    if isinstance(value, bytes):
+        return f"bytes {value.hex()}"
+    return hex(value) if isinstance(value, int) else str(value)
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Merge the neighbouring texts of an f-string: Pythons differ in how they cut them."""
+    merged: list[ast.expr] = []
+    for value in values:
+        last = merged[-1] if merged else None
+        if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
+            merged[-1] = ast.Constant(f"{last.value!s}{value.value!s}")
+        else:
+            merged.append(value)
+    return [v for v in merged if not (isinstance(v, ast.Constant) and v.value == "")]
+
+
+def _lasting_decorators(node: Any) -> list[ast.expr]:
+    """List the decorators that may change what a function does.
+
+    One that registers a function gives it back as it was, and which op it was registered for is
+    said by the name under which we meet it: torch adds and moves such registrations often.
+    """
+    lasting = []
+    for decorator in getattr(node, "decorator_list", ()):
+        named = decorator.func if isinstance(decorator, ast.Call) else decorator
+        last = named.attr if isinstance(named, ast.Attribute) else getattr(named, "id", "")
+        if not (last.startswith("register") or last == "py_impl"):
+            lasting.append(decorator)
+    return lasting
+
+
+def _is_noise(node: Any) -> bool:
+    """Tell whether a node is a statement that only documents or checks."""
+    if isinstance(node, (ast.Assert, ast.Pass)):
+        return True
+    if isinstance(node, ast.AnnAssign):
+        return node.value is None
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) or _is_check(node.value)
+    if isinstance(node, ast.Raise):
+        raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return raised is not None and _dotted(raised) == ("AssertionError",)
+    if isinstance(node, (ast.If, ast.For)):
+        return all(map(_is_noise, node.body)) and all(map(_is_noise, node.orelse))
+    return False
+
+
+def _is_check(expression: ast.expr) -> bool:
+    """Tell whether an expression is a call of ``torch._check`` or one of its kind."""
+    name = _dotted(expression.func) if isinstance(expression, ast.Call) else ()
+    return len(name) == 2 and name[0] == "torch" and name[1].startswith("_check")
+
+
+def _first(node: ast.AST) -> ast.AST:
+    """Return the node of a dotted name's first part, or what stands in its place."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node
+
+
+def _dotted(node: ast.AST) -> tuple[str, ...]:
+    """Return the parts of a dotted name, or () for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(parts)) if isinstance(node, ast.Name) else ()

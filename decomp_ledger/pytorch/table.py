@@ -1,0 +1,387 @@
+"""DecompTable: torch's decomposition table, with every change to it recorded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
+from decomp_ledger.log import provenance
+from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.table_log import TableLog, Wanted
+from decomp_ledger.model import op_names
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Set, Updated
+from decomp_ledger.model.materialize import ABSENT
+from decomp_ledger.model.rules import TORCH_ORIGINS, Rule, RuleDiff, TableState
+from decomp_ledger.pytorch import active, decompositions, environment, internals
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve
+from decomp_ledger.pytorch.mapping import View
+
+__all__ = ["DecompTable"]
+
+# Events of tables tell which torch they met.
+provenance.torch_facts = environment.torch_facts
+
+_MISSING: Any = object()
+_MAX_WARNINGS = 10
+
+
+class DecompTable(View):
+    """A decomposition table: a dict of operator -> decomposition, and its history.
+
+    It takes the place of `torch.export.CustomDecompTable`, of which it is a subclass. Wherever it takes an op, it
+    takes an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
+    `OpOverloadPacket`, which means all its overloads. Keys are always operators. Made by `Ledger.table(name)`.
+
+    Reads see operators that were loaded since the last read. `materialize()`, an export and `refresh()` also see what
+    a plain read does not look for: C++ code that registers after its library was loaded, and kernels or registry
+    values replaced in place.
+
+    Raises, on a read: UntrustedModule, NotImportable or DecompositionChanged, if a recorded decomposition cannot be
+    had in this process. On a change: LedgerFileError, if it cannot be recorded; then it has not been made.
+    """
+
+    def __init__(self, log: TableLog | None = None) -> None:
+        # Without a stream: made by upstream's name, inside a recording.
+        if log is None:
+            recording = self.__dict__.pop("made_in", None) or active.current()
+            if recording is None:
+                raise UnusableValue("a DecompTable is made by Ledger.table(name); it needs a ledger to be recorded in")
+            log = recording.new_log()
+        self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
+        super().__init__(log)
+
+    def __repr__(self) -> str:
+        if self._defaults is None:
+            size = "cannot be read here"
+        else:
+            self._read()
+            size = f"{dict.__len__(self)} decompositions"
+        return f"<DecompTable {self.name!r} version {self.version}: {size}, {len(self._log.rules)} changed>"
+
+    @property
+    def decomp_table(self) -> DecompTable:
+        """The mapping, where upstream keeps it: here it is the table itself."""
+        return self
+
+    @decomp_table.setter
+    def decomp_table(self, table: Mapping[Any, Callable[..., Any]]) -> None:
+        """Take over another table's content, as upstream's `copy()` of a table made before a recording does."""
+        self._taken_over = table
+        self._take([op.name() for op in self if op not in table and op_names.is_aten(op.name())])
+        self.update(table)
+
+    @property
+    def has_materialized(self) -> bool:
+        """Always True; upstream's is False until the first read, here the content is there from the beginning."""
+        return True
+
+    @has_materialized.setter
+    def has_materialized(self, materialized: bool) -> None:
+        """Take over, last, whether the ops that are not torch's own were in the other table yet."""
+        table, self._taken_over = self._taken_over, None
+        if materialized and table is not None:
+            self._take([op.name() for op in self if op not in table])
+
+    @property
+    def deleted_custom_ops(self) -> set[Any]:
+        """Loaded custom operators that the table preserves; upstream forgets them when it materializes."""
+        kept = (op for op, rule in self._log.rules.items() if rule.action == PRESERVE)
+        return {live for op in kept if not op_names.is_aten(op) and (live := resolve(op)) is not None}
+
+    @deleted_custom_ops.setter
+    def deleted_custom_ops(self, ops: Iterable[Any]) -> None:
+        self._log.preserve(op.name() for op in ops)
+        self._written()
+
+    # Changes
+
+    def __setitem__(self, key: object, value: Any) -> None:
+        ops = op_names_of(key)
+        self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
+
+    def __delitem__(self, key: object) -> None:
+        self.pop(key)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Give decompositions to many ops, as one event."""
+        pairs = dict(*args, **kwargs)
+        self._override(Updated, {op: fn for key, fn in pairs.items() for op in op_names_of(key)})
+
+    def __ior__(self, other: Any) -> DecompTable:  # type: ignore[override]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: object, default: Any = None) -> Any:
+        """Return the decomposition of an op; give it `default` first if it has none."""
+        found = self.get(key, _MISSING)
+        if found is _MISSING:
+            self[key] = found = default
+        return found
+
+    def pop(self, key: object, *default: Any) -> Any:
+        """Remove an op, so that it stays in the graph, and return its decomposition.
+
+        Args:
+            key: the op. A packet removes all its overloads, and returns a dict of those that were there.
+            *default: returned instead of raising KeyError.
+
+        Returns:
+            Its decomposition. As upstream has it, an op that is not torch's own, not in the table and was not removed
+            before is removed for the future, and a callable is returned.
+
+        Raises:
+            KeyError: an aten op that is not in the table, or another that was removed before.
+        """
+        if len(default) > 1:
+            raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
+        try:
+            ops = op_names_of(key)
+        except LedgerError:
+            if default and not isinstance(key, str):
+                return default[0]
+            raise
+        taken = self._take(ops)
+        if taken and isinstance(key, internals.OpOverloadPacket):
+            return taken
+        if taken:
+            return taken[ops[0]]
+        if default:
+            return default[0]
+        if op_names.is_aten(ops[0]):
+            raise KeyError(key)
+        raise KeyError(f"{key} doesn't exist in the table")
+
+    def _take(self, ops: list[str]) -> dict[str, Callable[..., Any]]:
+        """Preserve those of the ops that upstream's pop would remove; return what they had."""
+        had: dict[str, tuple[Rule | None, str]] = {}
+        defaults = dispatcher.quick()
+
+        def decide(rules: Mapping[str, Rule]) -> Wanted:
+            had.clear()
+            for op in ops:
+                rule = rules.get(op)
+                choice = self._choice(op, rule, defaults)
+                if choice != ABSENT or (not op_names.is_aten(op) and rule != Rule(PRESERVE)):
+                    had[op] = rule, choice
+            return [(op, PRESERVE, None) for op in had]
+
+        self._log.change(Popped, decide)
+        self._written()
+        self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
+        # Only now: finding a function may import its module, which the ledger must not be locked for.
+        return {op: self._taken(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
+
+    def _taken(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any]:
+        """Return what a removed op had, or what finds it, or says why it cannot be had, when it is called."""
+        try:
+            return self._found(op, rule, choice, defaults) or _Later(op)
+        except LedgerError as error:
+            return _Later(op, error)
+
+    def popitem(self) -> tuple[Any, Any]:
+        """Remove the last op, and return it with its decomposition.
+
+        Raises:
+            KeyError: the table is empty.
+        """
+        key = next(reversed(self), None)
+        if key is None:
+            raise KeyError("popitem(): dictionary is empty")
+        return key, self.pop(key)
+
+    def clear(self) -> None:
+        """Remove all ops that are in the table now, as one event."""
+        ops = [op.name() for op in self]
+        self._take(ops)
+
+    def preserve(self, *keys: object, reason: str | None = None, expected_version: int | None = None) -> None:
+        """Remove ops from the table so that they stay in the graph, loaded or not.
+
+        Args:
+            *keys: the ops.
+            reason: why.
+            expected_version: the version the caller believes the table to have.
+
+        Raises:
+            VersionConflict: it has another.
+        """
+        ops = [op for key in keys for op in op_names_of(key)]
+        self._log.preserve(ops, reason=reason, expected_version=expected_version)
+        self._written()
+        self._warn_of_typos(ops)
+
+    def override(
+        self, key: object, fn: Callable[..., Any], *, reason: str | None = None, expected_version: int | None = None
+    ) -> None:
+        """Give an op a decomposition, loaded or not; `table[key] = fn` with a reason.
+
+        Args:
+            key: the op.
+            fn: its decomposition.
+            reason: why.
+            expected_version: the version the caller believes the table to have.
+
+        Raises:
+            VersionConflict: it has another.
+            UnusableValue: `fn` is not callable.
+        """
+        ops = op_names_of(key)
+        kind = Set if len(ops) == 1 else Updated
+        self._override(kind, dict.fromkeys(ops, fn), reason, expected_version)
+
+    def reset(self, *keys: object, reason: str | None = None, expected_version: int | None = None) -> None:
+        """Say nothing of ops any more: they are as the table's base has them."""
+        ops = [op for key in keys for op in op_names_of(key)]
+        self._log.reset(ops, reason=reason, expected_version=expected_version)
+        self._written()
+
+    def _override(
+        self,
+        kind: type[Set] | type[Updated],
+        pairs: Mapping[str, Any],
+        reason: str | None = None,
+        expected_version: int | None = None,
+    ) -> None:
+        defaults = dispatcher.quick()
+        wanted = {op: decompositions.describe(op, fn, defaults) for op, fn in pairs.items()}
+
+        def decide(rules: Mapping[str, Rule]) -> Wanted:
+            return [
+                (op, OVERRIDE, ref)
+                for op, ref in wanted.items()
+                if rules.get(op) != Rule(OVERRIDE, ref)
+                and not (op not in rules and self._is_unchanged(op, pairs[op], defaults))
+            ]
+
+        if self._log.writable:
+            for op, ref in wanted.items():
+                # Never an operator: it is dead when its library goes.
+                if ref.origin not in TORCH_ORIGINS and not isinstance(pairs[op], internals.OpOverload):
+                    self._log.functions[op, ref] = pairs[op]
+                    ledger = self._log.ledger
+                    if ledger is not None:
+                        ledger.functions.remember(op, ref, pairs[op])
+        self._log.change(kind, decide, reason=reason, expected_version=expected_version)
+        # A function made anew from the same source is no event; the one to use is the newest.
+        self._log.dirty.update(op for op in wanted if op in self._log.rules)
+        self._written()
+        self._warn_of_typos(list(wanted))
+
+    def _is_unchanged(self, op: str, fn: Any, defaults: Defaults) -> bool:
+        return self._log.base == "torch" and decompositions.is_default(op, fn, defaults)
+
+    def _warn_of_typos(self, ops: Iterable[str]) -> None:
+        pending = [op for op in ops if not is_loaded(op)]
+        # Who names hundreds of ops before their library is loaded has not mistyped them all.
+        for op in pending[:_MAX_WARNINGS]:
+            if near := near_names(op):
+                warnings.warn(
+                    f"{op} is not loaded, and is pending in {self.name!r}; did you mean {', '.join(near)}?",
+                    PendingOpWarning,
+                    stacklevel=provenance.stack_level(),
+                )
+
+    # Copies
+
+    def copy(self) -> DecompTable:
+        """Fork the table: the copy is recorded as a table of its own, from its first change or use on."""
+        return DecompTable(self._log.fork())
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: object) -> DecompTable:
+        return self.copy()
+
+    def fork(self, name: str) -> DecompTable:
+        """Fork the table under a name, at once.
+
+        Raises:
+            InvalidName: it cannot name a table.
+            LedgerError: there is such a table already.
+        """
+        return DecompTable(self._log.fork_as(name))
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise UnusableValue(
+            f"the table {self.name!r} cannot be pickled: it is bound to its ledger; "
+            "pickle dict(table), or open the table by its name in the other process"
+        )
+
+    # The history
+
+    @property
+    def name(self) -> str:
+        """The table's name in the ledger."""
+        return self._log.name
+
+    @property
+    def version(self) -> int:
+        """Its version: 1 when created, one more with every change; 0 while nothing was written for it."""
+        return self._log.version
+
+    @property
+    def state(self) -> TableState:
+        """What it says of each op, as an immutable value."""
+        return self._log.state
+
+    @property
+    def ledger(self) -> LedgerLog | None:
+        """Where it is recorded; None if it no longer is."""
+        return self._log.ledger
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Names of the ops it speaks of that are not loaded now."""
+        return tuple(sorted(op for op in self._log.rules if not is_loaded(op)))
+
+    def at(self, version: int | str) -> DecompTable:
+        """Return the table as it was at a version or tag, read-only; `run_decompositions` takes it."""
+        return DecompTable(self._log.past(version))
+
+    def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> None:
+        """Bring back the state of a version or tag, by appending; nothing is rewritten."""
+        self._log.revert(to, reason=reason, expected_version=expected_version)
+        self._written()
+
+    def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> None:
+        """Name a version, for ever; the present one if None."""
+        self._log.tag(name, version, reason=reason)
+
+    def history(self, key: object) -> list[Event]:
+        """Return every event that touched an op, oldest first."""
+        return sorted(
+            (event for op in op_names_of(key) for event in self._log.history(op)), key=lambda event: event.seq
+        )
+
+    def blame(self) -> dict[str, Event]:
+        """Return, for each op of which the table says something, the event that said it."""
+        return self._log.blame()
+
+    def diff(self, before: int | str, after: int | str | None = None) -> list[RuleDiff]:
+        """Return the ops of which two versions say different things; `after` is now if None."""
+        return self._log.diff(before, after)
+
+    def events(self) -> list[Event]:
+        """Return its events, oldest first."""
+        return self._log.events()
+
+
+class _Later:
+    """What popping an op that has no decomposition yet returns: it finds one when it is called, if there is one."""
+
+    def __init__(self, op: str, error: LedgerError | None = None) -> None:
+        self._op = op
+        self._error = error
+
+    def __repr__(self) -> str:
+        return f"<decomposition of {self._op}, looked up when called>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._error is not None:
+            raise self._error
+        live = resolve(self._op)
+        if live is None:
+            raise InvalidName(f"{self._op} is not loaded, so it has no decomposition to call; load it first")
+        return internals.cia_decomposition(live)(*args, **kwargs)

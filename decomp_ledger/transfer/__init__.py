@@ -1,0 +1,1 @@
+"""Ledgers and exports on the move: JSON Lines, restore, and the stamp of a `.pt2`."""

@@ -1,0 +1,417 @@
+"""What the move to another torch does to a table: nothing is dropped in silence."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import without_torch  # noqa: F401
+
+from decomp_ledger import Ledger
+from decomp_ledger.analysis.drift import NamedState
+from decomp_ledger.analysis.upgrade import FINDINGS, OUTCOMES, Upgrade, check_upgrade, successors, upgrade
+from decomp_ledger.catalogs import released
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.events import Exported, Popped
+from decomp_ledger.model.materialize import materialize
+from decomp_ledger.model.rules import Decomposition, Rule, TableState
+
+OLD_BUILD = {"torch": "1.0.0", "git": "a" * 40, "accelerator": "cpu"}
+NEW_BUILD = {"torch": "2.0.0", "git": "b" * 40, "accelerator": "cpu"}
+KERNEL = Entry("cia", True, schema="aten::f(Tensor x) -> Tensor")
+UNUSED = attrs.evolve(KERNEL, default=False)
+PYTHON = Entry("registry", True, "", "aten::f(Tensor x) -> Tensor", (), "torch.d", "f", "d1")
+ALWAYS = Entry("cia", False, "its schema aliases an argument", "aten::f(Tensor x) -> Tensor")
+PRESERVE = Rule("preserve")
+MINE = Rule("override", Decomposition("import", "mypkg", "mine", "0" * 64))
+OTHER = Entry(schema="aten::other() -> ()")
+
+
+def move(then: dict[str, Entry] | None, now: dict[str, Entry], rules: dict[str, Rule], base: str = "torch") -> Upgrade:
+    """Replay a table that met one catalog, or none, against another."""
+    state = TableState("edge", 1, base, rules)
+    met = None if then is None else NamedState("edge@1", state, Catalog(OLD_BUILD, {**then, "aten::other": OTHER}))
+    return upgrade(NamedState("edge@1", state, Catalog(NEW_BUILD, {**now, "aten::other": OTHER})), met)
+
+
+def outcome(then: Entry | None, now: Entry | None, rule: Rule, op: str = "aten::f", base: str = "torch") -> list[str]:
+    """Return what becomes of one intent."""
+    found = move({op: then} if then else {}, {op: now} if now else {}, {op: rule}, base)
+    return [each.outcome for each in found.outcomes]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "rule", "expected"),
+    [
+        (KERNEL, KERNEL, PRESERVE, ["holds"]),
+        (KERNEL, UNUSED, PRESERVE, ["default_now"]),
+        (UNUSED, UNUSED, PRESERVE, ["holds"]),
+        (UNUSED, KERNEL, PRESERVE, ["effective"]),
+        (KERNEL, ALWAYS, PRESERVE, ["in_vain"]),
+        (ALWAYS, ALWAYS, PRESERVE, ["holds"]),
+        (KERNEL, None, PRESERVE, ["op_gone"]),
+        (None, KERNEL, PRESERVE, ["effective"]),
+        (None, UNUSED, PRESERVE, ["default_now"]),
+        (None, None, PRESERVE, ["pending"]),
+        (KERNEL, KERNEL, MINE, ["holds"]),
+        (KERNEL, UNUSED, MINE, ["holds"]),
+        (KERNEL, None, MINE, ["op_gone"]),
+        (None, None, MINE, ["pending"]),
+        (None, KERNEL, MINE, ["effective"]),
+        (KERNEL, attrs.evolve(KERNEL, schema="aten::f() -> Tensor"), MINE, ["schema_changed"]),
+        (KERNEL, attrs.evolve(PYTHON, digest="0" * 64), MINE, ["default_now"]),
+        (PYTHON, KERNEL, Rule("override", Decomposition("registry")), ["elsewhere"]),
+        (PYTHON, attrs.evolve(KERNEL, others=("registry",)), Rule("override", Decomposition("registry")), ["holds"]),
+        (PYTHON, OTHER, Rule("override", Decomposition("registry")), ["lost", "schema_changed"]),
+        (attrs.evolve(PYTHON, default=False), PYTHON, Rule("override", Decomposition("registry")), ["default_now"]),
+        (PYTHON, PYTHON, Rule("override", Decomposition("registry")), ["holds"]),
+        (PYTHON, KERNEL, Rule("override", Decomposition("import", "torch.d", "f", "1" * 64)), ["lost"]),
+        (PYTHON, PYTHON, Rule("override", Decomposition("import", "torch.d", "f", "1" * 64)), ["holds"]),
+    ],
+)
+def test_what_becomes_of_an_intent(then: Entry | None, now: Entry | None, rule: Rule, expected: list[str]) -> None:
+    assert outcome(then, now, rule) == expected
+
+
+def test_in_a_table_with_an_empty_base_torchs_defaults_are_of_no_account() -> None:
+    assert outcome(KERNEL, UNUSED, PRESERVE, base="empty") == ["holds"]
+    assert outcome(attrs.evolve(PYTHON, default=False), PYTHON, MINE, base="empty") == ["holds"]
+    found = move({"aten::f": KERNEL}, {"aten::f": UNUSED}, {}, "empty")
+    assert (found.now_kept(), found.now_decomposed(), found.gone()) == ([], [], [])
+
+
+def test_an_op_of_a_library_that_the_catalog_knows_nothing_of_is_pending_and_not_gone() -> None:
+    library = {"mylib::f": KERNEL, "mylib::g": KERNEL}
+    found = move(library, {}, {"mylib::f": PRESERVE})
+    assert [(each.op, each.outcome) for each in found.outcomes] == [("mylib::f", "pending")]
+    assert found.snapshot.pending == ("mylib::f",)
+    assert (found.foreign, found.gone()) == (("mylib::g",), [])
+
+
+def test_a_namespace_that_torch_itself_gave_up_is_gone_and_not_foreign() -> None:
+    state = TableState("edge", 1, "torch", {"prepacked::f": PRESERVE})
+    met = NamedState("edge@1", state, Catalog(OLD_BUILD, {"prepacked::f": KERNEL, "prepacked::g": KERNEL}))
+    found = upgrade(NamedState("edge@1", state, Catalog(NEW_BUILD, {"aten::other": OTHER})), met, {"prepacked", "aten"})
+    assert [each.outcome for each in found.outcomes] == ["op_gone"]
+    assert ([change.op for change, _ in found.gone()], found.foreign) == (["prepacked::g"], ())
+
+
+def test_ops_that_the_table_says_nothing_of_are_named_where_the_move_changes_their_fate() -> None:
+    then = {"aten::a": KERNEL, "aten::b": UNUSED, "aten::c": KERNEL, "aten::d": KERNEL, "aten::e": ALWAYS}
+    now = {"aten::a": UNUSED, "aten::b": KERNEL, "aten::d": UNUSED, "aten::e": KERNEL}
+    then, now = {**then, "aten::always": KERNEL}, {**now, "aten::always": ALWAYS}
+    found = move(then, now, {"aten::d": PRESERVE})
+    assert [change.op for change in found.now_kept()] == ["aten::a"]
+    assert [change.op for change in found.now_decomposed()] == ["aten::b"]
+    assert [change.op for change, _ in found.gone()] == ["aten::c"]
+
+
+def test_a_table_that_met_no_torch_is_replayed_all_the_same() -> None:
+    found = move(None, {"aten::f": UNUSED, "aten::g": KERNEL}, {"aten::f": PRESERVE, "aten::x": PRESERVE})
+    assert found.drift is None
+    assert [(each.op, each.outcome) for each in found.outcomes] == [("aten::f", "default_now"), ("aten::x", "pending")]
+    assert list(found.snapshot.ops) == ["aten::g"]
+    assert (found.now_kept(), found.now_decomposed(), found.gone(), found.foreign) == ([], [], [], ())
+
+
+# The gate
+
+TOLD = attrs.evolve(PYTHON, helpers="h1", wrappers="w1")
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "rule", "expected"),
+    [
+        (TOLD, TOLD, None, []),
+        (TOLD, attrs.evolve(TOLD, default=False), None, ["left"]),
+        (attrs.evolve(TOLD, default=False), TOLD, None, ["entered"]),
+        (TOLD, None, None, ["gone"]),
+        (None, TOLD, None, ["new"]),
+        (TOLD, KERNEL, None, ["moved"]),
+        (TOLD, attrs.evolve(TOLD, schema="aten::f() -> Tensor"), None, ["schema"]),
+        (TOLD, attrs.evolve(TOLD, digest="d2"), None, ["source"]),
+        (TOLD, attrs.evolve(TOLD, helpers="h2"), None, ["helpers"]),
+        (TOLD, attrs.evolve(TOLD, wrappers="w2"), None, []),
+        (TOLD, attrs.evolve(TOLD, digest=None, helpers=None, wrappers=None), None, ["not_compared"]),
+        (TOLD, attrs.evolve(TOLD, schema=""), None, ["not_compared"]),
+        (None, None, None, ["not_compared"]),
+        (KERNEL, KERNEL, None, []),
+        (KERNEL, ALWAYS, PRESERVE, ["fate"]),
+        (KERNEL, UNUSED, PRESERVE, []),
+        (TOLD, attrs.evolve(TOLD, digest="d2"), PRESERVE, []),
+        (TOLD, attrs.evolve(TOLD, helpers="h2"), PRESERVE, []),
+        (TOLD, KERNEL, PRESERVE, []),
+        (TOLD, attrs.evolve(TOLD, schema="aten::f() -> Tensor"), PRESERVE, ["schema"]),
+        (attrs.evolve(TOLD, default=False), attrs.evolve(TOLD, default=False, digest="d2"), None, []),
+        (TOLD, attrs.evolve(TOLD, digest="d2"), MINE, []),
+        (TOLD, attrs.evolve(OTHER, schema=TOLD.schema), Rule("override", Decomposition("registry")), ["lost", "left"]),
+    ],
+)
+def test_what_stops_a_move(then: Entry | None, now: Entry | None, rule: Rule | None, expected: list[str]) -> None:
+    op = "aten::f"
+    found = move({op: then} if then else {}, {op: now} if now else {}, {op: rule} if rule else {})
+    judged = check_upgrade(found, {op})
+    assert [(each.op, each.kind) for each in judged.findings] == [(op, kind) for kind in expected]
+    assert {each.kind for each in judged.findings} <= FINDINGS.keys()
+    assert judged.kernels == ((op,) if then is KERNEL is now else ())
+    others = check_upgrade(found, {"aten::other"}).findings
+    assert [each.kind for each in others] == [kind for kind in expected if kind == "lost"]
+
+
+def test_what_no_catalog_tells_of_stops_no_move_and_is_named() -> None:
+    found = move({"mylib::f": KERNEL}, {}, {})
+    judged = check_upgrade(found, {"mylib::f", "otherlib::g", "_operator.getitem", "aten::other"})
+    assert (judged.findings, judged.foreign) == ((), ("mylib::f", "otherlib::g"))
+
+
+def test_a_higher_order_operator_that_one_side_has_not_registered_yet_stops_no_move_and_is_named() -> None:
+    for sides in (({"wrap": ALWAYS}, {}), ({}, {"wrap": ALWAYS})):
+        judged = check_upgrade(move(*sides, {}), {"wrap", "aten::other"})
+        assert (judged.findings, judged.foreign) == ((), ("wrap",))
+
+
+def test_a_table_that_met_no_torch_cannot_be_judged() -> None:
+    with pytest.raises(LedgerError, match="edge@1 has met no torch yet"):
+        check_upgrade(move(None, {"aten::f": KERNEL}, {}), {"aten::f"})
+
+
+entries = st.sampled_from([KERNEL, UNUSED, PYTHON, ALWAYS, OTHER])
+ops = st.sampled_from([f"{space}::{name}" for space in ("aten", "mylib") for name in "abcd"])
+loaded = st.dictionaries(ops, entries)
+decompositions = st.sampled_from([Decomposition("registry"), Decomposition("import", "torch.d", "f", "1" * 64)])
+rules = st.dictionaries(ops, st.just(PRESERVE) | st.builds(Rule, st.just("override"), decompositions))
+
+
+@given(st.none() | loaded, loaded, rules, st.sampled_from(["torch", "empty"]))
+def test_every_intent_has_an_outcome_and_every_op_of_the_old_table_is_accounted_for(
+    then: dict[str, Entry] | None, now: dict[str, Entry], said: dict[str, Rule], base: str
+) -> None:
+    found = move(then, now, said, base)
+    if found.drift is not None:
+        judged = check_upgrade(found, {*(then or {}), *now})
+        kept = {op for op, rule in said.items() if rule == PRESERVE} | {op for op in now if now[op] is UNUSED}
+        about_it = ("moved", "source", "helpers", "wrappers")
+        changes = [each for each in found.drift.changes if each.op.startswith("aten::")]
+        stopped = {each.op for each in changes if each.kind not in about_it or (each.in_table and each.op not in kept)}
+        assert stopped <= {each.op for each in judged.findings} | {*judged.foreign}
+    assert {each.op for each in found.outcomes} == said.keys()
+    assert {each.outcome for each in found.outcomes} <= OUTCOMES.keys()
+    assert found.snapshot == materialize(found.side.state, found.side.catalog)
+    pending = {each.op for each in found.outcomes if each.outcome in ("pending", "op_gone")}
+    assert pending == set(found.snapshot.pending)
+    if found.drift is not None:
+        lost = found.drift.before.snapshot.ops.keys() - found.snapshot.ops.keys() - said.keys()
+        left = {change.op for change in found.without_rule("left")}
+        assert lost == left | {change.op for change, _ in found.gone()} | set(found.foreign)
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        ("aten::qr", "aten::linalg_qr"),
+        ("aten::logsumexp.names", "aten::logsumexp"),
+        ("aten::cholesky", "aten::linalg_cholesky"),
+    ],
+)
+def test_likely_successors_of_ops_that_are_gone_are_found(op: str, expected: str) -> None:
+    old, new = released("2.6.0"), released("2.15.0")
+    assert op not in new.ops
+    assert expected in [found for found, _ in successors(op, old, new)]
+
+
+def test_a_successor_of_another_name_must_be_new_and_take_the_same() -> None:
+    gone = Entry(schema="aten::stack_rows(Tensor[] tensors, int dim=0) -> Tensor")
+    like = Entry(schema="aten::stack_row(Tensor[] xs, int axis=0) -> Tensor")
+    old = Catalog(OLD_BUILD, {"aten::stack_rows": gone})
+    assert successors("aten::stack_rows", old, Catalog(NEW_BUILD, {"aten::stack_row": like})) == (
+        ("aten::stack_row", "a like name, the same arguments, and new"),
+    )
+    there = Catalog(OLD_BUILD, {"aten::stack_rows": gone, "aten::stack_row": like})
+    assert successors("aten::stack_rows", there, Catalog(NEW_BUILD, {"aten::stack_row": like})) == ()
+    other = attrs.evolve(like, schema="aten::stack_row(Tensor x) -> Tensor")
+    assert successors("aten::stack_rows", old, Catalog(NEW_BUILD, {"aten::stack_row": other})) == ()
+
+
+# The command
+
+
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would."""
+    command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(path), "upgrade", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with a table that met torch 2.6.0, and intents of every fate; and one that met none."""
+    file = tmp_path_factory.mktemp("ledger") / "l.db"
+    shipped = released("2.6.0")
+    bare = {
+        op: Entry(entry.origin, entry.default, entry.unpreservable) if entry.origin else Entry()
+        for op, entry in shipped.ops.items()
+    }
+    build = {key: shipped.build[key] for key in ("torch", "git", "accelerator")}
+    with Ledger(file, actor="Ada") as ledger:
+        edge = ledger.create_table("edge")
+        edge.preserve(["aten::linear", "aten::upsample_bilinear2d.vec", "aten::qr", "mylib::later"])
+        given_it = ["aten::stft.center", "aten::max.names_dim"]
+        edge.change(Popped, lambda _: [(op, "override", MINE.decomposition) for op in given_it])
+        edge.materialize(Catalog(build, {**bare, "mylib::old": Entry("cia", True, schema="mylib::old() -> ()")}))
+    return file
+
+
+def test_replay_says_what_the_move_does_to_each_intent(path: Path) -> None:
+    done = run(path, "edge", "--torch", "2.9.1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is torch's default now\n  aten::upsample_bilinear2d.vec  preserve" in done.stdout
+    assert "schema changed\n  aten::stft.center  override: mypkg.mine; +[bool? align_to_window=None]" in done.stdout
+    assert "without its having said so\n  aten::bernoulli.p\n  aten::elu\n" in done.stdout
+    assert "this catalog knows nothing of; it had them\n  mylib::old\n" in done.stdout
+    told = json.loads(run(path, "edge", "--torch", "2.15.0", "--json").stdout)
+    assert {each["op"]: each["outcome"] for each in told["rules"]} == {
+        "aten::linear": "holds",
+        "aten::max.names_dim": "op_gone",
+        "aten::qr": "op_gone",
+        "aten::stft.center": "schema_changed",
+        "aten::upsample_bilinear2d.vec": "default_now",
+        "mylib::later": "pending",
+    }
+    gone = next(each for each in told["rules"] if each["op"] == "aten::qr")
+    assert gone["successors"][0] == {"op": "aten::linalg_qr", "why": "its name"}
+    assert told["snapshot"]["pending"] == ["aten::max.names_dim", "aten::qr", "mylib::later"]
+    assert "aten::linalg_vector_norm" in told["now_decomposed"]
+    assert "aten::elu" in told["now_kept"]
+    assert told["foreign"] == ["mylib::old"]
+    assert "prepacked::unpack_prepacked_sizes_conv2d" in {each["op"] for each in told["gone"]}
+
+
+def test_replay_on_the_same_torch_changes_nothing(path: Path) -> None:
+    told = json.loads(run(path, "edge", "--torch", "2.6.0", "--json", "--all").stdout)
+    assert {each["outcome"] for each in told["rules"]} == {"holds", "pending"}
+    assert (told["now_kept"], told["now_decomposed"], told["gone"]) == ([], [], [])
+    assert [change["op"] for change in told["changes"]] == ["mylib::old"]
+
+
+def test_all_names_what_a_count_stands_for(path: Path) -> None:
+    short, full = (run(path, "edge", "--torch", "2.15.0", *more).stdout for more in ([], ["--all"]))
+    assert "more: --all names them" in short
+    assert "--all" not in full
+    assert "aten::concatenate.names" in full
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["edge"], "either --torch VERSION or --python INTERPRETER"),
+        (["edge", "--torch", "2.6.0", "--python", "python"], "either --torch VERSION or --python INTERPRETER"),
+        (["edge", "--torch", "1.0"], "there is no catalog of torch 1.0"),
+        (["edge", "--python", "/no/python"], "cannot capture the torch of /no/python"),
+        (["edgy", "--torch", "2.6.0"], "has no table 'edgy'"),
+        (["edge@9", "--torch", "2.6.0"], "edge has versions 1 to 3"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(path: Path, arguments: list[str], message: str) -> None:
+    done = run(path, *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
+
+
+_LIVE = """
+import json, sys, torch
+from decomp_ledger import Ledger
+with Ledger(sys.argv[1], actor="Ada") as ledger:
+    table = ledger.table("edge")
+    table.pop(torch.ops.aten.linear.default)
+    table.preserve("mylib::later")
+    table[torch.ops.aten.mm.default] = torch.add
+    table.materialize()
+    event = ledger.last_materialization("edge", table.version)
+    snapshot = table.at(table.version).materialize()
+    origins = {op: entry.origin for op, entry in ledger.catalog(event.body.catalog).ops.items() if entry.default}
+    print(json.dumps([sorted(op.name() for op in snapshot), origins, torch.__version__]))
+"""
+
+
+def test_what_is_replayed_is_what_this_torch_makes(run_python: Callable[..., str], tmp_path: Path) -> None:
+    live, origins, version = json.loads(run_python(_LIVE, str(tmp_path / "l.db")).splitlines()[-1])
+    told = json.loads(run(tmp_path / "l.db", "edge", "--torch", version.partition("+")[0], "--json", "--all").stdout)
+    assert sorted(told["snapshot"]["ops"]) == live
+    by_default = {op: text.partition(":")[0] for op, text in told["snapshot"]["ops"].items() if op in origins}
+    assert by_default == {op: origins[op] for op in by_default}
+    assert len(by_default) == len(live) - 1
+    assert told["not_compared"] == {"kernels": [], "source": [], "schema": [], "unclear": []}
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A ledger with a table that was exported with on torch 2.6.0, one whose export failed, and one without any."""
+    file = tmp_path / "l.db"
+    shipped = released("2.6.0")
+    ops = {"aten::elu": 1, "aten::linear": 2}, {"aten::addmm": 2}, {"aten::baddbmm": 1, "mylib::f": 1, "aten::pad": 1}
+    with Ledger(file, actor="Ada") as ledger:
+        for name, error in (("edge", None), ("failed", ("ValueError", "no"))):
+            ledger.create_table(name).materialize(shipped)
+            body = Exported(shipped.digest, "0" * 64, None, None, *ops, 3, error)
+            ledger.append(name, 1, body)
+        ledger.create_table("idle").materialize(shipped)
+    return file
+
+
+def test_a_move_that_changes_what_exports_use_is_status_1(used: Path) -> None:
+    done = run(used, "edge", "--torch", "2.9.1", "--check")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(
+        "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 2 ops changed for 1 export with 6 ops\n"
+    )
+    assert (
+        "left the table\n  aten::elu: in the table -> stays in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
+    )
+    assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
+    assert "not judged: 1 op of libraries, or registered late (mylib::f)\n" in done.stdout
+    assert len(done.stdout.splitlines()) < 9
+    told = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
+    assert (told["passed"], told["exports"], len(told["used"]), told["foreign"]) == (False, 1, 6, ["mylib::f"])
+    assert [(each["op"], each["kind"]) for each in told["findings"]] == [
+        ("aten::elu", "left"),
+        ("aten::baddbmm", "source"),
+    ]
+    assert told["kernels"] == ["aten::linear", "aten::pad"]
+
+
+def test_a_move_that_changes_nothing_of_it_is_status_0(used: Path) -> None:
+    done = run(used, "edge", "--torch", "2.6.0", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ": nothing changed for 1 export with 6 ops\n" in done.stdout
+    assert json.loads(run(used, "edge", "--torch", "2.6.0", "--check", "--json").stdout)["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("idle", "idle@1 has no successful export, so what uses it is not known; record one"),
+        ("failed", "failed@1 has no successful export"),
+        ("torch:2.6.0", "torch:2.6.0 has no successful export"),
+    ],
+)
+def test_what_nothing_uses_cannot_be_checked(spec: str, message: str, used: Path) -> None:
+    done = run(used, spec, "--torch", "2.9.1", "--check")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
+
+
+def test_an_interpreter_is_captured_in_place_of_a_version(path: Path, tmp_path: Path) -> None:
+    shipped = released("2.9.1")
+    answer = {"format": 1, "build": dict(shipped.build), "ops": {op: e.to_json() for op, e in shipped.ops.items()}}
+    (tmp_path / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\ncat > /dev/null\nexec cat '{tmp_path}/answer.json'\n", encoding="utf-8")
+    fake.chmod(0o755)
+    captured = run(path, "edge", "--python", str(fake), "--json")
+    assert captured.stdout == run(path, "edge", "--torch", "2.9.1", "--json").stdout != ""

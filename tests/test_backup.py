@@ -324,7 +324,7 @@ def test_a_ledger_that_was_dumped_and_loaded_is_the_same(path: Path, tmp_path: P
     result = load(lines, tmp_path / "loaded.db")
     assert lines_of(tmp_path / "loaded.db") == lines
     assert (result.events, result.head) == head_of(path) == head_of(tmp_path / "loaded.db")
-    assert [one.seq for one in result.signed] == [3, 9]
+    assert [one.seq for one in result.signatures] == [3, 9]
     with Ledger(path) as one, Ledger(tmp_path / "loaded.db") as two:
         assert (one.id, list(one.events()), one.tags("edge")) == (two.id, list(two.events()), two.tags("edge"))
         assert [one.state(info.name) for info in one.tables()] == [two.state(info.name) for info in two.tables()]
@@ -370,7 +370,7 @@ EDITS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "more behind the end": (lambda lines: [*lines, lines[-1]], "which does not belong there"),
     "an environment that nobody names": (
         lambda lines: [lines[0], '{"environment":{}}\n', *lines[1:]],
-        "rows of 'environment' that no event names",
+        "has 1 rows that no event refers to",
     ),
     "a checkpoint left out": (
         lambda lines: [line for line in lines if '"previous\\":null' not in line],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
-from decomp_ledger.integrity.checkpoints import Checkpoint, insert_checkpoint, stored
+from decomp_ledger.integrity.checkpoints import Checkpoint, insert_checkpoint, stored_checkpoints
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import canonical_json
@@ -66,7 +66,7 @@ def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
                     progress(seq, total)
                 yield _line("event", _event(row))
             count = 0
-            for checkpoint in stored(connection, ledger_id):
+            for checkpoint in stored_checkpoints(connection, ledger_id):
                 count += 1
                 yield _line("checkpoint", checkpoint.to_json())
             yield _line("end", {"events": seq, "head": head, "checkpoints": count})

@@ -138,7 +138,7 @@ def test_a_stamp_shows_what_the_chain_alone_cannot(folder: Path, tmp_path: Path,
     tamper(path, lambda db: edit(db, export.seq if edit is forge else export.seq - 1))
     assert run(tmp_path, "verify", *files[:2]).returncode == run(tmp_path, "verify").returncode == 0
     done = run(tmp_path, "verify", *files)
-    why = "history was written anew" if edit is forge else "the tail was cut"
+    why = "history was rewritten" if edit is forge else "the tail was cut"
     assert done.returncode == 1 and f"event #{export.seq}: " in done.stdout and why in done.stdout
     told = json.loads(run(tmp_path, "verify", *files, "--json").stdout)
     assert [problem["seq"] for problem in told["problems"]] == [export.seq]

@@ -637,7 +637,7 @@ def test_another_ledger_s_id_is_a_problem_of_the_first_event(path: Path, edit: s
 def test_a_ledger_with_two_identities_does_not_verify_and_cannot_be_written(path: Path) -> None:
     tamper(path, "INSERT INTO ledger VALUES ('0', '2020-01-01T00:00:00.000Z')")
     assert "the table 'ledger' has 2 rows" in verified(path).problems[-1].text
-    with Ledger(path) as ledger, pytest.raises(LedgerError, match="does not say which ledger it is; run verify"):
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="it has no id, or more than one; run verify"):
         _ = ledger.id
 
 

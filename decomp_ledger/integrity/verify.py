@@ -36,14 +36,13 @@ from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.storage import audit_rows
-from decomp_ledger.storage.audit_rows import EventRow
+from decomp_ledger.storage.audit_rows import AuditRow
 from decomp_ledger.storage.backup import Progress
-from decomp_ledger.storage.event_store import EventStore
+from decomp_ledger.storage.event_store import EventRow, EventStore
 
 __all__ = ["EventCheck", "Problem", "Verification", "verify"]
 
 _STEP = 2000  # events between two reports of progress
-_EVENT_COLUMNS = 13  # of an EventRow, that `read_event` takes
 
 
 @attrs.frozen
@@ -134,13 +133,15 @@ class EventCheck:
         self._tags = {(table, name): version for table, name, version in audit_rows.tag_rows(connection)}
         self._has_unreadable = False
 
-    def check(self, row: EventRow) -> None:
+    def check(self, audit_row: AuditRow) -> None:
         """Check one event: its place in the chain, its hash, and what is derived from it or named by it."""
+        row = audit_row.event
         try:
+            self._check_references(audit_row)
             self._check_place(row)
             if event_hash(row.prev_hash, self._hashed_fields(row)) != row.hash:
                 self._problems.add(row.seq, "its content does not match its hash")
-            event = read_event(row[:_EVENT_COLUMNS])
+            event = read_event(row)
             self._check_version(event)
             self._check_body(event)
         except DAMAGE as error:
@@ -156,6 +157,14 @@ class EventCheck:
         for _, name in self._tags:
             self._problems.add(None, f"the tag {name!r} is stored, and no event sets it")
 
+    def _check_references(self, audit_row: AuditRow) -> None:
+        row = audit_row.event
+        ids = type(audit_row.table_id) is type(audit_row.provenance_id) is int  # 1.0 finds the row 1 too
+        if not ids or row.table is None or row.actor is None or row.environment is None:
+            self._problems.add(row.seq, "its table, provenance or environment is missing")
+        if (audit_row.makes_version is not None) != (row.kind in VERSION_KINDS):
+            self._problems.add(row.seq, "its column makes_version does not match its kind")
+
     def _check_place(self, row: EventRow) -> None:
         expected = self._seq + 1
         if row.seq > expected:
@@ -163,11 +172,6 @@ class EventCheck:
         elif row.seq < expected:
             self._problems.add(row.seq, "its seq is out of order")
         self._seq = row.seq
-        ids = type(row.table_id) is type(row.provenance_id) is int  # 1.0 finds the row 1 too
-        if not ids or row.table is None or row.actor is None or row.environment is None:
-            self._problems.add(row.seq, "its table, provenance or environment is missing")
-        if (row.makes_version is not None) != (row.kind in VERSION_KINDS):
-            self._problems.add(row.seq, "its column makes_version does not match its kind")
         if row.prev_hash != self.head:
             before = "the event before it" if row.seq > 1 else "the id and the date of the ledger"
             self._problems.add(row.seq, f"it does not follow {before}")
@@ -251,7 +255,7 @@ class EventCheck:
         """
         for row in audit_rows.rows_without_version(self._connection):
             try:
-                event = read_event(row[:_EVENT_COLUMNS])
+                event = read_event(row.event)
             except DAMAGE:
                 continue  # a problem already
             if isinstance(event.body, (Materialized, Exported)):
@@ -294,6 +298,6 @@ class EventCheck:
         """Return the ops that an event changes; none if it is damaged."""
         try:
             row = next(audit_rows.event_rows(self._connection, gte=seq))
-            return {change.op for change in read_event(row[:_EVENT_COLUMNS]).changes}
+            return {change.op for change in read_event(row.event).changes}
         except DAMAGE:
             return set()

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.event_store import EVENT, EventRow
 
 __all__ = [
     "EVERY_EVENT",
+    "AuditRow",
     "CatalogRow",
-    "EventRow",
     "audit",
     "broken_reference",
     "catalog_rows",
@@ -40,81 +41,49 @@ __all__ = [
     "version_without_event",
 ]
 
-# LEFT JOIN, because a row that an event refers to may be missing. The first thirteen columns are those of `EVENT`.
-_EVENTS = """
-SELECT event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
-       provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash,
-       event.table_id, event.provenance_id, event.makes_version
-FROM event
-LEFT JOIN decomp_table ON decomp_table.id = event.table_id
-LEFT JOIN provenance ON provenance.id = event.provenance_id
-LEFT JOIN environment ON environment.id = provenance.environment_id
-WHERE {} ORDER BY event.seq
-"""
-EVERY_EVENT = _EVENTS.format("event.seq >= ?")
+# LEFT JOIN, because a row that an event refers to may be missing.
+_MORE_COLUMNS = ", event.table_id, event.provenance_id, event.makes_version"
+_EVENTS = EVENT.replace("JOIN", "LEFT JOIN").replace("\nFROM event", f"{_MORE_COLUMNS}\nFROM event")
+EVERY_EVENT = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
 # Materializations, exports and tags: few, by the partial index of them.
-EVENTS_WITHOUT_VERSION = _EVENTS.format("event.makes_version IS NULL")
+_EVENTS_WITHOUT_VERSION = f"{_EVENTS} WHERE event.makes_version IS NULL ORDER BY event.seq"
 
-CHANGE_AT = "SELECT action, decomposition_id FROM change WHERE table_id = ? AND op_id = ? AND version = ?"
+_CHANGE_AT = "SELECT action, decomposition_id FROM change WHERE table_id = ? AND op_id = ? AND version = ?"
 
-CHANGES_IN_ORDER = """
+_CHANGES_IN_ORDER = """
 SELECT event.seq, op.name FROM change JOIN event USING (table_id, version) JOIN op ON op.id = op_id
 WHERE makes_version = 1 ORDER BY event.seq
 """
 
-VERSION_WITHOUT_EVENT = """
+_VERSION_WITHOUT_EVENT = """
 SELECT 1 FROM change WHERE NOT EXISTS (
     SELECT 1 FROM event
     WHERE event.table_id = change.table_id AND event.version = change.version AND makes_version = 1
 ) LIMIT 1
 """
 
-CATALOGS = """
+_CATALOGS = """
 SELECT own.id, own.digest, own.base_id, base.digest, own.body
 FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
 ORDER BY own.base_id IS NOT NULL, own.id
 """
 
-FIRST_EVENT_IN = """
+_FIRST_EVENT_IN = """
 SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?
 """
 
 
-class EventRow(NamedTuple):
-    """One row of `event` with what it refers to, as SQLite gives it: a damaged value may be of any type.
+class AuditRow(NamedTuple):
+    """One row of `event`, as SQLite gives it: a damaged value may be of any type, and a missing one is None.
 
     Attributes:
-        seq: its number in the ledger.
-        table: the table's name; None if that row is missing.
-        version: the table's version.
-        kind: its kind.
-        schema: the schema number of its body.
-        recorded_at: when, UTC.
-        actor: who; None if the provenance is missing.
-        reason: why, or None.
-        call_site: canonical JSON, or None.
-        environment: SHA-256 of the environment, 32 bytes; None if that row is missing.
-        body: canonical JSON.
-        prev_hash: hash of the event before it, 32 bytes.
-        hash: its own hash, 32 bytes.
+        event: the event, with the table, provenance and environment that were found.
         table_id: the row of its table.
         provenance_id: the row of its provenance.
         makes_version: 1 if it makes its version, else None.
     """
 
-    seq: Any
-    table: Any
-    version: Any
-    kind: Any
-    schema: Any
-    recorded_at: Any
-    actor: Any
-    reason: Any
-    call_site: Any
-    environment: Any
-    body: Any
-    prev_hash: Any
-    hash: Any
+    event: EventRow
     table_id: Any
     provenance_id: Any
     makes_version: Any
@@ -181,7 +150,7 @@ def digested_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[
 
 def catalog_rows(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
     """Give the catalogs, the whole ones first."""
-    yield from map(CatalogRow._make, connection.execute(CATALOGS))
+    yield from map(CatalogRow._make, connection.execute(_CATALOGS))
 
 
 def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
@@ -189,14 +158,18 @@ def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
     return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
 
 
-def event_rows(connection: sqlite3.Connection, *, gte: int = -(2**63)) -> Iterator[EventRow]:
+def event_rows(connection: sqlite3.Connection, *, gte: int = -(2**63)) -> Iterator[AuditRow]:
     """Give every event with at least a seq, by seq. A forged seq may be negative."""
-    yield from map(EventRow._make, connection.execute(EVERY_EVENT, [gte]))
+    yield from map(_audit_row, connection.execute(EVERY_EVENT, [gte]))
 
 
-def rows_without_version(connection: sqlite3.Connection) -> Iterator[EventRow]:
+def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
     """Give the events that make no version, by seq."""
-    yield from map(EventRow._make, connection.execute(EVENTS_WITHOUT_VERSION))
+    yield from map(_audit_row, connection.execute(_EVENTS_WITHOUT_VERSION))
+
+
+def _audit_row(row: tuple[Any, ...]) -> AuditRow:
+    return AuditRow(EventRow._make(row[:13]), *row[13:])
 
 
 def count_events(connection: sqlite3.Connection) -> int:
@@ -218,7 +191,7 @@ def has_event_hash(connection: sqlite3.Connection, event_hash: str) -> bool:
 
 def change_at(connection: sqlite3.Connection, table_id: int, op_id: int, version: int) -> tuple[Any, Any] | None:
     """Return (action, row of the decomposition) of the change that a version made to an op; None if there is none."""
-    found: tuple[Any, Any] | None = connection.execute(CHANGE_AT, (table_id, op_id, version)).fetchone()
+    found: tuple[Any, Any] | None = connection.execute(_CHANGE_AT, (table_id, op_id, version)).fetchone()
     return found
 
 
@@ -229,17 +202,17 @@ def count_changes(connection: sqlite3.Connection) -> int:
 
 def changes_in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:
     """Give (seq of the event, name of the op) of each change row that belongs to an event, by seq."""
-    yield from connection.execute(CHANGES_IN_ORDER)
+    yield from connection.execute(_CHANGES_IN_ORDER)
 
 
 def version_without_event(connection: sqlite3.Connection) -> bool:
     """Tell whether a change row belongs to a version that no event makes."""
-    return connection.execute(VERSION_WITHOUT_EVENT).fetchone() is not None
+    return connection.execute(_VERSION_WITHOUT_EVENT).fetchone() is not None
 
 
 def first_event_in(connection: sqlite3.Connection, environment_id: int) -> int | None:
     """Return the seq of the first event recorded in an environment; None if there is none."""
-    (seq,) = connection.execute(FIRST_EVENT_IN, [environment_id]).fetchone()
+    (seq,) = connection.execute(_FIRST_EVENT_IN, [environment_id]).fetchone()
     return seq if isinstance(seq, int) else None
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.storage.file_checks import wal_has_pages
 
 __all__ = ["exclusive_lock", "remove_log_files"]
 
@@ -43,12 +44,11 @@ def exclusive_lock(path: Path, timeout: float) -> Iterator[None]:
 
 
 def _lock(connection: sqlite3.Connection, path: Path) -> None:
-    wal = path.with_name(path.name + "-wal")
     for _ in range(_TRIES):
         # This waits for readers too, and moves the content of the log into the file.
         (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         connection.execute("BEGIN IMMEDIATE")
-        if not busy and not (wal.exists() and wal.stat().st_size):
+        if not busy and not wal_has_pages(path):
             return
         connection.execute("ROLLBACK")  # another program wrote between the two statements
     raise LedgerFileError(f"{path}: another process uses it and did not finish in time; try again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -21,20 +20,18 @@ from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import decode_body
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.storage import audit_rows
-from decomp_ledger.storage.audit_rows import CatalogRow, EventRow
-from decomp_ledger.storage.backup import Progress, draft_of, put, target_of
+from decomp_ledger.storage.audit_rows import CatalogRow
+from decomp_ledger.storage.backup import Progress
+from decomp_ledger.storage.event_store import EventRow, EventStore
 from decomp_ledger.storage.file_checks import check_no_log
-from decomp_ledger.storage.import_rows import ImportedRows
+from decomp_ledger.storage.import_rows import insert_catalog, set_identity
+from decomp_ledger.storage.new_file import draft_of, put, target_of
 from decomp_ledger.transfer.restore import verify_draft
 
 __all__ = ["FORMAT", "dump", "dump_to_file", "load"]
 
 FORMAT = "decomp-ledger dump 1"
 _STEP = 2000  # events between two reports of progress
-_EVENT = (
-    "seq", "table", "version", "kind", "schema", "recorded_at", "actor", "reason", "call_site", "environment", "body",
-    "prev_hash", "hash",
-)  # fmt: skip
 _DAMAGE = (
     LedgerError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, zlib.error,
     sqlite3.IntegrityError,
@@ -64,7 +61,7 @@ def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
             yield _line("catalog", _catalog_value(catalog))
         seq, head = 0, genesis(ledger_id, created_at).hex()
         total = audit_rows.count_events(connection)
-        for row in audit_rows.event_rows(connection):
+        for row, *_ in audit_rows.event_rows(connection):
             seq, head = row.seq, _hex(row.hash)
             if progress is not None and seq % _STEP == 0:
                 progress(seq, total)
@@ -121,7 +118,7 @@ def _hex(value: Any) -> str:
 
 def _event_value(row: EventRow) -> dict[str, Any]:
     name = f"event {row.seq}"
-    value = {field: getattr(row, field) for field in _EVENT}
+    value = row._asdict()
     value["call_site"] = None if row.call_site is None else _parsed(row.call_site, name)
     value["body"] = _parsed(row.body, name)
     for field in ("environment", "prev_hash", "hash"):
@@ -160,7 +157,7 @@ def load(
     lines = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
     with draft_of(target) as draft:
         with LedgerLog(draft) as ledger, ledger.database.write_transaction() as connection:
-            _Loader(connection).load(lines)
+            _Loader(ledger.event_store, connection).load(lines)
         verified = verify_draft(draft, "the dump", progress)
         put(draft, target)
     return verified
@@ -169,9 +166,8 @@ def load(
 class _Loader:
     """The state of one load, from the first line to the last."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._rows = ImportedRows(connection)
+    def __init__(self, event_store: EventStore, connection: sqlite3.Connection) -> None:
+        self._event_store, self._connection = event_store, connection
         self._whole_catalogs: dict[str, Catalog] = {}
         self._ledger = ""
         self._seq, self._head = 0, b""
@@ -196,17 +192,13 @@ class _Loader:
             raise ValueError(f"its format is {value['format']!r:.40}; this version reads {FORMAT!r}")
         self._ledger, created_at = value["id"], value["created_at"]
         self._head = genesis(self._ledger, created_at)
-        self._rows.set_identity(self._ledger, created_at)
+        set_identity(self._connection, self._ledger, created_at)
 
     def _read_environment(self, value: Any) -> None:
-        self._read_digested("environment", value)
+        self._event_store.put_text("environment", canonical_json(value))
 
     def _read_decomposition(self, value: Any) -> None:
-        self._read_digested("decomposition", value)
-
-    def _read_digested(self, table: str, value: Any) -> None:
-        text = canonical_json(value)
-        self._rows.add_digested(table, hashlib.sha256(text.encode()).digest(), text)
+        self._event_store.put_text("decomposition", canonical_json(value))
 
     def _read_catalog(self, value: Any) -> None:
         base = None if value["base"] is None else self._whole_catalogs[value["base"]]
@@ -216,20 +208,23 @@ class _Loader:
             raise ValueError("the catalog does not match its digest")
         if base is None:
             self._whole_catalogs[catalog.digest] = catalog
-        self._rows.add_catalog(bytes.fromhex(catalog.digest), value["base"], pack(catalog, base))
+        # Not by `put_catalog`, which may find another base now that every whole catalog is stored.
+        insert_catalog(self._connection, catalog.digest, value["base"], pack(catalog, base))
 
     def _read_event(self, value: dict[str, Any]) -> None:
-        if value.keys() != set(_EVENT):
+        if value.keys() != set(EventRow._fields):
             raise ValueError("the event has other fields than an event has")
         if value["seq"] != self._seq + 1:
             raise ValueError(f"event {self._seq + 1} is missing before event {value['seq']!r:.20}")
-        fields = {name: value[name] for name in _EVENT if name not in ("prev_hash", "hash")}
-        own_hash = bytes.fromhex(value["hash"])
-        if event_hash(bytes.fromhex(value["prev_hash"]), fields) != own_hash:
+        fields = {name: field for name, field in value.items() if name not in ("prev_hash", "hash")}
+        prev_hash, own_hash = bytes.fromhex(value["prev_hash"]), bytes.fromhex(value["hash"])
+        if event_hash(prev_hash, fields) != own_hash:
             raise ValueError(f"event {value['seq']} does not match its hash")
         text = canonical_json(value["body"])
         site = None if value["call_site"] is None else canonical_json(value["call_site"])
-        self._rows.add_event(value, decode_body(value["kind"], value["schema"], text), (text, site))
+        stored = {**fields, "body": text, "call_site": site, "environment": bytes.fromhex(value["environment"])}
+        row = EventRow(**stored, prev_hash=prev_hash, hash=own_hash)
+        self._event_store.insert_event(row, decode_body(row.kind, row.schema, text))
         self._seq, self._head = value["seq"], own_hash
 
     def _read_checkpoint(self, value: Any) -> None:

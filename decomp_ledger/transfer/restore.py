@@ -10,10 +10,11 @@ import attrs
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.integrity.verify import Verification, verify
 from decomp_ledger.log.ledger_log import LedgerLog
-from decomp_ledger.storage.backup import Progress, copy_file, draft_of, put, sync_folder, target_of
+from decomp_ledger.storage.backup import Progress, copy_file
 from decomp_ledger.storage.event_store import utc_now
 from decomp_ledger.storage.exclusive_lock import exclusive_lock, remove_log_files
 from decomp_ledger.storage.file_checks import check_no_log
+from decomp_ledger.storage.new_file import draft_of, put, sync_folder, target_of
 
 __all__ = ["Restoration", "restore", "verify_draft"]
 

@@ -79,7 +79,9 @@ def filler(ledger: object) -> Callable[[int], None]:
     def fill(size: int) -> None:
         while (missing := size - head(ledger)) > 0:
             some = itertools.islice(turns, min(missing, _TRANSACTION))
-            ledger.database.write(lambda _, some=some: [change(op) for op in some])
+            with ledger.database.write_transaction():
+                for op in some:
+                    change(op)
             # The loop above may change nothing where an op has no decomposition of torch's: then it goes on.
 
     return fill
@@ -87,7 +89,7 @@ def filler(ledger: object) -> Callable[[int], None]:
 
 def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Result]:
     from decomp_ledger import Ledger
-    from decomp_ledger.storage import sql
+    from decomp_ledger.storage.event_store import AS_OF
 
     connection = sqlite3.connect(path)
     with Ledger(path, read_only=True) as ledger:
@@ -97,7 +99,7 @@ def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Re
                 return ledger.state("edge", version)
 
             def theirs(version: int = version) -> object:
-                return connection.execute(sql.AS_OF, {"table": 1, "version": version}).fetchall()
+                return connection.execute(AS_OF, {"table": 1, "version": version}).fetchall()
 
             sides = in_turns(ours, theirs, settings.rounds(40), time.process_time)
             name = "version 10" if version == 10 else "the last but one"
@@ -228,12 +230,12 @@ def verifying(settings: Settings, path: Path, size: int, last: bool) -> Iterator
 
 def hashed(path: Path) -> float:
     """Return the processor seconds of reading the rows, and of hashing bytes that are ready; making them is free."""
-    from decomp_ledger.storage import sql
+    from decomp_ledger.storage.audit_rows import EVERY_EVENT
 
     connection = sqlite3.connect(path)
     clock, taken = time.process_time, 0.0
     start = clock()
-    cursor = connection.execute(sql.EVERY_EVENT)
+    cursor = connection.execute(EVERY_EVENT, [1])
     while rows := cursor.fetchmany(1_000):
         taken += clock() - start
         texts = [row[11] + repr(row[:11]).encode() for row in rows]

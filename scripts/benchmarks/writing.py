@@ -25,7 +25,7 @@ BATCH = 20
 def by_hand(path: Path, synchronous: str) -> Callable[[], None]:
     """Return what inserts the rows of one event into a new ledger: no hash, no JSON, no question asked."""
     from decomp_ledger import Ledger
-    from decomp_ledger.storage import sql
+    from decomp_ledger.storage.event_store import INSERT_CHANGE, INSERT_EVENT
 
     with Ledger(path) as ledger:
         ledger.create_table("edge").preserve(["aten::mm"])
@@ -40,8 +40,8 @@ def by_hand(path: Path, synchronous: str) -> Callable[[], None]:
             version = next(versions)
             connection.execute("BEGIN IMMEDIATE")
             event = (version, 1, version, "popped", 1, now, 1, body, digest, digest)
-            connection.execute(sql.INSERT_EVENT, event)
-            connection.execute(sql.INSERT_CHANGE, (1, 1, version, "preserve", None))
+            connection.execute(INSERT_EVENT, event)
+            connection.execute(INSERT_CHANGE, (1, 1, version, "preserve", None))
             connection.execute("COMMIT")
 
     return insert

@@ -21,6 +21,7 @@ LAYERS = (
     {"__main__", "__init__"},
     {"cli"},
     {"ledger"},
+    {"queries"},
     {"pytorch"},
     {"transfer"},
     {"integrity"},

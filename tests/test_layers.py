@@ -49,6 +49,7 @@ WITHOUT_TORCH = (
     "test_provenance.py",
     "test_upgrade.py",
     "test_stamp.py",
+    "test_state_specs.py",
     "test_database.py",
     "test_table_log.py",
     "test_verify.py",

@@ -216,7 +216,7 @@ def unknown_version(table: str, version: object, newest: int, tags: Iterable[str
         newest: the newest version.
         tags: the tags of the table.
     """
-    shown = f"{table}@{shorten(str(version) if isinstance(version, str) else _integer_text(version))}"
+    shown = f"{table}@{shorten(str(version))}"
     versions = f"1 to {newest}" if newest > 1 else "1"
     if isinstance(version, str) and not is_number(version):
         named = sorted(tags)
@@ -230,13 +230,6 @@ def unknown_version(table: str, version: object, newest: int, tags: Iterable[str
 def shorten(text: str) -> str:
     """Return a text that fits into a message."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _integer_text(value: object) -> str:
-    """Return a value's text, also of an integer that Python refuses to write because it has too many digits."""
-    if isinstance(value, int) and value.bit_length() > 1000:
-        return f"(an integer of {value.bit_length()} bits)"
-    return repr(value)
 
 
 def _is_utf8(text: str) -> bool:

@@ -193,7 +193,7 @@ def parse_number(text: str) -> int | None:
 
 
 def is_number(text: str) -> bool:
-    """Tell whether a text is only ASCII digits. Other scripts' digits are not numbers, because SQL has none."""
+    """Tell whether a text is only ASCII digits. Digits of other scripts are not a number."""
     return text.isascii() and text.isdigit()
 
 

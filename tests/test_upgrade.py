@@ -311,7 +311,7 @@ def test_all_names_what_a_count_stands_for(path: Path) -> None:
     [
         (["edge"], "either --torch VERSION or --python INTERPRETER"),
         (["edge", "--torch", "2.6.0", "--python", "python"], "either --torch VERSION or --python INTERPRETER"),
-        (["edge", "--torch", "1.0"], "there is no catalog of torch 1.0"),
+        (["edge", "--torch", "1.0"], "torch 1.0: no catalog is shipped"),
         (["edge", "--python", "/no/python"], "cannot capture the torch of /no/python"),
         (["edgy", "--torch", "2.6.0"], "has no table 'edgy'"),
         (["edge@9", "--torch", "2.6.0"], "edge@9: the table has 3 versions; give one of 1 to 3"),

@@ -213,7 +213,9 @@ def summary(event: Event) -> str:
         return f"snapshot {body.snapshot[:12]}{pending}"
     if isinstance(body, Exported):
         return _export_summary(body)
-    return _changes_summary(body)
+    if isinstance(body, Changing):
+        return _changes_summary(body)
+    return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
 
 
 def _export_summary(body: Exported) -> str:

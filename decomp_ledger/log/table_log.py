@@ -313,7 +313,7 @@ class TableLog:
     def _write(self, ledger: LedgerLog, origin: Origin, body: Body, reason: str | None) -> Event:
         if self.version == 0:
             self._create(ledger, origin)
-        version = self.version + 1 if isinstance(body, Changing) else self.version
+        version = self.version + 1 if body.makes_version else self.version
         why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
         return ledger.append(self.name, version, body, reason=why, origin=origin)
 

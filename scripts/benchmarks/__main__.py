@@ -33,8 +33,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a ledger of 100,000 events (not 1,000,000), fewer rounds")
     given = parser.parse_args()
     if unknown := set(given.rows) - ROWS.keys():
-        parser.error(f"{', '.join(sorted(unknown))}: there is no such row; give any of {', '.join(ROWS)}")
-    shown = {True: "met", False: "MISSED", None: "not measured"}
+        parser.error(f"{', '.join(sorted(unknown))}: no such row; give any of {', '.join(ROWS)}")
+    shown = {True: "reached", False: "MISSED", None: "not measured"}
     results: list[Result] = []
     line("what", "goal", "measured", "")
     line(*["---"] * 4)
@@ -42,8 +42,8 @@ def main() -> int:
         for name in given.rows or ROWS:
             for result in ROWS[name](Settings(given.quick), Path(folder)):
                 results.append(result)
-                line(result.what, result.goal, result.measured, shown[result.met])
-    missed = [result.what for result in results if result.met is False]
+                line(result.what, result.goal, result.measured, shown[result.reached])
+    missed = [result.what for result in results if result.reached is False]
     print(f"\n{len(missed)} of {len(results)} goals missed" + "".join(f"\n- {what}" for what in missed))
     return 1 if missed else 0
 

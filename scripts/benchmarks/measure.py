@@ -15,13 +15,13 @@ class Result:
         what: the thing measured.
         goal: the limit, in words.
         measured: the figures, in words.
-        met: whether the limit holds; None if it could not be measured.
+        reached: whether the goal is reached; None if it could not be measured.
     """
 
     what: str
     goal: str
     measured: str
-    met: bool | None
+    reached: bool | None
 
 
 @dataclass(frozen=True)

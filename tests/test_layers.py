@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 MAX_FUNCTION = 70
 
-# Folders that the rules on late imports, parsed numbers and words do not cover yet.
+# Folders that the rules on late imports, parsed numbers and words do not cover yet, and files that are to come.
 NOT_YET = {
     "analysis", "catalogs", "cli", "errors", "integrity", "ledger", "log", "model", "pytorch", "storage", "transfer",
+    "queries.py", "model/state_specs.py",
 }  # fmt: skip
 
 # A module imports from its own folder and from the lines below it.
@@ -253,6 +255,15 @@ def test_the_package_uses_the_plain_words() -> None:
     found = [(folder(module_of(ROOT / line.partition(":")[0])), line) for line in done.stdout.splitlines()]
     offenders = [line for name, line in found if name not in NOT_YET]
     assert not offenders, "\n".join(offenders)
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py|[a-z_]+/)`", text)) - NOT_YET
+    homes = {name: [PACKAGE, ROOT] if "/" in name else [PACKAGE, *PACKAGE.iterdir()] for name in named}
+    assert [name for name in sorted(named) if not any((home / name).exists() for home in homes[name])] == []
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert {f"{name}/" for name in folders} <= named
 
 
 _IMPORT_EACH = """

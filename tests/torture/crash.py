@@ -170,36 +170,50 @@ def small(path: Path) -> None:
             act(table, number, "first")
 
 
+# A migration after all others, which changes the schema and copies rows.
+LATER = """
+def apply(db):
+    db.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT")
+    db.execute("INSERT INTO note (text) SELECT kind FROM event")
+    db.execute("CREATE INDEX note_text ON note (text)")
+"""
+
+
 @contextlib.contextmanager
-def first_schema(folder: Path) -> Iterator[None]:
-    """Make ledgers with only the first migration meanwhile."""
+def migrations_in(folder: Path) -> Iterator[None]:
+    """Use the migrations of a folder meanwhile."""
     real = migrations._folder
-    shutil.copytree(real(), folder, ignore=lambda _, names: [n for n in names if not n.startswith("0001")])
-    forget = (migrations.migration_names, migrations._migrations)
+    caches = (migrations.migration_names, migrations._migrations)
     try:
         migrations._folder = lambda: folder
-        for one in forget:
-            one.cache_clear()
+        for cached in caches:
+            cached.cache_clear()
         yield
     finally:
         migrations._folder = real
-        for one in forget:
-            one.cache_clear()
-        shutil.rmtree(folder)
+        for cached in caches:
+            cached.cache_clear()
 
 
 def at_chosen_points(workspace: Workspace) -> list[Row]:
     """Kill a writer at each statement of an event, of a new ledger and of a migration."""
+    real, later = migrations._folder(), workspace.folder / "later"
+    shutil.copytree(real, later, ignore=shutil.ignore_patterns("__pycache__"))
+    (later / "9999_later.py").write_text(LATER)
 
     def old(path: Path) -> None:
-        with first_schema(workspace.folder / "old"):
+        with migrations_in(real):
             small(path)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            if migrations.pending_migrations(db) != ["9999_later"]:
+                raise RuntimeError("no migration is pending, so the fault is not injected")
 
-    return [
+    rows = [
         at_each_statement(workspace, "three events that write to every table", small, one_event),
         at_each_statement(workspace, "making a ledger", lambda path: None, opening),
-        at_each_statement(workspace, "a migration", old, opening),
     ]
+    with migrations_in(later):
+        return [*rows, at_each_statement(workspace, "a migration", old, opening)]
 
 
 def in_the_middle_of_a_write(workspace: Workspace) -> list[Row]:

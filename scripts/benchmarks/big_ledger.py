@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from measure import Result, Settings, seconds, wall_median, within
@@ -35,10 +35,10 @@ def large(settings: Settings, folder: Path) -> Iterator[Result]:
     """Fill one table, and read and verify it at two sizes."""
     small, size = settings.sizes
     path = folder / "big.db"
-    change = changer(path)
-    change(small)
+    ops = ops_in_turn()
+    fill(path, ops, small)
     _, small_memory = verified(path)
-    change(size)
+    fill(path, ops, size)
     yield state(settings, path, size)
     yield from commands(settings, path, size)
     taken, memory = verified(path)
@@ -51,31 +51,25 @@ def large(settings: Settings, folder: Path) -> Iterator[Result]:
     )
 
 
-def changer(path: Path) -> Callable[[int], None]:
-    """Return a function that appends changes of one op each, until the ledger has so many events."""
+def ops_in_turn() -> Iterator[str]:
+    """Yield the op of each change, without end."""
+    ops = [f"aten::op{number}" for number in range(OPS)]
+    yield from ops
+    yield from ops[::2]  # so that from here on about half of the ops have a rule at any version
+    yield from itertools.cycle(ops)
+
+
+def fill(path: Path, ops: Iterator[str], size: int) -> None:
+    """Append changes of one op each, until the ledger has so many events."""
     from decomp_ledger import Ledger
 
-    ops = [f"aten::op{number}" for number in range(OPS)]
-
-    def turns() -> Iterator[str]:
-        yield from ops
-        yield from ops[::2]  # so that from here on about half of the ops have a rule at any version
-        yield from itertools.cycle(ops)
-
-    turn = turns()
-
-    def change(size: int) -> None:
-        with Ledger(path, actor="bench") as ledger:
-            log = ledger.create_table("edge")
-            left = size - log.version
-            while left > 0:
-                # One transaction for many events, because making the ledger is not what is measured.
-                with ledger.database.write_transaction():
-                    for op in itertools.islice(turn, min(left, PER_TRANSACTION)):
-                        (log.reset if op in log.rules else log.preserve)([op])
-                left = size - log.version
-
-    return change
+    with Ledger(path, actor="bench") as ledger:
+        log = ledger.create_table("edge")
+        while (left := size - log.version) > 0:
+            # One transaction for many events, because making the ledger is not what is measured.
+            with ledger.database.write_transaction():
+                for op in itertools.islice(ops, min(left, PER_TRANSACTION)):
+                    (log.reset if op in log.rules else log.preserve)([op])
 
 
 def state(settings: Settings, path: Path, size: int) -> Result:

@@ -207,7 +207,7 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     connection.close()
     done = run(path, "verify")
     assert done.returncode == 1
-    assert done.stdout.startswith("event #3: its content is not what its hash was made of")
+    assert done.stdout.startswith("event #3: its content does not match its hash")
     assert answer(path, "verify")["problems"][0]["seq"] == 3
 
 
@@ -215,8 +215,8 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     ("arguments", "message"),
     [
         (["show", "edgy"], "has no table 'edgy'; it has 'edge'"),
-        (["show", "edge@9"], "edge has versions 1 to 3, not 9"),
-        (["show", "edge@nope"], "edge has no tag 'nope'; its tags: release"),
+        (["show", "edge@9"], "edge@9: the table has the versions 1 to 3; give one of them"),
+        (["show", "edge@nope"], "edge@nope: the table has no such tag; its tags: release"),
         (["show"], "has 2 tables; name one: edge, plain"),
         (["explain", "aten.linear"], "names a family of overloads"),
         (["explain", "a b", "edge"], "is not the name of an op"),

@@ -25,7 +25,8 @@ from strategies import (
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import fork_safety
-from decomp_ledger.storage.database import Database, explain
+from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.sqlite_errors import describe_error
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda ledger: b"", "is empty, not a ledger; remove it"),
     "encrypted": (lambda ledger: os.urandom(8192), "not a ledger: not an SQLite file, or an encrypted one"),
     "one byte": (lambda ledger: b"S", "not a ledger"),
-    "half a header": (lambda ledger: truncate(ledger, 50), "is truncated: it has 50 bytes"),
-    "a header alone": (lambda ledger: truncate(ledger, 100), "is truncated: it has 100 bytes"),
-    "a page alone": (lambda ledger: truncate(ledger, 4096), "is truncated: it has 4096 bytes"),
-    "all but a byte": (lambda ledger: ledger.read_bytes()[:-1], "is truncated: it has"),
+    "half a header": (lambda ledger: truncate(ledger, 50), "is truncated: 50 bytes"),
+    "a header alone": (lambda ledger: truncate(ledger, 100), "is truncated: 100 bytes"),
+    "a page alone": (lambda ledger: truncate(ledger, 4096), "is truncated: 4096 bytes"),
+    "all but a byte": (lambda ledger: ledger.read_bytes()[:-1], r"is truncated: \d+ bytes"),
     "another's database": (lambda ledger: other_database(ledger, "DELETE", 0), "SQLite database, but not a ledger"),
     "another's in WAL": (lambda ledger: other_database(ledger, "WAL", 7), "SQLite database, but not a ledger"),
     "overwritten": (scribble, "is damaged|not a ledger"),
@@ -134,7 +135,9 @@ def test_a_ledger_is_not_made_where_there_is_no_folder(tmp_path: Path, below: st
 
 
 def test_nothing_is_made_for_a_reader(tmp_path: Path) -> None:
-    with pytest.raises(LedgerFileError, match=r"there is no ledger at .*; name one with --ledger, or record something"):
+    with pytest.raises(
+        LedgerFileError, match=r"there is no ledger at this path; name one with --ledger, or record something"
+    ):
         Ledger(tmp_path / "ledger.db", read_only=True)
     assert contents(tmp_path) == {}
 
@@ -166,7 +169,7 @@ def test_a_lazy_ledger_makes_no_file_until_it_is_used(tmp_path: Path) -> None:
 
 
 def test_durability_is_one_of_two(tmp_path: Path) -> None:
-    with pytest.raises(LedgerFileError, match="'process' or 'power', not 'disk'"):
+    with pytest.raises(LedgerFileError, match="'disk' is unknown; give 'process' or 'power'"):
         Ledger(tmp_path / "ledger.db", durability="disk")
     for durability, synchronous in (("process", 1), ("power", 2)):
         with Ledger(tmp_path / "ledger.db", durability=durability) as ledger:
@@ -191,8 +194,8 @@ except errors.LedgerError as error:
     [
         (0o000, 0o777, "reading", "may not be read|cannot be opened"),
         (0o000, 0o777, "writing", "may not be read|cannot be opened|is read-only here"),
-        (0o444, 0o777, "writing", "is read-only here; its file and folder must be writable"),
-        (0o666, 0o555, "writing", "is read-only here; its file and folder must be writable"),
+        (0o444, 0o777, "writing", "is read-only here; make the file and its folder writable"),
+        (0o666, 0o555, "writing", "is read-only here; make the file and its folder writable"),
         (0o644, 0o000, "reading", "may not be read|cannot be opened"),
         (0o644, 0o000, "writing", "may not be read|cannot be opened"),
         (0o444, 0o555, "reading", None),
@@ -476,25 +479,26 @@ from decomp_ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1], actor="ann")
 table = ledger.table_log("edge")
 
-def fork(_):
+def fork():
     child = os.fork()
     if child == 0:
         for use in (ledger.tables, lambda: Ledger(sys.argv[1])):
             try:
                 use()
             except LedgerFileError as error:
-                print("was in use when this process was forked" in str(error), flush=True)
+                print("in use when this process was forked" in str(error), flush=True)
     return child
 
 if sys.argv[2] == "writing":
     try:
-        child = ledger.database.write(fork)
+        with ledger.database.write_transaction():
+            child = fork()
     except LedgerFileError as error:
         print(error, flush=True)
         os._exit(0)
 else:
     with ledger.database.reading():
-        child = fork(None)
+        child = fork()
     if child == 0:
         os._exit(0)
 os.waitpid(child, 0)
@@ -505,7 +509,11 @@ print(table.preserve(["aten::add"]).seq)
 @pytest.mark.parametrize("within", ["reading", "writing"])
 def test_a_child_that_is_forked_amid_the_use_of_a_ledger_is_told_not_to_use_it(path: Path, within: str) -> None:
     told = run_python(_FORK_WITHIN, path, within)
-    more = f"{path} is being written by the process that forked this one\n" if within == "writing" else ""
+    more = (
+        f"{path}: the process that forked this one is writing to it; open the ledger again in this process\n"
+        if within == "writing"
+        else ""
+    )
     assert told == f"True\nTrue\n{more}3\n"
 
 
@@ -550,7 +558,7 @@ print(len(ledger.tables()))
 
 def test_a_ledger_in_memory_stays_with_its_process() -> None:
     said = run_python(_FORK_MEMORY)
-    assert said == "a ledger in memory stays with the process that made it; use a file to share one\n0\n"
+    assert said == ":memory:: a ledger in memory belongs to the process that made it; use a file to share one\n0\n"
 
 
 _HOLD = """
@@ -567,7 +575,7 @@ def test_a_ledger_locked_by_another_process_is_waited_for_and_then_said(path: Pa
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with Ledger(path, timeout=0.2) as ledger:
         table = ledger.table_log("edge")
-        with pytest.raises(LedgerFileError, match="is being written by another process and did not come free in time"):
+        with pytest.raises(LedgerFileError, match="another process is writing to it and did not finish in time"):
             table.preserve(["aten::add"])
         assert (table.version, table.rules.keys()) == (2, {"aten::mm"})
         finish(holder)
@@ -649,8 +657,8 @@ def test_what_is_open_is_asked_while_other_threads_open_more(path: Path) -> None
     def open_more() -> None:
         while not stop.is_set():
             held.append(Database(path, lazy=True))
-            with fork_safety.opening():
-                fork_safety.hold(held[-1])
+            with fork_safety.opening_lock():
+                fork_safety.register_open_file(held[-1])
             del held[:-500]
 
     threads = [threading.Thread(target=open_more) for _ in range(2)]
@@ -672,13 +680,14 @@ def test_a_thread_never_sees_half_a_transaction_of_another(path: Path) -> None:
     inside, leave = threading.Event(), threading.Event()
     with Ledger(path) as ledger, ThreadPoolExecutor(2) as pool:
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO op (name) VALUES ('aten::half')")
-            inside.set()
-            leave.wait(10)
-            raise KeyError("gives up")
+        def write() -> None:
+            with ledger.database.write_transaction() as connection:
+                connection.execute("INSERT INTO op (name) VALUES ('aten::half')")
+                inside.set()
+                leave.wait(10)
+                raise KeyError("gives up")
 
-        writer = pool.submit(ledger.database.write, write)
+        writer = pool.submit(write)
         assert inside.wait(10)
         reader = pool.submit(lambda: ledger.database.connection and _ops(ledger))
         leave.set()
@@ -697,15 +706,11 @@ def _ops(ledger: Ledger) -> list[str]:
 
 def test_what_is_raised_in_a_transaction_rolls_it_back(path: Path) -> None:
     with Ledger(path) as ledger:
-
-        def write(connection: sqlite3.Connection) -> None:
+        with pytest.raises(KeyError), ledger.database.write_transaction() as connection:
             new_table(ledger, "inner").preserve(["aten::inner"])
             assert _ops(ledger) == ["aten::mm", "aten::inner"]
             assert connection.in_transaction
             raise KeyError
-
-        with pytest.raises(KeyError):
-            ledger.database.write(write)
         assert _ops(ledger) == ["aten::mm"]
         # What was numbered in the transaction must not be remembered with that number.
         new_table(ledger, "later").preserve(["aten::outer", "aten::inner"])
@@ -716,13 +721,10 @@ def test_what_is_raised_in_a_transaction_rolls_it_back(path: Path) -> None:
 
 def test_a_writer_keeps_others_out_from_its_first_read_on(path: Path) -> None:
     with Ledger(path) as ledger, Ledger(path, timeout=0) as other:
-
-        def write(_: sqlite3.Connection) -> None:
-            with pytest.raises(LedgerFileError, match="is being written by another process"):
+        with ledger.database.write_transaction():
+            with pytest.raises(LedgerFileError, match="another process is writing to it"):
                 new_table(other)
             assert other.state("edge").version == 2
-
-        ledger.database.write(write)
         new_table(other, "theirs")
         assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
 
@@ -752,7 +754,7 @@ def fill(table: object) -> int:
         try:
             table.preserve([f"aten::op{number}_{'x' * 300}"])
         except LedgerFileError as error:
-            assert "cannot grow: the disk is full; what was recorded before is intact" in str(error)
+            assert "the disk is full; free some space (every recorded event is intact)" in str(error)
             return number
     raise AssertionError("the ledger never was full")
 
@@ -805,14 +807,14 @@ PRAGMAS = {"foreign_keys": 1, "trusted_schema": 0, "journal_mode": "wal"}
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("SQLITE_BUSY", "database is locked", "being written by another process"),
+        ("SQLITE_BUSY", "database is locked", "another process is writing to it"),
         ("SQLITE_FULL", "database or disk is full", "the disk is full"),
         ("SQLITE_READONLY_DIRECTORY", "attempt to write a readonly database", "read-only here"),
         ("SQLITE_CANTOPEN", "unable to open database file", "cannot be opened"),
         ("SQLITE_CORRUPT", "database disk image is malformed", "is damaged"),
         ("SQLITE_ERROR", "malformed database schema (a) -\n near\r\n 'x'", "schema (a) - near 'x'"),
         ("SQLITE_CONSTRAINT_TRIGGER", "the log is append-only: DELETE on op is refused", "append-only"),
-        ("SQLITE_IOERR", "disk I/O error", "SQLite says disk I/O error"),
+        ("SQLITE_IOERR", "disk I/O error", "SQLite reports disk I/O error"),
     ],
 )
 @pytest.mark.parametrize("with_name", [True, False], ids=["named", "Python 3.10"])
@@ -822,8 +824,8 @@ def test_each_error_of_sqlite_is_said_in_one_line(name: str, text: str, expected
         error.sqlite_errorname = name
     elif name == "SQLITE_CANTOPEN":
         expected = text
-    assert expected in explain("ledger.db", error)
-    assert explain("ledger.db", error).startswith("ledger.db")
+    assert expected in describe_error("ledger.db", error)
+    assert describe_error("ledger.db", error).startswith("ledger.db: ")
 
 
 def test_text_that_no_ledger_can_hold_is_looked_for_in_vain(path: Path) -> None:
@@ -833,7 +835,7 @@ def test_text_that_no_ledger_can_hold_is_looked_for_in_vain(path: Path) -> None:
             lambda: ledger.state("a\ud800"),
             lambda: ledger.table_log("a\ud800"),
         ):
-            with pytest.raises(LedgerError, match="is in no ledger: it has a lone surrogate"):
+            with pytest.raises(LedgerError, match="no ledger holds a lone surrogate"):
                 ask()
 
 
@@ -858,8 +860,8 @@ def test_an_interrupt_right_after_the_lock_was_got_leaves_no_transaction_open(tm
             in_transaction = property(lambda self: real.in_transaction)
 
         ledger.database._connection = Interrupted()  # type: ignore[assignment]
-        with pytest.raises(KeyboardInterrupt):
-            ledger.database.write(lambda _: pytest.fail("it was interrupted before"))
+        with pytest.raises(KeyboardInterrupt), ledger.database.write_transaction():
+            pytest.fail("it was interrupted before")
         ledger.database._connection = real
         assert not real.in_transaction
         new_table(other)

@@ -431,7 +431,7 @@ def test_a_captured_catalog_is_named_by_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["drift", "torch:2.6.0", "torch:2.6.9"], "there is no catalog of torch 2.6.9; there are 2.6.0, 2.7.1"),
+        (["drift", "torch:2.6.0", "torch:2.6.9"], "torch 2.6.9: no catalog is shipped; choose one of 2.6.0, 2.7.1"),
         (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:99"], "has no export 99"),
         (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "edge"], "edge names no program; name one of those"),
         (["drift", "torch:2.6.0"], "Missing argument 'B'"),

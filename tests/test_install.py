@@ -25,7 +25,7 @@ with Ledger("l.db") as ledger:
     assert ledger.verify().ok
 print(Path(decomp_ledger.__file__).parent)
 print(migrations._folder())
-print(len(catalogs.available()), catalogs.load("2.6.0")["ops"]["aten::elu"]["default"])
+print(len(catalogs.available()), catalogs.released("2.6.0").ops["aten::elu"].default)
 assert "torch" not in sys.modules
 """
 

@@ -41,13 +41,13 @@ def plain_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 def forget() -> None:
     """Let everything be asked for anew."""
-    provenance._known.clear()
+    provenance._environments.clear()
     for cached in (
         provenance._person,
-        provenance._shown,
+        provenance._shortened,
         provenance._libraries,
         provenance._git_root,
-        provenance._base,
+        provenance._machine,
     ):
         cached.cache_clear()
 

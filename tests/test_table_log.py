@@ -182,7 +182,7 @@ def test_a_past_state_is_what_was_said_then(table: TableLog) -> None:
 def test_a_version_that_is_not_there_is_refused_with_those_that_are(table: TableLog, version: int) -> None:
     table.preserve([MM])
     for use in (table.at, table.past, table.revert, table.diff):
-        with pytest.raises(UnknownVersion, match="edge has versions 1 to 2"):
+        with pytest.raises(UnknownVersion, match="the table has the versions 1 to 2"):
             use(version)
 
 
@@ -201,7 +201,7 @@ def test_the_past_refuses_to_change(ledger: Ledger, table: TableLog) -> None:
         lambda: past.revert(2),
         lambda: override(past, ADD, "add"),
     ):
-        with pytest.raises(ReadOnlyTable, match=r"edge@1 is a past state; copy\(\) it, or revert the table to it"):
+        with pytest.raises(ReadOnlyTable, match=r"edge@1: a past version cannot change; copy\(\) it, or revert to it"):
             change()
     assert (past.version, past.rules, count(ledger)) == (1, {}, 2)
 
@@ -247,7 +247,7 @@ def test_a_tag_never_moves(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     assert table.tag("v1", 1) is not None
     before = count(ledger)
-    with pytest.raises(VersionConflict, match="the tag 'v1' of edge is version 1 and never moves"):
+    with pytest.raises(VersionConflict, match="edge@v1: the tag is version 1 and never moves"):
         table.tag("v1")
     with pytest.raises(VersionConflict):
         table.tag("v1", 2)
@@ -282,17 +282,17 @@ def test_a_tag_that_reads_as_a_version_or_cannot_be_written_is_refused(
 
 @pytest.mark.parametrize("version", [0, 2, -1, 1.5, "first"])
 def test_a_version_that_is_not_there_cannot_be_tagged(ledger: Ledger, table: TableLog, version: object) -> None:
-    with pytest.raises(UnknownVersion, match="edge has versions 1 to 1"):
+    with pytest.raises(UnknownVersion, match="the table has the versions 1 to 1"):
         table.tag("v1", version)
     assert count(ledger) == 1
 
 
 def test_an_unknown_tag_is_refused_with_those_there_are(table: TableLog) -> None:
-    with pytest.raises(UnknownVersion, match="edge has no tag 'v1'; its tags: none"):
+    with pytest.raises(UnknownVersion, match="edge@v1: the table has no such tag; its tags: none"):
         table.at("v1")
     table.tag("b")
     table.tag("a")
-    with pytest.raises(UnknownVersion, match="edge has no tag 'v1'; its tags: a, b"):
+    with pytest.raises(UnknownVersion, match="edge@v1: the table has no such tag; its tags: a, b"):
         table.at("v1")
 
 
@@ -332,7 +332,7 @@ def test_an_expected_version_that_does_not_hold_is_an_error_and_writes_nothing(l
         lambda: table.revert(1, expected_version=1),
         lambda: table.preserve([MM], expected_version=1),
     ):
-        with pytest.raises(VersionConflict, match="edge is at version 2, not"):
+        with pytest.raises(VersionConflict, match="edge: the table is at version 2, not"):
             change()
     assert count(ledger) == 2
     event = table.preserve([ADD], expected_version=2)
@@ -343,7 +343,7 @@ def test_an_expected_version_that_does_not_hold_is_an_error_and_writes_nothing(l
 def test_an_expected_version_is_compared_with_what_others_wrote(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path) as other:
         other.table_log("edge").preserve([MM])
-    with pytest.raises(VersionConflict, match="edge is at version 2, not 1"):
+    with pytest.raises(VersionConflict, match="edge: the table is at version 2, not 1"):
         table.preserve([ADD], expected_version=1)
     assert table.preserve([ADD], expected_version=2) is not None
 
@@ -547,7 +547,7 @@ def test_a_named_fork_is_written_at_once_under_a_name_that_is_free(ledger: Ledge
     fork = table.fork_as("mine")
     assert (fork.name, fork.version, count(ledger)) == ("mine", 1, 2)
     for name in ("mine", "edge"):
-        with pytest.raises(LedgerError, match=f"there is a table '{name}' already; fork under another name"):
+        with pytest.raises(LedgerError, match=f"'{name}': there is such a table already; fork under another name"):
             table.fork_as(name)
     with pytest.raises(InvalidName):
         table.fork_as("a@b")
@@ -616,7 +616,7 @@ def test_a_table_without_a_ledger_keeps_its_state_in_memory() -> None:
     assert table.preserve([MM]) is None
     assert (table.rules, table.version) == ({MM: KEPT}, 2)
     assert table.fork().rules == {MM: KEPT}
-    with pytest.raises(LedgerError, match="loose is no longer recorded"):
+    with pytest.raises(LedgerError, match="loose: the table is no longer recorded"):
         table.tag("v1")
 
 

@@ -311,10 +311,10 @@ def test_all_names_what_a_count_stands_for(path: Path) -> None:
     [
         (["edge"], "either --torch VERSION or --python INTERPRETER"),
         (["edge", "--torch", "2.6.0", "--python", "python"], "either --torch VERSION or --python INTERPRETER"),
-        (["edge", "--torch", "1.0"], "there is no catalog of torch 1.0"),
+        (["edge", "--torch", "1.0"], "torch 1.0: no catalog is shipped"),
         (["edge", "--python", "/no/python"], "cannot capture the torch of /no/python"),
         (["edgy", "--torch", "2.6.0"], "has no table 'edgy'"),
-        (["edge@9", "--torch", "2.6.0"], "edge has versions 1 to 3"),
+        (["edge@9", "--torch", "2.6.0"], "edge@9: the table has the versions 1 to 3"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2(path: Path, arguments: list[str], message: str) -> None:

@@ -77,19 +77,15 @@ def restore(option: LedgerOption, file: str, force: bool, as_json: bool) -> None
 @pass_ledger
 def dump(option: LedgerOption, output: str | None) -> None:
     """Print the whole ledger as JSON Lines, for other programs and for `load`."""
-    from decomp_ledger.storage.backup import draft_of, put, target_of
     from decomp_ledger.transfer.jsonl import dump as lines_of
+    from decomp_ledger.transfer.jsonl import dump_to_file
 
     with option.read() as ledger, progress("dump") as told:
         if output is None:
             for line in lines_of(ledger, told):
                 click.echo(line, nl=False)
             return
-        target = target_of(output)
-        with draft_of(target) as draft:
-            with draft.open("w", encoding="ascii") as file:
-                file.writelines(lines_of(ledger, told))
-            put(draft, target)
+        dump_to_file(ledger, output, told)
 
 
 @click.command()
@@ -99,10 +95,9 @@ def dump(option: LedgerOption, output: str | None) -> None:
 def load(option: LedgerOption, file: str, as_json: bool) -> None:
     """Make a new ledger of what `dump` printed, FILE or - for standard input, once it verifies."""
     from decomp_ledger.transfer.jsonl import load as make
-    from decomp_ledger.transfer.jsonl import read_lines
 
     with progress("verify what was loaded") as told:
-        result = make(read_lines(Path(file)), option.path, told)
+        result = make(file, option.path, told)
     if as_json:
         write_json({"ledger": option.path, "events": result.events, "head": result.head})
     else:

@@ -60,7 +60,7 @@ def _anchors(ledger: Ledger, path: str) -> Sequence[tuple[int, str]]:
 
 
 def _print(result: Verification) -> None:
-    for one in result.signed:
+    for one in result.signatures:
         whose = one.signer if one.signer is not None else f"the key {one.fingerprint}, of nobody who was named"
         note(f"up to #{one.seq}: signed {one.signed_at[:19].replace('T', ' ')} by {whose}")
     if result.ok:

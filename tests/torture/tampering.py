@@ -14,7 +14,7 @@ from typing import Any
 from forging import GUARDS, cut, forge, unguarded
 
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.integrity.checkpoints import stored
+from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.integrity.ssh_signatures import Signer
 from decomp_ledger.ledger import Ledger
 from torture.common import Row, Workspace, everything, try_all
@@ -230,7 +230,7 @@ def single_edits(workspace: Workspace) -> list[Row]:
     source = original(workspace)
     before = edited(source, workspace.folder / "ledger.db", lambda db, _: None, random.Random())
     with Ledger(source, read_only=True) as ledger:
-        kept = list(stored(ledger.database.connection, ledger.id))[-1:]
+        kept = list(stored_checkpoints(ledger.database.connection, ledger.id))[-1:]
     rows = []
     for edit in SINGLE:
 
@@ -295,7 +295,7 @@ def cut_and_forged(workspace: Workspace) -> list[Row]:
     source = original(workspace)
     with Ledger(source, read_only=True) as ledger:
         known = [(event.seq, event.hash) for event in ledger.events()]
-        kept = list(stored(ledger.database.connection, ledger.id))[-1]
+        kept = list(stored_checkpoints(ledger.database.connection, ledger.id))[-1]
     signers = [Signer("ann", bytes.fromhex(kept.key))]
     head = known[-1][1]
     rows = []

@@ -63,7 +63,7 @@ class Import:
 
     source: str  # the module, with dots, without the package's name
     target: str  # what it imports, with dots, in full
-    function: str  # of which function it is part, or ""
+    function: str  # the function that holds it, or ""
     for_types: bool  # within `if TYPE_CHECKING`
 
 
@@ -85,7 +85,7 @@ def is_module(name: str) -> bool:
 
 
 def targets(node: ast.AST) -> Iterator[str]:
-    """Give the full names of the modules that a statement imports; none if it is no import."""
+    """Give the full names of the modules that a statement imports; nothing for other statements."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -313,7 +313,7 @@ def test_every_public_name_is_found_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_the_tests_of_this_part_run_where_there_is_no_torch(name: str) -> None:
+def test_the_tests_of_this_part_run_without_torch(name: str) -> None:
     tree = ast.parse((TESTS / name).read_text(encoding="utf-8"))
     imported = {
         alias.name: target

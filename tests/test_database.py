@@ -26,6 +26,7 @@ from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.new_file import draft_of, put
 from decomp_ledger.storage.sqlite_errors import describe_error
 
 
@@ -717,6 +718,39 @@ def test_an_exception_rolls_a_transaction_back(path: Path) -> None:
         assert [info.name for info in ledger.tables()] == ["edge", "later"]
         assert ledger.state("later").rules.keys() == {"aten::outer", "aten::inner"}
         assert ledger.verify().problems == ()
+
+
+def test_a_read_transaction_sees_the_ledger_at_one_moment(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path) as other:
+        with ledger.database.read_transaction():
+            before = ledger.state("edge")
+            new_table(other, "theirs")
+            other.table_log("edge").preserve(["aten::add"])
+            with ledger.database.read_transaction():  # part of the outer one
+                assert ledger.state("edge") == before
+            assert [info.name for info in ledger.tables()] == ["edge"]
+        assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
+def test_a_draft_does_not_replace_a_file_made_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError("no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    target = tmp_path / "copy.db"
+    with pytest.raises(LedgerFileError, match="another process made it meanwhile"), draft_of(target) as draft:
+        draft.write_text("mine")
+        target.write_text("theirs")
+        put(draft, target)
+    assert contents(tmp_path) == {"copy.db": b"theirs"}
+    with draft_of(target) as draft:
+        draft.write_text("mine")
+        put(draft, target, force=True)
+    assert contents(tmp_path) == {"copy.db": b"mine"}
 
 
 def test_a_write_transaction_locks_other_writers_out_from_its_start(path: Path) -> None:

@@ -29,8 +29,10 @@ from decomp_ledger.errors import (
 )
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Change, Created, Materialized, Popped
 from decomp_ledger.model.rules import Rule
+from decomp_ledger.storage.event_store import EVENT, EventRow
 
 MM, ADD, GELU = "aten::mm", "aten::add.Tensor", "aten::gelu"
 
@@ -369,6 +371,22 @@ def test_an_environment_is_stored_once_for_each_that_differs(ledger: Ledger) -> 
     assert ledger.database.connection.execute("SELECT count(*) FROM environment").fetchone() == (1,)
     ledger.append("edge", table.version + 1, next(ledger.events()).body, origin=("ann", None, {"a": 1}))
     assert ledger.environment(next(ledger.events(desc=True)).environment) == {"a": 1}
+
+
+def test_an_event_row_of_another_ledger_can_be_inserted(ledger: Ledger, tmp_path: Path) -> None:
+    event = new_table(ledger).preserve([MM])
+    assert event is not None
+    with ledger.database.reading() as connection:
+        rows = [EventRow(*row) for row in connection.execute(f"{EVENT} ORDER BY event.seq")]
+    with Ledger(tmp_path / "copy.db") as copy, copy.database.write_transaction():
+        with pytest.raises(LedgerError, match=r"it has no environment [0-9a-f]{12}; store it first"):
+            copy.event_store.insert_event(rows[0], Created())
+        copy.event_store.put_text("environment", canonical_json(ledger.environment(event.environment)))
+        for row, stored in zip(rows, ledger.events(), strict=True):
+            copy.event_store.insert_event(row, stored.body)
+        assert list(copy.events()) == list(ledger.events())
+        assert copy.state("edge") == ledger.state("edge")
+        assert copy.event_store.head() == ledger.event_store.head()
 
 
 def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:

@@ -33,7 +33,7 @@ from decomp_ledger.errors import (
     VersionConflict,
 )
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.log.table_log import Status, TableLog
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Change, Created, Reverted, Updated
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import Rule, RuleDiff, TableState, changes_between, diff, fold
@@ -466,6 +466,28 @@ def test_a_fork_is_written_at_its_first_change(ledger: Ledger, table: TableLog) 
     assert [(event.table, event.kind) for event in ledger.events(gt=2)] == [("edge/1", "created"), ("edge/1", "popped")]
     first = next(ledger.events(table="edge/1"))
     assert first.body == Created("torch", ("edge", 2))
+
+
+def test_the_status_follows_the_life_of_a_table(table: TableLog) -> None:
+    fork = table.fork()
+    assert (table.status, fork.status) == (Status.WRITTEN, Status.UNWRITTEN)
+    fork.create()
+    assert (fork.status, fork.version) == (Status.WRITTEN, 1)
+    past = fork.past(1)
+    assert (past.status, past.writable) == (Status.WRITTEN, False)
+    unwritten = table.fork()
+    for log in (fork, past, unwritten):
+        log.detach()
+    assert {(log.status, log.ledger, log.version) for log in (fork, past, unwritten)} == {(Status.DETACHED, None, 1)}
+    assert fork.fork().status is Status.DETACHED
+    assert past.writable is False
+
+
+def test_a_rollback_makes_a_table_unwritten_again(ledger: Ledger, table: TableLog) -> None:
+    fork = table.fork()
+    with pytest.raises(UnknownVersion):
+        fork.tag("v9", 9)
+    assert (fork.status, fork.version, fork.name) == (Status.UNWRITTEN, 0, "edge/?")
 
 
 def test_a_fork_is_written_at_its_first_use(ledger: Ledger, table: TableLog) -> None:

@@ -89,7 +89,7 @@ def filler(ledger: object) -> Callable[[int], None]:
 
 def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Result]:
     from decomp_ledger import Ledger
-    from decomp_ledger.storage import sql
+    from decomp_ledger.storage.event_store import AS_OF
 
     connection = sqlite3.connect(path)
     with Ledger(path, read_only=True) as ledger:
@@ -99,7 +99,7 @@ def states(settings: Settings, path: Path, size: int, last: bool) -> Iterator[Re
                 return ledger.state("edge", version)
 
             def theirs(version: int = version) -> object:
-                return connection.execute(sql.AS_OF, {"table": 1, "version": version}).fetchall()
+                return connection.execute(AS_OF, {"table": 1, "version": version}).fetchall()
 
             sides = in_turns(ours, theirs, settings.rounds(40), time.process_time)
             name = "version 10" if version == 10 else "the last but one"

@@ -25,7 +25,7 @@ BATCH = 20
 def by_hand(path: Path, synchronous: str) -> Callable[[], None]:
     """Return what inserts the rows of one event into a new ledger: no hash, no JSON, no question asked."""
     from decomp_ledger import Ledger
-    from decomp_ledger.storage import sql
+    from decomp_ledger.storage.event_store import INSERT_CHANGE, INSERT_EVENT
 
     with Ledger(path) as ledger:
         ledger.create_table("edge").preserve(["aten::mm"])
@@ -39,9 +39,9 @@ def by_hand(path: Path, synchronous: str) -> Callable[[], None]:
         for _ in range(BATCH):
             version = next(versions)
             connection.execute("BEGIN IMMEDIATE")
-            event = (version, 1, version, "popped", 1, now, 1, body, digest, digest)
-            connection.execute(sql.INSERT_EVENT, event)
-            connection.execute(sql.INSERT_CHANGE, (1, 1, version, "preserve", None))
+            event = (version, 1, version, 1, "popped", 1, now, 1, body, digest, digest)
+            connection.execute(INSERT_EVENT, event)
+            connection.execute(INSERT_CHANGE, (1, 1, version, "preserve", None))
             connection.execute("COMMIT")
 
     return insert
@@ -52,7 +52,7 @@ def appender(path: Path, durability: str = "process") -> Callable[[], None]:
     from decomp_ledger import Ledger
 
     log = Ledger(path, durability=durability).create_table("edge")
-    verbs = itertools.cycle((log.preserve, log.restore))
+    verbs = itertools.cycle((log.preserve, log.reset))
 
     def append() -> None:
         for _ in range(BATCH):
@@ -95,7 +95,7 @@ def eventsourcing(settings: Settings, folder: Path) -> Iterator[Result]:
     ledger = Ledger(folder / "many.db", durability="power")
     log = ledger.create_table("edge")
     ops = [f"aten::op_{number}" for number in range(100)]
-    verbs = itertools.cycle((log.preserve, log.restore))
+    verbs = itertools.cycle((log.preserve, log.reset))
 
     def update() -> None:
         assert next(verbs)(ops) is not None

@@ -162,7 +162,7 @@ class LedgerLog(History):
         if found is None:
             last = [event.seq for event in self.events(kind=Exported.kind, desc=True, limit=5)]
             numbers = ", ".join(map(str, last)) or "none"
-            raise UnknownExport(f"{self.path}: the ledger has no export {number}; its last exports: {numbers}")
+            raise UnknownExport(f"{self.path}: the ledger has no export {number}; its last: {numbers}")
         return found
 
     def changes_after(self, table: str, version: int) -> list[Event]:

@@ -61,7 +61,7 @@ class Ledger(LedgerLog):
         """
         from decomp_ledger.pytorch.table import DecompTable
 
-        patches.acquire("tables")  # so that exports with named tables are seen; it passes everything else on
+        patches.install("tables")  # so that exports with named tables are seen; it passes everything else on
         return DecompTable(self.create_table(name, base=base))
 
     def provide(self, op: Any, fn: Any) -> None:

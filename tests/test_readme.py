@@ -28,15 +28,6 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_the_files_that_the_architecture_names_are_there() -> None:
-    (tree,) = re.findall(r"```\n(decomp_ledger/\n.*?)```", README, re.DOTALL)
-    named = set(re.findall(r"[a-z]+", " ".join(line[:32] for line in tree.splitlines())))
-    package = ROOT / "decomp_ledger"
-    for path in [*package.glob("*.py"), *(package / "live").glob("*.py")]:
-        if not path.stem.startswith("_") and path.stem not in ("syntax", "functions", "program", "environment"):
-            assert path.stem in named, path
-
-
 def test_only_documented_names_are_public_and_all_of_them_are_there() -> None:
     import decomp_ledger
 

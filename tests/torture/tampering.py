@@ -17,7 +17,7 @@ from decomp_ledger.errors import LedgerError
 from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.integrity.ssh_signatures import Signer
 from decomp_ledger.ledger import Ledger
-from torture.common import Place, Row, everything, try_all
+from torture.common import Row, Workspace, everything, try_all
 
 Db = sqlite3.Connection
 Known = list[tuple[int, str]]
@@ -215,9 +215,9 @@ def verified(path: Path, **known: Any) -> tuple[bool, int | None, str]:
     return False, result.problems[0].seq, result.problems[0].text
 
 
-def original(place: Place) -> Path:
+def original(workspace: Workspace) -> Path:
     """Make the ledger that is tampered with, in one file."""
-    path = place.folder / "original.db"
+    path = workspace.folder / "original.db"
     everything(path)
     db = sqlite3.connect(path)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -225,17 +225,17 @@ def original(place: Place) -> Path:
     return path
 
 
-def single_edits(place: Place) -> list[Row]:
+def single_edits(workspace: Workspace) -> list[Row]:
     """Make random single edits; each is to be noticed, with the first event that it makes wrong."""
-    source = original(place)
-    before = edited(source, place.folder / "ledger.db", lambda db, _: None, random.Random())
+    source = original(workspace)
+    before = edited(source, workspace.folder / "ledger.db", lambda db, _: None, random.Random())
     with Ledger(source, read_only=True) as ledger:
         kept = list(stored_checkpoints(ledger.database.connection, ledger.id))[-1:]
     rows = []
     for edit in SINGLE:
 
         def attempt(number: int, edit: Callable[[Db, random.Random], None] = edit) -> str:
-            path, choose = place.folder / f"edited {number % 64}.db", random.Random(f"{place.seed} {number}")
+            path, choose = workspace.folder / f"edited {number % 64}.db", random.Random(f"{workspace.seed} {number}")
             after = before
             while after is None or after == before:  # refused by SQLite, or no edit at all
                 after = edited(source, path, edit, choose)
@@ -248,7 +248,7 @@ def single_edits(place: Place) -> list[Row]:
             tables = [table for table in before[1] if before[1][table] != after[1][table]]
             return f"in {tables}: the first wrong event is {first}, told {seq} ({text}), ok={ok}"
 
-        runs = place.amount(400, 12)
+        runs = workspace.amount(400, 12)
         goal = "noticed, and the first event that it makes wrong is named, where there is one"
         wrong = try_all(runs, attempt, patience=30)
         rows.append(Row(f"one edit: {edit.__name__.replace('_', ' ')}", runs, goal, wrong))
@@ -267,9 +267,9 @@ def renumbered(before: Any, after: Any) -> bool:
     return bool(before[0] == after[0] and bare(before[1]) == bare(after[1]))
 
 
-def guards_dropped(place: Place) -> list[Row]:
+def guards_dropped(workspace: Workspace) -> list[Row]:
     """Drop or change what refuses edits, and nothing else."""
-    source, path = original(place), place.folder / "ledger.db"
+    source, path = original(workspace), workspace.folder / "ledger.db"
     wrong = []
     db = sqlite3.connect(source)
     guards = db.execute(GUARDS).fetchall()
@@ -290,9 +290,9 @@ def guards_dropped(place: Place) -> list[Row]:
 # What the chain alone cannot show
 
 
-def cut_and_forged(place: Place) -> list[Row]:
+def cut_and_forged(workspace: Workspace) -> list[Row]:
     """Cut the tail, or write history anew, so well that the chain is whole; and ask what is known elsewhere."""
-    source = original(place)
+    source = original(workspace)
     with Ledger(source, read_only=True) as ledger:
         known = [(event.seq, event.hash) for event in ledger.events()]
         kept = list(stored_checkpoints(ledger.database.connection, ledger.id))[-1]
@@ -302,7 +302,7 @@ def cut_and_forged(place: Place) -> list[Row]:
     for name, edit in (("the tail cut", cut), ("history re-chained from an event on", forge)):
 
         def attempt(number: int, edit: Callable[[Db, int], None] = edit) -> str:
-            path, choose = place.folder / f"forged {number % 64}.db", random.Random(f"{place.seed} {number}")
+            path, choose = workspace.folder / f"forged {number % 64}.db", random.Random(f"{workspace.seed} {number}")
             at = choose.randrange(1, len(known)) if number else 1
             edited(source, path, lambda db, _: edit(db, at), choose)
             first = at if edit is forge else at + 1
@@ -323,7 +323,7 @@ def cut_and_forged(place: Place) -> list[Row]:
                     return f"#{at} against {what}: wanted {wanted}, told {seq} {text}"
             return ""
 
-        runs = place.amount(200, 8)
+        runs = workspace.amount(200, 8)
         goal = "well by the chain alone; told by stamps, --expect and a kept checkpoint, with the event"
         rows.append(Row(name, runs, goal, try_all(runs, attempt, patience=30)))
     return rows

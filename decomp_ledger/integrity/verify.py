@@ -282,7 +282,7 @@ class EventCheck:
             self._problems.add(event.seq, "its snapshot does not match its table and catalog")
 
     def _first_with_extra_row(self) -> int | None:
-        """Return the first event with a change row that it does not have; None if there is none.
+        """Return the first event with a change row that it does not have, or None.
 
         A row of a version that no event makes counts for the event after the last: it was removed.
         """

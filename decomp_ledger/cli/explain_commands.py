@@ -91,7 +91,7 @@ def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState
     told = set()
     for said in map(ledger.state, tables):
         met = ledger.last_materialization(said.table, said.version)
-        key = said.base, None if met is None else met.body.catalog  # type: ignore[union-attr]
+        key = said.base, None if met is None else met.body.catalog
         if key not in told:
             told.add(key)
             yield said
@@ -101,7 +101,7 @@ def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
     from decomp_ledger.analysis.explain import explain
 
     met = ledger.last_materialization(said.table, said.version)
-    catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[union-attr]
+    catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[arg-type]
     return explain(op, said, met, catalog, ledger.history(said.table, op, said.version))
 
 

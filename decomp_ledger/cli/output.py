@@ -15,7 +15,7 @@ import click
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Created, Event, Exported, Materialized, Reverted, Tagged, Updated
+from decomp_ledger.model.events import Changing, Created, Event, Exported, Materialized, Reverted, Tagged, Updated
 from decomp_ledger.model.rules import Rule, TableState
 
 if TYPE_CHECKING:
@@ -228,6 +228,8 @@ def what(event: Event, limit: int = 3) -> str:
             return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
         sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
         return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
+    if not isinstance(body, Changing):
+        return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
     pending = set(body.pending)
     said: dict[str, list[str]] = {}
     for change in body.changes:

@@ -24,12 +24,9 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import (
     VERSION_KINDS,
     Change,
-    Changing,
     Created,
     Event,
-    Exported,
     Materialized,
-    Tagged,
     read_event,
 )
 from decomp_ledger.model.hash_chain import event_hash
@@ -218,18 +215,17 @@ class EventCheck:
     def _check_body(self, event: Event) -> None:
         """Check what is derived from a body, or named by it."""
         body = event.body
-        if isinstance(body, Changing):
-            if len({change.op for change in body.changes}) != len(body.changes):
-                self._problems.add(event.seq, "it changes an op twice")
-            for change in body.changes:
-                self._check_change(event, change)
-        elif isinstance(body, Tagged):
-            self._check_tag(event, body)
+        if len({change.op for change in body.changes}) != len(body.changes):
+            self._problems.add(event.seq, "it changes an op twice")
+        for change in body.changes:
+            self._check_change(event, change)
+        if body.tag is not None:
+            self._check_tag(event, body.tag)
 
-    def _check_tag(self, event: Event, body: Tagged) -> None:
-        version = self._tags.pop((self._contents.tables[event.table], body.name), None)
+    def _check_tag(self, event: Event, tag: str) -> None:
+        version = self._tags.pop((self._contents.tables[event.table], tag), None)
         if version != event.version:
-            self._problems.add(event.seq, f"the row of the tag {body.name!r} does not match it")
+            self._problems.add(event.seq, f"the row of the tag {tag!r} does not match it")
 
     def _check_change(self, event: Event, change: Change) -> None:
         contents, decomposition = self._contents, change.decomposition
@@ -258,17 +254,15 @@ class EventCheck:
                 event = read_event(row.event)
             except DAMAGE:
                 continue  # a problem already
-            if isinstance(event.body, (Materialized, Exported)):
-                self._check_snapshot(event, event.body, state_of)
+            if event.body.catalog is not None:
+                self._check_snapshot(event, event.body.catalog, state_of)
 
-    def _check_snapshot(
-        self, event: Event, body: Materialized | Exported, state_of: Callable[[str, int], TableState]
-    ) -> None:
+    def _check_snapshot(self, event: Event, digest: str, state_of: Callable[[str, int], TableState]) -> None:
         """Materialize the table against the catalog that the event names, and compare the digest of the result."""
-        self.used.catalogs.add(body.catalog)
-        catalog = self._contents.catalogs.get(body.catalog)
+        self.used.catalogs.add(digest)
+        catalog = self._contents.catalogs.get(digest)
         if catalog is None:
-            self._problems.add(event.seq, f"its catalog {body.catalog[:12]} is missing or damaged")
+            self._problems.add(event.seq, f"its catalog {digest[:12]} is missing or damaged")
             return
         try:
             snapshot = materialize(state_of(event.table, event.version), catalog)
@@ -277,6 +271,7 @@ class EventCheck:
             if not self._has_unreadable:
                 self._problems.add(event.seq, f"its table cannot be materialized: {reason_of(error)}")
             return
+        body = event.body
         pending = body.pending if isinstance(body, Materialized) else snapshot.pending
         if (snapshot.digest, snapshot.pending) != (body.snapshot, pending):
             self._problems.add(event.seq, "its snapshot does not match its table and catalog")

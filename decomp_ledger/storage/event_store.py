@@ -21,10 +21,8 @@ from decomp_ledger.model.events import (
     Body,
     CallSite,
     Change,
-    Changing,
     Event,
     Materialized,
-    Tagged,
     encode_body,
     parse,
     read_event,
@@ -412,14 +410,13 @@ class EventStore:
             (row.seq, table_id, row.version, makes_version, *row[3:6], provenance_id, *row[10:]),
         )
         # These rows make reads plain indexed SQL; `verify` compares them with the bodies.
-        if isinstance(body, Changing):
-            rows = [
-                (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
-                for change in body.changes
-            ]
-            connection.executemany(INSERT_CHANGE, rows)
-        elif isinstance(body, Tagged):
-            connection.execute(_INSERT_TAG, (table_id, body.name, row.version))
+        rows = [
+            (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
+            for change in body.changes
+        ]
+        connection.executemany(INSERT_CHANGE, rows)
+        if body.tag is not None:
+            connection.execute(_INSERT_TAG, (table_id, body.tag, row.version))
 
     def put_decomposition(self, decomposition: Decomposition) -> str:
         """Store a decomposition once; return its digest."""

@@ -174,7 +174,11 @@ class EventCheck:
             self._problems.add(row.seq, f"it does not follow {before}")
 
     def _hashed_fields(self, row: EventRow) -> dict[str, Json]:
-        """Return what the hash covers. A text that is not canonical JSON is a problem: the hash covers its value."""
+        """Return the fields that the hash covers.
+
+        Raises:
+            ValueError: a text is not canonical JSON. The hash covers its value, so it would not show that.
+        """
         return {
             "actor": row.actor,
             "body": self._parsed(row, "body", row.body),

@@ -73,6 +73,9 @@ SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHER
 """
 
 
+_MAX_INTEGER = 2**63 - 1  # that SQLite can hold
+
+
 class AuditRow(NamedTuple):
     """One row of `event`, as SQLite gives it: a damaged value may be of any type, and a missing one is None.
 
@@ -158,7 +161,7 @@ def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
     return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
 
 
-def event_rows(connection: sqlite3.Connection, *, gte: int = -(2**63)) -> Iterator[AuditRow]:
+def event_rows(connection: sqlite3.Connection, *, gte: int = -_MAX_INTEGER) -> Iterator[AuditRow]:
     """Give every event with at least a seq, by seq. A forged seq may be negative."""
     yield from map(_audit_row, connection.execute(EVERY_EVENT, [gte]))
 
@@ -179,6 +182,8 @@ def count_events(connection: sqlite3.Connection) -> int:
 
 def event_hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
     """Return the hash of an event in hex; None if the event is missing or its hash damaged."""
+    if not -_MAX_INTEGER <= seq <= _MAX_INTEGER:
+        return None
     row = connection.execute("SELECT hash FROM event WHERE seq = ?", [seq]).fetchone()
     return row[0].hex() if row is not None and isinstance(row[0], bytes) else None
 

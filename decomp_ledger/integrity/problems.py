@@ -54,5 +54,5 @@ class Problems:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says is wrong, without its advice: that is for readers, who are told to run verify."""
+    """Return what an error says is wrong, without its advice, which is to run verify."""
     return str(error).partition("; ")[0] or type(error).__name__

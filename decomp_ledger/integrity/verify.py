@@ -174,7 +174,11 @@ class EventCheck:
             self._problems.add(row.seq, f"it does not follow {before}")
 
     def _hashed_fields(self, row: EventRow) -> dict[str, Json]:
-        """Return what the hash covers. A text that is not canonical JSON is a problem: the hash covers its value."""
+        """Return the fields that the hash covers.
+
+        Raises:
+            ValueError: a text is not canonical JSON. The hash covers its value, so it would not show that.
+        """
         return {
             "actor": row.actor,
             "body": self._parsed(row, "body", row.body),
@@ -277,7 +281,7 @@ class EventCheck:
             self._problems.add(event.seq, "its snapshot does not match its table and catalog")
 
     def _first_with_extra_row(self) -> int | None:
-        """Return the first event with a change row that it does not have; None if there is none.
+        """Return the first event with a change row that it does not have, or None.
 
         A row of a version that no event makes counts for the event after the last: it was removed.
         """

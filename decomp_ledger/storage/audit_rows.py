@@ -73,6 +73,9 @@ SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHER
 """
 
 
+_MAX_INTEGER = 2**63 - 1  # that SQLite can hold
+
+
 class AuditRow(NamedTuple):
     """One row of `event`, as SQLite gives it: a damaged value may be of any type, and a missing one is None.
 
@@ -158,7 +161,7 @@ def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
     return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
 
 
-def event_rows(connection: sqlite3.Connection, *, gte: int = -(2**63)) -> Iterator[AuditRow]:
+def event_rows(connection: sqlite3.Connection, *, gte: int = -_MAX_INTEGER) -> Iterator[AuditRow]:
     """Give every event with at least a seq, by seq. A forged seq may be negative."""
     yield from map(_audit_row, connection.execute(EVERY_EVENT, [gte]))
 
@@ -178,7 +181,9 @@ def count_events(connection: sqlite3.Connection) -> int:
 
 
 def event_hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
-    """Return the hash of an event in hex; None if there is no such event, or its hash is damaged."""
+    """Return the hash of an event in hex; None if the event is missing or its hash damaged."""
+    if not -_MAX_INTEGER <= seq <= _MAX_INTEGER:
+        return None
     row = connection.execute("SELECT hash FROM event WHERE seq = ?", [seq]).fetchone()
     return row[0].hex() if row is not None and isinstance(row[0], bytes) else None
 
@@ -190,7 +195,7 @@ def has_event_hash(connection: sqlite3.Connection, event_hash: str) -> bool:
 
 
 def change_at(connection: sqlite3.Connection, table_id: int, op_id: int, version: int) -> tuple[Any, Any] | None:
-    """Return (action, row of the decomposition) of the change that a version made to an op; None if there is none."""
+    """Return (action, row of the decomposition) of the change that a version made to an op, or None."""
     found: tuple[Any, Any] | None = connection.execute(_CHANGE_AT, (table_id, op_id, version)).fetchone()
     return found
 
@@ -211,7 +216,7 @@ def version_without_event(connection: sqlite3.Connection) -> bool:
 
 
 def first_event_in(connection: sqlite3.Connection, environment_id: int) -> int | None:
-    """Return the seq of the first event recorded in an environment; None if there is none."""
+    """Return the seq of the first event recorded in an environment, or None."""
     (seq,) = connection.execute(_FIRST_EVENT_IN, [environment_id]).fetchone()
     return seq if isinstance(seq, int) else None
 

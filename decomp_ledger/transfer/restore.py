@@ -26,7 +26,7 @@ class Restoration:
     Attributes:
         path: the restored ledger.
         verified: the verification of the backup.
-        kept: where the replaced ledger is now; None if there was none.
+        kept: where the replaced ledger is now, or None.
     """
 
     path: Path

@@ -31,7 +31,7 @@ from torture.common import (
 
 
 def writers(path: Path, count: int) -> tuple[list[int], int]:
-    """Start processes that write until they are killed; return them, and where they acknowledge events."""
+    """Start processes that write until they are killed; return them, and the pipe in which they acknowledge events."""
     out, into = os.pipe()
 
     def write(number: int) -> None:
@@ -45,8 +45,8 @@ def writers(path: Path, count: int) -> tuple[list[int], int]:
     return children, out
 
 
-def said_so_far(out: int) -> str:
-    """Return what a pipe holds now."""
+def read_available(out: int) -> str:
+    """Return the text that is in a pipe now."""
     text = b""
     while select.select([out], [], [], 0)[0]:
         text += os.read(out, 1 << 16)
@@ -54,15 +54,15 @@ def said_so_far(out: int) -> str:
 
 
 def while_written(workspace: Workspace) -> list[Row]:
-    """Take backups of a ledger that others write to, and kill every third backup on its way."""
+    """Take backups of a ledger while others write to it, and kill every third backup."""
     path, wrong, runs = workspace.folder / "ledger.db", list[str](), workspace.amount(60, 6)
     everything(path)
     children, out = writers(path, 3)
     copies: list[tuple[Path, dict[int, str]]] = []
-    said, choose = "", random.Random(workspace.seed)
+    lines, choose = "", random.Random(workspace.seed)
     for number in range(runs):
-        said += said_so_far(out)
-        whole = said[: said.rfind("\n") + 1]
+        lines += read_available(out)
+        whole = lines[: lines.rfind("\n") + 1]
         known = {int(seq): own for seq, own in map(str.split, whole.splitlines())}
         copy = workspace.folder / f"copy {number}.db"
 
@@ -76,7 +76,7 @@ def while_written(workspace: Workspace) -> list[Row]:
             os.kill(child, signal.SIGKILL)
             wait_for(child)
             if not copy.exists():
-                continue  # none of it is there: as good as all
+                continue  # no file is as good as a whole one
         elif how := wait_for(child):
             wrong.append(f"backup {number}: {how}")
             continue
@@ -104,7 +104,7 @@ def while_written(workspace: Workspace) -> list[Row]:
 
 
 def restoring(workspace: Workspace) -> list[Row]:
-    """Restore backups, damaged ones too, and kill half of the restores on their way."""
+    """Restore backups, some of them damaged, and kill half of the restores."""
     good, other = workspace.folder / "good.db", workspace.folder / "other.db"
     everything(good, 2)
     everything(other, 1)
@@ -136,7 +136,7 @@ def restoring(workspace: Workspace) -> list[Row]:
         how = wait_for(child)
         if how not in ("", "SIGKILL"):
             return how
-        # Killed between two renames, it leaves the old one under the name that `restore` would have told.
+        # Killed between two renames, it leaves the old ledger under the name that `restore` would have returned.
         there = path if path.exists() else next(folder.glob("ledger.db.replaced-*[0-9]"))
         with Ledger(there) as ledger:
             found = (
@@ -188,7 +188,7 @@ def round_trips(workspace: Workspace) -> list[Row]:
             new_table(ledger, "after").preserve(["aten::after"])
             found = "" if ledger.verify().ok else "it does not verify when it is written on"
         loaded.unlink()
-        # Where the order says nothing (of environments, say), or a change is none, it may be loaded: as what it was.
+        # A dump with environments in another order, or with an edit that changes nothing, may load as the same ledger.
         return found if sorted(again) == sorted(lines) else "it was loaded, and is another"
 
     runs = workspace.amount(600, 24)

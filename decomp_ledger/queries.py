@@ -493,7 +493,7 @@ def verify(
     kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
     stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
     # A forged stamp can hold a seq that SQLite cannot; no event has the largest one.
-    events = [(min(seq, MAX_NUMBER), text) for seq, text in (*anchors, *stamped)]
+    events = [(max(0, min(seq, MAX_NUMBER)), text) for seq, text in (*anchors, *stamped)]
     known = Anchors(expect, events, wanted, kept)
     return integrity.verify(ledger.event_store, ledger.state, known, progress)
 

@@ -95,7 +95,8 @@ class ResolvedState:
     Attributes:
         name: what people call it: `edge@3`, `torch:2.6.0`, `export:7`, `model.pt2`.
         state: the rules of the table. The default table of a torch has none.
-        catalog: the catalog that the table was materialized against, as it is stored; None if it never was.
+        catalog: the catalog of the table's last materialization, as it is stored; else the last one of any table of the
+            ledger, because both are most likely used with one torch; None if there is none.
         materialization: the event that names the catalog: `materialized` or `exported`. A catalog alone has none.
         since: op -> the version that set its rule, with the reason.
         bundle: the export, if the spec names one.

@@ -47,6 +47,7 @@ WITHOUT_TORCH = (
     "test_migrations.py",
     "test_names.py",
     "test_provenance.py",
+    "test_queries.py",
     "test_upgrade.py",
     "test_stamp.py",
     "test_state_specs.py",

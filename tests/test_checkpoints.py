@@ -166,8 +166,8 @@ def test_no_row_of_the_checkpoints_can_be_changed_behind_the_triggers(ledger: Le
         "DELETE FROM checkpoint",
         "REPLACE INTO checkpoint SELECT * FROM checkpoint",
     ):
-        with pytest.raises(LedgerError, match="append-only"):
-            ledger.database.write(lambda connection, text=text: connection.execute(text))
+        with pytest.raises(LedgerError, match="append-only"), ledger.database.write_transaction() as connection:
+            connection.execute(text)
 
 
 # A cut tail, and history written anew

@@ -547,12 +547,9 @@ def test_history_can_be_read_where_the_source_changed(recorded: DecompTable, reo
 def forge(ledger: Ledger, decomposition: Decomposition, op: str = "aten::mm") -> None:
     """Write a table that says what no honest one would."""
     table = ledger.table_log(ledger.table("forged").name)
-
-    def write(_: object) -> None:
+    with ledger.database.write_transaction():
         digest = ledger.event_store.put_decomposition(decomposition)
         ledger.append(table.name, table.version + 1, Set((Change(op, OVERRIDE, digest),)))
-
-    ledger.database.write(write)
 
 
 def honest(fn: Any, module: str | None = None, qualname: str | None = None) -> Decomposition:

@@ -104,13 +104,10 @@ def test_an_empty_ledger_verifies() -> None:
 
 def test_a_ledger_can_be_verified_within_a_transaction_and_while_another_writes(path: Path) -> None:
     with Ledger(path, actor="ann") as ledger, Ledger(path, actor="bob") as other:
-
-        def write(_: sqlite3.Connection) -> None:
+        with ledger.database.write_transaction():
             ledger.table_log("edge").preserve(["aten::gelu"])
             assert ledger.verify().events == EVENTS + 1
             assert other.verify().events == EVENTS
-
-        ledger.database.write(write)
         assert other.verify().events == EVENTS + 1
 
 
@@ -656,7 +653,7 @@ def test_another_ledger_s_id_is_a_problem_of_the_first_event(path: Path, edit: s
 def test_a_ledger_that_says_twice_which_it_is_cannot_be_verified_nor_written(path: Path) -> None:
     tamper(path, "INSERT INTO ledger VALUES ('0', '2020-01-01T00:00:00.000Z')")
     assert "2 times which ledger it is" in verified(path).problems[-1].text
-    with Ledger(path) as ledger, pytest.raises(LedgerError, match="does not say which ledger it is; run verify"):
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="it has no id, or more than one; run verify"):
         _ = ledger.id
 
 

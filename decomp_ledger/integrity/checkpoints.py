@@ -171,12 +171,14 @@ def sign_head(event_store: EventStore, key: SigningKey) -> Checkpoint:
         insert_checkpoint(connection, signed)
         return signed
 
-    return event_store.database.write(write)
+    with event_store.database.write_transaction() as connection:
+        return write(connection)
 
 
 def append_checkpoint(event_store: EventStore, checkpoint: Checkpoint) -> None:
     """Store a checkpoint that was signed elsewhere."""
-    event_store.database.write(lambda connection: insert_checkpoint(connection, checkpoint))
+    with event_store.database.write_transaction() as connection:
+        insert_checkpoint(connection, checkpoint)
 
 
 def insert_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:

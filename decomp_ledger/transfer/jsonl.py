@@ -137,8 +137,8 @@ def load(lines: Iterable[str], path: str | os.PathLike[str], progress: Progress 
         raise LedgerFileError(f"{target} is there already; load into another file, or move it away")
     check_no_log(target)
     with draft_of(target) as draft:
-        with LedgerLog(draft) as ledger:
-            ledger.database.write(lambda connection: _Loader(connection).run(lines))
+        with LedgerLog(draft) as ledger, ledger.database.write_transaction() as connection:
+            _Loader(connection).run(lines)
         verified = check_draft(draft, "what was loaded", progress)
         put(draft, target)
     return verified

@@ -79,7 +79,9 @@ def filler(ledger: object) -> Callable[[int], None]:
     def fill(size: int) -> None:
         while (missing := size - head(ledger)) > 0:
             some = itertools.islice(turns, min(missing, _TRANSACTION))
-            ledger.database.write(lambda _, some=some: [change(op) for op in some])
+            with ledger.database.write_transaction():
+                for op in some:
+                    change(op)
             # The loop above may change nothing where an op has no decomposition of torch's: then it goes on.
 
     return fill

@@ -209,7 +209,7 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     connection.close()
     done = run(path, "verify")
     assert done.returncode == 1
-    assert done.stdout.startswith("event #3: its content is not what its hash was made of")
+    assert done.stdout.startswith("event #3: its content does not match its hash")
     assert answer(path, "verify")["problems"][0]["seq"] == 3
 
 

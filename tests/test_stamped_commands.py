@@ -139,7 +139,7 @@ def test_a_stamp_shows_what_the_chain_alone_cannot(folder: Path, tmp_path: Path,
     tamper(path, lambda db: edit(db, export.seq if edit is forge else export.seq - 1))
     assert run(tmp_path, "verify", *files[:2]).returncode == run(tmp_path, "verify").returncode == 0
     done = run(tmp_path, "verify", *files)
-    why = "history was written anew" if edit is forge else "the tail was cut"
+    why = "history was rewritten" if edit is forge else "the tail was cut"
     assert done.returncode == 1 and f"event #{export.seq}: " in done.stdout and why in done.stdout
     printed = json.loads(run(tmp_path, "verify", *files, "--json").stdout)
     assert [problem["seq"] for problem in printed["problems"]] == [export.seq]
@@ -148,22 +148,22 @@ def test_a_stamp_shows_what_the_chain_alone_cannot(folder: Path, tmp_path: Path,
 def test_verify_names_the_stamp_of_another_ledger(folder: Path, tmp_path: Path) -> None:
     with Ledger(tmp_path / "decomp_ledger.db"), Ledger(folder / "decomp_ledger.db", read_only=True) as ledger:
         done = run(tmp_path, "verify", "--against", str(folder / "one.pt2"))
-        wanted = f"one.pt2: its exports were recorded in the ledger {ledger.id}, and this is "
+        wanted = f"one.pt2: its exports were recorded in the ledger {ledger.id}, not in "
     assert (done.returncode, done.stdout) == (2, "") and wanted in done.stderr
     stamp = read_stamp(folder / "one.pt2")
     mixed = attrs.evolve(stamp, bundles=(attrs.evolve(stamp.last, ledger="0" * 32), *stamp.bundles))
     assert mixed.anchors(ledger.id) == stamp.anchors(ledger.id)
     assert [seq for seq, _ in stamp.anchors(ledger.id)] == sorted(
-        event.seq for event in (*stamp.last.said, stamp.last.event)
+        event.seq for event in (*stamp.last.rule_events, stamp.last.event)
     )
 
 
 def test_a_file_without_a_good_stamp_gives_one_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StampError, match="has no stamp"):
         read_stamp(folder / "program.pt2")
-    with pytest.raises(StampError, match="is no"):
+    with pytest.raises(StampError, match=r"not a \.pt2 file"):
         read_stamp(folder / "lowering.py")
-    with pytest.raises(StampError, match="cannot read"):
+    with pytest.raises(StampError, match="cannot be read"):
         read_stamp(tmp_path / "missing.pt2")
     with warnings.catch_warnings(), pytest.raises(StampError, match="no recorded export"):
         warnings.simplefilter("ignore")

@@ -299,11 +299,11 @@ class Ledger(LedgerLog):
         """Write the whole ledger, as it is at one moment, to a JSON Lines file, which `load_dump` reads.
 
         Args:
-            path: the file. An existing one is replaced.
+            path: the new file.
             progress: called with the number of events written, and the number of all events.
 
         Raises:
-            LedgerFileError: the file cannot be written.
+            LedgerFileError: the file exists, or cannot be written.
             LedgerError: the ledger is damaged.
         """
         return jsonl.dump_to_file(self, path, progress)

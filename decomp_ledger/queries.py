@@ -93,7 +93,8 @@ class ResolvedState:
     Attributes:
         name: what people call it: `edge@3`, `torch:2.6.0`, `export:7`, `model.pt2`.
         state: the rules of the table. The default table of a torch has none.
-        catalog: the catalog that the table was materialized against, as it is stored; None if it never was.
+        catalog: the catalog of the table's last materialization, as it is stored; else the last one of any table of the
+            ledger, because both are most likely used with one torch; None if the ledger has no materialization.
         materialization: the event that names the catalog: `materialized` or `exported`. A catalog alone has none.
         since: op -> the version that set its rule, with the reason.
         bundle: the export, if the spec names one.
@@ -491,7 +492,7 @@ def verify(
     kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
     stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
     # A forged stamp can hold a seq that SQLite cannot; no event has the largest one.
-    events = [(min(seq, MAX_NUMBER), text) for seq, text in (*anchors, *stamped)]
+    events = [(max(0, min(seq, MAX_NUMBER)), text) for seq, text in (*anchors, *stamped)]
     known = Anchors(expect, events, wanted, kept)
     return integrity.verify(ledger.event_store, ledger.state, known, progress)
 

@@ -380,7 +380,7 @@ def test_an_event_row_of_another_ledger_can_be_inserted(ledger: Ledger, tmp_path
         rows = [EventRow(*row) for row in connection.execute(f"{EVENT} ORDER BY event.seq")]
     with Ledger(tmp_path / "copy.db") as copy, copy.database.write_transaction():
         with pytest.raises(LedgerError, match=r"it has no environment [0-9a-f]{12}; store it first"):
-            copy.event_store.insert_event(rows[0], Created())
+            copy.event_store.insert_event(rows[0], Created("torch"))
         copy.event_store.put_text("environment", canonical_json(ledger.environment(event.environment)))
         for row, stored in zip(rows, ledger.events(), strict=True):
             copy.event_store.insert_event(row, stored.body)

@@ -1,4 +1,4 @@
-"""What README.md shows is so."""
+"""The examples and the reference in README.md."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_only_documented_names_are_public_and_all_of_them_are_there() -> None:
+def test_every_public_name_has_a_docstring() -> None:
     import decomp_ledger
 
     for name in decomp_ledger.__all__:

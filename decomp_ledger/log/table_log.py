@@ -420,9 +420,7 @@ class TableLog:
         """
         op_names.check_label(name, "a tag")
         if is_number_like(name):
-            raise InvalidName(
-                f"{name!r}: a tag must not look like a number; add a letter, because TABLE@3 is a version"
-            )
+            raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
         ledger, origin = self._recorded(), self._recorded().origin()
         with self._transaction(ledger):
             self._create(ledger, origin)

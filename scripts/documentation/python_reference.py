@@ -30,8 +30,16 @@ GROUPS = {
 }
 ERRORS = "Errors and warnings"
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
-# What the parts of the package say to each other, though their names have no underscore.
-INTERNAL = frozenset({"from_text", "from_json", "from_log", "to_text", "decomp_table"})
+# Members for other parts of the package, and those that only torch's own code uses.
+INTERNAL = frozenset(
+    {
+        *("from_text", "from_json", "from_log", "to_text"),
+        *("append", "origin", "next_name", "has_materialized_as", "changes_after", "pending_in_environment"),
+        *("state_and_blame", "state_and_since", "last_events", "created"),
+        *("new_log", "stopped", "adopted", "failed", "missed", "plain"),
+        *("decomp_table", "has_materialized", "deleted_custom_ops"),
+    }
+)
 WIDTH = 100
 
 
@@ -73,10 +81,13 @@ def entry(name: str, value: Any) -> str:
         return "".join([*parts, code(f"dl.{name}", value), *body(value)])
     constructor = made_by_user(value)
     parts += [code(f"dl.{name}", value) if constructor else "", *body(value)]
-    for member, found in members(value):
+    documented = [base for base in value.__mro__[1:] if base.__name__ in decomp_ledger.__all__]
+    if documented:
+        parts.append(f"It has all members of [`{documented[0].__name__}`](#{documented[0].__name__.lower()}).\n\n")
+    for member, found in members(value, documented):
         own = found.__func__ if isinstance(found, (classmethod, staticmethod)) else found
         parts.append(f"#### {name}.{member}\n\n")
-        parts += [code(member, own) if inspect.isfunction(own) else "", *body(own)]
+        parts += [code(member, own) if inspect.isfunction(own) else attribute(member, own), *body(own)]
     return "".join(parts)
 
 
@@ -85,11 +96,18 @@ def made_by_user(cls: type) -> bool:
     return "\nArgs:" in (inspect.getdoc(cls) or "")
 
 
-def members(cls: type) -> Iterator[tuple[str, Any]]:
-    """Give the documented public members of a class, those of its bases in this package included."""
+def attribute(name: str, value: Any) -> str:
+    """Return a property's name and type, as a block."""
+    getter = getattr(value, "fget", None) or value.func
+    return f"```py\n{name}: {annotation(inspect.signature(getter).return_annotation)}\n```\n\n"
+
+
+def members(cls: type, documented: list[type]) -> Iterator[tuple[str, Any]]:
+    """Give the documented public members of a class, with those of its bases that have no section of their own."""
+    shown = {base for other in documented for base in other.__mro__}
     found: dict[str, Any] = {}
     for base in cls.__mro__:
-        if base.__module__.partition(".")[0] == "decomp_ledger":
+        if base not in shown and base.__module__.partition(".")[0] == "decomp_ledger":
             for name, value in vars(base).items():
                 if not name.startswith("_") and name not in INTERNAL:
                     found.setdefault(name, value)

@@ -40,8 +40,13 @@ def test_the_python_examples_of_a_page_run_in_a_new_process(page: Path, tmp_path
     run_examples(page, tmp_path)
 
 
-def test_the_terminal_examples_of_the_tutorial_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def documentation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "documentation"))
+
+
+@pytest.mark.usefixtures("documentation")
+def test_the_terminal_examples_of_the_tutorial_run() -> None:
     import console
 
     refreshed = console.refreshed(ROOT / "docs" / "tutorial.md", ROOT)  # raises if a command fails
@@ -52,6 +57,23 @@ def test_generated_pages_are_up_to_date_and_links_lead_somewhere() -> None:
     command = [sys.executable, str(ROOT / "scripts/docs"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("documentation")
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    import links
+
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "b.md").write_text("# A `x.y` thing\n[out](../a.md)\n", encoding="utf-8")
+    good = "[1](docs/b.md#a-xy-thing) [2](https://example.org) `[3](none.md)`\n```text\n[4](none.md)\n```\n"
+    (tmp_path / "a.md").write_text(f"{good}[5](none.md) [6](docs/b.md#none) [7](#none)", encoding="utf-8")
+    assert links.problems(tmp_path) == [
+        "a.md: dead link to none.md",
+        "a.md: docs/b.md#none names no heading",
+        "a.md: #none names no heading",
+        "docs/b.md: the link to ../a.md leaves docs/, and the site lacks it",
+    ]
 
 
 def test_the_readme_is_short() -> None:

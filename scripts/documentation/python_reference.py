@@ -21,23 +21,44 @@ change. Importing `decomp_ledger` does not import torch; a call that needs torch
 """
 
 # Heading -> the names that stand under it first. Every other name goes where its kind belongs.
-GROUPS = {
+GROUPS: dict[str, tuple[str, ...]] = {
     "Ledgers and recordings": ("Ledger", "record", "Recording"),
-    "Tables": ("DecompTable", "ReproducedTable"),
-    "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce"),
+    "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
+    "Questions": (
+        *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
+        *("catalog", "capture_catalog"),
+    ),
+    "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
+    "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),
     "Functions": (),
+    "Events": (
+        "Event",
+        "Created",
+        "Set",
+        "Popped",
+        "Updated",
+        "Reset",
+        "Reverted",
+        "Tagged",
+        "Materialized",
+        "Exported",
+    ),
     "Values": (),
 }
 ERRORS = "Errors and warnings"
+ALIASES = "Types"
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
-# Members for other parts of the package, and those that only torch's own code uses.
+# Members for other parts of the package, and those that only torch's own code uses: of any class, or of one.
 INTERNAL = frozenset(
     {
-        *("from_text", "from_json", "from_log", "to_text"),
-        *("append", "origin", "next_name", "has_materialized_as", "changes_after", "pending_in_environment"),
-        *("state_and_blame", "state_and_since", "last_events", "created"),
+        *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "weight", "of_catalog"),
+        *("append", "origin", "next_name", "has_materialized_as", "changes_after", "renew_lock"),
+        *("state_and_blame", "state_and_since", "last_events", "created", "place", "locate"),
         *("new_log", "stopped", "adopted", "failed", "missed", "plain"),
         *("decomp_table", "has_materialized", "deleted_custom_ops"),
+        *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
+        *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),
+        *("Ledger.dump_lines", "ExportBundle.of"),
     }
 )
 WIDTH = 100
@@ -55,6 +76,15 @@ def page() -> str:
         shown = [name for name in first if name in values] + sorted(rest, key=str.lower)
         if shown:
             parts += [f"## {heading}\n\n", *(entry(name, values[name]) for name in shown)]
+    aliases = {
+        n: v for n, v in values.items() if n not in placed and not inspect.isroutine(v) and not inspect.isclass(v)
+    }
+    if aliases:
+        parts += [
+            f"## {ALIASES}\n\n",
+            *(f"- `{name}`: `{annotation(value)}`\n" for name, value in aliases.items()),
+            "\n",
+        ]
     errors = [name for name in names if is_error(values[name])]
     parts += [f"## {ERRORS}\n\n", errors_table({name: values[name] for name in errors})]
     return "".join(parts).rstrip() + "\n"
@@ -109,7 +139,7 @@ def members(cls: type, documented: list[type]) -> Iterator[tuple[str, Any]]:
     for base in cls.__mro__:
         if base not in shown and base.__module__.partition(".")[0] == "decomp_ledger":
             for name, value in vars(base).items():
-                if not name.startswith("_") and name not in INTERNAL:
+                if not name.startswith("_") and not {name, f"{cls.__name__}.{name}"} & INTERNAL:
                     found.setdefault(name, value)
     for name, value in found.items():
         own = getattr(value, "__func__", value)

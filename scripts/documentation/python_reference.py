@@ -173,7 +173,8 @@ def parameters(given: list[inspect.Parameter]) -> Iterator[str]:
         star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(kind, "")
         typed = "" if parameter.annotation is parameter.empty else f": {annotation(parameter.annotation)}"
         equals = " = " if typed else "="
-        default = "" if parameter.default is parameter.empty else f"{equals}{parameter.default!r}"
+        text = "..." if " at 0x" in repr(parameter.default) else repr(parameter.default)
+        default = "" if parameter.default is parameter.empty else f"{equals}{text}"
         yield f"{star}{parameter.name}{typed}{default}"
 
 

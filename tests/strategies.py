@@ -24,6 +24,7 @@ from decomp_ledger.model.events import (
     Change,
     Created,
     Event,
+    Exported,
     Materialized,
     Popped,
     Reset,
@@ -117,6 +118,17 @@ bodies = st.one_of(
     st.builds(Reverted, change_lists, pending=pending_lists, to=integers),
     st.builds(Tagged, texts),
     st.builds(Materialized, digests, digests, pending_lists),
+    st.builds(
+        Exported,
+        digests,
+        digests,
+        st.none() | digests,
+        st.none() | digests,
+        *[st.dictionaries(ascii_keys, integers, max_size=3)] * 3,
+        integers,
+        st.none() | st.tuples(texts, texts),
+        pending_lists,
+    ),
 )
 
 # Small ledgers.

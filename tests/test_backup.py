@@ -422,7 +422,7 @@ def test_the_command_line_keeps_and_puts_back(path: Path, tmp_path: Path) -> Non
     assert (done.returncode, "--force replaces it" in done.stderr) == (2, True)
     first, second = command(path, "restore", str(copy), "--force").stdout.splitlines()
     assert first == f"{path} has {events} events again; head {head}"
-    assert Path(second.removeprefix("what was there before is kept at ")).exists()
+    assert Path(second.removeprefix("the replaced ledger is kept at ")).exists()
     assert command(path, "dump", "-o", str(dumped)).stderr == ""
     assert command(path, "dump").stdout == dumped.read_text() == "".join(lines_of(path))
     assert command(loaded, "load", str(dumped)).stdout == f"{loaded} has {events} events; head {head}\n"

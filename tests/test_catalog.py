@@ -25,7 +25,7 @@ from strategies import (
 
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.model.catalog import Catalog, Entry, pack, unpack
+from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry, pack, unpack
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.model.materialize import choose, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, TableState
@@ -229,7 +229,7 @@ def test_an_entry_is_read_as_it_was_written(entry: Entry) -> None:
     ids=str,
 )
 def test_an_entry_that_somebody_edited_is_refused(value: object) -> None:
-    with pytest.raises(LedgerError, match="an entry of a catalog"):
+    with pytest.raises(LedgerError, match="catalog entry"):
         Entry.from_json(value)
 
 
@@ -288,6 +288,42 @@ def test_a_catalog_is_read_from_how_it_differs_from_another(base: Catalog, ops: 
     assert again.digest == catalog.digest
 
 
+@given(catalogs, catalogs)
+def test_a_delta_makes_one_catalog_of_another(base: Catalog, catalog: Catalog) -> None:
+    delta = CatalogDelta.between(base, catalog)
+    assert CatalogDelta.from_json(json.loads(json.dumps(delta.to_json()))) == delta
+    again = delta.apply(base)
+    assert again == catalog
+    assert list(again.ops) == sorted(catalog.ops)
+
+
+def test_a_delta_holds_what_changed_in_either_direction() -> None:
+    old = Catalog({"torch": "2.9.1"}, {"aten::mm": Entry("cia"), "aten::gelu": Entry("cia"), "aten::elu": Entry()})
+    new = Catalog({"torch": "2.13.0"}, {"aten::mm": Entry("cia"), "aten::gelu": Entry("registry"), LATE: Entry()})
+    assert CatalogDelta.between(old, new) == CatalogDelta(
+        {"torch": "2.13.0"}, {"aten::gelu": Entry("registry"), LATE: Entry()}, ("aten::elu",)
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"build": {}, "changed": {}},
+        {"build": {}, "changed": {}, "gone": {}},
+        {"build": {}, "changed": {}, "gone": [7]},
+        {"build": {}, "changed": [], "gone": []},
+        {"build": {}, "changed": {"aten::mm": 7}, "gone": []},
+        {"build": {"torch": 2}, "changed": {}, "gone": []},
+    ],
+    ids=str,
+)
+def test_a_damaged_delta_is_a_ledger_error(value: object) -> None:
+    with pytest.raises(LedgerError, match="catalog"):
+        CatalogDelta.from_json(value)
+
+
 def test_a_catalog_that_differs_by_a_few_ops_costs_a_few_rows() -> None:
     offered = {f"aten::op{number}": Entry("cia", default=True, digest=f"{number:064x}") for number in range(1000)}
     base = Catalog(BUILD, offered)
@@ -344,7 +380,7 @@ def test_a_catalog_that_unpacks_to_more_than_any_is_refused() -> None:
     megabyte = b" " * 2**20
     bomb = b"".join(squeeze.compress(megabyte) for _ in range(100)) + squeeze.flush()
     assert len(bomb) < 2**20
-    with pytest.raises(LedgerError, match="or is larger than any catalog"):
+    with pytest.raises(LedgerError, match="or is over 64 MiB"):
         unpack(bomb, None)
 
 

@@ -166,8 +166,8 @@ def test_explain_says_so_where_nothing_is_known_of_torch(tmp_path: Path) -> None
 def test_diff_shows_what_differs_and_exits_with_1(path: Path) -> None:
     done = run(path, "diff", "edge@1", "edge@release", "--json")
     assert done.returncode == 1
-    assert {"aten::linear", "mylib::later"} == json.loads(done.stdout)["ops"].keys()
-    assert "(nothing)" in run(path, "diff", "edge@1", "edge").stdout
+    assert {"aten::linear", "mylib::later"} == json.loads(done.stdout)["rules"].keys()
+    assert "(no rule)" in run(path, "diff", "edge@1", "edge").stdout
     same = run(path, "diff", "edge@2", "edge@release")
     assert (same.returncode, same.stdout) == (0, "")
     assert run(path, "diff", "edge@1", "plain").returncode == 1
@@ -192,7 +192,7 @@ def test_revert_brings_back_a_state_by_appending(path: Path) -> None:
     assert run(path, "revert", "edge", "--to", "release").returncode == 0
     assert answer(path, "show", "edge@2")["rules"] == answer(path, "show", "edge@4")["rules"]
     assert answer(path, "revert", "edge", "--to", "2") == {"event": None}
-    assert "it says that already" in run(path, "revert", "edge", "--to", "2").stdout
+    assert "edge already has the rules of edge@2" in run(path, "revert", "edge", "--to", "2").stdout
 
 
 def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
@@ -215,12 +215,15 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     ("arguments", "message"),
     [
         (["show", "edgy"], "has no table 'edgy'; it has 'edge'"),
-        (["show", "edge@9"], "edge has versions 1 to 3, not 9"),
-        (["show", "edge@nope"], "edge has no tag 'nope'; its tags: release"),
-        (["show"], "has 2 tables; name one: edge, plain"),
+        (["show", "edge@9"], "edge@9: the table has 3 versions; give one of 1 to 3"),
+        (
+            ["show", "edge@nope"],
+            "edge@nope: the table has no such tag; give one of its tags (release) or a version, 1 to 3",
+        ),
+        (["show"], "the ledger has 2 tables; name one of edge, plain"),
         (["explain", "aten.linear"], "names a family of overloads"),
         (["explain", "a b", "edge"], "is not the name of an op"),
-        (["tag", "edge", "7"], "'7' cannot name a tag"),
+        (["tag", "edge", "7"], "'7': a tag must not look like a number"),
         (["log", "-n", "0"], "'-n'"),
         (["nonsense"], "nonsense"),
         (["log", "--nonsense"], "--nonsense"),

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
 import pytest
 import rfc8785
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
@@ -16,15 +19,18 @@ from strategies import (
     json_values,
     new_table,
     override,
+    run_python,
     texts,
     without_torch,  # noqa: F401  # a fixture
 )
 
+from decomp_ledger.cli import cli
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model import events
 from decomp_ledger.model.canonical_json import canonical_json, check_text, digest_of
 from decomp_ledger.model.events import (
+    EVENT_KINDS,
     OVERRIDE,
     PRESERVE,
     Body,
@@ -38,6 +44,7 @@ from decomp_ledger.model.events import (
     encode_body,
 )
 from decomp_ledger.model.hash_chain import GENESIS, chain_hash
+from decomp_ledger.transfer.jsonl import dump, load
 
 # Canonical JSON
 
@@ -151,7 +158,7 @@ def test_a_body_that_somebody_edited_is_refused(kind: str, text: str) -> None:
         decode_body(kind, 1, text)
 
 
-@given(st.sampled_from(sorted(events._KINDS)), json_values)
+@given(st.sampled_from(sorted(events.EVENT_KINDS)), json_values)
 def test_any_json_is_a_body_or_a_ledger_error(kind: str, value: Any) -> None:
     try:
         body = decode_body(kind, 1, canonical_json(value))
@@ -162,7 +169,7 @@ def test_any_json_is_a_body_or_a_ledger_error(kind: str, value: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "schema"), [("merged", 1), ("tagged", 2), ("created", 99)])
 def test_an_event_of_a_newer_version_is_refused(kind: str, schema: int) -> None:
-    with pytest.raises(SchemaError, match=f"'{kind}', schema {schema}, was written by a newer decomp_ledger"):
+    with pytest.raises(SchemaError, match=f"'{kind}', schema {schema}: a newer decomp_ledger wrote it"):
         decode_body(kind, schema, "{}")
 
 
@@ -195,6 +202,80 @@ def test_an_upcast_that_fails_is_a_ledger_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(events.UPCASTS, ("tagged", 1), lambda body: {"name": body["label"]})
     with pytest.raises(LedgerError, match="tagged"):
         decode_body("tagged", 1, '{"tag":"v1"}')
+
+
+# A new kind: one class and one row of a table
+
+
+@attrs.frozen
+class Reviewed(Body):
+    """A kind that this test adds."""
+
+    kind: ClassVar[str] = "reviewed"
+    by: str
+    marks: Mapping[str, int]
+    note: str | None = None
+
+
+def test_a_new_kind_needs_one_class_and_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EVENT_KINDS, Reviewed.kind, Reviewed)
+    path, body = tmp_path / "ledger.db", Reviewed("bob", {"aten::mm": 5})
+    with Ledger(path, actor="ann") as ledger:
+        new_table(ledger).preserve(["aten::mm"])
+        ledger.append("edge", 2, body)
+        assert [event.body for event in ledger.events(kind="reviewed")] == [body]
+        assert ledger.verify().problems == ()
+        lines = list(dump(ledger))
+    assert load(lines, tmp_path / "copy.db").problems == ()
+    shown = CliRunner().invoke(cli, ["--ledger", str(tmp_path / "copy.db"), "log", "-n", "1"])
+    assert "edge@2  reviewed  by bob, marks {'aten::mm': 5}, note None" in shown.output
+
+
+_NEW_VERSION_KIND = """
+import sys
+from typing import ClassVar
+import attrs
+from decomp_ledger.model import events
+
+@attrs.frozen
+class Merged(events.Changing):
+    kind: ClassVar[str] = "merged"
+    other: tuple[str, int] = attrs.field(kw_only=True)
+
+events.EVENT_KINDS["merged"] = Merged
+events.VERSION_KINDS |= {"merged"}
+
+from decomp_ledger.cli import cli
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.transfer.jsonl import dump, load
+
+source, copy = sys.argv[1:]
+with Ledger(source, actor="ann") as ledger:
+    table = ledger.create_table("edge")
+    make = lambda changes, pending: Merged(changes, other=("main", 3))
+    table.change(make, lambda _: [("aten::mm", "preserve", None)])
+    assert ledger.state("edge").rules.keys() == {"aten::mm"}
+    assert ledger.verify().ok
+    lines = list(dump(ledger))
+assert load(lines, copy).ok
+cli.main(["--ledger", copy, "log", "-n", "1"], standalone_mode=False)
+"""
+
+
+def test_a_new_kind_that_makes_a_version_needs_no_more(tmp_path: Path) -> None:
+    shown = run_python(_NEW_VERSION_KIND, tmp_path / "ledger.db", tmp_path / "copy.db")
+    assert "edge@2  merged  aten::mm" in shown
+
+
+def test_a_field_of_a_type_that_no_event_stores_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    @attrs.frozen
+    class Timed(Body):
+        kind: ClassVar[str] = "timed"
+        seconds: float
+
+    monkeypatch.setitem(EVENT_KINDS, Timed.kind, Timed)
+    with pytest.raises(NotImplementedError, match=r"float.*add one to _reader"):
+        decode_body("timed", 1, '{"seconds":1}')
 
 
 # Values

@@ -1,6 +1,5 @@
 """Each export is an event, tells what fired, and changes nothing of what it records."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch.export import ExportedProgram, export
 from decomp_ledger import Ledger, RecordingWarning, Stamp, StampWarning, UnknownExport, record
 from decomp_ledger.analysis.explain import explain_export
 from decomp_ledger.catalogs import completed
-from decomp_ledger.model.events import Exported, decode_body, encode_body
+from decomp_ledger.model.events import Exported
 from decomp_ledger.pytorch.graph_digest import graph_digest
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
@@ -171,13 +170,6 @@ def test_an_op_that_changes_its_argument_is_told_apart(ledger: Ledger) -> None:
         "gone",
         "it changes its argument: torch put its functional form in its place",
     )
-
-
-def test_a_recorded_export_of_the_first_schema_is_read() -> None:
-    body = Exported("c", "s", None, None, {}, {}, {}, 1)
-    value = json.loads(encode_body(body))
-    del value["stale"]
-    assert decode_body("exported", 1, json.dumps(value)) == body
 
 
 def test_neither_an_export_nor_a_file_is_lost_for_the_sake_of_its_stamp(

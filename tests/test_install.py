@@ -25,7 +25,7 @@ with Ledger("l.db") as ledger:
     assert ledger.verify().ok
 print(Path(decomp_ledger.__file__).parent)
 print(migrations._folder())
-print(len(catalogs.available()), catalogs.load("2.6.0")["ops"]["aten::elu"]["default"])
+print(len(catalogs.available()), catalogs.released("2.6.0").ops["aten::elu"].default)
 assert "torch" not in sys.modules
 """
 
@@ -100,5 +100,6 @@ def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
         assert b"decomp-ledger = decomp_ledger.cli:main" in archive.read(points)
     assert {"decomp_ledger"} == {name.split("/")[0] for name in names}
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "decomp_ledger").rglob("*.py")}
+    wanted |= {"decomp_ledger/py.typed"}
     wanted |= {f"decomp_ledger/_migrations/{path.name}" for path in (ROOT / "migrations").glob("*.py")}
     assert wanted <= names

@@ -483,7 +483,7 @@ def test_what_cannot_be_a_reason_or_an_actor_is_refused(ledger: Ledger, bad: obj
 def test_a_function_is_supplied_for_an_op_and_must_be_callable(ledger: Ledger) -> None:
     ledger.provide("aten.mm.default", len)
     assert ledger.functions.provided[MM] == [len]
-    with pytest.raises(UnusableValue, match="the decomposition of aten::mm must be callable, not int"):
+    with pytest.raises(UnusableValue, match="aten::mm: its decomposition must be callable, not int"):
         ledger.provide(MM, 7)
     with pytest.raises(InvalidName):
         ledger.provide("aten.mm", len)

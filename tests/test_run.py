@@ -109,10 +109,10 @@ def test_a_script_reads_standard_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.py"], "cannot run missing.py"),
-        (["-m", "missing_module"], "cannot run module missing_module"),
-        (["-m", "package"], "cannot run module package"),
-        (["empty"], "empty has no __main__"),
+        (["missing.py"], "missing.py: cannot run it"),
+        (["-m", "missing_module"], "missing_module: not a module"),
+        (["-m", "package"], "package: not a module"),
+        (["empty"], "empty: has no __main__"),
         (["--on-error", "explode", "script.py"], "explode"),
         ([], "SCRIPT"),
     ],

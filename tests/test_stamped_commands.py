@@ -54,7 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_show_and_blame_tell_of_a_file(folder: Path) -> None:
     text = run(folder, "show", "one.pt2").stdout
-    assert "one.pt2 was made by export:" in text and "a kernel" in text and "did nothing here: mylib::later" in text
+    assert "one.pt2 was made by export:" in text and "a kernel" in text
+    assert "rules without effect here: mylib::later" in text
     shown = json.loads(run(folder, "show", "one.pt2", "--json").stdout)
     assert shown["stamp"]["edited"] is False and shown["export"]["idle"] == ["mylib::later"]
     assert "because a kernel" in run(folder, "blame", "one.pt2", "--op", "aten::linear").stdout
@@ -77,7 +78,7 @@ def test_explain_says_what_became_of_an_op(folder: Path, op: str, file: str, tol
 def test_diff_says_what_changed_in_the_graphs(folder: Path) -> None:
     done = run(folder, "diff", "one.pt2", "two.pt2")
     assert done.returncode == 1 and "the graphs differ" in done.stdout
-    steps = json.loads(run(folder, "diff", "one.pt2", "two.pt2", "--json").stdout)["graph"]
+    steps = json.loads(run(folder, "diff", "one.pt2", "two.pt2", "--json").stdout)["exports"]
     assert steps["same_program"] is True and steps["after"]["aten::linear"] == [1, 0]
     assert run(folder, "diff", "one.pt2", "one.pt2").returncode == 0
 

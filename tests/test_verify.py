@@ -342,7 +342,7 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
     ),
     "a table created twice, with all hashes": (
         lambda db: (
-            db.execute("UPDATE event SET kind = 'created', body = ? WHERE seq = 3", [encode_body(Created())]),
+            db.execute("UPDATE event SET kind = 'created', body = ? WHERE seq = 3", [encode_body(Created("torch"))]),
             rechain(db),
         ),
         3,
@@ -505,7 +505,7 @@ def test_little_is_remembered_of_events_before(path: Path, monkeypatch: pytest.M
 def test_a_call_site_that_looks_like_none_is_not_taken_for_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.db"
     with Ledger(path, actor="ann") as ledger:
-        ledger.append("edge", 1, Created(), origin=("ann", None, {}))
+        ledger.append("edge", 1, Created("torch"), origin=("ann", None, {}))
         assert ledger.verify().ok
     db = sqlite3.connect(path)
     db.execute("DROP TRIGGER provenance_no_update")

@@ -1,9 +1,10 @@
-"""Catalogs of released torch versions, as data: what each offers, without having it installed.
+"""Catalogs of released torch versions, shipped as data. None of these versions needs to be installed.
 
-Each was captured from the package that PyPI gives for Linux x86-64, by `scripts/torch-matrix capture`.
-One is stored whole; the others as the entries in which they differ from it, None where they lack the op.
+`scripts/torch-matrix capture` made each from the package on PyPI for Linux x86-64. One file holds a whole catalog;
+each other file holds a delta to it and names it as `base`.
 """
 
+import gzip
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,74 +14,61 @@ from typing import Any
 import attrs
 
 from decomp_ledger.errors import UnknownCatalog
-from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry
 
-__all__ = ["available", "complete", "completed", "load", "of_build", "released"]
+__all__ = ["available", "complete", "completed", "of_build", "released"]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
 
 
 def available() -> list[str]:
-    """Return the torch versions there is a catalog of, oldest first."""
+    """Return the torch versions with a shipped catalog, oldest first."""
     versions = [path.name.removesuffix(_SUFFIX) for path in _HERE.glob(f"*{_SUFFIX}")]
     return sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
 
 
-def load(version: str) -> dict[str, Any]:
-    """Read the catalog of a torch version (about 20 ms).
+# One command reads a catalog several times; without the cache each reading costs 20 ms.
+@lru_cache(maxsize=4)
+def released(version: str) -> Catalog:
+    """Return the catalog of a released torch version.
 
     Args:
-        version: One of `available`, such as `2.13.0`.
-
-    Returns:
-        `format`, `build` and `ops`, as `decomp_ledger.pytorch.capture.capture` gives them.
+        version: one of `available()`, such as `2.13.0`.
 
     Raises:
-        UnknownCatalog: There is none; the message names those that there are.
+        UnknownCatalog: no catalog of that version is shipped; the message lists the shipped versions.
     """
     if version not in available():
         raise UnknownCatalog(
-            f"there is no catalog of torch {version}; there are {', '.join(available())}. Another torch that is "
-            "installed somewhere can be captured: decomp-ledger catalog capture --python INTERPRETER"
+            f"torch {version}: no catalog is shipped; choose one of {', '.join(available())}, or capture an "
+            "installed torch with: decomp-ledger catalog capture --python INTERPRETER"
         )
-    catalog = _read(version)
-    base = catalog.pop("base", None)
-    if base is not None:
-        ops = {**_read(base)["ops"], **catalog["ops"]}
-        catalog["ops"] = {op: ops[op] for op in sorted(ops) if ops[op] is not None}
-    return catalog
-
-
-@lru_cache(maxsize=4)
-def released(version: str) -> Catalog:
-    """Return the catalog of a torch version.
-
-    Raises:
-        UnknownCatalog: there is none.
-    """
-    return Catalog.from_json(load(version))
+    value = _read(version)
+    if "base" not in value:
+        return Catalog.from_json(value)
+    return CatalogDelta.from_json(value).apply(released(value["base"]))
 
 
 def of_build(build: Mapping[str, str]) -> Catalog | None:
-    """Return the catalog of the release that a build is, by its git version; None if it is no release known here."""
+    """Return the shipped catalog of a torch build, recognized by its git version; None if that build is not shipped."""
     version = build.get("torch", "").partition("+")[0]
     known = released(version) if version in available() else None
     return known if known is not None and known.build["git"] == build.get("git") else None
 
 
 def completed(catalog: Catalog) -> Catalog:
-    """Return a live catalog with what its torch build tells, if that is a release known here: schemas and digests."""
+    """Return a live catalog with the schemas and digests that its torch build implies, if that build is shipped."""
     known = of_build(catalog.build)
     return catalog if known is None else complete(catalog, known)
 
 
 def complete(catalog: Catalog, released: Catalog) -> Catalog:
-    """Fill in what a live catalog leaves to the torch build: schemas and digests of torch's own ops.
+    """Add the schemas and digests of torch's own ops, which a live catalog leaves out.
 
     Args:
-        catalog: one that a ledger holds.
-        released: the one of the same torch build, with everything.
+        catalog: a live catalog, as a ledger stores it.
+        released: the full catalog of the same torch build.
     """
     ops = {}
     for op, entry in catalog.ops.items():
@@ -95,7 +83,5 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
 
 
 def _read(version: str) -> dict[str, Any]:
-    import gzip  # not for those who read no catalog at all
-
-    catalog: dict[str, Any] = json.loads(gzip.decompress((_HERE / f"{version}{_SUFFIX}").read_bytes()))
-    return catalog
+    value: dict[str, Any] = json.loads(gzip.decompress((_HERE / f"{version}{_SUFFIX}").read_bytes()))
+    return value

@@ -17,9 +17,10 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import EVENT_KINDS, VERSION_KINDS, Body, CallSite, Event, Exported, Materialized
+from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventStore, Provenance
-from decomp_ledger.storage.history import MAKES_VERSION, History, number_in
+from decomp_ledger.storage.history import MAKES_VERSION, History
 
 __all__ = ["LedgerLog", "Origin"]
 
@@ -90,7 +91,7 @@ class LedgerLog(History):
             rows = connection.execute(
                 "SELECT name FROM decomp_table WHERE substr(name, 1, ?) = ?", (len(prefix) + 1, f"{prefix}/")
             ).fetchall()
-        numbers = (number_in(name[len(prefix) + 1 :]) for (name,) in rows)
+        numbers = (parse_number(name[len(prefix) + 1 :]) for (name,) in rows)
         return f"{prefix}/{max((number for number in numbers if number is not None), default=0) + 1}"
 
     # Events
@@ -132,12 +133,12 @@ class LedgerLog(History):
             values.append(op_names.normalize(op))
         if kind in EVENT_KINDS and kind not in VERSION_KINDS:
             where.append("event.makes_version IS NULL")  # so that SQLite takes the index of these kinds
-        conditions = (("provenance.actor = ?", actor), ("event.kind = ?", kind), ("event.seq > ?", gt))
-        for text, value in (*conditions, ("event.seq <= ?", lte)):
+        conditions = (("provenance.actor = ?", actor), ("event.kind = ?", kind), ("event.seq > ?", clamped(gt)))
+        for text, value in (*conditions, ("event.seq <= ?", clamped(lte))):
             if value is not None:
                 where.append(text)
                 values.append(value)
-        return self.event_store.events(where, values, desc=desc, limit=limit)
+        return self.event_store.events(where, values, desc=desc, limit=clamped(limit))
 
     def has_materialized_as(self, table: str, version: int, body: Materialized) -> bool:
         """Tell whether a table's version is known to have met a catalog."""

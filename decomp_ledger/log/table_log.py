@@ -41,6 +41,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
+from decomp_ledger.model.state_specs import is_number_like, unknown_version
 from decomp_ledger.storage import fork_safety
 
 __all__ = ["Decide", "TableLog", "TableOwner", "Wanted"]
@@ -312,7 +313,7 @@ class TableLog:
     def _write(self, ledger: LedgerLog, origin: Origin, body: Body, reason: str | None) -> Event:
         if self.version == 0:
             self._create(ledger, origin)
-        version = self.version + 1 if isinstance(body, Changing) else self.version
+        version = self.version + 1 if body.makes_version else self.version
         why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
         return ledger.append(self.name, version, body, reason=why, origin=origin)
 
@@ -404,8 +405,10 @@ class TableLog:
             VersionConflict: the tag names another version.
         """
         op_names.check_label(name, "a tag")
-        if name.lstrip("-").isdigit():
-            raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
+        if is_number_like(name):
+            raise InvalidName(
+                f"{name!r}: a tag must not look like a number; add a letter, because TABLE@3 is a version"
+            )
 
         def write(ledger: LedgerLog, origin: Origin) -> Event | None:
             self.create()
@@ -442,7 +445,7 @@ class TableLog:
     def blame(self) -> dict[str, Event]:
         """Return, for each op of which something is said, the event that said it."""
         source = self._source()
-        return {} if source is None else self._recorded().blame(*source)
+        return {} if source is None else self._recorded().state_and_blame(*source)[1]
 
     def events(self) -> list[Event]:
         """Return its events, oldest first."""
@@ -501,7 +504,7 @@ class TableLog:
 
     def _check_version(self, version: int) -> int:
         if not isinstance(version, int) or not 1 <= version <= self.version:
-            raise UnknownVersion(f"{self.name} has versions 1 to {self.version}, not {version!r}")
+            raise unknown_version(self.name, version, self.version)
         return version
 
 

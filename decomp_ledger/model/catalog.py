@@ -1,4 +1,4 @@
-"""Catalogs: what a dispatcher offers, as data. Pure."""
+"""Catalogs: what one torch offers for each op, as data; and the delta between two catalogs. Pure."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.json_values import as_object, as_string, as_strings
 
-__all__ = ["Catalog", "Entry", "digest_of_entries", "pack", "unpack"]
+__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "pack", "unpack"]
 
 _MAX_UNPACKED = 64 * 1024 * 1024
 
 
 @attrs.frozen
 class Entry:
-    """What a dispatcher offers for one op.
+    """One op of a catalog: how a torch can decompose it.
 
     Attributes:
-        origin: where its decomposition comes from (`cia`, `registry`, `py_cia`); None if nothing decomposes it.
-        default: whether torch's default table has it.
-        unpreservable: why torch cannot keep it in a graph; empty if it can.
-        schema: its schema, where builds are compared or the op is not torch's.
-        tags: of `core`, `cia`, `functional`, sorted.
-        module: of the decomposition, if it is a Python function that is not torch's or builds are compared.
-        qualname: of the same.
-        digest: of its own source.
-        helpers: of its source and that of the functions it calls.
-        wrappers: of what its decorators wrap around it.
-        others: where further decompositions that torch has for it, and does not use, come from, sorted.
+        origin: where its decomposition comes from (`cia`, `registry`, `py_cia`); None if nothing decomposes the op.
+        default: whether torch's default table has the op.
+        unpreservable: why torch cannot keep the op in a graph; empty if it can.
+        schema: the op's schema. A live catalog leaves it out for torch's own ops, because the build implies it.
+        tags: those of `core`, `cia`, `functional` that apply, sorted.
+        module: the module of a decomposition in Python. A live catalog leaves it out for torch's own functions.
+        qualname: the qualified name of the same function.
+        digest: digest of the function's own source.
+        helpers: digest of the function's source with the functions that it calls.
+        wrappers: digest of the wrappers that its decorators add.
+        others: origins of further decompositions that torch has for the op and does not use, sorted.
     """
 
     origin: str | None = None
@@ -50,42 +51,42 @@ class Entry:
     others: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
-        """Return its fields that have a value."""
+        """Return the fields that have a value, as plain data."""
         values = ((name, getattr(self, name)) for name in _FIELDS)
         return {name: list(value) if name in _LIST_FIELDS else value for name, value in values if value}
 
     @classmethod
     def from_json(cls, value: object) -> Entry:
-        """Read one that may come from a file that somebody edited.
+        """Check and read plain data of any origin.
 
         Raises:
-            LedgerError: it is none.
+            LedgerError: it is not an entry.
         """
         if not isinstance(value, dict):
-            raise LedgerError("an entry of a catalog is no object")
+            raise LedgerError(f"catalog entry: expected an object, found {type(value).__name__}")
         for key, item in value.items():
             if key == "default":
-                good = isinstance(item, bool)
+                valid = isinstance(item, bool)
             elif key in _LIST_FIELDS:
-                good = isinstance(item, list) and all(isinstance(text, str) for text in item)
+                valid = isinstance(item, list) and all(isinstance(text, str) for text in item)
             else:
-                good = key in _TEXT_FIELDS and isinstance(item, str)
-            if not good:
-                raise LedgerError("an entry of a catalog has a field that it cannot have")
+                valid = key in _TEXT_FIELDS and isinstance(item, str)
+            if not valid:
+                raise LedgerError(f"catalog entry: the field {key!r:.40} is unknown or its value has the wrong type")
         return cls(**{**value, **{key: tuple(value.get(key, ())) for key in _LIST_FIELDS}})
 
     def bare(self) -> Entry:
-        """Return what a process tells of one of torch's own ops: the rest is known by torch's build.
+        """Return what a live catalog holds of one of torch's own ops; torch's build implies the other fields.
 
-        `decomp_ledger.catalogs.complete` is the way back.
+        `decomp_ledger.catalogs.complete` adds them again.
         """
         if not self.origin and self.schema:
             return Entry()
-        # Only what is no operator of the dispatcher has no schema.
+        # A higher-order operator, which has no schema, keeps the reason why torch cannot preserve it.
         return Entry(self.origin, self.default, self.unpreservable, others=self.others)
 
     def identity(self) -> str:
-        """What tells its default decomposition from another one of the same op and build."""
+        """Return what tells the default decomposition from another one of the same op and build."""
         return f"{self.origin}:{self.digest}" if self.digest else str(self.origin)
 
 
@@ -96,11 +97,11 @@ _TEXT_FIELDS = set(_FIELDS) - {"default", *_LIST_FIELDS}
 
 @attrs.define(frozen=True, slots=False)
 class Catalog:
-    """What a dispatcher offers at a moment.
+    """What one torch offers at a moment.
 
     Attributes:
-        build: `torch` (version), `git` (its git version), `accelerator` (`cpu`, `cuda 12.4`).
-        ops: op name -> entry, for every op that is loaded.
+        build: `torch` (its version), `git` (its git version), `accelerator` (`cpu`, `cuda 12.4`).
+        ops: op name -> entry, for every loaded op.
     """
 
     build: Mapping[str, str]
@@ -108,63 +109,114 @@ class Catalog:
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
-        # Most ops have one of a few dozen entries.
-        written = {entry: entry.to_json() for entry in set(self.ops.values())}
-        ops: dict[str, Json] = {op: written[entry] for op, entry in self.ops.items()}
-        return {"build": dict(self.build), "ops": ops}
+        return {"build": dict(self.build), "ops": _entries_to_json(self.ops)}
 
     @classmethod
     def from_json(cls, value: object) -> Catalog:
-        """Read one that may come from anywhere, such as what a capture gave.
+        """Check and read plain data of any origin, such as a captured catalog.
 
         Raises:
-            LedgerError: it is none.
+            LedgerError: it is not a catalog.
         """
-        if not isinstance(value, dict) or not all(isinstance(value.get(key), dict) for key in ("build", "ops")):
-            raise LedgerError("this is no catalog; make one with `catalog capture`")
-        build = {str(key): str(item) for key, item in value["build"].items()}
-        return cls(build, {str(op): Entry.from_json(entry) for op, entry in value["ops"].items()})
+        if not isinstance(value, dict) or not {"build", "ops"} <= value.keys():
+            raise LedgerError("catalog: expected an object with `build` and `ops`; make one with `catalog capture`")
+        return cls(_build_from_json(value["build"]), _entries_from_json(value["ops"]))
 
     @cached_property
     def defaults(self) -> Mapping[str, str]:
-        """What torch's default table has: op name -> identity of its decomposition, by name."""
+        """Torch's default table: op name -> identity of its decomposition, by name."""
         return {op: entry.identity() for op in sorted(self.ops) if (entry := self.ops[op]).default}
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over its sorted entries: two processes of one build with the same libraries agree."""
+        """SHA-256 over the build and the sorted entries: the same build and libraries give the same digest."""
         return digest_of_entries(self.to_json())
 
 
+def _build_from_json(value: object) -> dict[str, str]:
+    try:
+        return {key: as_string(item) for key, item in as_object(value).items()}
+    except UnusableValue as error:
+        raise LedgerError(f"catalog: its build is damaged: {error}") from None
+
+
+def _entries_to_json(ops: Mapping[str, Entry]) -> dict[str, Json]:
+    return {op: entry.to_json() for op, entry in ops.items()}
+
+
+def _entries_from_json(value: object) -> dict[str, Entry]:
+    if not isinstance(value, dict):
+        raise LedgerError(f"catalog: expected an object of entries, found {type(value).__name__}")
+    return {op: Entry.from_json(entry) for op, entry in value.items()}
+
+
+@attrs.frozen
+class CatalogDelta:
+    """How a catalog differs from another, its base.
+
+    Attributes:
+        build: the catalog's build.
+        changed: op name -> entry, for each op whose entry the base does not have.
+        gone: ops that only the base has, sorted.
+    """
+
+    build: Mapping[str, str]
+    changed: Mapping[str, Entry]
+    gone: tuple[str, ...]
+
+    @classmethod
+    def between(cls, base: Catalog, catalog: Catalog) -> CatalogDelta:
+        """Return what `apply` needs to make `catalog` of `base`."""
+        changed = {op: entry for op, entry in catalog.ops.items() if base.ops.get(op) != entry}
+        return cls(catalog.build, changed, tuple(sorted(base.ops.keys() - catalog.ops.keys())))
+
+    def apply(self, base: Catalog) -> Catalog:
+        """Return the catalog that differs from `base` by this delta, its ops by name."""
+        gone = set(self.gone)
+        ops = {op: entry for op, entry in base.ops.items() if op not in gone} | dict(self.changed)
+        return Catalog(self.build, dict(sorted(ops.items())))
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data."""
+        return {"build": dict(self.build), "changed": _entries_to_json(self.changed), "gone": list(self.gone)}
+
+    @classmethod
+    def from_json(cls, value: object) -> CatalogDelta:
+        """Check and read plain data of any origin.
+
+        Raises:
+            LedgerError: it is not a delta.
+        """
+        if not isinstance(value, dict) or not {"build", "changed", "gone"} <= value.keys():
+            raise LedgerError("catalog delta: expected an object with `build`, `changed` and `gone`")
+        try:
+            gone = as_strings(value["gone"])
+        except UnusableValue as error:
+            raise LedgerError(f"catalog delta: `gone` is damaged: {error}") from None
+        return cls(_build_from_json(value["build"]), _entries_from_json(value["changed"]), tuple(sorted(gone)))
+
+
 def pack(catalog: Catalog, base: Catalog | None) -> bytes:
-    """Compress a catalog for storage: whole, or how it differs from `base`, which must be of the same build."""
-    if base is None:
-        return zlib.compress(_dump(catalog.to_json()), 6)
-    changed = {op: entry.to_json() for op, entry in catalog.ops.items() if base.ops.get(op) != entry}
-    gone = sorted(base.ops.keys() - catalog.ops.keys())
-    return zlib.compress(_dump({"changed": changed, "gone": gone}), 6)
+    """Compress a catalog for storage: whole, or as its delta to `base`."""
+    value = catalog.to_json() if base is None else CatalogDelta.between(base, catalog).to_json()
+    return zlib.compress(_dump(value), 6)
 
 
 def unpack(data: bytes, base: Catalog | None) -> Catalog:
-    """Read a stored catalog.
+    """Return the catalog that `pack` compressed.
 
     Raises:
-        LedgerError: the data is damaged, or unpacks to more than any catalog.
+        LedgerError: the data is damaged, or unpacks to more than 64 MiB.
     """
     try:
         inflate = zlib.decompressobj()
         text = inflate.decompress(data, _MAX_UNPACKED)
         if not inflate.eof or inflate.unused_data:
-            raise LedgerError("a stored catalog is cut off, has more behind it, or is larger than any catalog")
+            raise LedgerError("stored catalog: its data is cut off, continues after the end, or is over 64 MiB")
         value = json.loads(text)
-        if base is None:
-            return Catalog.from_json(value)
-        gone = set(value["gone"])
-        ops = {op: entry for op, entry in base.ops.items() if op not in gone}
-        ops.update((op, Entry.from_json(entry)) for op, entry in value["changed"].items())
-        return Catalog(base.build, ops)
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LedgerError(f"a stored catalog is damaged: {error}") from None
+    except (zlib.error, ValueError, TypeError, RecursionError) as error:
+        raise LedgerError(f"stored catalog: it is damaged: {error}; run verify") from None
+    return Catalog.from_json(value) if base is None else CatalogDelta.from_json(value).apply(base)
 
 
 def digest_of_entries(value: dict[str, Json]) -> str:
@@ -173,5 +225,5 @@ def digest_of_entries(value: dict[str, Json]) -> str:
 
 
 def _dump(value: dict[str, Any]) -> bytes:
-    # As canonical_json writes it: of names and digests, in which its checks would find nothing.
+    # The text of canonical_json without its checks, which cost more than the rest: names and digests always pass them.
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

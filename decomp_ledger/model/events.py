@@ -1,27 +1,32 @@
-"""What an event says, and how it is written.
+"""Events: an envelope, a body for each kind, and the codec of bodies. No SQLite, no torch.
 
-Bodies are frozen classes, one a kind; :class:`Event` is the envelope. The codec is the pair :func:`encode_body`,
-:func:`decode_body`. Nothing here knows of SQLite or torch.
+To add a kind, write one class derived from `Body` and add it to `EVENT_KINDS`. The annotations of its fields define
+its JSON form; the properties of `Body` tell storage and verify what the kind changes, tags or materializes.
 """
 
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, ClassVar, TypeAlias
+from functools import cache, partial
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from decomp_ledger.errors import LedgerError, SchemaError
+from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.json_values import as_integer, as_object, as_string
 
 __all__ = [
     "ACTIONS",
     "BASES",
+    "EVENT_KINDS",
     "OVERRIDE",
     "PRESERVE",
     "RESET",
+    "UPCASTS",
+    "VERSION_KINDS",
     "Body",
     "CallSite",
     "Change",
@@ -36,6 +41,7 @@ __all__ = [
     "Set",
     "Tagged",
     "Updated",
+    "body_to_json",
     "decode_body",
     "encode_body",
     "parse",
@@ -50,7 +56,7 @@ BASES = ("torch", "empty")
 
 @attrs.frozen
 class Change:
-    """What an event says of one op.
+    """A change to the rule of one op.
 
     Attributes:
         op: the op's name (`aten::add.Tensor`).
@@ -64,17 +70,35 @@ class Change:
 
     def __attrs_post_init__(self) -> None:
         if self.action not in ACTIONS or (self.decomposition is not None) != (self.action == OVERRIDE):
-            raise LedgerError(f"a change of {self.op} cannot be {self.action!r} with {self.decomposition!r}")
+            raise LedgerError(
+                f"change of {self.op}: {self.action!r} with decomposition {self.decomposition!r} is not possible; "
+                "only `override` has a decomposition, and it must have one"
+            )
+
+    def to_json(self) -> Json:
+        """Return `[op, action]`, or `[op, action, decomposition]` for an override."""
+        return [self.op, self.action] if self.decomposition is None else [self.op, self.action, self.decomposition]
+
+    @classmethod
+    def from_json(cls, value: object) -> Change:
+        """Check and read what `to_json` returned.
+
+        Raises:
+            LedgerError: it is not a change.
+        """
+        if not isinstance(value, list) or len(value) not in (2, 3):
+            raise UnusableValue("expected a change of 2 or 3 strings")
+        return cls(*map(as_string, value))
 
 
 @attrs.frozen
 class CallSite:
-    """Where in the user's code a change was made.
+    """The line of the user's code that made a change.
 
     Attributes:
-        file: path, relative to the working tree or to `site-packages` where it is in one.
+        file: path, relative to the working tree or to `site-packages` if it is inside one of them.
         line: line number, from 1.
-        function: name of the function, `<module>` at the top.
+        function: name of the function; `<module>` at the top level.
     """
 
     file: str
@@ -86,72 +110,105 @@ class CallSite:
 
 
 @attrs.frozen
-class Created:
-    """A table began.
+class Body:
+    """What events of one kind record; the base class of all kinds.
+
+    A kind overrides a property below with a field or a property of the same name where it applies.
+
+    Class attributes:
+        kind: the name of the kind.
+        makes_version: whether an event of this kind makes a new version of its table.
+        schema: the number of the JSON form. A new number needs an entry in `UPCASTS` for the one before it.
+    """
+
+    kind: ClassVar[str]
+    makes_version: ClassVar[bool] = False
+    schema: ClassVar[int] = 1
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The changes to rules, each op once."""
+        return ()
+
+    @property
+    def tag(self) -> str | None:
+        """The name that the event gives to its version."""
+        return None
+
+    @property
+    def catalog(self) -> str | None:
+        """Digest of the catalog to which the rules were applied."""
+        return None
+
+    @property
+    def snapshot(self) -> str | None:
+        """Digest of the snapshot that resulted."""
+        return None
+
+
+@attrs.frozen
+class Created(Body):
+    """A table was created.
 
     Attributes:
-        base: what it says of an op nobody mentioned: as `torch` has it by default, or `empty`.
-        parent: `(table, version)` it was forked from, or None.
+        base: what ops without a rule follow: `torch` (torch's default table) or `empty`.
+        parent: `(table, version)` from which it was forked, or None.
     """
 
     kind: ClassVar[str] = "created"
     makes_version: ClassVar[bool] = True
-    schema: ClassVar[int] = 1
-    base: str = "torch"
+    base: str = attrs.field(validator=attrs.validators.in_(BASES))
     parent: tuple[str, int] | None = None
 
 
 @attrs.frozen
-class Changing:
-    """The base of the events that change ops.
+class Changing(Body):
+    """The base class of the kinds that change rules.
 
     Attributes:
-        changes: what is now said of each op it touched, each op once.
-        pending: those of the ops that were not loaded then, where that is known.
+        changes: the changes to rules, each op once.
+        pending: those of these ops that were not loaded, where the writer knew it.
     """
 
-    kind: ClassVar[str]
     makes_version: ClassVar[bool] = True
-    schema: ClassVar[int] = 1
     changes: tuple[Change, ...]
     pending: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
 
-# Those without fields of their own are frozen and compared as their base is; to be made by attrs would only take time.
+@attrs.frozen
 class Set(Changing):
-    """One op was given a decomposition."""
+    """One op was overridden."""
 
-    __slots__ = ()
     kind: ClassVar[str] = "set"
 
 
+@attrs.frozen
 class Popped(Changing):
-    """Ops were removed, so that they stay in the graph."""
+    """Ops were removed from the table, so that exports preserve them."""
 
-    __slots__ = ()
     kind: ClassVar[str] = "popped"
 
 
+@attrs.frozen
 class Updated(Changing):
-    """Many ops were changed at once: given decompositions, or made to be as a plain dict has them."""
+    """Several ops were changed by one call."""
 
-    __slots__ = ()
     kind: ClassVar[str] = "updated"
 
 
+@attrs.frozen
 class Reset(Changing):
-    """Ops went back to what the table's base says of them."""
+    """The rules of ops were dropped; these ops follow the base again."""
 
-    __slots__ = ()
     kind: ClassVar[str] = "reset"
 
 
 @attrs.frozen
 class Reverted(Changing):
-    """The table went back to an earlier state, by appending.
+    """The table got the rules of an earlier version again.
 
     Attributes:
-        to: the version whose state it now has again.
+        to: the earlier version.
     """
 
     kind: ClassVar[str] = "reverted"
@@ -159,7 +216,7 @@ class Reverted(Changing):
 
 
 @attrs.frozen
-class Tagged:
+class Tagged(Body):
     """A version got a name.
 
     Attributes:
@@ -167,50 +224,49 @@ class Tagged:
     """
 
     kind: ClassVar[str] = "tagged"
-    makes_version: ClassVar[bool] = False
-    schema: ClassVar[int] = 1
     name: str
+
+    @property
+    def tag(self) -> str:
+        """The name that the event gives to its version."""
+        return self.name
 
 
 @attrs.frozen
-class Materialized:
-    """The table met a dispatcher.
+class Materialized(Body):
+    """The rules were applied to a catalog.
 
     Attributes:
-        catalog: digest of the catalog it met.
-        snapshot: digest of the table that came out.
-        pending: names of the ops it speaks of and the dispatcher did not have.
+        catalog: digest of the catalog.
+        snapshot: digest of the snapshot that resulted.
+        pending: ops that have a rule and are not in the catalog.
     """
 
     kind: ClassVar[str] = "materialized"
-    makes_version: ClassVar[bool] = False
-    schema: ClassVar[int] = 1
     catalog: str
     snapshot: str
     pending: tuple[str, ...] = ()
 
 
 @attrs.frozen
-class Exported:
-    """A program was lowered with the table.
+class Exported(Body):
+    """A program was exported with the table.
 
     Attributes:
-        catalog: digest of the catalog it met.
-        snapshot: digest of the table that was used.
-        before: digest of the program's graph before, or None if it could not be made.
-        after: the same afterwards; None too if the export failed.
-        ops_before: op name -> how often it is in the graph before.
-        ops_after: the same afterwards; empty if the export failed.
-        fired: op name -> how often its decomposition was traced, nested ones included.
-        milliseconds: how long it took.
-        error: type and message of the exception it failed with, or None.
-        stale: of a table that was torch's own, the loaded ops that it did not have though nobody is known to have
-            removed them: it was read before they were loaded, and torch then keeps them for ever.
+        catalog: digest of the catalog to which the rules were applied.
+        snapshot: digest of the snapshot that was used.
+        before: digest of the program's graph before, or None if it could not be computed.
+        after: digest of the graph afterwards; None too if the export failed.
+        ops_before: op name -> number of its nodes in the graph before.
+        ops_after: op name -> number of its nodes afterwards; empty if the export failed.
+        fired: op name -> how often its decomposition was traced, nested calls included.
+        milliseconds: duration of the export.
+        error: type and message of the exception with which it failed, or None.
+        stale: for a table that was torch's own, the loaded ops that it lacks without a recorded removal. It was read
+            before these ops were loaded, and torch then never decomposes them.
     """
 
     kind: ClassVar[str] = "exported"
-    makes_version: ClassVar[bool] = False
-    schema: ClassVar[int] = 2
     catalog: str
     snapshot: str
     before: str | None
@@ -223,38 +279,33 @@ class Exported:
     stale: tuple[str, ...] = ()
 
 
-Body: TypeAlias = "Created | Changing | Tagged | Materialized | Exported"
-
-_KINDS: dict[str, type[Any]] = {
+EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Tagged, Materialized, Exported)
 }
-EVENT_KINDS = tuple(_KINDS)
-VERSION_KINDS = frozenset(kind for kind, cls in _KINDS.items() if cls.makes_version)
+VERSION_KINDS = frozenset(kind for kind, cls in EVENT_KINDS.items() if cls.makes_version)
 
-# (kind, schema) -> function from that schema's JSON body to the next schema's.
-UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
-    ("exported", 1): lambda value: {**value, "stale": []},
-}
+# (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
+UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 @attrs.frozen
 class Event:
-    """One immutable entry of the log.
+    """One immutable record of the ledger.
 
     Attributes:
-        seq: 1, 2, 3 ... across the ledger.
-        table: name of the table it belongs to.
-        version: the table's version after it.
-        kind: `created`, `set`, `popped`, `updated`, `reset`, `reverted`, `tagged`, `materialized`, `exported`.
+        seq: 1, 2, 3 ... in the ledger.
+        table: name of the table.
+        version: the table's version after the event.
+        kind: one of `EVENT_KINDS`.
         recorded_at: UTC, ISO 8601 with microseconds and `Z`.
-        actor: who did it.
+        actor: who made the change.
         reason: why, or None.
-        call_site: where in the user's code, or None.
+        call_site: the line of the user's code, or None.
         environment: digest of the stored environment.
-        body: what it says, of the class of its kind.
-        prev_hash: the hash of the event before it, in hex; for the first, what `genesis` makes of the ledger's id.
-        hash: its own, in hex.
-        written: the schema number and the body's JSON, as they were hashed.
+        body: what the event records; its class is that of the kind.
+        prev_hash: hash of the event before it, in hex; for the first event, the ledger's `genesis` hash.
+        hash: its own hash, in hex.
+        written: the schema number and the body's JSON text that were hashed.
     """
 
     seq: int
@@ -273,179 +324,168 @@ class Event:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What it says of each op it touched; empty for kinds that change none."""
-        return self.body.changes if isinstance(self.body, Changing) else ()
+        """The changes to rules, each op once; empty for kinds that change none."""
+        return self.body.changes
+
+
+# The codec
+
+
+def body_to_json(body: Body) -> dict[str, Json]:
+    """Return a body as plain data: its fields by name, without those that have their default value."""
+    fields = attrs.fields(type(body))
+    values = ((field, getattr(body, field.name)) for field in fields)
+    return {field.name: _to_json(value) for field, value in values if value != field.default}
 
 
 def encode_body(body: Body) -> str:
-    """Write a body as canonical JSON."""
-    if isinstance(body, Changing):
-        # Put together by hand, since the same changes are made again and again.
-        changes = [_change_text(change.op, change.action, change.decomposition) for change in body.changes]
-        parts = [f'"changes":[{",".join(changes)}]']
-        if body.pending:
-            parts.append(f'"pending":{canonical_json(list(body.pending))}')
-        if isinstance(body, Reverted):
-            parts.append(f'"to":{canonical_json(body.to)}')
-        return f"{{{','.join(parts)}}}"
-    if isinstance(body, Created):
-        value: dict[str, Json] = {"base": body.base}
-        if body.parent is not None:
-            value["parent"] = list(body.parent)
-    else:
-        value = attrs.asdict(body)
-    return canonical_json(value)
-
-
-@lru_cache(maxsize=4096)
-def _change_text(op: str, action: str, decomposition: str | None) -> str:
-    return canonical_json([op, action] if decomposition is None else [op, action, decomposition])
+    """Return a body as canonical JSON, the text that is stored and hashed."""
+    return canonical_json(body_to_json(body))
 
 
 def decode_body(kind: str, schema: int, text: str) -> Body:
-    """Read a body, brought up to the newest schema of its kind.
+    """Return the body that a stored text holds, converted to the newest schema of its kind.
 
     Args:
         kind: the event's kind.
-        schema: the schema number it was written with.
+        schema: the schema number with which it was written.
         text: its JSON.
 
     Raises:
-        SchemaError: this version does not know the kind or the schema.
+        SchemaError: the kind or the schema is newer than this version of decomp_ledger.
         LedgerError: the text is not a body of that kind.
     """
-    # The same few ops are changed again and again, by one table or another; bodies of many are read as they come.
-    short = isinstance(text, str) and len(text) <= _SHORT and kind in _REPEATED
-    return _decode_short(kind, schema, text) if short else _decode(kind, schema, text)
-
-
-def _decode(kind: str, schema: int, text: str) -> Body:
-    cls = _KINDS.get(kind)
+    cls: Any = EVENT_KINDS.get(kind)
     if cls is None or schema > cls.schema:
         raise SchemaError(
-            f"an event of kind {kind!r}, schema {schema}, was written by a newer decomp_ledger; upgrade to read it"
+            f"event of kind {kind!r}, schema {schema}: a newer decomp_ledger wrote it; upgrade to read it"
         )
     try:
-        value = json.loads(text)
+        value = as_object(json.loads(as_string(text)))
         while schema < cls.schema:
             value = UPCASTS[kind, schema](value)
             schema += 1
-        return _build(cls, value)
+        readers = _readers(cls)
+        body: Body = cls(**{name: readers[name](item) for name, item in value.items()})
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, LedgerError) as error:
-        raise LedgerError(f"an event of kind {kind!r} has a body that is none: {error}") from None
+        raise LedgerError(f"event of kind {kind!r}: its body is damaged: {error!r:.200}; run verify") from None
+    return body
 
 
-_REPEATED = VERSION_KINDS - {Created.kind}
-_SHORT = 300  # characters of a body's text
-_decode_short = lru_cache(maxsize=4096)(_decode)
+def _to_json(value: Any) -> Json:
+    if isinstance(value, Change):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _build(cls: type[Any], value: dict[str, Any]) -> Body:
-    """Make a body of checked parts: the text may come from a file that somebody edited."""
-    if issubclass(cls, Changing):
-        changes = tuple(Change(*_strings(change)) for change in value["changes"])
-        extra = {"to": _integer(value["to"])} if cls is Reverted else {}
-        return cls(changes, pending=tuple(_strings(value.get("pending", []))), **extra)
-    if cls is Created:
-        parent = value.get("parent")
-        if value["base"] not in BASES:
-            raise ValueError(f"unknown base {value['base']!r}")
-        return Created(value["base"], None if parent is None else (_string(parent[0]), _integer(parent[1])))
-    if cls is Tagged:
-        return Tagged(_string(value["name"]))
-    if cls is Materialized:
-        return Materialized(_string(value["catalog"]), _string(value["snapshot"]), tuple(_strings(value["pending"])))
-    error = value["error"]
-    return Exported(
-        catalog=_string(value["catalog"]),
-        snapshot=_string(value["snapshot"]),
-        before=None if value["before"] is None else _string(value["before"]),
-        after=None if value["after"] is None else _string(value["after"]),
-        ops_before=_counts(value["ops_before"]),
-        ops_after=_counts(value["ops_after"]),
-        fired=_counts(value["fired"]),
-        milliseconds=_integer(value["milliseconds"]),
-        error=None if error is None else (_string(error[0]), _string(error[1])),
-        stale=tuple(_strings(value["stale"])),
-    )
+# Evaluating the annotations of a class takes 50 us, ten times as long as reading one body.
+@cache
+def _readers(cls: type[Any]) -> Mapping[str, Callable[[object], Any]]:
+    """Return, for each field of a body class, the function that checks and reads its JSON value."""
+    hints = get_type_hints(cls)
+    return {field.name: _reader(hints[field.name]) for field in attrs.fields(cls)}
 
 
-def _counts(value: object) -> dict[str, int]:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object, found {type(value).__name__}")
-    return {_string(op): _integer(count) for op, count in value.items()}
+def _reader(annotation: Any) -> Callable[[object], Any]:
+    """Return the function that reads a JSON value as the annotated type.
+
+    Raises:
+        NotImplementedError: no event stores such a type.
+    """
+    simple: dict[Any, Callable[[object], Any]] = {str: as_string, int: as_integer, Change: Change.from_json}
+    if annotation in simple:
+        return simple[annotation]
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType) and len(inner) == 2 and inner[1] is type(None):
+        return partial(_read_optional, _reader(inner[0]))
+    if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
+        return partial(_read_array, _reader(inner[0]))
+    if origin is tuple:
+        return partial(_read_fixed, [_reader(item) for item in inner])
+    if origin is not None and issubclass(origin, Mapping) and inner[0] is str:
+        return partial(_read_object, _reader(inner[1]))
+    raise NotImplementedError(f"{annotation}: no reader for this type of field; add one to _reader")
 
 
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string, found {type(value).__name__}")
-    return value
+def _read_optional(read: Callable[[object], Any], value: object) -> Any:
+    return None if value is None else read(value)
 
 
-def _strings(values: list[object]) -> list[str]:
-    if not isinstance(values, list):
-        raise TypeError(f"expected an array, found {type(values).__name__}")
-    return [_string(value) for value in values]
+def _read_array(read: Callable[[object], Any], value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise UnusableValue(f"expected an array, found {type(value).__name__}")
+    return tuple(map(read, value))
 
 
-def _integer(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"expected an integer, found {type(value).__name__}")
-    return value
+def _read_fixed(readers: Sequence[Callable[[object], Any]], value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list) or len(value) != len(readers):
+        raise UnusableValue(f"expected an array of {len(readers)}")
+    return tuple(read(item) for read, item in zip(readers, value, strict=True))
+
+
+def _read_object(read: Callable[[object], Any], value: object) -> dict[str, Any]:
+    return {key: read(item) for key, item in as_object(value).items()}
+
+
+# Rows
 
 
 def read_event(row: Sequence[Any]) -> Event:
-    """Make an event of a row of `sql.EVENT`.
+    """Return the event of a row of `sql.EVENT`.
 
     Raises:
-        SchemaError: a newer version wrote it.
+        SchemaError: a newer decomp_ledger wrote it.
         LedgerError: the row is damaged.
     """
     seq, table, version, kind, schema, at, actor, reason, site, environment, body, prev_hash, own_hash = row
     numbers = type(seq) is type(version) is type(schema) is int
     if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
-        raise LedgerError(f"event {seq!r:.40} is damaged: a value is of another type than was written; run verify")
+        raise LedgerError(f"event {seq!r:.40}: a column has a value of the wrong type; run verify")
     try:
-        place = None if site is None else read_call_site(site)
         return Event(
-            seq,
-            table,
-            version,
-            kind,
-            at,
-            actor,
-            reason,
-            place,
-            environment.hex(),
-            decode_body(kind, schema, body),
-            prev_hash.hex(),
-            own_hash.hex(),
-            (schema, body),
+            seq=seq,
+            table=table,
+            version=version,
+            kind=kind,
+            recorded_at=at,
+            actor=actor,
+            reason=reason,
+            call_site=None if site is None else read_call_site(site),
+            environment=environment.hex(),
+            body=decode_body(kind, schema, body),
+            prev_hash=prev_hash.hex(),
+            hash=own_hash.hex(),
+            written=(schema, body),
         )
     except (TypeError, AttributeError) as error:
-        raise LedgerError(f"event {seq} is damaged: {error}; run verify") from None
+        raise LedgerError(f"event {seq}: it is damaged: {error}; run verify") from None
 
 
-@lru_cache(maxsize=1024)
 def read_call_site(text: str) -> CallSite:
-    """Read a call site as it is stored.
+    """Return the call site that a stored text holds.
 
     Raises:
-        LedgerError: the text is none.
+        LedgerError: the text is not a call site.
     """
     value = parse(text, "a call site")
     if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
-        raise LedgerError("a call site in the ledger is damaged; run verify")
+        raise LedgerError("call site: it is damaged; run verify")
     return CallSite(str(value["file"]), int(value["line"]), str(value["function"]))
 
 
 def parse(text: str, what: str) -> Any:
-    """Read stored JSON.
+    """Return the value of stored JSON.
+
+    Args:
+        text: the JSON.
+        what: what it holds, for the message.
 
     Raises:
-        LedgerError: the text is none, or no text.
+        LedgerError: the text is not JSON.
     """
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise LedgerError(f"{what} in the ledger is damaged: {error}; run verify") from None
+        raise LedgerError(f"{what} in the ledger: its JSON is damaged: {error}; run verify") from None

@@ -150,6 +150,11 @@ class Rerun:
     digest: str
     same: bool
 
+    @property
+    def ops(self) -> dict[str, int]:
+        """The number of nodes of each op in the result."""
+        return graph_digest.op_histogram(self.program)
+
 
 def rerun(table: ReproducedTable, program: Any) -> Rerun:
     """Lower the program again that was lowered, with its table made again.

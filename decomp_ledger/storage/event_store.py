@@ -20,9 +20,7 @@ from decomp_ledger.model.events import (
     RESET,
     Body,
     CallSite,
-    Changing,
     Event,
-    Tagged,
     encode_body,
     parse,
     read_event,
@@ -291,23 +289,22 @@ class EventStore:
 
     def _derived_rows(self, connection: sqlite3.Connection, table_id: int, version: int, body: Body) -> None:
         """Write the rows that make reads plain indexed SQL; `verify` compares them with the bodies."""
-        if isinstance(body, Changing):
-            connection.executemany(
-                sql.INSERT_CHANGE,
-                [
-                    (
-                        table_id,
-                        self._named("op", change.op),
-                        version,
-                        change.action,
-                        None if change.decomposition is None else self._ids["decomposition", change.decomposition],
-                    )
-                    for change in body.changes
-                ],
-            )
-        elif isinstance(body, Tagged):
+        connection.executemany(
+            sql.INSERT_CHANGE,
+            [
+                (
+                    table_id,
+                    self._named("op", change.op),
+                    version,
+                    change.action,
+                    None if change.decomposition is None else self._ids["decomposition", change.decomposition],
+                )
+                for change in body.changes
+            ],
+        )
+        if body.tag is not None:
             connection.execute(
-                "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)", (table_id, body.name, version)
+                "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)", (table_id, body.tag, version)
             )
 
     def put_decomposition(self, decomposition: Decomposition) -> str:

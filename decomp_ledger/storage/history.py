@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion
+from decomp_ledger.errors import LedgerError, UnknownTable
 from decomp_ledger.model.events import Created, Event, read_event
 from decomp_ledger.model.rules import Rule, TableState
+from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
 from decomp_ledger.storage import sql
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventStore, TableInfo
 
-__all__ = ["MAKES_VERSION", "History", "Since", "number_in"]
+__all__ = ["MAKES_VERSION", "History", "Since"]
 
 MAKES_VERSION = "event.makes_version = 1"
 _CHUNK = 500
@@ -68,18 +69,19 @@ class History:
             UnknownTable: there is no such table.
             UnknownVersion: it has no such version or tag.
         """
-        return self.state(*self.place(spec))
+        return self.state(*self.locate(spec))
 
-    def place(self, spec: str) -> tuple[str, int]:
-        """Return the table and the version that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
+    def locate(self, spec: str) -> tuple[str, int]:
+        """Return the table and the version number that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
 
         Raises:
             UnknownTable: there is no such table.
             UnknownVersion: it has no such version or tag.
         """
-        table, at, version = spec.partition("@")
-        number = number_in(version)
-        return table, self.version_of(table, (version if number is None else number) if at else None)
+        named = parse_state_spec(spec)
+        if not isinstance(named, TableSpec):
+            raise UnknownTable(f"{spec:.80}: not a table; give TABLE, TABLE@VERSION or TABLE@TAG")
+        return named.table, self.version_of(named.table, named.version)
 
     def state(self, table: str, version: int | str | None = None) -> TableState:
         """Return what a table said at a version or tag; now, if None."""
@@ -89,19 +91,28 @@ class History:
         return TableState(table, at, base, said)
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
-        """Return the version that a number or a tag names; the newest, if None."""
+        """Return the number of a version.
+
+        Args:
+            table: the table's name.
+            version: a number, a number as text, a tag, or None for the newest version.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+            UnknownVersion: the table has no such version or tag.
+        """
         newest = self.event_store.version(self._table_id(table))
         if version is None:
             return newest
-        if isinstance(version, str):
+        number = parse_version(version) if isinstance(version, str) else version
+        if isinstance(number, str):
             tags = self.tags(table)
-            if version not in tags:
-                known = ", ".join(sorted(tags)) or "none"
-                raise UnknownVersion(f"{table} has no tag {version!r}; its tags: {known}")
-            return tags[version]
-        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
-            raise UnknownVersion(f"{table} has versions 1 to {newest}, not {version!r}")
-        return version
+            if number not in tags:
+                raise unknown_version(table, version, newest, tags)
+            return tags[number]
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= newest:
+            raise unknown_version(table, version, newest)
+        return number
 
     def tags(self, table: str) -> dict[str, int]:
         """Return a table's tags: name -> version."""
@@ -121,10 +132,6 @@ class History:
                 rows = connection.execute(sql.TOUCHED, {"table": table_id, "op": op, "version": until}).fetchall()
             found += self._events_at(table_id, [row[0] for row in rows])
         return sorted(found, key=lambda event: event.seq)
-
-    def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
-        """Return, for each op of which a table says something, the event that said it."""
-        return self.state_and_blame(table, self.version_of(table, version))[1]
 
     def state_and_blame(self, table: str, version: int) -> tuple[TableState, dict[str, Event]]:
         """Return both at once: what a table said at a version, and for each op of it the event that said it."""
@@ -224,8 +231,3 @@ class History:
                 text = f"{select} WHERE event.table_id = ? AND event.version IN ({marks}) AND {MAKES_VERSION}"
                 found += connection.execute(text, [table_id, *chunk]).fetchall()
         return found
-
-
-def number_in(text: str) -> int | None:
-    """Return the version or number that a text is, if it is one."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -13,7 +13,7 @@ PYTHON = {
     "backup": "ledger.backup(FILE)",
     "blame": "ledger.blame(STATE)",
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
-    "catalog show": "ledger.show(STATE).catalog",
+    "catalog show": "dl.catalog(STATE)",
     "checkpoint": "ledger.checkpoint(KEY)",
     "diff": "ledger.diff(A, B)",
     "drift": "ledger.drift(A, B)",
@@ -32,6 +32,7 @@ PYTHON = {
     "upgrade": "ledger.upgrade(STATE, torch=VERSION)",
     "verify": "ledger.verify()",
 }
+WITHOUT_PYTHON = frozenset({"catalog list"})
 WIDTH = 84  # what the site shows without a scroll bar
 
 HEAD = """# Command line
@@ -51,10 +52,18 @@ What a command can do, Python can do in one call, which stands below its help. T
 """
 
 
-def exists(call: str) -> bool:
-    """Tell whether a call of `PYTHON` names a function that is there."""
-    owner, name = re.match(r"(\w+)\.(\w+)", call).groups()
-    return hasattr(decomp_ledger if owner == "dl" else decomp_ledger.Ledger, name)
+def python_call(command: str) -> str:
+    """Return the Python call that does a command's work.
+
+    Raises:
+        RuntimeError: `PYTHON` lacks the command, or names a function that does not exist.
+    """
+    call = PYTHON.get(command, "")
+    named = re.match(r"(\w+)\.(\w+)", call)
+    owner = decomp_ledger if call.startswith("dl.") else decomp_ledger.Ledger
+    if named is None or not hasattr(owner, named[2]):
+        raise RuntimeError(f"{command}: its Python call is {call!r}; correct PYTHON in {__file__}")
+    return call
 
 
 def sections(command: click.Command, path: list[str]) -> list[str]:
@@ -63,8 +72,9 @@ def sections(command: click.Command, path: list[str]) -> list[str]:
     if result.exit_code:
         raise RuntimeError(f"{' '.join(path)} --help fails: {result.output}")
     text = "\n".join(line.rstrip() for line in result.output.rstrip().splitlines())
-    call = PYTHON.get(" ".join(path), "")
-    python = f"\nIn Python: `{call}`\n" if call and exists(call) else ""
+    name = " ".join(path)
+    without = isinstance(command, click.Group) or name in WITHOUT_PYTHON
+    python = "" if without else f"\nIn Python: `{python_call(name)}`\n"
     found = [f"## {' '.join(['decomp-ledger', *path])}\n\n```text\n{text}\n```\n{python}"]
     if isinstance(command, click.Group):
         context = click.Context(command)

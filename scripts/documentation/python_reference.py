@@ -47,6 +47,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 ERRORS = "Errors and warnings"
 ALIASES = "Types"
+CONSTRUCTED = frozenset({"Ledger"})  # the classes that users call
+TITLES = {"Args": "Arguments"}
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 # Members for other parts of the package, and those that only torch's own code uses: of any class, or of one.
 INTERNAL = frozenset(
@@ -106,14 +108,13 @@ def errors_table(errors: dict[str, type[BaseException]]) -> str:
 
 def entry(name: str, value: Any) -> str:
     """Return the section of a public name."""
-    parts = [f"### {name}\n\n"]
     if not inspect.isclass(value):
-        return "".join([*parts, code(f"dl.{name}", value), *body(value)])
-    constructor = made_by_user(value)
-    parts += [code(f"dl.{name}", value) if constructor else "", *body(value)]
+        return "".join([f"### dl.{name}\n\n", code(f"dl.{name}", value), *body(value)])
+    parts = [f"### {name}\n\n"]
+    parts += [code(f"dl.{name}", value), *body(value)] if name in CONSTRUCTED else body(value, without="Args")
     documented = [base for base in value.__mro__[1:] if base.__name__ in decomp_ledger.__all__]
     if documented:
-        parts.append(f"It has all members of [`{documented[0].__name__}`](#{documented[0].__name__.lower()}).\n\n")
+        parts.append(f"It has all members of {reference(documented[0].__name__)}.\n\n")
     for member, found in members(value, documented):
         own = found.__func__ if isinstance(found, (classmethod, staticmethod)) else found
         parts.append(f"#### {name}.{member}\n\n")
@@ -121,9 +122,13 @@ def entry(name: str, value: Any) -> str:
     return "".join(parts)
 
 
-def made_by_user(cls: type) -> bool:
-    """Tell whether a class documents what its constructor takes."""
-    return "\nArgs:" in (inspect.getdoc(cls) or "")
+def reference(name: str) -> str:
+    """Return a link to the section of a name; if it has none, the name as code."""
+    name = name.removeprefix("decomp_ledger.")
+    value = getattr(decomp_ledger, name, None) if name in decomp_ledger.__all__ else None
+    if value is None or is_error(value):
+        return f"`{name}`"
+    return f"[`{name}`](#{name.lower()})" if inspect.isclass(value) else f"[`dl.{name}`](#dl{name.lower()})"
 
 
 def attribute(name: str, value: Any) -> str:
@@ -183,14 +188,15 @@ def annotation(value: Any) -> str:
     return re.sub(r"\b(?:decomp_ledger|collections|typing|os)(?:\.\w+)*\.(?=[A-Z])", "", text).replace("~", "")
 
 
-def body(value: Any) -> list[str]:
-    """Return a docstring as Markdown: what is before its sections, then a list for each section."""
+def body(value: Any, without: str = "") -> list[str]:
+    """Return a docstring as Markdown: what is before its sections, then a list for each section but one."""
     text = inspect.getdoc(value) or ""
     pieces = re.split(rf"^({'|'.join(SECTIONS)}):\n", text, flags=re.MULTILINE)
     parts = [markdown(pieces[0].strip()) + "\n\n"]
     for heading, section in zip(pieces[1::2], pieces[2::2], strict=True):
         indented, after = split_section(section)
-        parts.append(f"*{heading}*\n\n" + items(indented, heading) + "\n")
+        if heading != without:
+            parts.append(f"*{TITLES.get(heading, heading)}*\n\n" + items(indented, heading) + "\n")
         if after:
             parts.append(markdown(after) + "\n\n")
     return parts
@@ -224,5 +230,7 @@ def items(section: str, heading: str) -> str:
 
 def markdown(text: str) -> str:
     """Turn reStructuredText's roles and literals into Markdown."""
-    text = re.sub(r":[a-z]+:`~?(?:decomp_ledger\.)?([^`]+)`", r"`\1`", text)
+    text = re.sub(
+        r":[a-z]+:`~?(?:decomp_ledger\.)?([^`]+)`", lambda match: reference(match[1].rpartition("queries.")[2]), text
+    )
     return text.replace("``", "`").replace("|", "\\|") if "|" in text and "\n" not in text else text.replace("``", "`")

@@ -122,7 +122,7 @@ def test_a_backup_replaces_a_file_only_with_force(path: Path, tmp_path: Path) ->
         for bad, message in (
             (path, "is the ledger itself"),
             (tmp_path, "is a folder; name a file in it"),
-            (tmp_path / "no" / "where.db", "there is no folder"),
+            (tmp_path / "no" / "where.db", "where.db: it cannot be made: the folder .* does not exist"),
             ("a\0b", "cannot name a file"),
         ):
             with pytest.raises(LedgerFileError, match=message):
@@ -216,7 +216,7 @@ def test_a_backup_that_does_not_verify_replaces_nothing(path: Path, tmp_path: Pa
         (b"hello" * 100, "is not a ledger"),
         ("a dump", "bad.db: it is the dump of a ledger; make a ledger of it with `decomp-ledger load`"),
         (b"", "is empty, not a ledger"),
-        (None, "there is no ledger at"),
+        (None, "the ledger does not exist"),
     ],
 )
 def test_a_file_that_is_not_a_ledger_replaces_nothing(
@@ -441,7 +441,7 @@ def test_the_command_line_backs_up_and_restores(path: Path, tmp_path: Path) -> N
     assert (done.returncode, "--force replaces it" in done.stderr) == (2, True)
     first, second = command(path, "restore", str(copy), "--force").stdout.splitlines()
     assert first == f"{path} has {events} events again; head {head}"
-    assert Path(second.removeprefix("what was there before is kept at ")).exists()
+    assert Path(second.removeprefix("the replaced ledger is kept at ")).exists()
     assert command(path, "dump", "-o", str(dumped)).stderr == ""
     assert command(path, "dump").stdout == dumped.read_text() == "".join(lines_of(path))
     assert command(loaded, "load", str(dumped)).stdout == f"{loaded} has {events} events; head {head}\n"

@@ -406,13 +406,13 @@ def test_the_command_line_signs_and_checks(ledger: Ledger, keys: Path, tmp_path:
     out = tmp_path / "kept.json"
     done = command(ledger.path, "checkpoint", "--key", str(keys / "ann"), "--output", str(out))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"up to #3: signed by {fingerprint(load_key(keys / 'ann').public)}; head {head}\n"
+    assert done.stdout == f"signed up to #3 by {fingerprint(load_key(keys / 'ann').public)}; head {head}\n"
     done = command(
         ledger.path, "verify", "--signers", str(keys / "signers"), "--checkpoint", str(out), "--expect", head
     )
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
-    assert first.startswith("up to #3: signed 20") and first.endswith(" by ann@example.org")
+    assert first.startswith("signed up to #3, 20") and first.endswith(" by ann@example.org")
     assert second == f"3 events, the chain is whole; head {head}"
     done = command(ledger.path, "verify", "--expect", "0" * 64, "--json")
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
@@ -430,7 +430,7 @@ def test_the_command_line_takes_the_passphrase_from_the_environment(ledger: Ledg
     nowhere = command(
         ledger.path, "checkpoint", "--key", str(key), "-o", "/nowhere/x", DECOMP_LEDGER_PASSPHRASE="secret"
     )
-    assert "the checkpoint is in the ledger, but /nowhere/x cannot be written" in nowhere.stderr
+    assert "/nowhere/x: cannot write the checkpoint" in nowhere.stderr
 
 
 def test_a_stored_checkpoint_is_read_back_as_it_was_signed(ledger: Ledger, keys: Path) -> None:

@@ -1,17 +1,12 @@
-"""Commands that ask more of a table: explain, diff. None imports torch."""
+"""The command that answers why an op is, or is not, decomposed: explain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
-
-import attrs
 import click
 
+from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.cli.output import (
-    FOUND,
     LedgerOption,
-    columns,
     event_json,
     event_lines,
     json_option,
@@ -19,20 +14,9 @@ from decomp_ledger.cli.output import (
     pass_ledger,
     print_lines,
     printable,
-    rule_json,
-    rule_text,
-    sole_table,
     write_json,
 )
-from decomp_ledger.cli.state_specs import STATE, Found, find, is_table
-from decomp_ledger.ledger import Ledger
-from decomp_ledger.model import op_names
-from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.rules import TableState, diff
-
-if TYPE_CHECKING:
-    from decomp_ledger.analysis.explain import Explanation
-    from decomp_ledger.transfer.export_bundle import ExportBundle
+from decomp_ledger.model.state_specs import STATE, parse_export_spec
 
 __all__ = ["COMMANDS"]
 
@@ -40,21 +24,15 @@ __all__ = ["COMMANDS"]
 @click.command("explain")
 @click.argument("op")
 @click.argument("state", required=False, metavar=f"[{STATE}]")
-@click.option("--export", "export", metavar="N|FILE.pt2", help="By what happened in this export: as STATE export:N.")
+@click.option("--export", "export", metavar="N|FILE.pt2", help="Explain this export; the same as STATE export:N.")
 @json_option
 @pass_ledger
 def explain_command(option: LedgerOption, op: str, state: str | None, export: str | None, as_json: bool) -> None:
-    """Say why OP is, or is not, decomposed: by a table, in an export, or by every table that speaks of it."""
-    name = op_names.normalize(op)
-    if export is not None:
-        if state is not None:
-            raise click.UsageError("STATE and --export exclude each other")
-        state = f"export:{export}" if export.isdecimal() and export.isascii() else export
-    if state is not None and not is_table(state):
-        answers = [_explain_found(name, find(option, state))]
-    else:
-        with option.read() as ledger:
-            answers = [_explain(ledger, name, said) for said in _explained(ledger, name, state)]
+    """Explain why OP is, or is not, decomposed: by a table, in an export, or by every table with a rule for it."""
+    if export is not None and state is not None:
+        raise click.UsageError("STATE and --export exclude each other; give one of them")
+    with option.ask() as ledger:
+        answers = ledger.explain(op, state if export is None else parse_export_spec(export))
     if as_json:
         write_json(
             [{**answer.to_json(), "events": [event_json(event) for event in answer.events]} for answer in answers]
@@ -64,151 +42,18 @@ def explain_command(option: LedgerOption, op: str, state: str | None, export: st
         _print_explanation(answer)
 
 
-def _explain_found(op: str, found: Found) -> Explanation:
-    """Explain by an export, or by a catalog alone."""
-    from decomp_ledger.analysis.explain import explain, explain_export
-
-    bundle = found.bundle
-    if bundle is None:
-        return explain(op, found.state, None, found.catalog, ())
-    last = bundle.last_events().get(op)
-    history = () if last is None else (last,)
-    return explain_export(op, bundle.state, bundle.event, bundle.body, found.side().catalog, history)
-
-
-def _explained(ledger: Ledger, op: str, spec: str | None) -> Iterator[TableState]:
-    tables = [info.name for info in ledger.tables()]
-    if spec is not None or len(tables) < 2:
-        yield sole_table(ledger, spec)
-        return
-    speaking = [
-        said for said in map(ledger.state, tables) if op in said.rules or ledger.history(said.table, op, said.version)
-    ]
-    if speaking:
-        yield from speaking
-        return
-    # None speaks of it: tables with one base that met one torch all have one answer.
-    told = set()
-    for said in map(ledger.state, tables):
-        met = ledger.last_materialization(said.table, said.version)
-        key = said.base, None if met is None else met.body.catalog
-        if key not in told:
-            told.add(key)
-            yield said
-
-
-def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
-    from decomp_ledger.analysis.explain import explain
-
-    met = ledger.last_materialization(said.table, said.version)
-    catalog = None if met is None else ledger.catalog(met.body.catalog)  # type: ignore[arg-type]
-    return explain(op, said, met, catalog, ledger.history(said.table, op, said.version))
-
-
 def _print_explanation(answer: Explanation) -> None:
     click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
     note(f"{answer.outcome}, since {answer.because}")
-    met = "" if answer.met is None else f", as {answer.met} met it"
-    judged = "unknown" if answer.torch is None else f"{answer.torch}{met}"
-    note(f"  torch {judged}: {answer.default}")
-    loaded = "unknown" if answer.loaded is None else "yes" if answer.loaded else "no"
-    note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
+    if answer.torch is None:
+        note("  torch: not known, because the table was never materialized; export with it, or ask torch:VERSION")
+    else:
+        by = "" if answer.met is None else f", as materialized by {answer.met}"
+        note(f"  torch {answer.torch}{by}: {answer.default}")
+        note(f"  loaded there: {'yes' if answer.loaded else 'no'}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
     print_lines(line for event in answer.events for line in event_lines(event))
 
 
-@click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@json_option
-@pass_ledger
-def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -> int:
-    """Show the ops of which two table states say different things; exit with 1 if there are any.
-
-    Each is TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. Of two exports, also what differs in their programs.
-    """
-    one, other = find(option, before), find(option, after)
-    found = diff(one.state, other.state)
-    steps = export_diff(one.bundle, other.bundle)
-    based = one.state.base != other.state.base
-    if as_json:
-        write_json(
-            {
-                "before": {"table": one.state.table, "version": one.state.version, "base": one.state.base},
-                "after": {"table": other.state.table, "version": other.state.version, "base": other.state.base},
-                "ops": {d.op: {"before": rule_json(d.before), "after": rule_json(d.after)} for d in found},
-                "graph": None if steps is None else steps.to_json(),
-            }
-        )
-        return FOUND if found or based or steps else 0
-    if based:
-        note(f"the base is {one.state.base} in {before} and {other.state.base} in {after}")
-    if found or based:
-        columns(("op", before, after), ((d.op, rule_text(d.before), rule_text(d.after)) for d in found))
-    if steps is not None:
-        print_steps(steps, before, after)
-    return FOUND if found or based or steps else 0
-
-
-@attrs.frozen
-class ExportDiff:
-    """What two exports differ in, besides their tables. True if anything differs.
-
-    Attributes:
-        same_program: whether they lowered one program; None if that is not known.
-        after: op -> how often it is in what came out, of the one and of the other, where that differs.
-        fired: op -> how often its decomposition fired, likewise.
-        same_graph: whether the same came out; None if that is not known.
-    """
-
-    same_program: bool | None
-    after: dict[str, tuple[int, int]]
-    fired: dict[str, tuple[int, int]]
-    same_graph: bool | None
-
-    def __bool__(self) -> bool:
-        return bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
-
-    def to_json(self) -> dict[str, Json]:
-        """Return it as plain data."""
-        return {
-            "same_program": self.same_program,
-            "same_graph": self.same_graph,
-            "after": {op: list(counts) for op, counts in self.after.items()},
-            "fired": {op: list(counts) for op, counts in self.fired.items()},
-        }
-
-
-def export_diff(one: ExportBundle | None, other: ExportBundle | None) -> ExportDiff | None:
-    """Compare what came of two exports; None if not both are exports."""
-    if one is None or other is None:
-        return None
-    a, b = one.body, other.body
-    return ExportDiff(
-        _same(a.before, b.before), _steps(a.ops_after, b.ops_after), _steps(a.fired, b.fired), _same(a.after, b.after)
-    )
-
-
-def _same(one: str | None, other: str | None) -> bool | None:
-    return None if one is None or other is None else one == other
-
-
-def _steps(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    counts = {op: (one.get(op, 0), other.get(op, 0)) for op in sorted(one.keys() | other.keys())}
-    return {op: pair for op, pair in counts.items() if pair[0] != pair[1]}
-
-
-def print_steps(steps: ExportDiff, before: str, after: str) -> None:
-    """Print what two exports differ in, besides their tables."""
-    if steps.same_program is False:
-        note("they lowered different programs")
-    for title, changed in (("in the graph", steps.after), ("fired", steps.fired)):
-        if changed:
-            columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
-    if steps.same_graph is not None:
-        alike = "but arguments, types or order differ" if not steps.after else ""
-        note("the graphs are the same" if steps.same_graph else f"the graphs differ {alike}".rstrip())
-
-
-COMMANDS = (explain_command, diff_command)
+COMMANDS = (explain_command,)

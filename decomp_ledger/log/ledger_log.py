@@ -18,9 +18,10 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Body, Event, Exported, Materialized
+from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventStore, Provenance
-from decomp_ledger.storage.history import History, number_in
+from decomp_ledger.storage.history import History
 
 __all__ = ["LedgerLog"]
 
@@ -87,7 +88,7 @@ class LedgerLog(History):
     def next_name(self, prefix: str) -> str:
         """Return `<prefix>/<n>` with the first free n; within a write transaction it stays free."""
         start = len(prefix) + 1
-        numbers = (number_in(name[start:]) for name in self.event_store.table_names(f"{prefix}/"))
+        numbers = (parse_number(name[start:]) for name in self.event_store.table_names(f"{prefix}/"))
         return f"{prefix}/{max((number for number in numbers if number is not None), default=0) + 1}"
 
     # Events
@@ -125,9 +126,9 @@ class LedgerLog(History):
             op=None if op is None else op_names.normalize(op),
             actor=actor,
             kind=kind,
-            gt=gt,
-            lte=lte,
-            limit=limit,
+            gt=clamped(gt),
+            lte=clamped(lte),
+            limit=clamped(limit),
             desc=desc,
         )
 
@@ -161,7 +162,7 @@ class LedgerLog(History):
         if found is None:
             last = [event.seq for event in self.events(kind=Exported.kind, desc=True, limit=5)]
             numbers = ", ".join(map(str, last)) or "none"
-            raise UnknownExport(f"{self.path}: the ledger has no export {number}; its last exports: {numbers}")
+            raise UnknownExport(f"{self.path}: the ledger has no export {number}; its last: {numbers}")
         return found
 
     def changes_after(self, table: str, version: int) -> list[Event]:

@@ -43,6 +43,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
+from decomp_ledger.model.state_specs import is_number_like, unknown_version
 from decomp_ledger.storage import fork_safety
 
 __all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted"]
@@ -418,8 +419,8 @@ class TableLog:
             VersionConflict: the tag names another version.
         """
         op_names.check_label(name, "a tag")
-        if name.lstrip("-").isdigit():
-            raise InvalidName(f"{name!r} cannot name a tag, because TABLE@{name} is a version; give a word")
+        if is_number_like(name):
+            raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
         ledger, origin = self._recorded(), self._recorded().origin()
         with self._transaction(ledger):
             self._create(ledger, origin)
@@ -456,7 +457,7 @@ class TableLog:
     def blame(self) -> dict[str, Event]:
         """Return, for each op with a rule, the event that made the rule."""
         source = self._source()
-        return {} if source is None else self._recorded().blame(*source)
+        return {} if source is None else self._recorded().state_and_blame(*source)[1]
 
     def events(self) -> list[Event]:
         """Return its events, oldest first."""
@@ -517,9 +518,7 @@ class TableLog:
 
     def _check_version(self, version: int) -> int:
         if not isinstance(version, int) or not 1 <= version <= self.version:
-            raise UnknownVersion(
-                f"{self.name}@{version}: the table has the versions 1 to {self.version}; give one of them"
-            )
+            raise unknown_version(self.name, version, self.version)
         return version
 
 

@@ -60,7 +60,7 @@ def copy_file(path: Path, draft: Path, progress: Progress | None) -> None:
         LedgerFileError: the file is missing, damaged, or not a ledger.
     """
     if not path.exists():
-        raise LedgerFileError(f"{path}: there is no ledger at this path; name another file")
+        raise LedgerFileError(f"{path}: the ledger does not exist; name another file")
     check_header(path)
     source = open_to_read(path)
     try:

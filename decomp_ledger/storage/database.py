@@ -124,7 +124,7 @@ class Database:
         except UnicodeDecodeError as error:
             raise LedgerFileError(UNREADABLE_SCHEMA.format(self.path)) from error
         except PermissionError as error:
-            raise LedgerFileError(f"{self.path}: it may not be read: {error.strerror}; ask for permission") from error
+            raise LedgerFileError(f"{self.path}: it may not be read: {error.strerror}; make it readable") from error
         except OSError as error:
             raise LedgerFileError(f"{self.path:.200}: it cannot be used: {error.strerror}") from error
 
@@ -157,10 +157,10 @@ class Database:
         """Make a new ledger as a draft, then link it, so that no process sees half of one."""
         if self.read_only:
             raise LedgerFileError(
-                f"{path}: there is no ledger at this path; name one with --ledger, or record something first"
+                f"{path}: the ledger does not exist; name one with --ledger, or record something first"
             )
         if not path.parent.is_dir():
-            raise LedgerFileError(f"{path}: it cannot be made: there is no folder {path.parent}; make the folder first")
+            raise LedgerFileError(f"{path}: it cannot be made: the folder {path.parent} does not exist; make it first")
         if not os.access(path.parent, os.W_OK):
             raise LedgerFileError(f"{path}: it cannot be made: the folder {path.parent} is read-only; use another one")
         check_no_log(path)

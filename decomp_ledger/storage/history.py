@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from decomp_ledger.errors import LedgerError, UnknownTable, UnknownVersion
+from decomp_ledger.errors import LedgerError, UnknownTable
 from decomp_ledger.model.events import Created, Event, read_event
 from decomp_ledger.model.rules import Rule, TableState
+from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT, MAKES_VERSION, EventStore, TableInfo
 
-__all__ = ["History", "Since", "number_in"]
+__all__ = ["History", "Since"]
 
 _TABLES = """
 SELECT decomp_table.name, max(event.version), count(*), min(event.recorded_at), max(event.recorded_at)
@@ -98,18 +99,19 @@ class History:
             UnknownTable: the ledger has no such table.
             UnknownVersion: the table has no such version or tag.
         """
-        return self.state(*self.place(spec))
+        return self.state(*self.locate(spec))
 
-    def place(self, spec: str) -> tuple[str, int]:
-        """Return the table and the version that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
+    def locate(self, spec: str) -> tuple[str, int]:
+        """Return the table and the version number that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
 
         Raises:
             UnknownTable: the ledger has no such table.
             UnknownVersion: the table has no such version or tag.
         """
-        table, at, version = spec.partition("@")
-        number = number_in(version)
-        return table, self.version_of(table, (version if number is None else number) if at else None)
+        named = parse_state_spec(spec)
+        if not isinstance(named, TableSpec):
+            raise UnknownTable(f"{spec:.80}: not a table; give TABLE, TABLE@VERSION or TABLE@TAG")
+        return named.table, self.version_of(named.table, named.version)
 
     def state(self, table: str, version: int | str | None = None) -> TableState:
         """Return a table's rules at a version or tag; the newest version if None."""
@@ -119,19 +121,28 @@ class History:
         return TableState(table, at, base, rules)
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
-        """Return the version that a number or a tag names; the newest if None."""
+        """Return the number of a version.
+
+        Args:
+            table: the table's name.
+            version: a number, a number as text, a tag, or None for the newest version.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+            UnknownVersion: the table has no such version or tag.
+        """
         newest = self.event_store.version(self._table_id(table))
         if version is None:
             return newest
-        if isinstance(version, str):
+        number = parse_version(version) if isinstance(version, str) else version
+        if isinstance(number, str):
             tags = self.tags(table)
-            if version not in tags:
-                known = ", ".join(sorted(tags)) or "none"
-                raise UnknownVersion(f"{table}@{version}: the table has no such tag; its tags: {known}")
-            return tags[version]
-        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
-            raise UnknownVersion(f"{table}@{version}: the table has the versions 1 to {newest}; give one of them")
-        return version
+            if number not in tags:
+                raise unknown_version(table, version, newest, tags)
+            return tags[number]
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= newest:
+            raise unknown_version(table, version, newest)
+        return number
 
     def tags(self, table: str) -> dict[str, int]:
         """Return a table's tags: name -> version."""
@@ -150,10 +161,6 @@ class History:
                 rows = connection.execute(_VERSIONS_OF_OP, values).fetchall()
             found += self._events_at(table_id, [row[0] for row in rows])
         return sorted(found, key=lambda event: event.seq)
-
-    def blame(self, table: str, version: int | str | None = None) -> dict[str, Event]:
-        """Return, for each op with a rule, the event that made the rule."""
-        return self.state_and_blame(table, self.version_of(table, version))[1]
 
     def state_and_blame(self, table: str, version: int) -> tuple[TableState, dict[str, Event]]:
         """Return a table's rules at a version, and for each op with a rule the event that made it."""
@@ -257,8 +264,3 @@ class History:
 
     def _damaged(self, problem: str) -> LedgerError:
         return LedgerError(f"{self.path}: the ledger is damaged: {problem}; run verify")
-
-
-def number_in(text: str) -> int | None:
-    """Return the version or number that a text is, or None."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

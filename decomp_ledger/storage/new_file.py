@@ -30,7 +30,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     if is_folder:
         raise LedgerFileError(f"{target}: it is a folder; name a file in it")
     if not has_folder:
-        raise LedgerFileError(f"{target}: it cannot be made: there is no folder {target.parent}; make the folder first")
+        raise LedgerFileError(f"{target}: it cannot be made: the folder {target.parent} does not exist; make it first")
     return target
 
 

@@ -148,7 +148,7 @@ def held(workspace: Workspace) -> list[Row]:
                 table.preserve(["aten::impatient"])
             except LedgerFileError as error:
                 assert time.monotonic() - begun >= timeout * 0.9, "it failed before its timeout"
-                assert "is being written by another process and did not come free in time" in str(error)
+                assert "another process is writing to it and did not finish in time" in str(error)
                 assert "database is locked" not in str(error)
             else:
                 raise AssertionError("it wrote while another process held the lock")

@@ -148,7 +148,7 @@ def _on_a_full_disk(disk: Path, workspace: Workspace, number: int) -> str:
             return found
         fill(choose.randrange(0, 50_000))
         with Ledger(disk / "ledger.db", read_only=True) as ledger:
-            full = ("disk is full", "No space left", "SQLite says disk I/O error")
+            full = ("disk is full", "No space left", "SQLite reports disk I/O error")
             found = refused(lambda: ledger.backup(disk / "copy.db"), *full)
             found = found or refused(lambda: Ledger(disk / "new.db"), *full)
         left = {file.name for file in disk.iterdir()} - {"filler", "ledger.db", "ledger.db-wal", "ledger.db-shm"}

@@ -38,7 +38,6 @@ from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.state_specs import (
-    MAX_NUMBER,
     CatalogSpec,
     ExportSpec,
     StampSpec,
@@ -491,9 +490,7 @@ def verify(
     wanted = read_signers(signers) if isinstance(signers, (str, os.PathLike)) else signers
     kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
     stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
-    # A forged stamp can hold a seq that SQLite cannot; no event has the largest one.
-    events = [(max(0, min(seq, MAX_NUMBER)), text) for seq, text in (*anchors, *stamped)]
-    known = Anchors(expect, events, wanted, kept)
+    known = Anchors(expect, (*anchors, *stamped), wanted, kept)
     return integrity.verify(ledger.event_store, ledger.state, known, progress)
 
 

@@ -204,7 +204,7 @@ def test_a_backup_that_does_not_verify_replaces_nothing(path: Path, tmp_path: Pa
         bad = ledger.backup(tmp_path / "bad.db")
     tamper(bad, "UPDATE event SET recorded_at = '' WHERE seq = 3")
     before = lines_of(path)
-    with pytest.raises(LedgerError, match=r"bad.db: does not verify, so nothing was replaced: event #3: its content"):
+    with pytest.raises(LedgerError, match=r"bad.db: it does not verify, so nothing was replaced: event #3: its con"):
         restore(bad, path, force=True)
     assert lines_of(path) == before
     assert names(tmp_path) == ["bad.db", "ledger.db"]

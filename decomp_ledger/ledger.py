@@ -68,7 +68,7 @@ class Ledger(LedgerLog):
         """
         from decomp_ledger.pytorch.table import DecompTable
 
-        patches.acquire("tables")  # exports with a named table are then recorded; all other exports pass through
+        patches.install("tables")  # exports with a named table are then recorded; all other exports pass through
         return DecompTable(self.create_table(name, base=base))
 
     def create_table(self, name: str, *, base: str = "torch") -> TableLog:

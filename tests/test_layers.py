@@ -23,7 +23,7 @@ MAX_FUNCTION = 70
 
 # Folders that the rules on late imports, parsed numbers and words do not cover yet, and files that are to come.
 NOT_YET = {
-    "analysis", "catalogs", "cli", "errors", "ledger", "log", "model", "pytorch", "storage",
+    "analysis", "catalogs", "cli", "log", "model", "pytorch", "storage",
 }  # fmt: skip
 
 # A module imports from its own folder and from the lines below it.
@@ -317,6 +317,63 @@ def test_the_architecture_page_names_files_that_exist() -> None:
     assert [name for name in sorted(named) if not any((home / name).exists() for home in homes[name])] == []
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert {f"{name}/" for name in folders} <= named
+
+
+# Attributes of torch's objects that have no public name; `internals` has a function for each that is in use.
+PRIVATE_ATTRIBUTES = {
+    "_dir",
+    "_dispatch_cache",
+    "_opname",
+    "_overloadname",
+    "_overloadpacket",
+    "_qualified_op_name",
+    "_schema",
+    "deleted_custom_ops",
+    "from_node",
+    "is_view",
+    "metadata_fns",
+    "py_kernels",
+}
+MAY_NAME = {
+    # A table has upstream's attributes, so that torch's code finds them.
+    ("pytorch.table", "deleted_custom_ops"),
+    # A digest is made without torch too: this compares the name of a class's module.
+    ("pytorch.fingerprint.functions", "torch._ops"),
+}
+
+
+def is_private_in_torch(name: str) -> bool:
+    """Tell whether a dotted name leads through a private part of torch."""
+    first, *rest = name.split(".")
+    return first == "torch" and any(part.startswith("_") and not part.endswith("__") for part in rest)
+
+
+def private_parts(path: Path) -> Iterator[str]:
+    """Give the private parts of torch that a file names: by import, attribute, or in a text that is one dotted name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+            if node.attr in PRIVATE_ATTRIBUTES:
+                yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value]
+            if node.value in PRIVATE_ATTRIBUTES:
+                yield node.value
+        elif isinstance(node, ast.FunctionDef) and node.name in PRIVATE_ATTRIBUTES:
+            yield node.name
+        yield from (name for name in names if name.replace(".", "").isidentifier() and is_private_in_torch(name))
+
+
+def test_only_internals_names_private_parts_of_torch() -> None:
+    found = {(module_of(path), name) for path in sources() for name in private_parts(path)}
+    assert {(module, name) for module, name in found if module != "pytorch.internals"} == MAY_NAME
+    assert {name for module, name in found if module == "pytorch.internals"} >= {"_schema", "torch.library._defs"}
 
 
 _IMPORT_EACH = """

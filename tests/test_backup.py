@@ -15,7 +15,7 @@ from test_checkpoints import command, keys, sign  # noqa: F401
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.transfer.jsonl import dump, load
+from decomp_ledger.transfer.jsonl import dump, dump_to_file, load
 from decomp_ledger.transfer.restore import restore
 
 
@@ -204,7 +204,7 @@ def test_a_backup_that_does_not_verify_replaces_nothing(path: Path, tmp_path: Pa
         bad = ledger.backup(tmp_path / "bad.db")
     tamper(bad, "UPDATE event SET recorded_at = '' WHERE seq = 3")
     before = lines_of(path)
-    with pytest.raises(LedgerError, match=r"bad.db: does not verify, so nothing was replaced: event #3: its content"):
+    with pytest.raises(LedgerError, match=r"bad.db: it does not verify, so nothing was replaced: event #3: its con"):
         restore(bad, path, force=True)
     assert lines_of(path) == before
     assert names(tmp_path) == ["bad.db", "ledger.db"]
@@ -342,6 +342,22 @@ def test_an_empty_ledger_can_be_dumped_and_loaded(tmp_path: Path) -> None:
         lines = list(dump(ledger))
     assert load(lines, tmp_path / "loaded.db").events == 0
     assert lines_of(tmp_path / "loaded.db") == lines
+
+
+def test_a_dump_file_is_written_whole_and_loaded_by_its_path(path: Path, tmp_path: Path) -> None:
+    with Ledger(path, read_only=True) as ledger:
+        file = dump_to_file(ledger, tmp_path / "dump.jsonl")
+        with pytest.raises(LedgerFileError, match=r"dump.jsonl: "):
+            dump_to_file(ledger, file)
+    assert file.read_text() == "".join(lines_of(path))
+    assert load(file, tmp_path / "loaded.db").head == head_of(path)[1]
+
+
+def test_a_damaged_ledger_leaves_no_dump_file(path: Path, tmp_path: Path) -> None:
+    tamper(path, "UPDATE event SET body = '{' WHERE seq = 3")
+    with Ledger(path, read_only=True) as ledger, pytest.raises(LedgerError, match="event 3: damaged"):
+        dump_to_file(ledger, tmp_path / "dump.jsonl")
+    assert names(tmp_path) == ["ledger.db"]
 
 
 def replace(old: str, new: str) -> Callable[[list[str]], list[str]]:

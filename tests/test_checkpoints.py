@@ -83,6 +83,14 @@ def test_a_checkpoint_names_its_signer_and_the_event_it_vouches_for(ledger: Ledg
     assert [one.signer for one in ledger.verify().signatures] == [None, None]
 
 
+def test_a_checkpoint_and_a_verification_have_a_short_repr(ledger: Ledger, keys: Path) -> None:
+    signed = sign(ledger, keys)
+    assert repr(signed).startswith(f"Checkpoint(ledger='{ledger.id}', seq=3, hash='{signed.hash[:12]}', signed_at=")
+    assert signed.signature not in repr(signed)
+    (signature,) = ledger.verify().signatures
+    assert repr(signature).startswith(f"ValidSignature(seq=3, hash='{signed.hash}', signer=None")
+
+
 def test_a_ledger_without_events_cannot_be_signed(keys: Path) -> None:
     with (
         Ledger(":memory:") as empty,
@@ -199,6 +207,12 @@ def test_anchors_name_the_first_event_of_a_rewritten_history(ledger: Ledger) -> 
         assert opened.verify().ok
         assert [problem.seq for problem in opened.verify(anchors=anchors).problems] == [2, 3]
         assert "the anchors agree up to #1" in opened.verify(anchors=anchors[::-1]).problems[0].text
+
+
+def test_an_anchor_with_a_seq_that_no_event_can_have_is_a_problem(ledger: Ledger) -> None:
+    (problem,) = ledger.verify(anchors=[(10**30, "ab" * 32)]).problems
+    assert problem.seq == 10**30
+    assert problem.text.startswith("it had the hash abababababab and is missing")
 
 
 @pytest.mark.parametrize("bad", ["", "12ab", "z" * 64, 7, None])

@@ -14,6 +14,7 @@ from decomp_ledger.integrity.problems import DAMAGE, Problems, reason_of
 from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.hash_chain import genesis
+from decomp_ledger.model.json_values import as_object
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.migrations import expected_schema, schema_of
@@ -60,7 +61,7 @@ def check_contents(connection: sqlite3.Connection, problems: Problems) -> Conten
     tables = _check_names(connection, "decomp_table", problems)
     ops = _check_names(connection, "op", problems)
     decompositions = _check_digests(connection, "decomposition", Decomposition.from_json, problems)
-    _check_digests(connection, "environment", lambda value: value, problems)
+    _check_digests(connection, "environment", as_object, problems)
     catalogs, bases = _check_catalogs(connection, problems)
     return Contents(ledger, first, tables, ops, decompositions, catalogs, bases)
 

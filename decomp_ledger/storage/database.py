@@ -124,7 +124,7 @@ class Database:
         except UnicodeDecodeError as error:
             raise LedgerFileError(UNREADABLE_SCHEMA.format(self.path)) from error
         except PermissionError as error:
-            raise LedgerFileError(f"{self.path}: it may not be read: {error.strerror}; ask for permission") from error
+            raise LedgerFileError(f"{self.path}: it may not be read: {error.strerror}; make it readable") from error
         except OSError as error:
             raise LedgerFileError(f"{self.path:.200}: it cannot be used: {error.strerror}") from error
 

@@ -161,6 +161,15 @@ class EventRow(NamedTuple):
     prev_hash: bytes
     hash: bytes
 
+    def hashed_fields(self) -> dict[str, Json]:
+        """Return what the event's hash covers besides the previous hash, for `event_hash`."""
+        return {
+            **dict(zip(self._fields[:9], self[:9], strict=True)),
+            "call_site": None if self.call_site is None else parse(self.call_site, "a call site"),
+            "environment": self.environment.hex(),
+            "body": parse(self.body, "an event"),
+        }
+
 
 class TableInfo(NamedTuple):
     """One line of the list of tables.
@@ -361,31 +370,23 @@ class EventStore:
             provenance: who, why, where, in what.
         """
         last, prev_hash = self.head()
-        site = None if provenance.call_site is None else attrs.asdict(provenance.call_site)
-        text = encode_body(body)
-        environment = self.put_text("environment", canonical_json(provenance.environment))
-        seq, now = last + 1, utc_now()
-        fields: dict[str, Json] = {
-            "seq": seq,
-            "table": table,
-            "version": version,
-            "kind": body.kind,
-            "schema": body.schema,
-            "recorded_at": now,
-            "actor": provenance.actor,
-            "reason": provenance.reason,
-            "call_site": site,
-            "environment": environment,
-            "body": parse(text, "an event"),
-        }
-        own_hash = event_hash(prev_hash, fields)
-        written = {
-            **fields,
-            "call_site": None if site is None else canonical_json(site),
-            "environment": bytes.fromhex(environment),
-            "body": text,
-        }
-        row = EventRow(**written, prev_hash=prev_hash, hash=own_hash)  # type: ignore[arg-type]
+        site = provenance.call_site
+        row = EventRow(
+            seq=last + 1,
+            table=table,
+            version=version,
+            kind=body.kind,
+            schema=body.schema,
+            recorded_at=utc_now(),
+            actor=provenance.actor,
+            reason=provenance.reason,
+            call_site=None if site is None else canonical_json(attrs.asdict(site)),
+            environment=bytes.fromhex(self.put_text("environment", canonical_json(provenance.environment))),
+            body=encode_body(body),
+            prev_hash=prev_hash,
+            hash=b"",
+        )
+        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields()))
         self.insert_event(row, body)
         return read_event(row)
 

@@ -152,7 +152,7 @@ def load(
     """
     target = target_of(path)
     if target.exists():
-        raise LedgerFileError(f"{target}: exists already; load into another file, or move it away")
+        raise LedgerFileError(f"{target}: the file exists already; load into another file, or move it away")
     check_no_log(target)
     lines = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
     with draft_of(target) as draft:

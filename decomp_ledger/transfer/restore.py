@@ -58,9 +58,9 @@ def restore(
     target = target_of(path)
     if target.exists():
         if not force:
-            raise LedgerFileError(f"{target}: exists already; --force replaces it and keeps it next to the new one")
+            raise LedgerFileError(f"{target}: it exists already; --force replaces it and keeps it next to the new one")
         if Path(backup).exists() and target.samefile(backup):
-            raise LedgerFileError(f"{target}: is the ledger itself; give a backup")
+            raise LedgerFileError(f"{target}: it is the ledger itself; give a backup")
     with draft_of(target) as draft:
         copy_file(Path(backup), draft, None)
         verified = verify_draft(draft, f"{backup}", progress)
@@ -84,7 +84,7 @@ def verify_draft(draft: Path, name: str, progress: Progress | None) -> Verificat
     with LedgerLog(draft) as ledger:
         verified = verify(ledger.event_store, ledger.state, progress=progress)
     if not verified.ok:
-        raise LedgerError(f"{name}: does not verify, so nothing was replaced: {verified.problems[0]}")
+        raise LedgerError(f"{name}: it does not verify, so nothing was replaced: {verified.problems[0]}")
     return verified
 
 

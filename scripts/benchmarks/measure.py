@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,22 @@ class Settings:
         return max(5, full // 5) if self.quick else full
 
 
-def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return the median processor seconds of both sides, timed in turns after one unmeasured round."""
+class Sides(NamedTuple):
+    """The medians of two sides that were timed in turns.
+
+    Attributes:
+        ours: processor seconds of our side.
+        theirs: processor seconds of torch's side.
+        ratio: the first to the second, of the same round: a machine that slows down slows both sides of a round.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> Sides:
+    """Time two sides in turns, after one unmeasured round."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         # Each side comes first every other round.
@@ -57,7 +72,8 @@ def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: i
             taken = time.process_time() - start
             if number:
                 times[side].append(taken)
-    return statistics.median(times[0]), statistics.median(times[1])
+    ratios = [one / other for one, other in zip(*times, strict=True)]
+    return Sides(statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios))
 
 
 def wall_median(call: Callable[[], object], rounds: int) -> float:
@@ -71,16 +87,16 @@ def wall_median(call: Callable[[], object], rounds: int) -> float:
     return statistics.median(times)
 
 
-def at_least_as_fast(what: str, factor: float, sides: tuple[float, float]) -> Result:
+def at_least_as_fast(what: str, factor: float, sides: Sides) -> Result:
     """Return a row whose goal is that ours is `factor` times as fast as torch's."""
-    ratio = sides[1] / sides[0]
+    ratio = 1 / sides.ratio
     return Result(what, f">= {factor:g}x as fast as torch's", f"{ratio:.2f}x ({both(sides)})", ratio >= factor)
 
 
-def at_most_as_long(what: str, factor: float, sides: tuple[float, float]) -> Result:
+def at_most_as_long(what: str, factor: float, sides: Sides) -> Result:
     """Return a row whose goal is that ours takes at most `factor` times torch's time."""
-    ratio = sides[0] / sides[1]
-    return Result(what, f"<= {factor:g}x torch's time", f"{ratio:.3f}x ({both(sides)})", ratio <= factor)
+    measured = f"{sides.ratio:.3f}x ({both(sides)})"
+    return Result(what, f"<= {factor:g}x torch's time", measured, sides.ratio <= factor)
 
 
 def within(what: str, limit: float, taken: float) -> Result:
@@ -88,8 +104,8 @@ def within(what: str, limit: float, taken: float) -> Result:
     return Result(what, f"<= {seconds(limit)}", seconds(taken), taken <= limit)
 
 
-def both(sides: tuple[float, float]) -> str:
-    return f"{seconds(sides[0])} and {seconds(sides[1])}"
+def both(sides: Sides) -> str:
+    return f"{seconds(sides.ours)} and {seconds(sides.theirs)}"
 
 
 def seconds(value: float) -> str:

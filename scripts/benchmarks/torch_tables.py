@@ -40,4 +40,5 @@ def subscript(settings: Settings, folder: Path) -> Iterator[Result]:
                 table[op]
 
         sides = in_turns(lambda: read(ours), lambda: read(theirs), settings.rounds(60))
-    yield at_most_as_long("`table[op]`", 2, (sides[0] / len(ops), sides[1] / len(ops)))
+    one_op = sides._replace(ours=sides.ours / len(ops), theirs=sides.theirs / len(ops))
+    yield at_most_as_long("`table[op]`", 2, one_op)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
+from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
@@ -27,12 +27,10 @@ from decomp_ledger.cli.output import (
 from decomp_ledger.cli.state_specs import STATE, Found, find, is_table
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model import op_names
-from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.rules import TableState, diff
 
 if TYPE_CHECKING:
     from decomp_ledger.analysis.explain import Explanation
-    from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["COMMANDS"]
 
@@ -130,7 +128,8 @@ def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -
     """
     one, other = find(option, before), find(option, after)
     found = diff(one.state, other.state)
-    steps = export_diff(one.bundle, other.bundle)
+    bundles = one.bundle, other.bundle
+    steps = None if bundles[0] is None or bundles[1] is None else export_diff(bundles[0].body, bundles[1].body)
     based = one.state.base != other.state.base
     if as_json:
         write_json(
@@ -149,54 +148,6 @@ def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -
     if steps is not None:
         print_steps(steps, before, after)
     return FOUND if found or based or steps else 0
-
-
-@attrs.frozen
-class ExportDiff:
-    """What two exports differ in, besides their tables. True if anything differs.
-
-    Attributes:
-        same_program: whether they lowered one program; None if that is not known.
-        after: op -> how often it is in what came out, of the one and of the other, where that differs.
-        fired: op -> how often its decomposition fired, likewise.
-        same_graph: whether the same came out; None if that is not known.
-    """
-
-    same_program: bool | None
-    after: dict[str, tuple[int, int]]
-    fired: dict[str, tuple[int, int]]
-    same_graph: bool | None
-
-    def __bool__(self) -> bool:
-        return bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
-
-    def to_json(self) -> dict[str, Json]:
-        """Return it as plain data."""
-        return {
-            "same_program": self.same_program,
-            "same_graph": self.same_graph,
-            "after": {op: list(counts) for op, counts in self.after.items()},
-            "fired": {op: list(counts) for op, counts in self.fired.items()},
-        }
-
-
-def export_diff(one: ExportBundle | None, other: ExportBundle | None) -> ExportDiff | None:
-    """Compare what came of two exports; None if not both are exports."""
-    if one is None or other is None:
-        return None
-    a, b = one.body, other.body
-    return ExportDiff(
-        _same(a.before, b.before), _steps(a.ops_after, b.ops_after), _steps(a.fired, b.fired), _same(a.after, b.after)
-    )
-
-
-def _same(one: str | None, other: str | None) -> bool | None:
-    return None if one is None or other is None else one == other
-
-
-def _steps(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    counts = {op: (one.get(op, 0), other.get(op, 0)) for op in sorted(one.keys() | other.keys())}
-    return {op: pair for op, pair in counts.items() if pair[0] != pair[1]}
 
 
 def print_steps(steps: ExportDiff, before: str, after: str) -> None:

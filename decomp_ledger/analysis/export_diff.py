@@ -1,0 +1,60 @@
+"""Export diff: what differs between the programs of two exports, apart from their tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.events import Exported
+
+__all__ = ["ExportDiff", "export_diff"]
+
+
+@attrs.frozen
+class ExportDiff:
+    """The differences between two exports, apart from their tables. It is true if anything differs.
+
+    Attributes:
+        same_program: whether both exported the same program; None if unknown.
+        after: op -> its number of nodes in each result, for ops where the numbers differ.
+        fired: op -> how often its decomposition fired in each export, for ops where the numbers differ.
+        same_graph: whether both results are the same graph; None if unknown.
+    """
+
+    same_program: bool | None
+    after: Mapping[str, tuple[int, int]]
+    fired: Mapping[str, tuple[int, int]]
+    same_graph: bool | None
+
+    def __bool__(self) -> bool:
+        return bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data."""
+        return {
+            "same_program": self.same_program,
+            "same_graph": self.same_graph,
+            "after": {op: list(counts) for op, counts in self.after.items()},
+            "fired": {op: list(counts) for op, counts in self.fired.items()},
+        }
+
+
+def export_diff(before: Exported, after: Exported) -> ExportDiff:
+    """Compare what two exports recorded of their programs."""
+    return ExportDiff(
+        same_program=_same(before.before, after.before),
+        after=_different_counts(before.ops_after, after.ops_after),
+        fired=_different_counts(before.fired, after.fired),
+        same_graph=_same(before.after, after.after),
+    )
+
+
+def _same(one: str | None, other: str | None) -> bool | None:
+    return None if one is None or other is None else one == other
+
+
+def _different_counts(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    counts = {op: (one.get(op, 0), other.get(op, 0)) for op in sorted(one.keys() | other.keys())}
+    return {op: pair for op, pair in counts.items() if pair[0] != pair[1]}

@@ -60,7 +60,7 @@ def test_show_returns_the_state_with_its_catalog(ledger: dl.Ledger) -> None:
     assert ledger.show(shown) is shown
 
 
-def test_show_takes_the_catalog_of_another_table_if_there_is_no_own(ledger: dl.Ledger, bare: dl.Ledger) -> None:
+def test_show_takes_the_catalog_of_another_table_as_the_last_resort(ledger: dl.Ledger, bare: dl.Ledger) -> None:
     shown = ledger.show("plain")
     assert shown.catalog == CATALOG and shown.materialization is not None
     assert shown.materialization.table == "edge"

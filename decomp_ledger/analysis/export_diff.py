@@ -1,4 +1,4 @@
-"""The difference between the results of two exports. Pure."""
+"""Export diff: what differs between the programs of two exports, apart from their tables. Pure."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["ExportDiff", "export_diff"]
 
 @attrs.frozen
 class ExportDiff:
-    """The difference between two exports, apart from their tables. True if anything differs.
+    """The differences between two exports, apart from their tables. It is true if anything differs.
 
     Attributes:
-        same_program: whether both lowered one program; None if a digest is missing.
-        after: op -> its number of nodes in the first result and in the second, where they differ.
-        fired: op -> how often its decomposition fired, likewise.
-        same_graph: whether both gave one graph; None if a digest is missing.
+        same_program: whether both exported the same program; None if unknown.
+        after: op -> its number of nodes in each result, for ops where the numbers differ.
+        fired: op -> how often its decomposition fired in each export, for ops where the numbers differ.
+        same_graph: whether both results are the same graph; None if unknown.
     """
 
     same_program: bool | None
-    after: dict[str, tuple[int, int]]
-    fired: dict[str, tuple[int, int]]
+    after: Mapping[str, tuple[int, int]]
+    fired: Mapping[str, tuple[int, int]]
     same_graph: bool | None
 
     def __bool__(self) -> bool:
         return bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
 
     def to_json(self) -> dict[str, Json]:
-        """Return the difference as plain data."""
+        """Return it as plain data."""
         return {
             "same_program": self.same_program,
             "same_graph": self.same_graph,
@@ -42,12 +42,12 @@ class ExportDiff:
 
 
 def export_diff(before: Exported, after: Exported) -> ExportDiff:
-    """Compare the results of two exports."""
+    """Compare what two exports recorded of their programs."""
     return ExportDiff(
-        _same(before.before, after.before),
-        _differing(before.ops_after, after.ops_after),
-        _differing(before.fired, after.fired),
-        _same(before.after, after.after),
+        same_program=_same(before.before, after.before),
+        after=_different_counts(before.ops_after, after.ops_after),
+        fired=_different_counts(before.fired, after.fired),
+        same_graph=_same(before.after, after.after),
     )
 
 
@@ -55,6 +55,6 @@ def _same(one: str | None, other: str | None) -> bool | None:
     return None if one is None or other is None else one == other
 
 
-def _differing(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+def _different_counts(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     counts = {op: (one.get(op, 0), other.get(op, 0)) for op in sorted(one.keys() | other.keys())}
     return {op: pair for op, pair in counts.items() if pair[0] != pair[1]}

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         UnusableValue,
         VersionConflict,
     )
-    from decomp_ledger.integrity.anchors import Signed
+    from decomp_ledger.integrity.anchors import ValidSignature
     from decomp_ledger.integrity.checkpoints import Checkpoint
+    from decomp_ledger.integrity.problems import Problem
     from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey, load_key, read_signers
-    from decomp_ledger.integrity.verify import Problem, Verification
+    from decomp_ledger.integrity.verify import Verification
     from decomp_ledger.ledger import Ledger, record
     from decomp_ledger.log.table_log import TableLog
     from decomp_ledger.model.catalog import Catalog, Entry
@@ -150,7 +151,7 @@ __all__ = [
     "RuleOutcome",
     "SchemaError",
     "Set",
-    "Signed",
+    "ValidSignature",
     "Signer",
     "SigningError",
     "SigningKey",
@@ -215,10 +216,11 @@ _MODULES = {
     "analysis.export_diff": ("ExportDiff",),
     "analysis.reproduction": ("TableDifference",),
     "analysis.upgrade": ("Finding", "RuleOutcome", "Upgrade", "UpgradeCheck"),
-    "integrity.anchors": ("Signed",),
+    "integrity.anchors": ("ValidSignature",),
     "integrity.checkpoints": ("Checkpoint",),
     "integrity.ssh_signatures": ("Signer", "SigningKey", "load_key", "read_signers"),
-    "integrity.verify": ("Problem", "Verification"),
+    "integrity.problems": ("Problem",),
+    "integrity.verify": ("Verification",),
     "ledger": ("Ledger", "record"),
     "log.table_log": ("TableLog",),
     "model.catalog": ("Catalog", "Entry"),

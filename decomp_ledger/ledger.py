@@ -68,7 +68,7 @@ class Ledger(LedgerLog):
         """
         from decomp_ledger.pytorch.table import DecompTable
 
-        patches.acquire("tables")  # exports with a named table are then recorded; all other exports pass through
+        patches.install("tables")  # exports with a named table are then recorded; all other exports pass through
         return DecompTable(self.create_table(name, base=base))
 
     def create_table(self, name: str, *, base: str = "torch") -> TableLog:
@@ -299,14 +299,14 @@ class Ledger(LedgerLog):
         """Write the whole ledger, as it is at one moment, to a JSON Lines file, which `load_dump` reads.
 
         Args:
-            path: the file. An existing one is replaced.
+            path: the new file.
             progress: called with the number of events written, and the number of all events.
 
         Raises:
-            LedgerFileError: the file cannot be written.
+            LedgerFileError: the file exists, or cannot be written.
             LedgerError: the ledger is damaged.
         """
-        return queries.dump(self, path, progress=progress)
+        return jsonl.dump_to_file(self, path, progress)
 
     def dump_lines(self, *, progress: Callable[[int, int], object] | None = None) -> Iterator[str]:
         """Give the lines that :meth:`dump` writes."""

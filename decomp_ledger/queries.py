@@ -49,7 +49,6 @@ from decomp_ledger.model.state_specs import (
     parse_state_spec,
 )
 from decomp_ledger.pytorch.capture_program import capture_with
-from decomp_ledger.storage.backup import draft_of, put, target_of
 from decomp_ledger.storage.history import Since
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -71,7 +70,6 @@ __all__ = [
     "check_upgrade",
     "diff",
     "drift",
-    "dump",
     "explain",
     "load_dump",
     "name_of_op",
@@ -95,7 +93,8 @@ class ResolvedState:
     Attributes:
         name: what people call it: `edge@3`, `torch:2.6.0`, `export:7`, `model.pt2`.
         state: the rules of the table. The default table of a torch has none.
-        catalog: the catalog that the table was materialized against, as it is stored; None if it never was.
+        catalog: the catalog of the table's last materialization, as it is stored; else the last one of any table of the
+            ledger, because both are most likely used with one torch; None if the ledger has no materialization.
         materialization: the event that names the catalog: `materialized` or `exported`. A catalog alone has none.
         since: op -> the version that set its rule, with the reason.
         bundle: the export, if the spec names one.
@@ -512,17 +511,7 @@ def load_dump(
         LedgerFileError: the ledger file exists, or a file cannot be read or written.
         LedgerError: a line is damaged or missing, or the whole does not verify.
     """
-    return jsonl.load(jsonl.read_lines(Path(dump)), ledger, progress)
-
-
-def dump(ledger: LedgerLog, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
-    """Write a whole ledger to a JSON Lines file; see :meth:`decomp_ledger.Ledger.dump`."""
-    target = target_of(path)
-    with draft_of(target) as draft:
-        with draft.open("w", encoding="ascii") as file:
-            file.writelines(jsonl.dump(ledger, progress))
-        put(draft, target)
-    return target
+    return jsonl.load(dump, ledger, progress)
 
 
 def sole_table(ledger: LedgerLog) -> str:

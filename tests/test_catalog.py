@@ -338,7 +338,8 @@ def test_a_ledger_gives_back_every_catalog_and_stores_each_once(met: list[Catalo
         table = new_table(ledger)
         for catalog in [*met, *met]:
             table.materialize(catalog)
-            assert ledger.database.write(lambda _, one=catalog: ledger.event_store.put_catalog(one)) == catalog.digest
+            with ledger.database.write_transaction():
+                assert ledger.event_store.put_catalog(catalog) == catalog.digest
         assert [ledger.catalog(catalog.digest) for catalog in met] == met
         (stored,) = ledger.database.connection.execute("SELECT count(*) FROM catalog").fetchone()
         assert stored == len({catalog.digest for catalog in met})

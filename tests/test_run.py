@@ -129,7 +129,7 @@ def test_what_cannot_be_run_is_one_line_and_status_2(arguments: list[str], messa
 
 
 @pytest.mark.parametrize("ledger", ["no/such/folder/l.db", "script.py", ".", "empty.db"])
-def test_a_bad_ledger_is_told_before_the_script_runs(ledger: str, tmp_path: Path) -> None:
+def test_a_bad_ledger_is_reported_before_the_script_runs(ledger: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("print('ran')")
     (tmp_path / "empty.db").write_text("")
     command = [sys.executable, "-m", "decomp_ledger", "--ledger", ledger, "run", "script.py"]

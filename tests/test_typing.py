@@ -89,7 +89,7 @@ def keep(path: Path) -> None:
         signers: list[dl.Signer] = dl.read_signers("allowed_signers")
         result: dl.Verification = ledger.verify(signers=signers, checkpoints=[signed], against=["model.pt2"])
         problems: tuple[dl.Problem, ...] = result.problems
-        signatures: tuple[dl.Signed, ...] = result.signed
+        signatures: tuple[dl.ValidSignature, ...] = result.signatures
         copy: Path = ledger.backup("copy.db", force=True)
         lines: Iterator[str] = ledger.dump_lines()
         dumped: Path = ledger.dump("ledger.jsonl")

@@ -43,7 +43,7 @@ def verify(
 
 
 def _print(result: Verification) -> None:
-    for one in result.signed:
+    for one in result.signatures:
         signer = one.signer if one.signer is not None else f"the key {one.fingerprint}; no --signers were given"
         note(f"signed up to #{one.seq}, {when(one.signed_at)}, by {signer}")
     if result.ok:

@@ -10,7 +10,7 @@ import click
 
 from decomp_ledger import catalogs
 from decomp_ledger.analysis.drift import NamedState, drift
-from decomp_ledger.analysis.upgrade import RuleOutcome, Upgrade, UpgradeCheck, check_upgrade, upgrade
+from decomp_ledger.analysis.upgrade import RuleEffect, Upgrade, UpgradeCheck, check_upgrade, upgrade
 from decomp_ledger.cli import drift_output
 from decomp_ledger.cli.output import (
     FOUND,
@@ -217,12 +217,11 @@ def _torch_namespaces(catalog: Catalog | None) -> set[str]:
 
 
 def _check_json(found: Upgrade, judged: UpgradeCheck, exports: int) -> dict[str, Json]:
-    assert found.drift is not None  # it was judged
     return {
-        "table": found.side.state.table,
-        "version": found.side.state.version,
-        "met": dict(found.drift.before.catalog.build),
-        "to": dict(found.side.catalog.build),
+        "table": found.after.state.table,
+        "version": found.after.state.version,
+        "from": dict(judged.drift.before.catalog.build),
+        "to": dict(found.after.catalog.build),
         "exports": exports,
         "used": list[Json](sorted(judged.used)),
         "passed": not judged.findings,
@@ -246,11 +245,11 @@ def _upgrade_json(found: Upgrade, *, everything: bool) -> dict[str, Json]:
     snapshot = found.snapshot
     moved = None if found.drift is None else found.drift.to_json()
     return {
-        "table": found.side.state.table,
-        "version": found.side.state.version,
-        "met": None if found.drift is None else dict(found.drift.before.catalog.build),
+        "table": found.after.state.table,
+        "version": found.after.state.version,
+        "from": None if found.drift is None else dict(found.drift.before.catalog.build),
         "snapshot": snapshot_json(snapshot, everything=everything),
-        "rules": [_outcome_json(outcome) for outcome in found.outcomes],
+        "rules": [_effect_json(effect) for effect in found.effects],
         "now_kept": [change.op for change in found.now_kept()],
         "now_decomposed": [change.op for change in found.now_decomposed()],
         "gone": [{"op": change.op, "successors": _successors_json(ops)} for change, ops in found.gone()],
@@ -261,13 +260,13 @@ def _upgrade_json(found: Upgrade, *, everything: bool) -> dict[str, Json]:
     }
 
 
-def _outcome_json(outcome: RuleOutcome) -> dict[str, Json]:
+def _effect_json(effect: RuleEffect) -> dict[str, Json]:
     return {
-        "op": outcome.op,
-        **(rule_json(outcome.rule) or {}),
-        "outcome": outcome.outcome,
-        "detail": outcome.detail,
-        "successors": _successors_json(outcome.successors),
+        "op": effect.op,
+        **(rule_json(effect.rule) or {}),
+        "effect": effect.effect,
+        "detail": effect.detail,
+        "successors": _successors_json(effect.successors),
     }
 
 

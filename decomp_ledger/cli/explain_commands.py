@@ -106,11 +106,11 @@ def _explain(ledger: Ledger, op: str, said: TableState) -> Explanation:
 def _print_explanation(answer: Explanation) -> None:
     click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
     note(f"{answer.outcome}, since {answer.because}")
-    met = "" if answer.met is None else f", as {answer.met} met it"
-    judged = "unknown" if answer.torch is None else f"{answer.torch}{met}"
-    note(f"  torch {judged}: {answer.default}")
-    loaded = "unknown" if answer.loaded is None else "yes" if answer.loaded else "no"
-    note(f"  loaded there: {loaded}; can torch keep it in a graph: {answer.preservable}")
+    note(f"  {answer.evidence}")
+    if answer.torch is not None:
+        loaded = "yes" if answer.loaded else "no"
+        note(f"  default: {answer.default}")
+        note(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
     print_lines(line for event in answer.events for line in event_lines(event))

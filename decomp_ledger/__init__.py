@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from decomp_ledger.analysis.explain import Explanation
     from decomp_ledger.analysis.export_diff import ExportDiff
     from decomp_ledger.analysis.reproduction import TableDifference
-    from decomp_ledger.analysis.upgrade import Finding, RuleOutcome, Upgrade, UpgradeCheck
+    from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
     from decomp_ledger.errors import (
         DecompositionChanged,
         InvalidName,
@@ -148,7 +148,7 @@ __all__ = [
     "Reverted",
     "Rule",
     "RuleDiff",
-    "RuleOutcome",
+    "RuleEffect",
     "SchemaError",
     "Set",
     "ValidSignature",
@@ -215,7 +215,7 @@ _MODULES = {
     "analysis.explain": ("Explanation",),
     "analysis.export_diff": ("ExportDiff",),
     "analysis.reproduction": ("TableDifference",),
-    "analysis.upgrade": ("Finding", "RuleOutcome", "Upgrade", "UpgradeCheck"),
+    "analysis.upgrade": ("Finding", "RuleEffect", "Upgrade", "UpgradeCheck"),
     "integrity.anchors": ("ValidSignature",),
     "integrity.checkpoints": ("Checkpoint",),
     "integrity.ssh_signatures": ("Signer", "SigningKey", "load_key", "read_signers"),

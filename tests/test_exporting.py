@@ -168,7 +168,7 @@ def test_an_op_that_changes_its_argument_is_distinguished(ledger: Ledger) -> Non
     )  # fmt: skip
     assert (answer.outcome, answer.because) == (
         "gone",
-        "it changes its argument: torch put its functional form in its place",
+        "the op changes its argument, so torch replaced it by its functional form",
     )
 
 

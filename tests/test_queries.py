@@ -109,7 +109,7 @@ def test_upgrade_needs_exactly_one_other_torch(ledger: dl.Ledger) -> None:
     for wrong in ({}, {"torch": "2.6.0", "python": "python3"}):
         with pytest.raises(dl.UnusableValue, match="give either a torch version or a Python interpreter"):
             ledger.upgrade("edge", **wrong)
-    assert [each.op for each in ledger.upgrade("edge", torch="2.6.0").outcomes] == ["aten::linear"]
+    assert [each.op for each in ledger.upgrade("edge", torch="2.6.0").effects] == ["aten::linear"]
     with pytest.raises(dl.LedgerError, match="edge@2: no export succeeded"):
         ledger.check_upgrade("edge", torch="2.6.0")
 

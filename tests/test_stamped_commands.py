@@ -66,8 +66,12 @@ def test_show_and_blame_read_the_stamp_of_a_file(folder: Path) -> None:
     [
         ("aten::linear", "one.pt2", "kept, since it was preserved by event #2"),
         ("aten::linear", "two.pt2", "decomposed, since torch's default has it"),
-        ("aten::silu", "one.pt2", "decomposed, since it was given lowering.silu by event #3; that fired once"),
-        ("aten::conv2d", "one.pt2", "never there, since it was never in this program"),
+        (
+            "aten::silu",
+            "one.pt2",
+            "decomposed, since it was overridden with lowering.silu by event #3; that fired once",
+        ),
+        ("aten::conv2d", "one.pt2", "not in the program, since neither the program nor its result has the op"),
         ("aten::sigmoid", "one.pt2", "kept, since torch's default table leaves it out"),
     ],
 )

@@ -72,7 +72,7 @@ def read(path: Path) -> None:
         changed: tuple[dl.DriftChange, ...] = drifted.changes
         used: frozenset[str] = ledger.used_ops("export:7")
         moved: dl.Upgrade = ledger.upgrade("edge", torch="2.13.0")
-        outcomes: tuple[dl.RuleOutcome, ...] = moved.outcomes
+        effects: tuple[dl.RuleEffect, ...] = moved.effects
         report: dl.UpgradeReport = ledger.check_upgrade("edge", python="python3")
         check: dl.UpgradeCheck = report.check
         findings: tuple[dl.Finding, ...] = check.findings

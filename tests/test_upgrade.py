@@ -15,7 +15,7 @@ from strategies import without_torch  # noqa: F401
 
 from decomp_ledger import Ledger
 from decomp_ledger.analysis.drift import NamedState
-from decomp_ledger.analysis.upgrade import FINDINGS, OUTCOMES, Upgrade, check_upgrade, successors, upgrade
+from decomp_ledger.analysis.upgrade import FINDINGS, RULE_EFFECTS, Upgrade, check_upgrade, successors, upgrade
 from decomp_ledger.catalogs import released
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -44,36 +44,41 @@ def move(then: dict[str, Entry] | None, now: dict[str, Entry], rules: dict[str, 
 def outcome(then: Entry | None, now: Entry | None, rule: Rule, op: str = "aten::f", base: str = "torch") -> list[str]:
     """Return what becomes of one intent."""
     found = move({op: then} if then else {}, {op: now} if now else {}, {op: rule}, base)
-    return [each.outcome for each in found.outcomes]
+    return [each.effect for each in found.effects]
 
 
 @pytest.mark.parametrize(
     ("then", "now", "rule", "expected"),
     [
-        (KERNEL, KERNEL, PRESERVE, ["holds"]),
+        (KERNEL, KERNEL, PRESERVE, ["unchanged"]),
         (KERNEL, UNUSED, PRESERVE, ["default_now"]),
-        (UNUSED, UNUSED, PRESERVE, ["holds"]),
-        (UNUSED, KERNEL, PRESERVE, ["effective"]),
-        (KERNEL, ALWAYS, PRESERVE, ["in_vain"]),
-        (ALWAYS, ALWAYS, PRESERVE, ["holds"]),
+        (UNUSED, UNUSED, PRESERVE, ["unchanged"]),
+        (UNUSED, KERNEL, PRESERVE, ["effective_now"]),
+        (KERNEL, ALWAYS, PRESERVE, ["not_kept"]),
+        (ALWAYS, ALWAYS, PRESERVE, ["unchanged"]),
         (KERNEL, None, PRESERVE, ["op_gone"]),
-        (None, KERNEL, PRESERVE, ["effective"]),
+        (None, KERNEL, PRESERVE, ["effective_now"]),
         (None, UNUSED, PRESERVE, ["default_now"]),
         (None, None, PRESERVE, ["pending"]),
-        (KERNEL, KERNEL, MINE, ["holds"]),
-        (KERNEL, UNUSED, MINE, ["holds"]),
+        (KERNEL, KERNEL, MINE, ["unchanged"]),
+        (KERNEL, UNUSED, MINE, ["unchanged"]),
         (KERNEL, None, MINE, ["op_gone"]),
         (None, None, MINE, ["pending"]),
-        (None, KERNEL, MINE, ["effective"]),
+        (None, KERNEL, MINE, ["effective_now"]),
         (KERNEL, attrs.evolve(KERNEL, schema="aten::f() -> Tensor"), MINE, ["schema_changed"]),
         (KERNEL, attrs.evolve(PYTHON, digest="0" * 64), MINE, ["default_now"]),
-        (PYTHON, KERNEL, Rule("override", Decomposition("registry")), ["elsewhere"]),
-        (PYTHON, attrs.evolve(KERNEL, others=("registry",)), Rule("override", Decomposition("registry")), ["holds"]),
+        (PYTHON, KERNEL, Rule("override", Decomposition("registry")), ["own_moved"]),
+        (
+            PYTHON,
+            attrs.evolve(KERNEL, others=("registry",)),
+            Rule("override", Decomposition("registry")),
+            ["unchanged"],
+        ),
         (PYTHON, OTHER, Rule("override", Decomposition("registry")), ["lost", "schema_changed"]),
         (attrs.evolve(PYTHON, default=False), PYTHON, Rule("override", Decomposition("registry")), ["default_now"]),
-        (PYTHON, PYTHON, Rule("override", Decomposition("registry")), ["holds"]),
+        (PYTHON, PYTHON, Rule("override", Decomposition("registry")), ["unchanged"]),
         (PYTHON, KERNEL, Rule("override", Decomposition("import", "torch.d", "f", "1" * 64)), ["lost"]),
-        (PYTHON, PYTHON, Rule("override", Decomposition("import", "torch.d", "f", "1" * 64)), ["holds"]),
+        (PYTHON, PYTHON, Rule("override", Decomposition("import", "torch.d", "f", "1" * 64)), ["unchanged"]),
     ],
 )
 def test_what_becomes_of_an_intent(then: Entry | None, now: Entry | None, rule: Rule, expected: list[str]) -> None:
@@ -81,8 +86,8 @@ def test_what_becomes_of_an_intent(then: Entry | None, now: Entry | None, rule: 
 
 
 def test_in_a_table_with_an_empty_base_torchs_defaults_are_of_no_account() -> None:
-    assert outcome(KERNEL, UNUSED, PRESERVE, base="empty") == ["holds"]
-    assert outcome(attrs.evolve(PYTHON, default=False), PYTHON, MINE, base="empty") == ["holds"]
+    assert outcome(KERNEL, UNUSED, PRESERVE, base="empty") == ["unchanged"]
+    assert outcome(attrs.evolve(PYTHON, default=False), PYTHON, MINE, base="empty") == ["unchanged"]
     found = move({"aten::f": KERNEL}, {"aten::f": UNUSED}, {}, "empty")
     assert (found.now_kept(), found.now_decomposed(), found.gone()) == ([], [], [])
 
@@ -90,7 +95,7 @@ def test_in_a_table_with_an_empty_base_torchs_defaults_are_of_no_account() -> No
 def test_an_op_of_a_library_that_the_catalog_knows_nothing_of_is_pending_and_not_gone() -> None:
     library = {"mylib::f": KERNEL, "mylib::g": KERNEL}
     found = move(library, {}, {"mylib::f": PRESERVE})
-    assert [(each.op, each.outcome) for each in found.outcomes] == [("mylib::f", "pending")]
+    assert [(each.op, each.effect) for each in found.effects] == [("mylib::f", "pending")]
     assert found.snapshot.pending == ("mylib::f",)
     assert (found.foreign, found.gone()) == (("mylib::g",), [])
 
@@ -99,7 +104,7 @@ def test_a_namespace_that_torch_itself_gave_up_is_gone_and_not_foreign() -> None
     state = TableState("edge", 1, "torch", {"prepacked::f": PRESERVE})
     met = NamedState("edge@1", state, Catalog(OLD_BUILD, {"prepacked::f": KERNEL, "prepacked::g": KERNEL}))
     found = upgrade(NamedState("edge@1", state, Catalog(NEW_BUILD, {"aten::other": OTHER})), met, {"prepacked", "aten"})
-    assert [each.outcome for each in found.outcomes] == ["op_gone"]
+    assert [each.effect for each in found.effects] == ["op_gone"]
     assert ([change.op for change, _ in found.gone()], found.foreign) == (["prepacked::g"], ())
 
 
@@ -116,7 +121,7 @@ def test_ops_that_the_table_says_nothing_of_are_named_where_the_move_changes_the
 def test_a_table_that_met_no_torch_is_replayed_all_the_same() -> None:
     found = move(None, {"aten::f": UNUSED, "aten::g": KERNEL}, {"aten::f": PRESERVE, "aten::x": PRESERVE})
     assert found.drift is None
-    assert [(each.op, each.outcome) for each in found.outcomes] == [("aten::f", "default_now"), ("aten::x", "pending")]
+    assert [(each.op, each.effect) for each in found.effects] == [("aten::f", "default_now"), ("aten::x", "pending")]
     assert list(found.snapshot.ops) == ["aten::g"]
     assert (found.now_kept(), found.now_decomposed(), found.gone(), found.foreign) == ([], [], [], ())
 
@@ -143,7 +148,7 @@ TOLD = attrs.evolve(PYTHON, helpers="h1", wrappers="w1")
         (TOLD, attrs.evolve(TOLD, schema=""), None, ["not_compared"]),
         (None, None, None, ["not_compared"]),
         (KERNEL, KERNEL, None, []),
-        (KERNEL, ALWAYS, PRESERVE, ["fate"]),
+        (KERNEL, ALWAYS, PRESERVE, ["treatment"]),
         (KERNEL, UNUSED, PRESERVE, []),
         (TOLD, attrs.evolve(TOLD, digest="d2"), PRESERVE, []),
         (TOLD, attrs.evolve(TOLD, helpers="h2"), PRESERVE, []),
@@ -178,7 +183,7 @@ def test_a_higher_order_operator_that_one_side_has_not_registered_yet_stops_no_m
 
 
 def test_a_table_that_met_no_torch_cannot_be_judged() -> None:
-    with pytest.raises(LedgerError, match="edge@1 has met no torch yet"):
+    with pytest.raises(LedgerError, match="edge@1: the table was never materialized"):
         check_upgrade(move(None, {"aten::f": KERNEL}, {}), {"aten::f"})
 
 
@@ -201,10 +206,10 @@ def test_every_intent_has_an_outcome_and_every_op_of_the_old_table_is_accounted_
         changes = [each for each in found.drift.changes if each.op.startswith("aten::")]
         stopped = {each.op for each in changes if each.kind not in about_it or (each.in_table and each.op not in kept)}
         assert stopped <= {each.op for each in judged.findings} | {*judged.foreign}
-    assert {each.op for each in found.outcomes} == said.keys()
-    assert {each.outcome for each in found.outcomes} <= OUTCOMES.keys()
-    assert found.snapshot == materialize(found.side.state, found.side.catalog)
-    pending = {each.op for each in found.outcomes if each.outcome in ("pending", "op_gone")}
+    assert {each.op for each in found.effects} == said.keys()
+    assert {each.effect for each in found.effects} <= RULE_EFFECTS.keys()
+    assert found.snapshot == materialize(found.after.state, found.after.catalog)
+    pending = {each.op for each in found.effects if each.effect in ("pending", "op_gone")}
     assert pending == set(found.snapshot.pending)
     if found.drift is not None:
         lost = found.drift.before.snapshot.ops.keys() - found.snapshot.ops.keys() - said.keys()
@@ -231,7 +236,7 @@ def test_a_successor_of_another_name_must_be_new_and_take_the_same() -> None:
     like = Entry(schema="aten::stack_row(Tensor[] xs, int axis=0) -> Tensor")
     old = Catalog(OLD_BUILD, {"aten::stack_rows": gone})
     assert successors("aten::stack_rows", old, Catalog(NEW_BUILD, {"aten::stack_row": like})) == (
-        ("aten::stack_row", "a like name, the same arguments, and new"),
+        ("aten::stack_row", "new, with a similar name and the same arguments"),
     )
     there = Catalog(OLD_BUILD, {"aten::stack_rows": gone, "aten::stack_row": like})
     assert successors("aten::stack_rows", there, Catalog(NEW_BUILD, {"aten::stack_row": like})) == ()
@@ -270,13 +275,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_replay_says_what_the_move_does_to_each_intent(path: Path) -> None:
     done = run(path, "edge", "--torch", "2.9.1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "is torch's default now\n  aten::upsample_bilinear2d.vec  preserve" in done.stdout
+    assert "the default now does the same\n  aten::upsample_bilinear2d.vec  preserve" in done.stdout
     assert "schema changed\n  aten::stft.center  override: mypkg.mine; +[bool? align_to_window=None]" in done.stdout
-    assert "without its having said so\n  aten::bernoulli.p\n  aten::elu\n" in done.stdout
-    assert "this catalog knows nothing of; it had them\n  mylib::old\n" in done.stdout
+    assert "no rule, decomposed before, now kept in graphs\n  aten::bernoulli.p\n  aten::elu\n" in done.stdout
+    assert "of libraries that the catalog was captured without\n  mylib::old\n" in done.stdout
     told = json.loads(run(path, "edge", "--torch", "2.15.0", "--json").stdout)
-    assert {each["op"]: each["outcome"] for each in told["rules"]} == {
-        "aten::linear": "holds",
+    assert {each["op"]: each["effect"] for each in told["rules"]} == {
+        "aten::linear": "unchanged",
         "aten::max.names_dim": "op_gone",
         "aten::qr": "op_gone",
         "aten::stft.center": "schema_changed",
@@ -294,14 +299,14 @@ def test_replay_says_what_the_move_does_to_each_intent(path: Path) -> None:
 
 def test_replay_on_the_same_torch_changes_nothing(path: Path) -> None:
     told = json.loads(run(path, "edge", "--torch", "2.6.0", "--json", "--all").stdout)
-    assert {each["outcome"] for each in told["rules"]} == {"holds", "pending"}
+    assert {each["effect"] for each in told["rules"]} == {"unchanged", "pending"}
     assert (told["now_kept"], told["now_decomposed"], told["gone"]) == ([], [], [])
     assert [change["op"] for change in told["changes"]] == ["mylib::old"]
 
 
 def test_all_names_what_a_count_stands_for(path: Path) -> None:
     short, full = (run(path, "edge", "--torch", "2.15.0", *more).stdout for more in ([], ["--all"]))
-    assert "more: --all names them" in short
+    assert "more; list them with --all" in short
     assert "--all" not in full
     assert "aten::concatenate.names" in full
 
@@ -371,10 +376,10 @@ def test_a_move_that_changes_what_exports_use_is_status_1(used: Path) -> None:
         "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 2 ops changed for 1 export with 6 ops\n"
     )
     assert (
-        "left the table\n  aten::elu: in the table -> stays in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
+        "left the table\n  aten::elu: in the table -> kept in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
     )
     assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
-    assert "not judged: 1 op of libraries, or registered late (mylib::f)\n" in done.stdout
+    assert "not checked: 1 op (mylib::f), because the catalog may lack ops of libraries" in done.stdout
     assert len(done.stdout.splitlines()) < 9
     told = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
     assert (told["passed"], told["exports"], len(told["used"]), told["foreign"]) == (False, 1, 6, ["mylib::f"])

@@ -1,4 +1,4 @@
-"""What differs between two table states or catalogs, each kind of change named apart. Pure."""
+"""Drift: what differs between two catalogs, or between two tables on their catalogs. Pure."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from decomp_ledger.model.rules import TORCH_ORIGINS, TableState
 __all__ = [
     "DRIFT_KINDS",
     "NEVER_DECOMPOSED",
-    "DriftChange",
     "Drift",
+    "DriftChange",
     "NamedState",
     "drift",
-    "fate",
-    "schema_step",
+    "schema_difference",
+    "treatment",
 ]
 
 LEFT, ENTERED, GONE, NEW, MOVED = "left", "entered", "gone", "new", "moved"
-FATE, SCHEMA, SOURCE, HELPERS, WRAPPERS = "fate", "schema", "source", "helpers", "wrappers"
+TREATMENT, SCHEMA, SOURCE, HELPERS, WRAPPERS = "treatment", "schema", "source", "helpers", "wrappers"
 
-# The kinds of change, what weighs most first, and what each says of an op.
+# The kinds of change and their titles; the kind with the strongest effect on exports comes first.
 DRIFT_KINDS: Mapping[str, str] = {
     LEFT: "left the table",
     ENTERED: "entered the table",
     GONE: "gone from the dispatcher",
     MOVED: "decomposed by something else",
-    FATE: "kept, or decomposed, otherwise than before",
+    TREATMENT: "kept or decomposed differently",
     SCHEMA: "schema changed",
     SOURCE: "own source changed",
     NEW: "new in the dispatcher",
@@ -44,17 +44,20 @@ DRIFT_KINDS: Mapping[str, str] = {
 _RANK = {kind: rank for rank, kind in enumerate(DRIFT_KINDS)}
 _OF_DECOMPOSITIONS = (MOVED, SOURCE, HELPERS, WRAPPERS)
 
-IN_TABLE, ALWAYS, FUNCTIONALIZED, IN_GRAPH = "in the table", "decomposed always", "functionalized", "stays in graphs"
+IN_TABLE, ALWAYS, FUNCTIONALIZED, IN_GRAPH = "in the table", "always decomposed", "functionalized", "kept in graphs"
 NEVER_DECOMPOSED = (IN_GRAPH, FUNCTIONALIZED)
+
+# A comma between two arguments of a schema, not one inside `int[2]` or `(a, b)`.
+_BETWEEN_ARGUMENTS = re.compile(r", (?![^\[(]*[\])])")
 
 
 @attrs.define(frozen=True, slots=False)
 class NamedState:
-    """One side of a comparison: a table state, and the catalog it is materialized with.
+    """A table state with the catalog on which it is compared, and the name that the user gave to it.
 
     Attributes:
-        name: what people call it: `torch:2.6.0`, `edge@3`.
-        state: the table state; of a catalog alone, that of a table that says nothing.
+        name: a state spec: `torch:2.6.0`, `edge@3`.
+        state: the table state; for a catalog alone, the state of a table without rules.
         catalog: the catalog.
     """
 
@@ -64,30 +67,30 @@ class NamedState:
 
     @classmethod
     def of_catalog(cls, name: str, catalog: Catalog) -> NamedState:
-        """Make the side that torch's default table is, as a catalog has it."""
+        """Return the state of torch's default table on a catalog."""
         return cls(name, TableState(name, 0, "torch", {}), catalog)
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        """The table that the state makes of the catalog."""
+        """The rules applied to the catalog."""
         return materialize(self.state, self.catalog)
 
     def to_json(self) -> dict[str, Json]:
-        """Return what names it, as plain data."""
+        """Return its name, its torch build and the size of its table, as plain data."""
         return {"name": self.name, "build": dict(self.catalog.build), "table": len(self.snapshot.ops)}
 
 
 @attrs.frozen
 class DriftChange:
-    """One way in which the two sides differ for one op.
+    """One difference between two states for one op.
 
     Attributes:
-        op: its name.
+        op: name of the op.
         kind: one of `DRIFT_KINDS`.
-        in_table: whether a table of either side has it; else nothing decomposes it by default, before or after.
-        before: what it was: fate, origin, schema or digest, after the kind; None if there was nothing.
-        after: what it is.
-        function: the Python function that decomposes it now, or did, as `module.qualname`; "" if none does.
+        in_table: whether the table has the op in either state. If not, nothing decomposes it by default in either.
+        before: the treatment, origin, schema or digest in the first state, as the kind implies; None if absent.
+        after: the same in the second state.
+        function: `module.qualname` of the Python function that decomposes the op after, else before; "" if none does.
     """
 
     op: str
@@ -97,23 +100,24 @@ class DriftChange:
     after: str | None
     function: str = ""
 
-    def weight(self) -> tuple[bool, bool, int, str]:
-        """Sort what weighs more before what weighs less."""
+    def sort_key(self) -> tuple[bool, bool, int, str]:
+        """Return a key that puts the strongest effect on exports first."""
         return (self.kind == WRAPPERS, not self.in_table, _RANK[self.kind], self.op)
 
 
 @attrs.frozen
 class Drift:
-    """What differs between two sides.
+    """The differences between two states, and what could not be compared.
 
     Attributes:
-        before: the one.
-        after: the other.
-        changes: what differs, what weighs most first.
-        kernels: ops of both tables that a C++ kernel decomposes in different builds: only that they have one is known.
-        no_source: ops of both tables whose Python source could not be compared, as a side has no digest of it.
-        no_schema: ops of both sides whose schema could not be compared, as a side does not have it.
-        unclear: in-place ops whose source cannot be told from that of the closure they are made by, which changed.
+        before: the first state.
+        after: the second state.
+        changes: the differences, the strongest effect on exports first.
+        kernels: ops of both tables that C++ kernels of two builds decompose. A catalog has no code of a kernel.
+        no_source: ops of both tables whose Python source could not be compared, because a state has no digest of it.
+        no_schema: ops of both states whose schema could not be compared, because a state does not have it.
+        unclear: in-place ops whose digest changed, but perhaps only for the closure that makes them in-place: one
+            digest covers both, and that closure changed.
     """
 
     before: NamedState
@@ -125,36 +129,41 @@ class Drift:
     unclear: tuple[str, ...] = ()
 
     def of(self, kind: str, *, in_table: bool | None = None) -> list[DriftChange]:
-        """Return the changes of one kind, by op; only those (not) in a table, if so asked."""
+        """Return the changes of one kind, by op.
+
+        Args:
+            kind: one of `DRIFT_KINDS`.
+            in_table: True for ops of a table, False for other ops, None for both.
+        """
         return [c for c in self.changes if c.kind == kind and (in_table is None or c.in_table == in_table)]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return for each kind of change how many ops of a table it touches, and how many others."""
+        """Return, for each kind of change, the number of ops of a table and the number of other ops."""
         return {
             kind: {"in_table": len(self.of(kind, in_table=True)), "others": len(self.of(kind, in_table=False))}
             for kind in DRIFT_KINDS
         }
 
     def only(self, used: Collection[str]) -> Drift:
-        """Return what of it touches programs that have some ops.
+        """Return the part that can affect programs with these ops.
 
-        What decomposes an op counts only where something does: one that stays in the graph on both sides is the same
-        there, whatever became of the decomposition that torch has for it and does not use.
+        A changed decomposition counts only for an op that is decomposed in either state. An op that both states keep
+        in the graph is the same in both, whatever decomposition torch has for it.
         """
         decomposed = {op for op in used if self._is_decomposed(op)}
-        changes = tuple(c for c in self.changes if c.op in (decomposed if c.kind in _OF_DECOMPOSITIONS else used))
-        lists = (
-            (self.kernels, decomposed),
-            (self.no_source, decomposed),
-            (self.no_schema, used),
-            (self.unclear, decomposed),
+        return attrs.evolve(
+            self,
+            changes=tuple(c for c in self.changes if c.op in (decomposed if c.kind in _OF_DECOMPOSITIONS else used)),
+            kernels=tuple(op for op in self.kernels if op in decomposed),
+            no_source=tuple(op for op in self.no_source if op in decomposed),
+            no_schema=tuple(op for op in self.no_schema if op in used),
+            unclear=tuple(op for op in self.unclear if op in decomposed),
         )
-        return Drift(self.before, self.after, changes, *(tuple(op for op in ops if op in some) for ops, some in lists))
 
     def _is_decomposed(self, op: str) -> bool:
-        sides = self.before, self.after
-        fates = (fate(side.catalog.ops.get(op), in_table=op in side.snapshot.ops) for side in sides)
-        return any(each not in (*NEVER_DECOMPOSED, None) for each in fates)
+        states = self.before, self.after
+        treatments = (treatment(state.catalog.ops.get(op), in_table=op in state.snapshot.ops) for state in states)
+        return any(each not in (*NEVER_DECOMPOSED, None) for each in treatments)
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
@@ -173,12 +182,15 @@ class Drift:
         }
 
 
-def fate(entry: Entry | None, *, in_table: bool) -> str | None:
-    """Tell what becomes of an op in an export: one of four fates, or None if it is not loaded.
+def treatment(entry: Entry | None, *, in_table: bool) -> str | None:
+    """Return what an export does with an op.
 
     Args:
-        entry: what the dispatcher offers for it.
-        in_table: whether the table has it.
+        entry: the op's entry in the catalog; None if it is not loaded.
+        in_table: whether the table has the op.
+
+    Returns:
+        `in the table`, `always decomposed`, `functionalized` or `kept in graphs`; None if the op is not loaded.
     """
     if entry is None or in_table:
         return None if entry is None else IN_TABLE
@@ -187,24 +199,24 @@ def fate(entry: Entry | None, *, in_table: bool) -> str | None:
     return FUNCTIONALIZED if "!" in entry.schema.partition("->")[0] else IN_GRAPH
 
 
-def schema_step(before: str, after: str) -> str:
-    """Return the arguments that one of two schemas has and the other lacks; both schemas, if that is not all."""
+def schema_difference(before: str, after: str) -> str:
+    """Return the arguments that only one of two schemas has; both schemas, if they differ in anything else."""
     inner = (text.partition("(")[2].rpartition(") ->")[0] for text in (before, after))
-    old, new = (re.split(r", (?![^\[(]*[\])])", text) for text in inner)
-    lost, came = [a for a in old if a not in new], [a for a in new if a not in old]
-    if before.rpartition("->")[2] != after.rpartition("->")[2] or not (lost or came):
+    old, new = map(_BETWEEN_ARGUMENTS.split, inner)
+    removed, added = [a for a in old if a not in new], [a for a in new if a not in old]
+    if before.rpartition("->")[2] != after.rpartition("->")[2] or not (removed or added):
         return f"{before} -> {after}"
-    return " ".join([*(f"-[{each}]" for each in lost), *(f"+[{each}]" for each in came)])
+    return " ".join([*(f"-[{each}]" for each in removed), *(f"+[{each}]" for each in added)])
 
 
 def drift(before: NamedState, after: NamedState) -> Drift:
-    """Compare two sides.
+    """Compare two states.
 
-    Within one torch build a decomposition of torch's own is known by its origin; across builds, sources are compared
-    by digest. What cannot be compared is in the result too.
+    Within one torch build, the origin identifies a decomposition of torch's own. Across builds, digests of sources
+    are compared. The result also lists what could not be compared.
     """
     comparison = _Comparison(before, after)
-    changes = sorted(comparison.changes(), key=DriftChange.weight)
+    changes = sorted(comparison.changes(), key=DriftChange.sort_key)
     return Drift(
         before,
         after,
@@ -217,40 +229,40 @@ def drift(before: NamedState, after: NamedState) -> Drift:
 
 
 @attrs.frozen
-class _Decomposition:
-    """What decomposes an op on one side.
+class _Decomposer:
+    """What decomposes an op in one state.
 
     Attributes:
-        place: where it comes from: an origin, for one of torch's own; None if nothing decomposes it.
+        identity: the origin for torch's own decomposition, `origin: name` for another; None if nothing does.
         function: `module.qualname`, or "".
-        digest: of its own source.
-        helpers: with the functions it calls.
-        wrappers: of what its decorators wrap around it.
+        digest: digest of the function's own source.
+        helpers: digest of its source with the functions that it calls.
+        wrappers: digest of the wrappers that its decorators add.
     """
 
-    place: str | None
+    identity: str | None
     function: str = ""
     digest: str | None = None
     helpers: str | None = None
     wrappers: str | None = None
 
 
-def _decomposition(side: NamedState, op: str, entry: Entry) -> _Decomposition:
-    rule = side.state.rules.get(op)
+def _decomposer(state: NamedState, op: str, entry: Entry) -> _Decomposer:
+    rule = state.state.rules.get(op)
     decomposition = None if rule is None else rule.decomposition
     if decomposition is not None and decomposition.origin not in TORCH_ORIGINS:
-        place = f"{decomposition.origin}: {decomposition.label()}"
-        return _Decomposition(place, decomposition.label(), decomposition.digest)
+        label = decomposition.label()
+        return _Decomposer(f"{decomposition.origin}: {label}", label, decomposition.digest)
     if decomposition is not None:
-        own = own_origin(decomposition, entry, side.catalog.build.get("git"))
+        own = own_origin(decomposition, entry, state.catalog.build.get("git"))
         if own != entry.origin:
-            return _Decomposition(own)
+            return _Decomposer(own)
     function = f"{entry.module}.{entry.qualname}" if entry.module else ""
-    return _Decomposition(entry.origin, function, entry.digest, entry.helpers, entry.wrappers)
+    return _Decomposer(entry.origin, function, entry.digest, entry.helpers, entry.wrappers)
 
 
 def _global_function(entry: Entry) -> str | None:
-    """Name the function of an entry, unless it was made within another: many go by one such name."""
+    """Return the name of an entry's function; None for a nested one, because many share one such name."""
     return f"{entry.module}.{entry.qualname}" if entry.qualname and "<locals>" not in entry.qualname else None
 
 
@@ -274,96 +286,96 @@ class _Comparison:
         self.unclear: list[str] = []
 
     def changes(self) -> Iterator[DriftChange]:
-        """Give every change, by op."""
+        """Yield every change, by op."""
         old, new = self.before.catalog.ops, self.after.catalog.ops
         for op in sorted(old.keys() | new.keys()):
             was, now = op in self.before.snapshot.ops, op in self.after.snapshot.ops
+            treatments = treatment(old.get(op), in_table=was), treatment(new.get(op), in_table=now)
             if op not in old or op not in new:
-                kind = GONE if op in old else NEW
-                fates = fate(old.get(op), in_table=was), fate(new.get(op), in_table=now)
-                yield DriftChange(op, kind, was or now, *fates, self._function(op))
+                yield DriftChange(op, GONE if op in old else NEW, was or now, *treatments, self._function(op))
                 continue
-            fates = fate(old[op], in_table=was), fate(new[op], in_table=now)
             if was != now:
-                yield DriftChange(op, LEFT if was else ENTERED, True, *fates, self._function(op))
+                yield DriftChange(op, LEFT if was else ENTERED, True, *treatments, self._function(op))
             else:
-                yield from self._of_decompositions(op, *fates, in_table=now)
-            yield from self._of_schemas(op, old[op].schema, new[op].schema, in_table=was or now)
+                yield from self._decomposition_changes(op, *treatments, in_table=now)
+            yield from self._schema_changes(op, old[op].schema, new[op].schema, in_table=was or now)
 
     def _function(self, op: str) -> str:
-        for side in (self.after, self.before):
-            entry = side.catalog.ops.get(op)
-            if entry is not None and (found := _decomposition(side, op, entry).function):
+        for state in (self.after, self.before):
+            entry = state.catalog.ops.get(op)
+            if entry is not None and (found := _decomposer(state, op, entry).function):
                 return found
         return ""
 
-    def _of_decompositions(self, op: str, was: str | None, now: str | None, *, in_table: bool) -> Iterator[DriftChange]:
-        one = _decomposition(self.before, op, self.before.catalog.ops[op])
-        two = _decomposition(self.after, op, self.after.catalog.ops[op])
-        function = two.function or one.function
-        if one.place != two.place:
-            yield DriftChange(op, MOVED, in_table, one.place, two.place, function)
+    def _decomposition_changes(
+        self, op: str, was: str | None, now: str | None, *, in_table: bool
+    ) -> Iterator[DriftChange]:
+        old = _decomposer(self.before, op, self.before.catalog.ops[op])
+        new = _decomposer(self.after, op, self.after.catalog.ops[op])
+        function = new.function or old.function
+        if old.identity != new.identity:
+            yield DriftChange(op, MOVED, in_table, old.identity, new.identity, function)
         elif was != now and self._same_schema(op):
-            yield DriftChange(op, FATE, in_table, was, now, function)
-        elif one.digest is None or two.digest is None:
-            self._note_unknown(op, one.place, in_table=in_table)
-        elif one.digest != two.digest:
-            kind = self._kind_of_source(op, one, two)
+            yield DriftChange(op, TREATMENT, in_table, was, now, function)
+        elif old.digest is None or new.digest is None:
+            self._note_unknown(op, old.identity, in_table=in_table)
+        elif old.digest != new.digest:
+            kind = self._kind_of_source_change(op, old, new)
             if kind is None:
                 self.unclear.append(op)
             else:
-                yield DriftChange(op, kind, in_table, one.digest, two.digest, function)
-        elif one.helpers != two.helpers:
-            yield DriftChange(op, HELPERS, in_table, one.helpers, two.helpers, function)
-        elif one.wrappers != two.wrappers:
-            yield DriftChange(op, WRAPPERS, in_table, one.wrappers, two.wrappers, function)
+                yield DriftChange(op, kind, in_table, old.digest, new.digest, function)
+        elif old.helpers != new.helpers:
+            yield DriftChange(op, HELPERS, in_table, old.helpers, new.helpers, function)
+        elif old.wrappers != new.wrappers:
+            yield DriftChange(op, WRAPPERS, in_table, old.wrappers, new.wrappers, function)
 
     def _same_schema(self, op: str) -> bool:
         return self.before.catalog.ops[op].schema == self.after.catalog.ops[op].schema
 
-    def _kind_of_source(self, op: str, one: _Decomposition, two: _Decomposition) -> str | None:
-        """Tell a function that changed from one that only what is made around it changed for.
+    def _kind_of_source_change(self, op: str, old: _Decomposer, new: _Decomposer) -> str | None:
+        """Return SOURCE if the function changed, HELPERS or WRAPPERS if only code around it did, None if unknown.
 
-        The digest of an in-place op covers the closure that makes it of a function, and the function. Where the
-        function decomposes another op as it did, the closure changed; where it decomposes no other op, and the closure
-        of others changed, which of the two changed is not known: None.
+        The digest of an in-place op covers the function and the closure that makes it in-place. If the function
+        decomposes another op with an unchanged digest, the closure changed. It is unknown which of the two changed if
+        the function decomposes no other op and the closure of other ops changed.
         """
-        if one.function != two.function:
+        if old.function != new.function:
             return SOURCE
-        if one.function in self._kept:
-            return WRAPPERS if self._kept[one.function] else HELPERS
-        return None if _is_in_place(op) and self._closure_changed and one.function not in self._plain else SOURCE
+        if old.function in self._unchanged:
+            return WRAPPERS if self._unchanged[old.function] else HELPERS
+        return None if _is_in_place(op) and self._closure_changed and old.function not in self._plain else SOURCE
 
     @cached_property
-    def _kept(self) -> dict[str, bool]:
-        """Functions that decompose some op as they did -> whether their helpers do too."""
-        kept: dict[str, bool] = {}
+    def _unchanged(self) -> dict[str, bool]:
+        """Functions that decompose some op with an unchanged digest -> whether their helpers are unchanged too."""
+        unchanged: dict[str, bool] = {}
         for op, old in self.before.catalog.ops.items():
             new, function = self.after.catalog.ops.get(op, _NOTHING), _global_function(old)
             if function is not None and function == _global_function(new) and old.digest == new.digest:
-                kept[function] = kept.get(function, True) and old.helpers == new.helpers
-        return kept
+                unchanged[function] = unchanged.get(function, True) and old.helpers == new.helpers
+        return unchanged
 
     @cached_property
     def _plain(self) -> set[str | None]:
-        """Functions that decompose an op that is not in place."""
+        """Functions that decompose an op that is not in-place."""
         return {_global_function(entry) for op, entry in self.after.catalog.ops.items() if not _is_in_place(op)}
 
     @cached_property
     def _closure_changed(self) -> bool:
-        """Whether an in-place op changed though the function it is made of did not."""
+        """Whether the digest of an in-place op changed although its function is unchanged."""
         new = self.after.catalog.ops
         return any(
-            op in new and old.digest != new[op].digest and _global_function(old) in self._kept
+            op in new and old.digest != new[op].digest and _global_function(old) in self._unchanged
             for op, old in self.before.catalog.ops.items()
             if _is_in_place(op)
         )
 
-    def _note_unknown(self, op: str, place: str | None, *, in_table: bool) -> None:
+    def _note_unknown(self, op: str, identity: str | None, *, in_table: bool) -> None:
         if in_table and not self.same_build:
-            (self.kernels if place == "cia" else self.no_source).append(op)
+            (self.kernels if identity == "cia" else self.no_source).append(op)
 
-    def _of_schemas(self, op: str, old: str, new: str, *, in_table: bool) -> Iterator[DriftChange]:
+    def _schema_changes(self, op: str, old: str, new: str, *, in_table: bool) -> Iterator[DriftChange]:
         if old and new:
             if old != new:
                 yield DriftChange(op, SCHEMA, in_table, old, new)

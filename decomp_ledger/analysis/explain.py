@@ -1,4 +1,4 @@
-"""Why an op is, or is not, decomposed by a table. Pure."""
+"""Explain: why a table decomposes or keeps an op, by its rules or by what happened in an export. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from decomp_ledger.analysis.drift import FUNCTIONALIZED, fate
+from decomp_ledger.analysis.drift import FUNCTIONALIZED, treatment
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Exported
-from decomp_ledger.model.materialize import ABSENT, DEFAULT, choose
+from decomp_ledger.model.events import OVERRIDE, Event, Exported
+from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.rules import Rule, TableState
 
 __all__ = ["Explanation", "explain", "explain_export"]
@@ -25,22 +25,22 @@ _ORIGINS = {
 
 @attrs.frozen
 class Explanation:
-    """An answer to "why is this op (not) decomposed here?".
+    """Why a table decomposes or keeps an op.
 
     Attributes:
         op: the op.
         table: the table.
-        version: the version asked about.
-        outcome: `kept`, `decomposed`, or `pending` (not loaded: nothing can happen to it); in an export also `never
-            there`, or `gone` (it was in the program, and neither was it decomposed nor is it in what came out).
-        because: why, in one sentence.
-        default: what torch's default table has for it, and where that comes from.
-        preservable: whether torch can keep it in a graph, and if not, why.
-        torch: the torch that it is judged by, or None: then nothing is known of torch's side.
-        met: the event by which that torch is known: `edge@3 (#7)`, this table's if it met one.
-        loaded: whether it was loaded there; None if that is not known.
-        events: those that touched it, oldest first.
-        counts: in an export, how often it was in the program `before`, is in it `after`, and how often its
+        version: the version.
+        outcome: `kept`, `decomposed` or `pending` (the op is not loaded). For an export also `not in the program`, or
+            `gone`: the program had the op, nothing decomposed it, and the result does not have it.
+        because: the reason, one sentence.
+        default: what torch's default table has for the op, and its origin; "unknown" without a catalog.
+        preservable: `yes`, `no: ` with the reason, or `unknown`: whether torch can keep the op in a graph.
+        torch: version of the torch whose catalog was used; None if the table was never materialized.
+        materialization: the event that recorded that catalog, such as `edge@3 (#7)`; None if no event did.
+        loaded: whether that torch had the op loaded; None without a catalog.
+        events: the events that changed the op's rule, oldest first.
+        counts: for an export, how often the op is in the program `before` and `after`, and how often its
             decomposition `fired`.
     """
 
@@ -52,66 +52,78 @@ class Explanation:
     default: str
     preservable: str
     torch: str | None
-    met: str | None
+    materialization: str | None
     loaded: bool | None
     events: tuple[Event, ...]
     counts: Mapping[str, int] | None = None
 
+    @property
+    def evidence(self) -> str:
+        """The torch on which the answer rests; without one, what to do to get it."""
+        if self.torch is None:
+            return (
+                f"{self.table} was never materialized, so torch's side is unknown; export with it, or call "
+                "materialize() on it"
+            )
+        by = f", as {self.materialization} recorded it" if self.materialization else ""
+        return f"torch {self.torch}{by}"
+
     def to_json(self) -> dict[str, Json]:
-        """Return all but the events as plain data."""
-        return {key: value for key, value in attrs.asdict(self, recurse=False).items() if key != "events"}
+        """Return it as plain data, without the events."""
+        fields = {key: value for key, value in attrs.asdict(self, recurse=False).items() if key != "events"}
+        return {**fields, "evidence": self.evidence}
 
 
 def explain(
-    op: str, state: TableState, met: Event | None, catalog: Catalog | None, history: Sequence[Event]
+    op: str, state: TableState, materialization: Event | None, catalog: Catalog | None, history: Sequence[Event]
 ) -> Explanation:
-    """Answer from what the ledger holds.
+    """Explain an op by a table's rules and a catalog.
 
     Args:
         op: the op's name.
         state: the table's state.
-        met: the `materialized` event by which a torch is known, or None.
-        catalog: the catalog that it names, or None.
-        history: the events that touched the op up to that state, oldest first.
+        materialization: the event that names the catalog, or None.
+        catalog: the catalog; None if the table was never materialized.
+        history: the events that changed the op's rule up to that state, oldest first.
     """
     entry = None if catalog is None else catalog.ops.get(op)
     rule = state.rules.get(op)
-    said = f" by event #{history[-1].seq}" if history else ""
+    by = f" by event #{history[-1].seq}" if history else ""
     if catalog is None:
-        outcome, because = _without_torch(state, rule, said)
+        outcome, because = _without_catalog(state, rule, by)
     elif entry is None:
-        kept = "" if rule is None else f"; the table's '{rule.action}', said{said}, waits for it"
+        waiting = "" if rule is None else f"; the rule '{rule.action}', set{by}, waits for it"
         near = "" if rule is not None or history else _near(op, catalog)
-        outcome, because = "pending", f"it was not loaded in the torch that is known{kept}{near}"
+        outcome, because = "pending", f"the op was not loaded in this torch{waiting}{near}"
     else:
-        outcome, because = _with_torch(state, rule, entry, said)
+        outcome, because = _with_catalog(state, rule, entry, by)
     return Explanation(
-        op,
-        state.table,
-        state.version,
-        outcome,
-        because,
-        "unknown: the table has met no torch" if catalog is None else _default(entry),
-        "unknown" if entry is None else f"no: {entry.unpreservable}" if entry.unpreservable else "yes",
-        None if catalog is None else catalog.build.get("torch", "?"),
-        None if met is None else f"{met.table}@{met.version} (#{met.seq})",
-        None if catalog is None else entry is not None,
-        tuple(history),
+        op=op,
+        table=state.table,
+        version=state.version,
+        outcome=outcome,
+        because=because,
+        default="unknown" if catalog is None else _default(entry),
+        preservable="unknown" if entry is None else f"no: {entry.unpreservable}" if entry.unpreservable else "yes",
+        torch=None if catalog is None else catalog.build.get("torch", "?"),
+        materialization=None if materialization is None else _name(materialization),
+        loaded=None if catalog is None else entry is not None,
+        events=tuple(history),
     )
 
 
 def explain_export(
     op: str, state: TableState, export: Event, body: Exported, catalog: Catalog, history: Sequence[Event]
 ) -> Explanation:
-    """Answer of one export, by what happened in it.
+    """Explain an op by what happened in an export.
 
     Args:
         op: the op's name.
         state: the state of the table that was used.
         export: the `exported` event.
-        body: what came of it.
-        catalog: the catalog that it met, with schemas.
-        history: the events that touched the op up to that state, oldest first.
+        body: its body.
+        catalog: the catalog that it names, with schemas.
+        history: the events that changed the op's rule up to that state, oldest first.
     """
     answer = explain(op, state, export, catalog, history)
     counts = {
@@ -120,7 +132,7 @@ def explain_export(
         "fired": body.fired.get(op, 0),
     }
     entry = catalog.ops.get(op)
-    mutates = entry is not None and fate(entry, in_table=False) == FUNCTIONALIZED
+    mutates = entry is not None and treatment(entry, in_table=False) == FUNCTIONALIZED
     outcome, because = _in_export(answer, body, mutates=mutates, **counts)
     return attrs.evolve(answer, outcome=outcome, because=because, counts=counts)
 
@@ -130,79 +142,89 @@ def _in_export(
 ) -> tuple[str, str]:
     if fired:
         nested = "" if before else ", within the decompositions of other ops"
-        left = f"; {after} of it are in what came out all the same" if after else ""
+        left = f"; the result still has {after} of it" if after else ""
         return "decomposed", f"{answer.because}; that fired {_times(fired)}{nested}{left}"
     if body.error is not None and before:
-        return answer.outcome, f"{answer.because}; the export failed before anything came out"
+        return answer.outcome, f"{answer.because}; the export failed and has no result"
     if after:
-        if answer.op in body.stale:
-            return "kept", (
-                "its table was torch's own, and had been read before the op was loaded: torch then keeps it for ever "
-                "(or it was removed before that read, which such a table forgets)"
-            )
-        if answer.outcome == "kept":
-            return "kept", answer.because
-        return "kept", f"it was not traced as one to decompose, although {answer.because}"
+        return "kept", _why_kept(answer, body)
     if not before:
-        said = f"; had it been: {answer.outcome}, since {answer.because}"
-        return "never there", f"it was never in this program, nor in what came of it{said}"
+        rule = f"; if they did: {answer.outcome}, because {answer.because}"
+        return "not in the program", f"neither the program nor its result has the op{rule}"
     if answer.outcome == "decomposed":
         return "decomposed", answer.because
     if mutates:
-        return "gone", "it changes its argument: torch put its functional form in its place"
-    return "gone", "none decomposed it, and it is not in what came out: nothing used it, or torch wrote it otherwise"
+        return "gone", "the op changes its argument, so torch replaced it by its functional form"
+    return "gone", "nothing decomposed it, and the result does not have it: it was unused, or torch rewrote it"
+
+
+def _why_kept(answer: Explanation, body: Exported) -> str:
+    if answer.op in body.stale:
+        return (
+            "the table was torch's own and was read before the op was loaded, and torch then never decomposes it "
+            "(or the op was removed before that read, which such a table does not record)"
+        )
+    if answer.outcome == "kept":
+        return answer.because
+    return f"torch did not trace it as an op to decompose, although {answer.because}"
 
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
+def _name(event: Event) -> str:
+    return f"{event.table}@{event.version} (#{event.seq})"
+
+
 def _near(op: str, catalog: Catalog) -> str:
-    """Return a hint for a name that nothing has: a typo, or a bare word that was meant for an op of aten."""
+    """Return a hint for an unknown name: a typo, or a bare name that stands for an op of aten."""
     close = [f"aten::{op}"] if f"aten::{op}" in catalog.ops else difflib.get_close_matches(op, catalog.ops, 3, 0.8)
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def _without_torch(state: TableState, rule: Rule | None, said: str) -> tuple[str, str]:
-    if rule is None:
-        if state.base == "empty":
-            return "kept", "the table's base is empty, and it says nothing of this op"
-        return "pending", "the table says nothing of it, so it is as torch's default has it"
-    if rule.action == PRESERVE:
-        return "kept", f"it was preserved{said}"
-    assert rule.decomposition is not None  # an override has one
-    return "decomposed", f"it was given {rule.decomposition.label()}{said}"
+def _by_rule(rule: Rule, by: str) -> tuple[str, str]:
+    if rule.decomposition is None:
+        return "kept", f"it was preserved{by}"
+    return "decomposed", f"it was overridden with {rule.decomposition.label()}{by}"
 
 
-def _with_torch(state: TableState, rule: Rule | None, entry: Entry, said: str) -> tuple[str, str]:
+_EMPTY_BASE = "the table's base is empty, and the op has no rule"
+
+
+def _without_catalog(state: TableState, rule: Rule | None, by: str) -> tuple[str, str]:
+    if rule is not None:
+        return _by_rule(rule, by)
+    if state.base == "empty":
+        return "kept", _EMPTY_BASE
+    return "pending", "the op has no rule, so it follows torch's default, which is unknown"
+
+
+def _with_catalog(state: TableState, rule: Rule | None, entry: Entry, by: str) -> tuple[str, str]:
     choice = choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default)
-    if choice == OVERRIDE:
-        assert rule is not None and rule.decomposition is not None  # choose() says so
-        return "decomposed", f"it was given {rule.decomposition.label()}{said}"
+    if rule is not None and choice == OVERRIDE:
+        return _by_rule(rule, by)
     if choice == DEFAULT:
         return "decomposed", f"torch's default has it: {_ORIGINS.get(str(entry.origin), entry.origin)}"
-    assert choice == ABSENT
     if entry.origin in ("cia", "py_cia") and entry.unpreservable:
-        return "decomposed", f"torch cannot keep it ({entry.unpreservable}), whatever a table says"
+        return "decomposed", f"torch cannot keep it ({entry.unpreservable}), whatever the table has"
     if rule is not None:
-        return "kept", f"it was preserved{said}"
+        return _by_rule(rule, by)
     if entry.origin is None:
         return "kept", "nothing decomposes it"
-    if state.base == "empty":
-        return "kept", "the table's base is empty, and it says nothing of this op"
-    return "kept", "torch's default table leaves it out"
+    return "kept", _EMPTY_BASE if state.base == "empty" else "torch's default table leaves it out"
 
 
 def _default(entry: Entry | None) -> str:
     if entry is None:
-        return "none: it was not loaded"
+        return "none, because the op was not loaded"
     if entry.origin is None:
-        return "none: nothing decomposes it"
+        return "none, because nothing decomposes the op"
     where = _ORIGINS.get(entry.origin, entry.origin)
     if entry.module:
         where += f" ({entry.module}.{entry.qualname})"
     if entry.default:
         return where
     if entry.unpreservable and entry.origin in ("cia", "py_cia"):
-        return f"not in the table, and decomposed always, by {where}"
-    return f"left out of torch's default table, though there is {where}"
+        return f"not in the table, but torch always decomposes the op by {where}"
+    return f"left out of torch's default table, although torch has {where}"

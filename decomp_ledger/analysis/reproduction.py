@@ -1,4 +1,4 @@
-"""How to make again, with what a torch offers now, the table that an export was made with. Pure."""
+"""Reproduction: the rules that give an export's table again on the torch of today, and what still differs. Pure."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, TableS
 
 __all__ = ["NOT_COMPARED", "NOT_FOUND", "TableDifference", "Plan", "plan"]
 
-# Kinds of difference, besides those of `drift`.
+# Kinds of difference in addition to those of drift.
 NOT_FOUND, NOT_COMPARED = "not_found", "not_compared"
 
 
 @attrs.frozen
 class TableDifference:
-    """One way in which a table that is made again is not the one it was.
+    """One difference between a recorded table and its reproduction.
 
     Attributes:
-        op: the op, or "" for what concerns many.
-        kind: one of drift's kinds, `not_found` (its decomposition cannot be had) or `not_compared`.
-        text: what differs, for people.
+        op: the op; "" for a difference that concerns many ops.
+        kind: one of `DRIFT_KINDS`, `not_found` (its decomposition does not exist here) or `not_compared`.
+        text: the difference, for people.
     """
 
     op: str
@@ -56,11 +56,11 @@ class TableDifference:
 
 @attrs.frozen
 class Plan:
-    """What makes a table again.
+    """How to reproduce a table.
 
     Attributes:
-        state: what to say of each op, so that the table is the one it was, or the nearest to it.
-        differences: what differs all the same, by op.
+        state: the rules that give the recorded table, or the nearest one.
+        differences: what still differs, by op.
     """
 
     state: TableState
@@ -68,12 +68,12 @@ class Plan:
 
 
 def plan(state: TableState, then: Catalog, now: Catalog) -> Plan:
-    """Say how a table is made again.
+    """Return the rules that reproduce a table on another catalog.
 
     Args:
-        state: what the table said.
-        then: the catalog that it met.
-        now: what is offered now. If it is of another build, both should have schemas and digests.
+        state: the recorded rules.
+        then: the catalog to which they were applied.
+        now: the catalog of today. If it has another build, both catalogs need schemas and digests.
     """
     before = NamedState("then", state, then)
     same_build = then.build.get("git") == now.build.get("git")
@@ -84,31 +84,35 @@ def plan(state: TableState, then: Catalog, now: Catalog) -> Plan:
         if op in before.snapshot.ops:
             old = then.ops[op]
             if rule is None and not entry.default and entry.origin == old.origin:
-                # What torch no longer does by default it can still do.
+                # Torch still has a decomposition that left its default table.
                 rules[op] = Rule(OVERRIDE, Decomposition(str(entry.origin), build=now.build.get("git")))
         elif choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default) != ABSENT:
             rules[op] = Rule(PRESERVE)
-            # Within a build, torch's own ops are not new: a part of it was not imported yet.
+            # Within one build torch's own ops are not new: the part of torch that registers them was not imported.
             if op not in then.ops and not (same_build and op_names.is_torchs(op)):
-                found.append(TableDifference(op, NEW, "was not loaded then, and is now; it is left out of the table"))
+                found.append(
+                    TableDifference(
+                        op, NEW, "was not loaded then and is loaded now; the reproduced table leaves it out"
+                    )
+                )
     again = attrs.evolve(state, rules=rules)
     compared = drift(before, NamedState("now", again, now))
-    found += _of_drift(compared)
-    found += _of_overrides(compared)
+    found += _drift_differences(compared)
+    found += _override_differences(compared)
     return Plan(again, tuple(sorted(found, key=lambda each: (each.op, each.kind))))
 
 
-def _of_drift(compared: Drift) -> Iterator[TableDifference]:
+def _drift_differences(compared: Drift) -> Iterator[TableDifference]:
     for change in compared.changes:
         if change.in_table and change.kind not in (NEW, ENTERED):
             yield TableDifference(change.op, change.kind, _text(change))
-    old, new = (side.catalog.build.get("torch", "?") for side in (compared.before, compared.after))
+    old, new = (state.catalog.build.get("torch", "?") for state in (compared.before, compared.after))
     if compared.kernels:
         yield TableDifference(
             "",
             NOT_COMPARED,
-            f"{len(compared.kernels)} ops are decomposed by C++ kernels of torch {old}; whether those of torch {new} "
-            "do the same cannot be told",
+            f"C++ kernels of torch {old} decompose {len(compared.kernels)} ops, and a catalog does not contain their "
+            f"code, so it is unknown whether torch {new} does the same",
         )
     unknown = sorted({*compared.no_source, *compared.unclear})
     if unknown:
@@ -116,18 +120,18 @@ def _of_drift(compared: Drift) -> Iterator[TableDifference]:
         yield TableDifference(
             "",
             NOT_COMPARED,
-            f"the sources of {len(unknown)} decompositions cannot be compared between torch {old} and {new}: {some}",
+            f"the sources of {len(unknown)} decompositions could not be compared between torch {old} and {new}: {some}",
         )
 
 
 def _text(change: DriftChange) -> str:
-    if change.kind in (SOURCE, HELPERS, WRAPPERS):  # two digests tell people nothing
+    if change.kind in (SOURCE, HELPERS, WRAPPERS):  # digests mean nothing to people
         return f"{DRIFT_KINDS[change.kind]} ({change.function})" if change.function else DRIFT_KINDS[change.kind]
     return f"{DRIFT_KINDS[change.kind]}: {change.before or 'nothing'} -> {change.after or 'nothing'}"
 
 
-def _of_overrides(compared: Drift) -> Iterator[TableDifference]:
-    """Give the overrides by torch's own functions, of which only a build is known, if this is another one."""
+def _override_differences(compared: Drift) -> Iterator[TableDifference]:
+    """Yield the differences of overrides with functions of torch, which are recorded by build, on another build."""
     build = compared.after.catalog.build
     if build.get("git") == compared.before.catalog.build.get("git"):
         return
@@ -138,5 +142,5 @@ def _of_overrides(compared: Drift) -> Iterator[TableDifference]:
         if decomposition.origin in TORCH_ORIGINS and decomposition.origin != entry.origin:
             yield TableDifference(op, MOVED, f"{DRIFT_KINDS[MOVED]}: {decomposition.origin} -> {entry.origin}")
         elif decomposition.origin not in TORCH_ORIGINS and decomposition.build is not None:
-            text = f"is decomposed by {decomposition.label()} of another torch than {build.get('torch')}"
+            text = f"{decomposition.label()} was recorded with another torch than {build.get('torch')}"
             yield TableDifference(op, NOT_COMPARED, text)

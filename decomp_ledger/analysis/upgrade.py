@@ -1,11 +1,11 @@
-"""What a table would be on another torch, and what the move there does to it. Pure."""
+"""Upgrade: what a table is on another torch, and what the move there does to its rules and its programs. Pure."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from typing import TypeAlias
 
 import attrs
 
@@ -21,150 +21,151 @@ from decomp_ledger.analysis.drift import (
     DriftChange,
     NamedState,
     drift,
-    fate,
-    schema_step,
+    schema_difference,
+    treatment,
 )
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import PRESERVE
 from decomp_ledger.model.materialize import Snapshot, own_origin
-from decomp_ledger.model.rules import TORCH_ORIGINS, Rule
+from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule
 
 __all__ = [
     "FINDINGS",
-    "OUTCOMES",
+    "RULE_EFFECTS",
     "Finding",
-    "UpgradeCheck",
-    "RuleOutcome",
+    "RuleEffect",
     "Upgrade",
+    "UpgradeCheck",
     "check_upgrade",
-    "upgrade",
     "successors",
+    "upgrade",
 ]
 
-OP_GONE, LOST, ELSEWHERE, SCHEMA_CHANGED = "op_gone", "lost", "elsewhere", "schema_changed"
-IN_VAIN, DEFAULT_NOW = "in_vain", "default_now"
-EFFECTIVE, PENDING, HOLDS = "effective", "pending", "holds"
+OP_GONE, LOST, OWN_MOVED, SCHEMA_CHANGED = "op_gone", "lost", "own_moved", "schema_changed"
+NOT_KEPT, DEFAULT_NOW = "not_kept", "default_now"
+EFFECTIVE_NOW, PENDING, UNCHANGED = "effective_now", "pending", "unchanged"
 
-# What the move does to an intent: what needs a decision first.
-OUTCOMES: Mapping[str, str] = {
+# What the move does to a rule, and its title; what needs a decision comes first.
+RULE_EFFECTS: Mapping[str, str] = {
     OP_GONE: "the op is gone",
     LOST: "the decomposition is gone",
-    ELSEWHERE: "gets another of torch's own decompositions",
+    OWN_MOVED: "torch's own decomposition comes from elsewhere",
     SCHEMA_CHANGED: "overrides an op whose schema changed",
-    IN_VAIN: "cannot be kept: torch decomposes it always",
-    DEFAULT_NOW: "is torch's default now",
-    EFFECTIVE: "takes effect, and did not before",
+    NOT_KEPT: "has no effect, because torch always decomposes the op",
+    DEFAULT_NOW: "the default now does the same",
+    EFFECTIVE_NOW: "takes effect now",
     PENDING: "pending",
-    HOLDS: "holds as before",
+    UNCHANGED: "unchanged",
 }
 NOT_COMPARED = "not_compared"
-# What stops a move: what weighs most first.
+# The kinds of finding and their titles; the strongest effect on exports comes first.
 FINDINGS: Mapping[str, str] = {
-    LOST: OUTCOMES[LOST],
+    LOST: RULE_EFFECTS[LOST],
     **{kind: title for kind, title in DRIFT_KINDS.items() if kind != WRAPPERS},
-    NOT_COMPARED: "cannot be compared",
+    NOT_COMPARED: "could not be compared",
 }
-_RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
+_EFFECT_RANK = {effect: rank for rank, effect in enumerate(RULE_EFFECTS)}
+_FINDING_RANK = {kind: rank for rank, kind in enumerate(FINDINGS)}
 
 
 @attrs.frozen
-class RuleOutcome:
-    """What the move does to one intent.
+class RuleEffect:
+    """What the move does to one rule.
 
     Attributes:
-        op: its op.
-        rule: what the table says of it.
-        outcome: one of `OUTCOMES`.
-        detail: more of it, in a few words.
-        successors: for an op that is gone, the ops that may have taken its place, each with what tells.
+        op: the op of the rule.
+        rule: the rule.
+        effect: one of `RULE_EFFECTS`.
+        detail: a few words more, or "".
+        successors: for an op that is gone, the ops that may replace it, each with the reason.
     """
 
     op: str
     rule: Rule
-    outcome: str
+    effect: str
     detail: str = ""
     successors: tuple[tuple[str, str], ...] = ()
 
 
 @attrs.frozen
 class Upgrade:
-    """A table's state on another torch.
+    """A table state on another torch.
 
     Attributes:
-        side: the state with the other torch's catalog.
-        outcomes: for every intent, at least one; what needs a decision first.
-        drift: how the table differs from the one it was; None if it has met no torch.
-        foreign: ops of the old table that it says nothing of and the other catalog cannot have, as it knows no
-            library of theirs.
-        spaces: the namespaces that the other catalog, or torch itself, has.
+        after: the state on the other torch's catalog.
+        effects: at least one for every rule; what needs a decision comes first.
+        drift: what differs from the state on its last catalog; None if the table was never materialized.
+        foreign: ops without a rule that the table had and the other catalog cannot have, because it was captured
+            without their library.
+        namespaces: the namespaces of the other catalog and of torch itself.
     """
 
-    side: NamedState
-    outcomes: tuple[RuleOutcome, ...]
+    after: NamedState
+    effects: tuple[RuleEffect, ...]
     drift: Drift | None
     foreign: tuple[str, ...]
-    spaces: frozenset[str]
+    namespaces: frozenset[str]
 
     @property
     def snapshot(self) -> Snapshot:
-        """The table as it would be."""
-        return self.side.snapshot
+        """The rules applied to the other torch's catalog."""
+        return self.after.snapshot
 
     def without_rule(self, kind: str) -> list[DriftChange]:
-        """Return the changes of a kind to ops of the table that it says nothing of, foreign ones left out."""
+        """Return the changes of a kind to ops of the table that have no rule, without foreign ops."""
         if self.drift is None:
             return []
-        left_out = {*self.side.state.rules, *self.foreign}
+        left_out = {*self.after.state.rules, *self.foreign}
         return [change for change in self.drift.of(kind, in_table=True) if change.op not in left_out]
 
     def now_kept(self) -> list[DriftChange]:
-        """Return the ops that the table decomposed and would keep in the graph, without having said so."""
+        """Return the ops without a rule that the table decomposed and would keep in the graph."""
         return [change for change in self.without_rule(LEFT) if change.after in NEVER_DECOMPOSED]
 
     def now_decomposed(self) -> list[DriftChange]:
-        """Return the ops that the table kept in the graph and would decompose, without having said so."""
+        """Return the ops without a rule that the table kept in the graph and would decompose."""
         return [change for change in self.without_rule(ENTERED) if change.before in NEVER_DECOMPOSED]
 
     def gone(self) -> list[tuple[DriftChange, tuple[tuple[str, str], ...]]]:
-        """Return the ops that the table decomposed and that are gone, each with its likely successors."""
+        """Return the ops without a rule that the table decomposed and that are gone, with their likely successors."""
         if self.drift is None:
             return []
         old, new = self.drift.before.catalog, self.drift.after.catalog
         return [(change, successors(change.op, old, new)) for change in self.without_rule(GONE)]
 
 
-def upgrade(side: NamedState, met: NamedState | None, own: Collection[str] = ()) -> Upgrade:
-    """Replay a table's state against another torch.
+def upgrade(after: NamedState, before: NamedState | None, torch_namespaces: Collection[str] = ()) -> Upgrade:
+    """Apply a table's rules to another torch's catalog, and compare the result with what the table was.
 
     Args:
-        side: the state with the other torch's catalog.
-        met: the same state with the catalog that it met last, or None if it has met none.
-        own: namespaces that are torch's own, whether or not the other torch still has them.
+        after: the state on the other torch's catalog.
+        before: the same state on its last catalog; None if the table was never materialized.
+        torch_namespaces: namespaces that belong to torch itself, even if the other torch has no op in them.
     """
-    judge = _Judge(side.catalog, None if met is None else met.catalog, side.state.base, own)
-    said = side.state.rules
-    outcomes = [found for op, rule in said.items() for found in judge.outcomes(op, rule)]
-    table = () if met is None else met.snapshot.ops
+    effects = _Effects(after.catalog, None if before is None else before.catalog, after.state.base, torch_namespaces)
+    rules = after.state.rules
+    found = [effect for op, rule in rules.items() for effect in effects.of(op, rule)]
+    table = () if before is None else before.snapshot.ops
+    foreign = (op for op in table if op not in rules and op_names.namespace(op) not in effects.namespaces)
     return Upgrade(
-        side,
-        tuple(sorted(outcomes, key=lambda found: (_RANK[found.outcome], found.op))),
-        None if met is None else drift(met, side),
-        tuple(sorted(op for op in table if op not in said and op_names.namespace(op) not in judge.spaces)),
-        frozenset(judge.spaces),
+        after,
+        tuple(sorted(found, key=lambda each: (_EFFECT_RANK[each.effect], each.op))),
+        None if before is None else drift(before, after),
+        tuple(sorted(foreign)),
+        frozenset(effects.namespaces),
     )
 
 
 @attrs.frozen
 class Finding:
-    """One reason why a program may not be what it was, after the move.
+    """One reason why an export may give another program after the move.
 
     Attributes:
         op: the op.
         kind: one of `FINDINGS`.
-        detail: more of it, in a few words; "" if the change tells it.
-        change: what differs, if that is known.
+        detail: a few words more; "" if `change` has them.
+        change: the difference, or None if there is no single one.
     """
 
     op: str
@@ -175,164 +176,166 @@ class Finding:
 
 @attrs.frozen
 class UpgradeCheck:
-    """Whether the programs that were exported with a table stay what they are on another torch.
+    """Whether programs that were exported with a table stay the same on another torch.
 
     Attributes:
         used: the ops of these programs.
-        findings: what speaks against it; nothing does, if there is none.
-        kernels: used ops that C++ kernels decompose, of which is known only that they do.
-        foreign: used ops that a catalog may lack though its torch has them: of libraries, and higher-order operators,
-            which torch registers when a part of it is first imported.
+        drift: the part of the drift that can affect them.
+        findings: the reasons why they may change; none if they stay the same.
+        kernels: used ops that C++ kernels decompose. A catalog has no code of a kernel, so it was not compared.
+        foreign: used ops that a catalog may lack although its torch can have them: ops of libraries, and higher-order
+            operators, which torch registers when a part of it is first imported.
     """
 
     used: frozenset[str]
+    drift: Drift
     findings: tuple[Finding, ...]
     kernels: tuple[str, ...]
     foreign: tuple[str, ...]
 
 
 def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
-    """Judge whether a move changes what some programs are lowered to.
+    """Decide whether a move can change what some programs are exported to.
 
     Args:
-        found: the move, of a table that has met a torch.
-        used: the ops of the programs: before and after their exports, and those that fired in them.
+        found: the upgrade of a table that was materialized.
+        used: the ops of the programs: those before and after their exports, and those that fired in them.
 
     Raises:
-        LedgerError: the table has met no torch.
+        LedgerError: the table was never materialized.
     """
     if found.drift is None:
-        name = found.side.name
-        raise LedgerError(f"{name} has met no torch yet, so what the move changes is not known; export with it first")
-    catalogs = found.drift.before.catalog.ops, found.drift.after.catalog.ops
-    foreign = {op for op in used if "::" in op and op_names.namespace(op) not in found.spaces}
-    foreign |= {op for op in used if "::" not in op and (op in catalogs[0]) != (op in catalogs[1])}
-    touched = found.drift.only({*used} - foreign)
-    findings = [Finding(each.op, each.kind, "", each) for each in touched.changes if each.kind != WRAPPERS]
-    findings += [Finding(each.op, LOST, each.detail) for each in found.outcomes if each.outcome == LOST]
-    told = {finding.op for finding in findings}
-    # What has no namespace and is in no catalog is a plain Python function, such as getitem.
-    neither = sorted(op for op in {*used} - foreign if "::" in op and all(op not in ops for ops in catalogs))
-    for what, ops in (
-        ("its source: a side does not have it", touched.no_source),
-        ("its schema: a side does not have it", touched.no_schema),
-        ("its source: it cannot be told from that of what makes it in-place, which changed", touched.unclear),
+        raise LedgerError(
+            f"{found.after.name}: the table was never materialized, so there is no torch to compare with; "
+            "export with it first"
+        )
+    old, new = found.drift.before.catalog.ops, found.drift.after.catalog.ops
+    foreign = {op for op in used if "::" in op and op_names.namespace(op) not in found.namespaces}
+    foreign |= {op for op in used if "::" not in op and (op in old) != (op in new)}
+    affected = found.drift.only({*used} - foreign)
+    findings = [Finding(each.op, each.kind, "", each) for each in affected.changes if each.kind != WRAPPERS]
+    findings += [Finding(each.op, LOST, each.detail) for each in found.effects if each.effect == LOST]
+    named = {finding.op for finding in findings}
+    # An op without a namespace that is in no catalog is a Python function, such as getitem.
+    neither = sorted(op for op in {*used} - foreign if "::" in op and op not in old and op not in new)
+    for detail, ops in (
+        ("its source, because a catalog does not have it", affected.no_source),
+        ("its schema, because a catalog does not have it", affected.no_schema),
+        ("its source, because the closure that makes it in-place changed too", affected.unclear),
         ("neither torch has it", neither),
     ):
-        findings += [Finding(op, NOT_COMPARED, what) for op in ops if op not in told]
-    rank = {kind: number for number, kind in enumerate(FINDINGS)}
+        findings += [Finding(op, NOT_COMPARED, detail) for op in ops if op not in named]
     return UpgradeCheck(
         frozenset(used),
-        tuple(sorted(findings, key=lambda each: (rank[each.kind], each.op, each.detail))),
-        touched.kernels,
+        affected,
+        tuple(sorted(findings, key=lambda each: (_FINDING_RANK[each.kind], each.op, each.detail))),
+        affected.kernels,
         tuple(sorted(foreign)),
     )
 
 
-class _Judge:
-    """Tell what becomes of intents on another torch."""
+class _Effects:
+    """What a move between two catalogs does to rules."""
 
-    def __init__(self, now: Catalog, then: Catalog | None, base: str, own: Collection[str]) -> None:
-        self.now = now
-        self.then = then
+    def __init__(self, new: Catalog, old: Catalog | None, base: str, torch_namespaces: Collection[str]) -> None:
+        self.new = new
+        self.old = old
         self.base = base
-        self.spaces = {*map(op_names.namespace, now.ops), *own}
-        self.functions = {(entry.module, entry.qualname) for entry in now.ops.values() if entry.module}
+        self.namespaces = {*map(op_names.namespace, new.ops), *torch_namespaces}
+        self.functions = {(entry.module, entry.qualname) for entry in new.ops.values() if entry.module}
 
-    def outcomes(self, op: str, rule: Rule) -> Iterator[RuleOutcome]:
-        """Give all that becomes of one intent."""
-        then, now = None if self.then is None else self.then.ops.get(op), self.now.ops.get(op)
-        if now is None:
-            yield self._without_op(op, rule, then)
+    def of(self, op: str, rule: Rule) -> Iterator[RuleEffect]:
+        """Yield every effect on one rule."""
+        before, after = None if self.old is None else self.old.ops.get(op), self.new.ops.get(op)
+        if after is None:
+            yield self._of_missing_op(op, rule, before)
             return
-        found = False
-        judged = self._preserve(op, then, now) if rule.action == PRESERVE else self._override(op, rule, then, now)
-        for outcome, detail in judged:
-            found = True
-            yield RuleOutcome(op, rule, outcome, detail)
-        if not found and self.then is not None and then is None:
-            yield RuleOutcome(op, rule, EFFECTIVE, "the op was not loaded before")
-        elif not found:
-            yield RuleOutcome(op, rule, HOLDS)
-
-    def _without_op(self, op: str, rule: Rule, then: Entry | None) -> RuleOutcome:
-        if op_names.namespace(op) not in self.spaces:
-            space = op_names.namespace(op)
-            return RuleOutcome(
-                op, rule, PENDING, f"until a library {space} is loaded, of which this catalog knows nothing"
-            )
-        if then is not None:
-            assert self.then is not None  # it has the op
-            return RuleOutcome(op, rule, OP_GONE, successors=successors(op, self.then, self.now))
-        near = successors(op, self.then, self.now)
-        if self.then is None:
-            return RuleOutcome(op, rule, PENDING, "this torch has no such op", near)
-        return RuleOutcome(op, rule, PENDING, "the op was not loaded before either", near)
-
-    def _preserve(self, op: str, then: Entry | None, now: Entry) -> Iterator[tuple[str, str]]:
-        after = self._fate(now)
-        before = None if then is None else self._fate(then)
-        same_before = self.then is not None and before == after
-        if after in NEVER_DECOMPOSED and not same_before:
-            yield DEFAULT_NOW, "torch's default table leaves it out" if self.base == "torch" else "the base is empty"
-        elif after == ALWAYS and not same_before:
-            yield IN_VAIN, now.unpreservable
-        elif before in NEVER_DECOMPOSED and after not in NEVER_DECOMPOSED:
-            yield EFFECTIVE, "torch's default table has it now"
-
-    def _fate(self, entry: Entry) -> str | None:
-        """Tell what becomes of an op of which nothing is said."""
-        return fate(entry, in_table=entry.default and self.base == "torch")
-
-    def _override(self, op: str, rule: Rule, then: Entry | None, now: Entry) -> Iterator[tuple[str, str]]:
-        decomposition = rule.decomposition
-        assert decomposition is not None  # an override has one
-        if decomposition.origin in TORCH_ORIGINS:
-            own = own_origin(decomposition, now, self.now.build.get("git"))
-            if own is None:
-                yield LOST, f"it was given torch's own ({decomposition.origin}), and this torch has none for it"
-            elif own != decomposition.origin:
-                yield ELSEWHERE, f"it was given torch's own ({decomposition.origin}), which is {own} in this torch"
-            elif own == now.origin and self._is_default(now) and not (then is not None and self._is_default(then)):
-                yield DEFAULT_NOW, f"torch's default table has the same ({now.origin})"
+        if rule.decomposition is None:
+            found = list(self._of_preserve(before, after))
         else:
-            place = decomposition.module, decomposition.qualname
-            had = self.then is not None and any(place == (e.module, e.qualname) for e in self.then.ops.values())
-            if had and place not in self.functions:
-                yield LOST, f"this torch decomposes nothing with {decomposition.label()} any more"
-            elif decomposition.digest is not None and decomposition.digest == now.digest and self._is_default(now):
+            found = list(self._of_override(rule.decomposition, before, after))
+        if not found and self.old is not None and before is None:
+            found = [(EFFECTIVE_NOW, "the op was not loaded before")]
+        for effect, detail in found or [(UNCHANGED, "")]:
+            yield RuleEffect(op, rule, effect, detail)
+
+    def _of_missing_op(self, op: str, rule: Rule, before: Entry | None) -> RuleEffect:
+        namespace = op_names.namespace(op)
+        if namespace not in self.namespaces:
+            return RuleEffect(op, rule, PENDING, f"the catalog was captured without a library {namespace}")
+        likely = successors(op, self.old, self.new)
+        if before is not None:
+            return RuleEffect(op, rule, OP_GONE, successors=likely)
+        detail = "this torch does not have the op" if self.old is None else "the op was not loaded before either"
+        return RuleEffect(op, rule, PENDING, detail, likely)
+
+    def _of_preserve(self, before: Entry | None, after: Entry) -> Iterator[tuple[str, str]]:
+        new = self._treatment_without_rule(after)
+        old = None if before is None else self._treatment_without_rule(before)
+        unchanged = self.old is not None and old == new
+        if new in NEVER_DECOMPOSED and not unchanged:
+            yield DEFAULT_NOW, "torch's default table leaves it out" if self.base == "torch" else "the base is empty"
+        elif new == ALWAYS and not unchanged:
+            yield NOT_KEPT, after.unpreservable
+        elif old in NEVER_DECOMPOSED and new not in NEVER_DECOMPOSED:
+            yield EFFECTIVE_NOW, "torch's default table has it now"
+
+    def _treatment_without_rule(self, entry: Entry) -> str | None:
+        return treatment(entry, in_table=self._is_default(entry))
+
+    def _of_override(
+        self, decomposition: Decomposition, before: Entry | None, after: Entry
+    ) -> Iterator[tuple[str, str]]:
+        if decomposition.origin in TORCH_ORIGINS:
+            yield from self._of_own(decomposition, before, after)
+        else:
+            function = decomposition.module, decomposition.qualname
+            had = self.old is not None and any(function == (e.module, e.qualname) for e in self.old.ops.values())
+            if had and function not in self.functions:
+                yield LOST, f"this torch decomposes nothing with {decomposition.label()}"
+            elif decomposition.digest is not None and decomposition.digest == after.digest and self._is_default(after):
                 yield DEFAULT_NOW, "torch's default has the same source"
-        if then is not None and then.schema and now.schema and then.schema != now.schema:
-            yield SCHEMA_CHANGED, schema_step(then.schema, now.schema)
+        if before is not None and before.schema and after.schema and before.schema != after.schema:
+            yield SCHEMA_CHANGED, schema_difference(before.schema, after.schema)
+
+    def _of_own(self, decomposition: Decomposition, before: Entry | None, after: Entry) -> Iterator[tuple[str, str]]:
+        """Yield the effects on an override with one of torch's own decompositions."""
+        own = own_origin(decomposition, after, self.new.build.get("git"))
+        if own is None:
+            yield LOST, f"torch's own ({decomposition.origin}) was recorded, and this torch has none for the op"
+        elif own != decomposition.origin:
+            yield OWN_MOVED, f"torch's own ({decomposition.origin}) was recorded; in this torch it is {own}"
+        elif own == after.origin and self._is_default(after) and not (before is not None and self._is_default(before)):
+            yield DEFAULT_NOW, f"torch's default table has the same ({after.origin})"
 
     def _is_default(self, entry: Entry) -> bool:
         return entry.default and self.base == "torch"
 
 
 def successors(op: str, old: Catalog | None, new: Catalog) -> tuple[tuple[str, str], ...]:
-    """Return up to three ops that may have taken the place of one that is gone, each with what tells.
+    """Return up to three ops that may replace an op that is gone, each with the reason.
 
-    An overload of the same name comes first, then an op whose name has its own as a part (`qr`, `linalg_qr`), then
-    one with a like name that came as this one went and takes the same arguments.
+    Another overload of the same name comes first, then an op whose name contains the op's name (`qr`, `linalg_qr`),
+    then an op with a similar name and the same argument types that is new.
     """
-    space, name, _ = op_names.split(op)
+    namespace, name, _ = op_names.split(op)
     gone = None if old is None else old.ops.get(op)
-    shape = _shape(gone.schema) if gone is not None and gone.schema else None
+    signature = _signature(gone.schema) if gone is not None and gone.schema else None
     bare = name.strip("_")
     part = re.compile(rf"(^|_){re.escape(bare)}(_|$)")
     found: list[tuple[int, float, str, str]] = []
     for other, entry in new.ops.items():
-        if op_names.namespace(other) != space:
+        other_namespace, other_name, _ = op_names.split(other)
+        if other_namespace != namespace:
             continue
-        other_name = op_names.split(other)[1]
-        same_shape = shape is not None and bool(entry.schema) and _shape(entry.schema) == shape
         if other_name == name:
-            found.append((0 if same_shape else 1, -_likeness(op, other), other, "another overload of it"))
+            found.append((0 if _has(entry, signature) else 1, -_likeness(op, other), other, "another overload of it"))
         elif len(bare) > 1 and bare in other_name and part.search(other_name):
-            why = "its name, and the same arguments" if same_shape else "its name"
-            found.append((1 if same_shape else 2, -_likeness(op, other), other, why))
-        elif same_shape and old is not None and other not in old.ops and _likeness(op, other) > 0.7:
-            found.append((3, -_likeness(op, other), other, "a like name, the same arguments, and new"))
+            same = _has(entry, signature)
+            why = "its name and the same arguments" if same else "its name"
+            found.append((1 if same else 2, -_likeness(op, other), other, why))
+        elif old is not None and other not in old.ops and _has(entry, signature) and _likeness(op, other) > 0.7:
+            found.append((3, -_likeness(op, other), other, "new, with a similar name and the same arguments"))
     return tuple((other, why) for _, _, other, why in sorted(found)[:3])
 
 
@@ -340,10 +343,18 @@ def _likeness(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()
 
 
-@lru_cache(maxsize=8192)
-def _shape(schema: str) -> tuple[tuple[str, ...], str]:
-    """Return the types of a schema's arguments, and what it returns."""
+_Signature: TypeAlias = "tuple[tuple[str, ...], str]"
+_ALIAS = re.compile(r"\([a-z!|*> -]*\)")
+_NAMED_RETURN = re.compile(r"(Tensor|int|bool|float|Scalar)(\([a-z]!?\))? \w+")
+
+
+def _has(entry: Entry, signature: _Signature | None) -> bool:
+    return signature is not None and bool(entry.schema) and _signature(entry.schema) == signature
+
+
+def _signature(schema: str) -> _Signature:
+    """Return the types of a schema's arguments, and its return types."""
     text, _, returns = schema.partition(" -> ")
-    arguments = re.sub(r"\([a-z!|*> -]*\)", "", text.partition("(")[2][:-1])
+    arguments = _ALIAS.sub("", text.partition("(")[2][:-1])
     types = tuple(argument.partition(" ")[0] for argument in arguments.split(", ") if argument and argument != "*")
-    return types, re.sub(r"(Tensor|int|bool|float|Scalar)(\([a-z]!?\))? \w+", r"\1", returns)
+    return types, _NAMED_RETURN.sub(r"\1", returns)

@@ -6,7 +6,7 @@ import click
 
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.export_diff import ExportDiff
-from decomp_ledger.analysis.upgrade import RuleOutcome, Upgrade
+from decomp_ledger.analysis.upgrade import RuleEffect, Upgrade
 from decomp_ledger.cli import drift_output
 from decomp_ledger.cli.output import (
     FOUND,
@@ -161,12 +161,12 @@ def _report_check(report: UpgradeReport, as_json: bool) -> int:
 
 
 def _check_json(report: UpgradeReport) -> dict[str, Json]:
-    side, check, drift = report.upgrade.side, report.check, report.upgrade.drift
+    after, check, drift = report.upgrade.after, report.check, report.upgrade.drift
     return {
-        "table": side.state.table,
-        "version": side.state.version,
+        "table": after.state.table,
+        "version": after.state.version,
         "from": None if drift is None else dict(drift.before.catalog.build),
-        "to": dict(side.catalog.build),
+        "to": dict(after.catalog.build),
         "exports": report.exports,
         "used": list[Json](sorted(check.used)),
         "passed": report.passed,
@@ -189,12 +189,12 @@ def _check_json(report: UpgradeReport) -> dict[str, Json]:
 def _upgrade_json(found: Upgrade, *, everything: bool) -> dict[str, Json]:
     moved = None if found.drift is None else found.drift.to_json()
     return {
-        "table": found.side.state.table,
-        "version": found.side.state.version,
+        "table": found.after.state.table,
+        "version": found.after.state.version,
         "from": None if found.drift is None else dict(found.drift.before.catalog.build),
-        "to": dict(found.side.catalog.build),
+        "to": dict(found.after.catalog.build),
         "snapshot": snapshot_json(found.snapshot, everything=everything),
-        "rules": [_outcome_json(outcome) for outcome in found.outcomes],
+        "rules": [_effect_json(effect) for effect in found.effects],
         "now_kept": [change.op for change in found.now_kept()],
         "now_decomposed": [change.op for change in found.now_decomposed()],
         "gone": [{"op": change.op, "successors": _successors_json(ops)} for change, ops in found.gone()],
@@ -205,13 +205,13 @@ def _upgrade_json(found: Upgrade, *, everything: bool) -> dict[str, Json]:
     }
 
 
-def _outcome_json(outcome: RuleOutcome) -> dict[str, Json]:
+def _effect_json(effect: RuleEffect) -> dict[str, Json]:
     return {
-        "op": outcome.op,
-        **(rule_json(outcome.rule) or {}),
-        "outcome": outcome.outcome,
-        "detail": outcome.detail,
-        "successors": _successors_json(outcome.successors),
+        "op": effect.op,
+        **(rule_json(effect.rule) or {}),
+        "effect": effect.effect,
+        "detail": effect.detail,
+        "successors": _successors_json(effect.successors),
     }
 
 

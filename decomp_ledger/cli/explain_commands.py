@@ -45,12 +45,11 @@ def explain_command(option: LedgerOption, op: str, state: str | None, export: st
 def _print_explanation(answer: Explanation) -> None:
     click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
     note(f"{answer.outcome}, since {answer.because}")
-    if answer.torch is None:
-        note("  torch: not known, because the table was never materialized; export with it, or ask torch:VERSION")
-    else:
-        by = "" if answer.met is None else f", as materialized by {answer.met}"
-        note(f"  torch {answer.torch}{by}: {answer.default}")
-        note(f"  loaded there: {'yes' if answer.loaded else 'no'}; can torch keep it in a graph: {answer.preservable}")
+    note(f"  {answer.evidence}")
+    if answer.torch is not None:
+        loaded = "yes" if answer.loaded else "no"
+        note(f"  default: {answer.default}")
+        note(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
     print_lines(line for event in answer.events for line in event_lines(event))

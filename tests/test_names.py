@@ -67,7 +67,7 @@ def test_what_is_no_name_of_an_op_is_refused(bad: str) -> None:
 
 
 def test_a_family_of_overloads_is_refused_with_the_names_to_use() -> None:
-    with pytest.raises(InvalidName, match=r"'aten::add' is the default overload, 'aten::add\.OVERLOAD' another"):
+    with pytest.raises(InvalidName, match=r"'aten::add' for the default overload or 'aten::add\.OVERLOAD'"):
         op_names.normalize("torch.ops.aten.add")
 
 

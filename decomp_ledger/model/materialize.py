@@ -1,4 +1,4 @@
-"""`materialize`, the one place that decides what is in a table, and the snapshot that it returns. Pure."""
+"""Materialize: the one function that decides what a table has, and the snapshot that it returns. Pure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ ABSENT, DEFAULT = "absent", "default"
 
 @attrs.define(frozen=True, slots=False)
 class Snapshot:
-    """A table as it was, or would be, in a torch.
+    """The rules of a table applied to a catalog.
 
     Attributes:
-        catalog: what the dispatcher has.
-        ops: op name -> identity of its decomposition.
-        preserved: ops that its base has and the table leaves out.
-        overridden: ops with a decomposition that the table gives.
-        pending: ops the table speaks of and the catalog does not have.
-        lost: ops to be decomposed with torch's own, of which this torch has none: it refuses to make the table.
+        catalog: the catalog.
+        ops: op name -> identity of its decomposition, for every op that the table has.
+        preserved: ops that the base has and the table leaves out.
+        overridden: ops that the table has because of a rule.
+        pending: ops that have a rule and are not in the catalog.
+        lost: ops overridden with one of torch's own decompositions, for which this torch has none. A live table
+            refuses to materialize then.
     """
 
     catalog: Catalog = attrs.field(repr=False, eq=lambda catalog: dict(catalog.build))
@@ -43,21 +44,21 @@ class Snapshot:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the build and `ops`; made when it is asked for, as it takes longer than all the rest."""
+        """SHA-256 over the build and `ops`."""
         return digest_of_entries({"build": dict(self.build), "ops": dict(self.ops)})
 
 
 def choose(action: str | None, base: str, *, loaded: bool, default: bool) -> str:
-    """Decide what a table has for one op. Live tables and replays both ask here, and nowhere else.
+    """Decide what a table has for one op. Live tables and `materialize` both call this.
 
     Args:
-        action: the last thing said of the op: `preserve`, `override`, or None.
+        action: the action of the op's rule, `preserve` or `override`; None without a rule.
         base: `torch` or `empty`.
-        loaded: whether the dispatcher has the op.
-        default: whether torch's default table has it.
+        loaded: whether the op is loaded.
+        default: whether torch's default table has the op.
 
     Returns:
-        `absent`, `default` (torch's decomposition) or `override` (the table's).
+        `absent`, `default` (torch's decomposition) or `override` (the decomposition of the rule).
     """
     if not loaded or action == PRESERVE:
         return ABSENT
@@ -67,18 +68,18 @@ def choose(action: str | None, base: str, *, loaded: bool, default: bool) -> str
 
 
 def own_origin(decomposition: Decomposition, entry: Entry, git: str | None) -> str | None:
-    """Decide which of torch's own decompositions an op has that is overridden with one of them.
+    """Decide which of torch's own decompositions an op gets that is overridden with one of them.
 
-    The one that was recorded, wherever torch has it: the build in which it was recorded does. A torch that has moved
-    it, from C++ to Python say, gives the one it has now; live tables and replays both ask here.
+    That is the recorded one if this torch has it, as the recorded build always does. If torch moved it, for example
+    from C++ to Python, it is the one that torch has now. Live tables and `materialize` both call this.
 
     Args:
-        decomposition: what is recorded, of an origin of torch's own.
-        entry: what the dispatcher offers for the op.
-        git: the git version of its torch.
+        decomposition: the recorded decomposition, of one of torch's own origins.
+        entry: the op's entry in the catalog.
+        git: the git version of the catalog's torch.
 
     Returns:
-        An origin, or None if this torch has no decomposition of that op.
+        An origin, or None if this torch has no decomposition of the op.
     """
     recorded = decomposition.origin
     kept = recorded in (entry.origin, *entry.others) or (git is not None and decomposition.build == git)
@@ -86,37 +87,40 @@ def own_origin(decomposition: Decomposition, entry: Entry, git: str | None) -> s
 
 
 def materialize(state: TableState, catalog: Catalog) -> Snapshot:
-    """Replay a table's state against what a dispatcher offers.
+    """Apply the rules of a table to a catalog.
 
     Args:
-        state: what the table says.
-        catalog: what the dispatcher has: the live one, one that was met earlier, or another torch's.
+        state: the table's state.
+        catalog: the live catalog, a stored one, or that of another torch.
     """
     base = catalog.defaults if state.base == "torch" else {}
     ops = dict(base)
-    said = state.rules.keys()
     overridden: list[str] = []
     lost: set[str] = set()
     for op, rule in state.rules.items():
+        ops.pop(op, None)
         entry = catalog.ops.get(op)
         choice = choose(rule.action, state.base, loaded=entry is not None, default=entry is not None and entry.default)
-        if choice == OVERRIDE:
-            assert entry is not None and rule.decomposition is not None  # an override of a loaded op
-            ref = rule.decomposition
-            own = own_origin(ref, entry, catalog.build.get("git")) if ref.origin in TORCH_ORIGINS else None
-            if own is None and ref.origin in TORCH_ORIGINS:
-                ops.pop(op, None)
-                lost.add(op)
-            else:
-                ops[op] = own or f"override:{ref.identity()}"
-                overridden.append(op)
+        if choice != OVERRIDE or entry is None or rule.decomposition is None:
+            continue
+        identity = _identity_of_override(rule.decomposition, entry, catalog)
+        if identity is None:
+            lost.add(op)
         else:
-            ops.pop(op, None)
+            ops[op] = identity
+            overridden.append(op)
+    ruled = state.rules.keys()
     return Snapshot(
         catalog=catalog,
-        ops=dict(sorted(ops.items())),  # nearly sorted already, as the defaults are
-        preserved=tuple(sorted(op for op in said & base.keys() if op not in ops and op not in lost)),
+        ops=dict(sorted(ops.items())),
+        preserved=tuple(sorted(op for op in ruled & base.keys() if op not in ops and op not in lost)),
         overridden=tuple(sorted(overridden)),
-        pending=tuple(sorted(op for op in said if op not in catalog.ops)),
+        pending=tuple(sorted(op for op in ruled if op not in catalog.ops)),
         lost=tuple(sorted(lost)),
     )
+
+
+def _identity_of_override(decomposition: Decomposition, entry: Entry, catalog: Catalog) -> str | None:
+    if decomposition.origin in TORCH_ORIGINS:
+        return own_origin(decomposition, entry, catalog.build.get("git"))
+    return f"override:{decomposition.identity()}"

@@ -1,7 +1,7 @@
-"""Names of ops, in the one form that is stored and printed.
+"""Op names in the one form that is stored and printed, and the check of table and tag names.
 
-The form is torch's own `op.name()`: `aten::linear` (the default overload), `aten::add.Tensor`, and `cond` for a
-higher-order operator. It round-trips for every table key, registry key and dispatcher name of torch 2.6 to 2.15.
+The form of an op name is torch's own `op.name()`: `aten::linear` (the default overload), `aten::add.Tensor`, and
+`cond` for a higher-order operator. Every table key, registry key and dispatcher name of torch 2.6 to 2.15 has one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from decomp_ledger.errors import InvalidName
 
 __all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
 
-# Namespaces that torch itself defines, some when a part of it is first imported: what they offer is known by torch's
-# build.
+# Namespaces that torch itself defines, some of them when a part of it is first imported. The build implies their ops.
 # fmt: off
 TORCH_NAMESPACES = frozenset((
     "aten", "prim", "prims", "prepacked", "profiler", "inductor", "inductor_prims", "quantized", "_quantized",
@@ -26,9 +25,12 @@ TORCH_NAMESPACES = frozenset((
 # fmt: on
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
-# As text: to compile them takes milliseconds, which not every process needs to spend; `re` keeps what it compiled.
-_OP = rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?"
-_DOTTED = rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)"
+_OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
+_DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)")
+_FAMILY = re.compile(rf"{_WORD}\.{_WORD}")
+_BARE = re.compile(_WORD)
+_TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
+_HIGHER_ORDER = re.compile(rf"^higher_order\.({_WORD})$")
 _MAX_NAME = 500
 _MAX_LABEL = 200
 
@@ -44,32 +46,36 @@ def normalize(text: str) -> str:
         The name as `op.name()` gives it: no `.default`, no `torch.ops.`.
 
     Raises:
-        InvalidName: it is no name of one op.
+        InvalidName: the text does not name one op.
     """
-    shown = text if len(text) <= 80 else text[:77] + "..."
+    shown = _shortened(text)
     if len(text) > _MAX_NAME:
-        raise InvalidName(f"{shown!r} is {len(text)} characters long; an op's name has at most {_MAX_NAME}")
-    bare = re.sub(rf"^higher_order\.({_WORD})$", r"\1", re.sub(r"^(torch\.ops\.)+", "", text))
-    match = re.fullmatch(_OP, bare) or re.fullmatch(_DOTTED, bare)
+        raise InvalidName(f"{shown!r}: it has {len(text)} characters; an op name has at most {_MAX_NAME}")
+    bare = _HIGHER_ORDER.sub(r"\1", _TORCH_OPS.sub("", text))
+    match = _OP.fullmatch(bare) or _DOTTED.fullmatch(bare)
     if match is not None:
         overload = match["overload"]
         suffix = "" if overload in (None, "default") else f".{overload}"
         return f"{match['namespace']}::{match['name']}{suffix}"
-    if re.fullmatch(_WORD, bare):
+    if _BARE.fullmatch(bare):
         return bare
-    if re.fullmatch(rf"{_WORD}\.{_WORD}", bare):
+    if _FAMILY.fullmatch(bare):
         ns, name = bare.split(".")
         raise InvalidName(
-            f"{shown!r} names a family of overloads; name one of them: '{ns}::{name}' is the default overload, "
-            f"'{ns}::{name}.OVERLOAD' another"
+            f"{shown!r}: it names a family of overloads; name one of them, '{ns}::{name}' for the default overload or "
+            f"'{ns}::{name}.OVERLOAD'"
         )
     raise InvalidName(
-        f"{shown!r} is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
+        f"{shown!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def split(op: str) -> tuple[str, str, str]:
-    """Split a stored name into namespace, name and overload (`""` for the default one and the missing parts)."""
+    """Return namespace, name and overload of a stored name; `""` for a missing part and the default overload."""
     space, _, rest = op.rpartition("::")
     name, _, overload = rest.partition(".")
     return space, name, overload
@@ -81,12 +87,12 @@ def namespace(op: str) -> str:
 
 
 def is_aten(op: str) -> bool:
-    """Tell whether a stored name is in torch's `aten` namespace."""
+    """Return whether a stored name is in torch's `aten` namespace."""
     return op.startswith("aten::")
 
 
 def is_torchs(op: str) -> bool:
-    """Tell whether a stored name is in a namespace that torch itself defines."""
+    """Return whether a stored name is in a namespace that torch itself defines."""
     return namespace(op) in TORCH_NAMESPACES
 
 
@@ -98,16 +104,20 @@ def check_label(text: object, what: str) -> str:
         what: what it names, for the message.
 
     Raises:
-        InvalidName: it is empty, too long, has control characters, or begins or ends with a space; or it has an `@`
-            or a `:`, which separate a table from a version where a state is named.
+        InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or it
+            has an `@` or a `:`, which separate a table from a version in a state spec.
     """
     if not isinstance(text, str):
-        raise InvalidName(f"{what} is named by a str, not by {type(text).__name__}")
-    shown = text if len(text) <= 80 else text[:77] + "..."
+        raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
+    shown = _shortened(text)
     if not text or text != text.strip() or len(text) > _MAX_LABEL:
-        raise InvalidName(f"{shown!r} cannot name {what}: 1 to {_MAX_LABEL} characters, no space at either end")
+        raise InvalidName(
+            f"{shown!r}: {what} needs a name of 1 to {_MAX_LABEL} characters without a space at either end"
+        )
     if not text.isprintable():
-        raise InvalidName(f"{shown!r} cannot name {what}: it has characters that do not print")
+        raise InvalidName(f"{shown!r}: the name of {what} must not have characters that do not print")
     if "@" in text or ":" in text:
-        raise InvalidName(f"{shown!r} cannot name {what}: '@' and ':' separate a table from its version")
+        raise InvalidName(
+            f"{shown!r}: the name of {what} must not have '@' or ':', which separate a table from a version"
+        )
     return text

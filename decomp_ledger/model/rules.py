@@ -1,9 +1,8 @@
-"""What a table says of each op, and how two such states differ. Pure: no file, no torch."""
+"""Rules: what a table holds for each op, and the differences between two states. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 import attrs
@@ -20,17 +19,17 @@ ORIGINS = TORCH_ORIGINS | {"import", "opaque"}
 
 @attrs.frozen
 class Decomposition:
-    """What an op is replaced by, as data: never run, never imported for being read.
+    """The function that an override gives to an op, as data. Reading it never imports or runs the function.
 
     Attributes:
-        origin: `cia`, `registry`, `py_cia` (torch's own default for the op), `import` (found by module and
-            qualname), or `opaque` (a lambda, closure or partial: its source is kept to be read).
-        module: where it was defined, if anywhere.
-        qualname: its name there.
+        origin: `cia`, `registry` or `py_cia` for torch's own decomposition of the op, `import` for a function that
+            can be imported by module and qualname, `opaque` for a lambda, closure or partial.
+        module: module of the function, if it has one.
+        qualname: its qualified name there.
         digest: digest of its source, in hex, for functions that are not torch's.
-        helpers: digest of its source with that of the functions it calls, of those that call any of their package.
-        build: for torch's own functions, the torch build that defines them.
-        source: for `opaque` ones, the text.
+        build: for torch's own functions, the git version of the torch build that defines them.
+        source: for `opaque` functions, the text of the source.
+        helpers: digest of its source with the functions of its package that it calls; None if it calls none.
     """
 
     origin: str
@@ -42,52 +41,54 @@ class Decomposition:
     helpers: str | None = None
 
     def to_json(self) -> dict[str, Json]:
-        """Return its fields that have a value."""
+        """Return the fields that have a value, as plain data."""
         return {key: value for key, value in attrs.asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, value: object) -> Decomposition:
-        """Read one that may come from a file that somebody edited.
+        """Check and read plain data of any origin.
 
         Raises:
-            LedgerError: it is none.
+            LedgerError: it is not a decomposition.
         """
         names = {field.name for field in attrs.fields(cls)}
         if not isinstance(value, dict) or not all(
             key in names and isinstance(text, str) for key, text in value.items()
         ):
-            raise LedgerError("a stored decomposition has fields that it cannot have")
+            raise LedgerError("decomposition: a field is unknown or its value is not a string; run verify")
         if value.get("origin") not in ORIGINS:
-            raise LedgerError("a stored decomposition has no known origin")
+            raise LedgerError(f"decomposition: the origin is not one of {', '.join(sorted(ORIGINS))}; run verify")
         return cls(**value)
 
     def identity(self) -> str:
-        """Digest of what it is; two that are equal by it do the same."""
-        return _identity(self)
+        """Return the digest of its fields, which events store."""
+        return digest_of(self.to_json())
 
     def label(self) -> str:
-        """Name it for people: `mypkg.lower.gelu`, or torch's default and its origin."""
+        """Return a name for people: `mypkg.lower.gelu`, or `torch's default (cia)`."""
         if self.origin in TORCH_ORIGINS:
             return f"torch's default ({self.origin})"
         return ".".join(part for part in (self.module, self.qualname) if part) or self.origin
 
 
-@lru_cache(maxsize=4096)
-def _identity(decomposition: Decomposition) -> str:
-    return digest_of(decomposition.to_json())
-
-
 @attrs.frozen
 class Rule:
-    """The last thing said of an op.
+    """What a table holds for one op.
 
     Attributes:
         action: `preserve` or `override`.
-        decomposition: for `override`, the decomposition.
+        decomposition: for `override`, the decomposition; else None.
     """
 
     action: str
     decomposition: Decomposition | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.action not in (PRESERVE, OVERRIDE) or (self.decomposition is None) != (self.action == PRESERVE):
+            raise LedgerError(
+                f"rule: {self.action!r} with decomposition {self.decomposition!r} is not possible; only `override` "
+                "has a decomposition, and it must have one"
+            )
 
 
 @attrs.frozen
@@ -97,8 +98,8 @@ class TableState:
     Attributes:
         table: its name.
         version: the version.
-        base: what it says of ops nobody mentioned: `torch` or `empty`.
-        rules: op name -> the last thing said of it; an op nobody spoke of, or that was restored, is not in it.
+        base: what ops without a rule follow: `torch` (torch's default table) or `empty`.
+        rules: op name -> rule, for every op that has one.
     """
 
     table: str
@@ -108,30 +109,28 @@ class TableState:
 
 
 def fold(rules: dict[str, Rule], changes: Iterable[Change], decompositions: Mapping[str, Decomposition]) -> None:
-    """Apply an event's changes to what was said before, in place.
+    """Apply an event's changes to rules, in place.
 
     Args:
-        rules: op name -> intent.
+        rules: op name -> rule.
         changes: the event's changes.
-        decompositions: digest -> decomposition, for those that the changes name.
+        decompositions: digest -> decomposition, for every digest in the changes.
     """
     for change in changes:
         if change.action == RESET:
             rules.pop(change.op, None)
-        elif change.action == OVERRIDE:
-            assert change.decomposition is not None  # Change holds this
-            rules[change.op] = Rule(OVERRIDE, decompositions[change.decomposition])
         else:
-            rules[change.op] = Rule(PRESERVE)
+            digest = change.decomposition
+            rules[change.op] = Rule(change.action, None if digest is None else decompositions[digest])
 
 
 class RuleDiff(NamedTuple):
-    """One op of which two states say different things.
+    """One op whose rule differs between two states.
 
     Attributes:
-        op: its name.
-        before: what the first says, or None.
-        after: what the second says, or None.
+        op: name of the op.
+        before: its rule in the first state, or None.
+        after: its rule in the second state, or None.
     """
 
     op: str
@@ -140,14 +139,14 @@ class RuleDiff(NamedTuple):
 
 
 def diff(before: TableState, after: TableState) -> list[RuleDiff]:
-    """Return the ops of which two states say different things, by name."""
+    """Return the ops whose rules differ between two states, by name."""
     ops = before.rules.keys() | after.rules.keys()
     pairs = ((op, before.rules.get(op), after.rules.get(op)) for op in sorted(ops))
     return [RuleDiff(op, old, new) for op, old, new in pairs if old != new]
 
 
 def changes_between(now: Mapping[str, Rule], then: Mapping[str, Rule]) -> list[tuple[str, str, Decomposition | None]]:
-    """Return the (op, action, decomposition) that bring `now` to what was said `then`, by name."""
+    """Return, by op name, the (op, action, decomposition) that turn the rules `now` into the rules `then`."""
     wanted: list[tuple[str, str, Decomposition | None]] = []
     for op in sorted(now.keys() | then.keys()):
         rule = then.get(op)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from packaging.version import Version
 
 from decomp_ledger.errors import UnknownCatalog
 from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry
@@ -25,7 +26,7 @@ _SUFFIX = ".json.gz"
 def available() -> list[str]:
     """Return the torch versions with a shipped catalog, oldest first."""
     versions = [path.name.removesuffix(_SUFFIX) for path in _HERE.glob(f"*{_SUFFIX}")]
-    return sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
+    return sorted(versions, key=Version)
 
 
 # One command reads a catalog several times; without the cache each reading costs 20 ms.

@@ -1,4 +1,4 @@
-"""What is in a table: the one decision, replays against catalogs, and catalogs in storage."""
+"""Materialize: what a table has on a catalog; digests; and catalogs and decompositions as data."""
 
 import hashlib
 import json
@@ -73,9 +73,9 @@ def test_what_a_table_has_for_an_op(base: str, action: str | None, loaded: bool,
     ("base", "action", "default", "expected"),
     [(base, action, default, expected) for base, action, loaded, default, expected in TRUTH if loaded],
 )
-def test_a_replay_decides_as_the_live_table_does(base: str, action: str | None, default: bool, expected: str) -> None:
-    said = {"preserve": Rule(PRESERVE), "override": Rule(OVERRIDE, decomposition("mm"))}
-    state = TableState("edge", 2, base, {} if action is None else {MM: said[action]})
+def test_materialize_decides_like_a_live_table(base: str, action: str | None, default: bool, expected: str) -> None:
+    rules = {"preserve": Rule(PRESERVE), "override": Rule(OVERRIDE, decomposition("mm"))}
+    state = TableState("edge", 2, base, {} if action is None else {MM: rules[action]})
     snapshot = materialize(state, Catalog(BUILD, {MM: Entry("cia", default=default)}))
     found = {"default": {MM: "cia"}, "override": {MM: f"override:{decomposition('mm').identity()}"}, "absent": {}}
     assert snapshot.ops == found[expected]
@@ -94,13 +94,13 @@ def test_an_op_that_is_not_loaded_is_pending_until_it_is() -> None:
 
 
 def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
-    """Decide op by op what is in a table, in the words of the design and no cleverer."""
+    """Decide op by op what a table has, in the words of the design."""
     ops, preserved, overridden, lost = {}, [], [], []
     for op in sorted(catalog.ops):
-        entry, said = catalog.ops[op], state.rules.get(op)
+        entry, rule = catalog.ops[op], state.rules.get(op)
         by_default = entry.default and state.base == "torch"
-        if said is not None and said.action == "override":
-            ref = said.decomposition
+        if rule is not None and rule.action == "override":
+            ref = rule.decomposition
             assert ref is not None
             if ref.origin in ("import", "opaque"):
                 ops[op] = f"override:{ref.identity()}"
@@ -112,7 +112,7 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
                 lost.append(op)
                 continue
             overridden.append(op)
-        elif said is None and by_default:
+        elif rule is None and by_default:
             ops[op] = f"{entry.origin}:{entry.digest}" if entry.digest else f"{entry.origin}"
         elif by_default:
             preserved.append(op)
@@ -131,7 +131,7 @@ def naive(state: TableState, catalog: Catalog) -> dict[str, object]:
     ("recorded", "offered", "others", "build", "expected"),
     [
         ("registry", "registry", (), "b", "registry"),
-        ("registry", "cia", ("registry",), "b", "registry"),  # what was asked for, though torch uses another
+        ("registry", "cia", ("registry",), "b", "registry"),  # the recorded one, although torch uses another
         ("registry", "cia", (), "b", "cia"),  # torch moved it
         ("cia", "py_cia", (), "b", "py_cia"),
         ("registry", None, (), "b", None),
@@ -150,14 +150,14 @@ def test_an_override_with_torchs_own_follows_it_where_torch_moved_it(
 
 
 @given(states, catalogs)
-def test_a_snapshot_is_what_a_naive_reading_of_the_design_gives(state: TableState, catalog: Catalog) -> None:
+def test_a_snapshot_equals_that_of_a_naive_implementation(state: TableState, catalog: Catalog) -> None:
     snapshot, wanted = materialize(state, catalog), naive(state, catalog)
     assert attrs.asdict(snapshot, recurse=False) == wanted
     content = rfc8785.dumps({"build": dict(catalog.build), "ops": wanted["ops"]})
     assert snapshot.digest == hashlib.sha256(content).hexdigest()
 
 
-def test_snapshots_of_two_builds_are_two() -> None:
+def test_snapshots_of_two_builds_differ() -> None:
     state = TableState("edge", 1, "torch", {})
     one, two = (materialize(state, Catalog({"torch": torch}, {})) for torch in ("2.6.0", "2.9.1"))
     assert one != two and one.digest != two.digest
@@ -165,7 +165,7 @@ def test_snapshots_of_two_builds_are_two() -> None:
 
 
 @given(states, catalogs)
-def test_a_replay_changes_neither_the_state_nor_the_catalog(state: TableState, catalog: Catalog) -> None:
+def test_materialize_changes_neither_the_state_nor_the_catalog(state: TableState, catalog: Catalog) -> None:
     rules, ops = dict(state.rules), dict(catalog.ops)
     first = materialize(state, catalog)
     assert materialize(state, catalog) == first
@@ -174,18 +174,18 @@ def test_a_replay_changes_neither_the_state_nor_the_catalog(state: TableState, c
 
 
 @given(states, catalogs, st.randoms())
-def test_digests_do_not_depend_on_the_order_in_which_ops_came(
+def test_digests_do_not_depend_on_the_order_of_ops(
     state: TableState, catalog: Catalog, shuffler: random.Random
 ) -> None:
-    said, offered = list(state.rules.items()), list(catalog.ops.items())
-    shuffler.shuffle(said)
+    rules, offered = list(state.rules.items()), list(catalog.ops.items())
+    shuffler.shuffle(rules)
     shuffler.shuffle(offered)
     other = Catalog(dict(reversed(list(catalog.build.items()))), dict(offered))
     assert other.digest == catalog.digest
-    assert materialize(attrs.evolve(state, rules=dict(said)), other).digest == materialize(state, catalog).digest
+    assert materialize(attrs.evolve(state, rules=dict(rules)), other).digest == materialize(state, catalog).digest
 
 
-def test_a_snapshot_s_digest_is_of_the_build_and_the_ops_alone() -> None:
+def test_the_digest_of_a_snapshot_covers_the_build_and_the_ops_alone() -> None:
     catalog = Catalog(BUILD, {MM: Entry("cia", default=True), ADD: Entry("registry", default=True), GELU: Entry()})
     bare = materialize(TableState("edge", 1, "torch", {}), catalog)
     same = materialize(TableState("mobile", 7, "torch", {GELU: Rule(PRESERVE), LATE: Rule(PRESERVE)}), catalog)
@@ -204,7 +204,7 @@ def test_digests_are_the_same_in_every_release() -> None:
 
 
 @pytest.mark.parametrize("field", [field.name for field in attrs.fields(Entry)])
-def test_each_field_of_an_entry_is_in_the_catalog_s_digest(field: str) -> None:
+def test_the_digest_of_a_catalog_covers_each_field_of_an_entry(field: str) -> None:
     value: object = {"default": True, "tags": ("core",)}.get(field, "x")
     plain, other = Entry(), attrs.evolve(Entry(), **{field: value})
     assert Catalog(BUILD, {MM: plain}).digest != Catalog(BUILD, {MM: other}).digest
@@ -228,13 +228,13 @@ def test_an_entry_is_read_as_it_was_written(entry: Entry) -> None:
     [None, [], "cia", {"origin": None}, {"origin": 1}, {"default": "yes"}, {"tags": "core"}, {"tags": [1]}, {"x": "y"}],
     ids=str,
 )
-def test_an_entry_that_somebody_edited_is_refused(value: object) -> None:
+def test_a_damaged_entry_is_refused(value: object) -> None:
     with pytest.raises(LedgerError, match="catalog entry"):
         Entry.from_json(value)
 
 
 @given(decompositions)
-def test_a_reference_is_read_as_it_was_written(ref: Decomposition) -> None:
+def test_a_decomposition_is_read_as_it_was_written(ref: Decomposition) -> None:
     again = Decomposition.from_json(json.loads(json.dumps(ref.to_json())))
     assert again == ref
     assert again.identity() == ref.identity()
@@ -253,7 +253,7 @@ def test_a_reference_is_read_as_it_was_written(ref: Decomposition) -> None:
     ],
     ids=str,
 )
-def test_a_reference_that_somebody_edited_is_refused(value: object) -> None:
+def test_a_damaged_decomposition_is_refused(value: object) -> None:
     with pytest.raises(LedgerError, match="decomposition:"):
         Decomposition.from_json(value)
 
@@ -266,7 +266,7 @@ def test_a_reference_that_somebody_edited_is_refused(value: object) -> None:
         (Decomposition("opaque", digest="ab"), "opaque"),
     ],
 )
-def test_a_reference_is_named_for_people(ref: Decomposition, label: str) -> None:
+def test_a_decomposition_has_a_label_for_people(ref: Decomposition, label: str) -> None:
     assert ref.label() == label
 
 
@@ -324,7 +324,7 @@ def test_a_damaged_delta_is_a_ledger_error(value: object) -> None:
         CatalogDelta.from_json(value)
 
 
-def test_a_catalog_that_differs_by_a_few_ops_costs_a_few_rows() -> None:
+def test_a_catalog_that_differs_by_a_few_ops_is_stored_in_a_few_bytes() -> None:
     offered = {f"aten::op{number}": Entry("cia", default=True, digest=f"{number:064x}") for number in range(1000)}
     base = Catalog(BUILD, offered)
     more = Catalog(BUILD, {**offered, LATE: Entry("cia", default=True)})
@@ -333,18 +333,23 @@ def test_a_catalog_that_differs_by_a_few_ops_costs_a_few_rows() -> None:
 
 @settings(max_examples=25)
 @given(st.lists(catalogs, max_size=6))
-def test_a_ledger_gives_back_every_catalog_and_stores_each_once(met: list[Catalog]) -> None:
+def test_a_ledger_returns_every_catalog_and_stores_each_once(given: list[Catalog]) -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         table = new_table(ledger)
-        for catalog in [*met, *met]:
+        for catalog in [*given, *given]:
             table.materialize(catalog)
+<<<<<<< HEAD
             with ledger.database.write_transaction():
                 assert ledger.event_store.put_catalog(catalog) == catalog.digest
         assert [ledger.catalog(catalog.digest) for catalog in met] == met
+=======
+            assert ledger.database.write(lambda _, one=catalog: ledger.event_store.put_catalog(one)) == catalog.digest
+        assert [ledger.catalog(catalog.digest) for catalog in given] == given
+>>>>>>> w-model
         (stored,) = ledger.database.connection.execute("SELECT count(*) FROM catalog").fetchone()
-        assert stored == len({catalog.digest for catalog in met})
+        assert stored == len({catalog.digest for catalog in given})
         whole = ledger.database.connection.execute("SELECT count(*) FROM catalog WHERE base_id IS NULL").fetchone()[0]
-        assert whole == len({json.dumps(dict(catalog.build), sort_keys=True) for catalog in met})
+        assert whole == len({json.dumps(dict(catalog.build), sort_keys=True) for catalog in given})
         assert ledger.verify().problems == ()
 
 
@@ -386,7 +391,7 @@ def test_a_catalog_that_unpacks_to_more_than_any_is_refused() -> None:
 
 
 def unpack_or_refuse(value: object) -> None:
-    """Unpack data that may be a catalog: it is one, which can be stored again, or a LedgerError says no."""
+    """Unpack data: the result is a catalog that can be stored again, or a LedgerError is raised."""
     data = zlib.compress(json.dumps(value).encode())
     for base in (None, Catalog(BUILD, {})):
         try:
@@ -426,4 +431,4 @@ def test_a_catalog_with_a_byte_changed_is_never_taken_for_itself(catalog: Catalo
         found = unpack(bytes(stored), None)
     except LedgerError:
         return
-    assert found == catalog  # a flag of the container, which says nothing of the content
+    assert found == catalog  # the flipped bit was a flag of the zlib container

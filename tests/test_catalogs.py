@@ -1,4 +1,4 @@
-"""The catalogs of released torch versions that are shipped."""
+"""The shipped catalogs of released torch versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def default(version: str) -> set[str]:
     return {op for op, entry in catalogs.released(version).ops.items() if entry.default}
 
 
-def test_there_is_one_of_each_version_in_order() -> None:
+def test_the_versions_are_in_order() -> None:
     assert catalogs.available() == VERSIONS
 
 
@@ -43,7 +43,7 @@ def test_reading_one_is_quick_and_needs_no_torch(run_python: Any) -> None:
     assert float(run_python(code)) < 0.1
 
 
-def test_a_version_there_is_none_of_is_named_with_those_there_are() -> None:
+def test_an_unknown_version_is_refused_with_the_shipped_ones() -> None:
     with pytest.raises(
         KeyError, match=r"torch 2\.5\.0: no catalog is shipped; choose one of 2\.6\.0, .*2\.15\.0"
     ) as caught:
@@ -77,14 +77,14 @@ def test_each_is_a_whole_catalog(version: str) -> None:
     ("version", "cia", "registry", "py_cia"),
     [("2.6.0", 536, 463, 5), ("2.9.1", 538, 461, 5), ("2.13.0", 477, 460, 6), ("2.15.0", 477, 464, 7)],
 )
-def test_default_decompositions_come_from_where_they_were_counted(
+def test_the_origins_of_default_decompositions_have_their_known_counts(
     version: str, cia: int, registry: int, py_cia: int
 ) -> None:
     origins = [entry.origin for entry in catalogs.released(version).ops.values() if entry.default]
     assert [origins.count(origin) for origin in ("cia", "registry", "py_cia")] == [cia, registry, py_cia]
 
 
-def test_known_changes_between_versions_are_there() -> None:
+def test_the_catalogs_have_known_changes_between_versions() -> None:
     left = default("2.6.0") - default("2.9.1")
     assert {"aten::elu", "aten::upsample_bilinear2d.vec", "aten::upsample_nearest2d.vec"} <= left
     assert "aten::hann_window" in default("2.13.0") - default("2.9.1")
@@ -94,7 +94,7 @@ def test_known_changes_between_versions_are_there() -> None:
     assert origins == ["cia", "py_cia"]
 
 
-def test_known_changes_of_source_are_there() -> None:
+def test_the_digests_show_known_changes_of_source() -> None:
     old, new = (catalogs.released(version).ops for version in ("2.9.1", "2.13.0"))
     # It gained a decorator.
     assert old["aten::hardtanh_backward"].digest != new["aten::hardtanh_backward"].digest
@@ -111,7 +111,7 @@ def test_a_shipped_catalog_cannot_be_changed() -> None:
     assert catalogs.released("2.6.0").ops["aten::linear"].origin == "cia"
 
 
-def test_this_torch_is_as_its_catalog_says() -> None:
+def test_the_installed_torch_equals_its_shipped_catalog() -> None:
     torch = pytest.importorskip("torch")
     version = str(torch.__version__).partition("+")[0]
     if version not in catalogs.available():

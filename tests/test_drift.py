@@ -1,4 +1,4 @@
-"""What differs between two table states or catalogs: each kind apart, and against a sample checked by hand."""
+"""Drift between catalogs and tables: each kind of change, and a sample that was judged by hand."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def compare(old: dict[str, Entry], new: dict[str, Entry], new_build: dict[str, s
 def between(
     old: Entry | None, new: Entry | None, op: str = "aten::f"
 ) -> list[tuple[str, bool, str | None, str | None]]:
-    """Return the kinds of change, with before and after, of one op that was one entry and is another."""
+    """Return kind, in_table, before and after of each change of one op from one entry to another."""
     found = compare({} if old is None else {op: old}, {} if new is None else {op: new})
     return [(change.kind, change.in_table, change.before, change.after) for change in found.changes]
 
@@ -84,16 +84,16 @@ def of_versions(before: str, after: str) -> Drift:
         (KEPT, KEPT, []),
     ],
 )  # fmt: skip
-def test_each_kind_of_change_is_named_apart(old: Entry, new: Entry, expected: list[Any]) -> None:
+def test_each_kind_of_change_is_found(old: Entry, new: Entry, expected: list[Any]) -> None:
     assert expected == between(old, new)
 
 
-def test_an_op_that_writes_into_an_argument_is_not_said_to_stay_in_graphs() -> None:
+def test_an_op_that_writes_into_an_argument_is_functionalized_and_not_kept() -> None:
     out = attrs.evolve(PYTHON, schema="aten::f.out(Tensor x, *, Tensor(a!) out) -> Tensor(a!)")
     assert between(out, attrs.evolve(out, default=False)) == [("left", True, "in the table", "functionalized")]
 
 
-def test_what_weighs_most_comes_first_and_wrappers_last() -> None:
+def test_the_strongest_effect_comes_first_and_wrappers_last() -> None:
     unused = attrs.evolve(PYTHON, default=False)
     old = {
         "aten::wrapped": PYTHON,
@@ -115,7 +115,7 @@ def test_what_weighs_most_comes_first_and_wrappers_last() -> None:
     assert ordered == ["left", "moved", "sourced", "helped", "unused", "wrapped"]
 
 
-def test_in_place_ops_whose_function_did_not_change_are_no_change_of_source() -> None:
+def test_in_place_ops_with_an_unchanged_function_have_no_source_change() -> None:
     in_place = attrs.evolve(PYTHON, digest="i1", helpers="j1")
     changed = attrs.evolve(in_place, digest="i2", helpers="j2")
     lone, local = attrs.evolve(in_place, qualname="lone"), attrs.evolve(in_place, qualname="made.<locals>.fn")
@@ -138,20 +138,20 @@ def test_in_place_ops_whose_function_did_not_change_are_no_change_of_source() ->
     assert found.unclear == ()
 
 
-def test_within_one_build_origins_are_enough() -> None:
+def test_within_one_build_equal_origins_give_no_drift() -> None:
     bare = {"aten::f": Entry("registry", True), "aten::k": Entry("cia", True)}
     same = compare(bare, {"aten::f": PYTHON, "aten::k": KERNEL}, {**OLD_BUILD, "accelerator": "cuda 13.0"})
     assert (same.changes, same.kernels, same.no_source, same.no_schema) == ((), (), (), ())
 
 
-def test_across_builds_what_cannot_be_compared_is_said() -> None:
+def test_across_builds_ops_that_cannot_be_compared_are_listed() -> None:
     bare = {"aten::f": Entry("registry", True), "aten::k": Entry("cia", True), "cond": Entry(unpreservable="higher")}
     found = compare(bare, {"aten::f": PYTHON, "aten::k": KERNEL, "cond": Entry(unpreservable="higher")})
     assert found.changes == ()
     assert (found.kernels, found.no_source, found.no_schema) == (("aten::k",), ("aten::f",), ("aten::f", "aten::k"))
 
 
-def test_a_live_catalog_is_completed_by_that_of_its_build_and_keeps_what_differs() -> None:
+def test_a_live_catalog_is_completed_from_its_build_and_keeps_its_own_entries() -> None:
     live = {
         "aten::f": Entry("registry", True),
         "aten::k": Entry("registry", True),
@@ -168,15 +168,15 @@ def test_a_live_catalog_is_completed_by_that_of_its_build_and_keeps_what_differs
     }
 
 
-def test_table_states_differ_by_what_they_say() -> None:
+def test_two_states_differ_by_their_rules() -> None:
     catalog = Catalog(OLD_BUILD, {"aten::f": PYTHON, "aten::k": KERNEL, "aten::mm": KEPT, "aten::o": PYTHON})
 
-    def side(version: int, rules: dict[str, Rule]) -> NamedState:
+    def at(version: int, rules: dict[str, Rule]) -> NamedState:
         return NamedState(f"edge@{version}", TableState("edge", version, "torch", rules), catalog)
 
     mine, other = Decomposition("import", "pkg", "mine", "1" * 64), Decomposition("import", "pkg", "mine", "2" * 64)
-    before = side(1, {"aten::o": Rule("override", mine)})
-    after = side(
+    before = at(1, {"aten::o": Rule("override", mine)})
+    after = at(
         2,
         {
             "aten::f": Rule("preserve"),
@@ -207,7 +207,7 @@ def test_schemas_are_compared_by_argument(before: str, after: str, expected: str
     assert expected == schema_difference(before, after)
 
 
-# Against what is known of released versions
+# Released versions
 
 
 def test_known_changes_between_released_versions_are_found() -> None:
@@ -244,17 +244,17 @@ def test_the_sample_is_large_enough_and_names_ops_that_both_versions_have() -> N
 
 
 @pytest.mark.parametrize("counted", ["ops", "changes"])
-def test_changed_source_is_told_with_precision_and_recall_of_95_percent(counted: str) -> None:
+def test_source_changes_have_precision_and_recall_of_95_percent(counted: str) -> None:
     reported = {pair: {change.op for change in of_versions(*pair).of("source")} for pair in PAIRS}
     pairs = []
     for row in SAMPLE:
         ops = [row["op"], *row["same"]] if counted == "ops" else [row["op"]]
         pairs += [(row["verdict"] == "changed", op in reported[row["before"], row["after"]]) for op in ops]
     right = pairs.count((True, True))
-    said, true = sum(reported for _, reported in pairs), sum(changed for changed, _ in pairs)
-    print(f"{counted}: {said} reported, precision {right / said:.3f}, recall {right / true:.3f}")
-    assert said >= 60
-    assert right / said >= 0.95
+    claimed, true = sum(reported for _, reported in pairs), sum(changed for changed, _ in pairs)
+    print(f"{counted}: {claimed} reported, precision {right / claimed:.3f}, recall {right / true:.3f}")
+    assert claimed >= 60
+    assert right / claimed >= 0.95
     assert right / true >= 0.95
 
 
@@ -262,14 +262,14 @@ def test_changed_source_is_told_with_precision_and_recall_of_95_percent(counted:
 
 
 def run(*arguments: str, ledger: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would; without a ledger, where there is none."""
+    """Run the command as a user would; without `ledger`, on a file that does not exist."""
     command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(ledger or "/nowhere/l.db"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger whose table `edge` met torch 2.6.0, and `lost` an unknown torch."""
+    """A ledger whose table `edge` was materialized on torch 2.6.0, and `lost` on an unknown torch."""
     file = tmp_path_factory.mktemp("ledger") / "l.db"
     shipped = released("2.6.0")
     bare = {op: _as_live(op, entry) for op, entry in shipped.ops.items()}
@@ -284,13 +284,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _as_live(op: str, entry: Entry) -> Entry:
-    """Return what a ledger holds of one of torch's own ops."""
+    """Return the entry of a live catalog for one of torch's own ops."""
     if "::" not in op:
         return entry
     return Entry(entry.origin, entry.default, entry.unpreservable) if entry.origin else Entry()
 
 
-def test_drift_of_released_versions_needs_no_ledger_and_names_what_stays_in_graphs() -> None:
+def test_drift_of_released_versions_needs_no_ledger_and_lists_ops_now_kept_in_graphs() -> None:
     done = run("drift", "torch:2.6.0", "torch:2.9.1")
     assert (done.returncode, done.stderr) == (1, "")
     for op in ("aten::elu", "aten::upsample_bilinear2d.vec", "aten::upsample_nearest2d.vec"):
@@ -299,24 +299,24 @@ def test_drift_of_released_versions_needs_no_ledger_and_names_what_stays_in_grap
     assert "not compared: the C++ code of 536 kernels" in done.stdout
     everything = run("drift", "torch:2.6.0", "torch:2.9.1", "--all").stdout
     assert "--all" not in everything
-    told = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)
-    assert all(change["op"] in everything for change in told["changes"])
+    answer = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)
+    assert all(change["op"] in everything for change in answer["changes"])
 
 
-def test_drift_as_json_has_every_change_and_what_was_not_compared() -> None:
-    told = json.loads(run("drift", "torch:2.13.0", "torch:2.15.0", "--json").stdout)
-    assert {key: told["before"][key] for key in ("name", "table")} == {"name": "torch:2.13.0", "table": 943}
-    assert list(DRIFT_KINDS) == list(told["counts"])
-    assert sum(sum(count.values()) for count in told["counts"].values()) == len(told["changes"])
-    assert {"op", "kind", "in_table", "before", "after", "function"} == told["changes"][0].keys()
-    assert {"kernels", "source", "schema", "unclear"} == told["not_compared"].keys()
-    assert len(told["not_compared"]["unclear"]) == 9
+def test_drift_as_json_has_every_change_and_every_op_not_compared() -> None:
+    answer = json.loads(run("drift", "torch:2.13.0", "torch:2.15.0", "--json").stdout)
+    assert {key: answer["before"][key] for key in ("name", "table")} == {"name": "torch:2.13.0", "table": 943}
+    assert list(DRIFT_KINDS) == list(answer["counts"])
+    assert sum(sum(count.values()) for count in answer["counts"].values()) == len(answer["changes"])
+    assert {"op", "kind", "in_table", "before", "after", "function"} == answer["changes"][0].keys()
+    assert {"kernels", "source", "schema", "unclear"} == answer["not_compared"].keys()
+    assert len(answer["not_compared"]["unclear"]) == 9
 
 
-# What a program uses
+# Only the ops of a program
 
 
-def test_only_what_is_used_is_kept_of_every_kind() -> None:
+def test_only_keeps_the_used_ops_of_every_kind() -> None:
     whole = of_versions("2.6.0", "2.15.0")
     used = {"aten::elu", "aten::qr", "aten::linear", "aten::stack"}
     some = whole.only(used)
@@ -329,7 +329,7 @@ def test_only_what_is_used_is_kept_of_every_kind() -> None:
     assert every.kernels == whole.kernels
 
 
-def test_a_change_of_a_decomposition_that_neither_side_uses_touches_no_program() -> None:
+def test_a_changed_decomposition_that_neither_state_uses_affects_no_program() -> None:
     whole = of_versions("2.13.0", "2.15.0")
     assert [change.kind for change in whole.changes if change.op == "aten::add.Tensor"] == ["helpers"]
     assert "aten::add.Tensor" not in whole.before.snapshot.ops.keys() | whole.after.snapshot.ops.keys()
@@ -352,18 +352,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_drift_can_be_told_of_what_a_program_uses(exported: Path) -> None:
+def test_only_used_restricts_drift_to_the_ops_of_a_program(exported: Path) -> None:
     used = {"aten::elu", "aten::linear", "aten::addmm", "aten::expm1", "aten::cudnn_batch_norm"}
     whole = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)
     assert whole["only_used"] is None
     done = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", "--json", ledger=exported)
-    told = json.loads(done.stdout)
-    # addmm and expm1 stay in graphs on both sides: what torch could decompose them with is of no account.
+    answer = json.loads(done.stdout)
+    # Both states keep addmm and expm1 in graphs, so their decompositions do not count.
     touched = used - {"aten::addmm", "aten::expm1"}
-    assert told["changes"] == [change for change in whole["changes"] if change["op"] in touched]
-    assert told["changes"][0]["op"] == "aten::elu"
-    assert told["only_used"] == {"program": "export:3", "ops": sorted(used), "of_changes": len(whole["changes"])}
-    assert told["counts"]["left"] == {"in_table": 1, "others": 0}
+    assert answer["changes"] == [change for change in whole["changes"] if change["op"] in touched]
+    assert answer["changes"][0]["op"] == "aten::elu"
+    assert answer["only_used"] == {"program": "export:3", "ops": sorted(used), "of_changes": len(whole["changes"])}
+    assert answer["counts"]["left"] == {"in_table": 1, "others": 0}
     text = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", ledger=exported).stdout
     count = sum(change["kind"] != "wrappers" for change in whole["changes"])
     line = f"1 of {count} changes affect export:3, which uses 5 ops; for 1 op only wrappers changed"
@@ -374,17 +374,17 @@ def test_drift_can_be_told_of_what_a_program_uses(exported: Path) -> None:
     assert marked.count("<details") == 2
 
 
-def test_no_change_to_what_a_program_uses_is_status_0(exported: Path) -> None:
+def test_drift_that_does_not_affect_the_program_exits_with_0(exported: Path) -> None:
     done = run("drift", "torch:2.12.1", "torch:2.13.0", "--only-used", "export:3", ledger=exported)
     assert (done.returncode, done.stderr) == (0, "")
     assert "changes affect export:3" in done.stdout
 
 
-def test_a_preserved_op_that_torch_comes_to_decompose_always_has_another_fate() -> None:
+def test_a_preserved_op_that_torch_now_always_decomposes_has_another_treatment() -> None:
     always = attrs.evolve(KERNEL, default=False, unpreservable="it has no kernel")
     state = TableState("edge", 2, "torch", {"aten::k": Rule("preserve")})
-    sides = (NamedState("edge", state, Catalog(OLD_BUILD, {"aten::k": entry})) for entry in (KERNEL, always))
-    (change,) = drift(*sides).changes
+    states = (NamedState("edge", state, Catalog(OLD_BUILD, {"aten::k": entry})) for entry in (KERNEL, always))
+    (change,) = drift(*states).changes
     assert (change.kind, change.before, change.after) == ("treatment", "kept in graphs", "always decomposed")
 
 
@@ -396,22 +396,22 @@ def test_drift_as_markdown_has_a_table_of_counts_and_a_fold_for_each_kind() -> N
     assert "\n- `aten::elu: in the table -> kept in graphs (torch._refs.nn.functional.elu)`\n" in text
 
 
-def test_no_drift_is_status_0() -> None:
+def test_no_drift_exits_with_0() -> None:
     done = run("drift", "torch:2.9.1", "torch:2.9.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\nno drift\n" in done.stdout
 
 
-def test_a_table_is_compared_with_the_torch_it_met(path: Path) -> None:
-    told = json.loads(run("drift", "edge@release", "torch:2.6.0", "--json", ledger=path).stdout)
-    assert [(change["op"], change["kind"]) for change in told["changes"]] == [("aten::linear", "entered")]
+def test_a_table_is_compared_on_its_last_catalog(path: Path) -> None:
+    answer = json.loads(run("drift", "edge@release", "torch:2.6.0", "--json", ledger=path).stdout)
+    assert [(change["op"], change["kind"]) for change in answer["changes"]] == [("aten::linear", "entered")]
     moved = json.loads(run("drift", "edge", "torch:2.9.1", "--json", ledger=path).stdout)
     shipped = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)
     assert [change for change in moved["changes"] if change["op"] != "aten::linear"] == shipped["changes"]
     assert (moved["not_compared"]["source"], moved["not_compared"]["schema"]) == ([], [])
 
 
-def test_of_a_torch_that_is_none_of_the_released_it_is_said_what_cannot_be_compared(path: Path) -> None:
+def test_drift_from_an_unreleased_torch_lists_what_could_not_be_compared(path: Path) -> None:
     done = run("drift", "lost", "torch:2.9.1", ledger=path)
     assert "aten::elu: in the table -> kept in graphs" in done.stdout
     assert "not compared: the source of " in done.stdout
@@ -419,13 +419,13 @@ def test_of_a_torch_that_is_none_of_the_released_it_is_said_what_cannot_be_compa
     assert "schema changed" not in done.stdout
 
 
-def test_a_captured_catalog_is_named_by_its_file(tmp_path: Path) -> None:
+def test_catalog_file_names_a_captured_catalog(tmp_path: Path) -> None:
     file = tmp_path / "captured.json"
     shipped = released("2.9.1")
     ops = {op: entry.to_json() for op, entry in shipped.ops.items() if op != "aten::elu"}
     file.write_text(json.dumps({"format": 1, "build": dict(shipped.build), "ops": ops}))
-    told = json.loads(run("drift", "torch:2.9.1", f"catalog:{file}", "--json").stdout)
-    assert [(change["op"], change["kind"]) for change in told["changes"]] == [("aten::elu", "gone")]
+    answer = json.loads(run("drift", "torch:2.9.1", f"catalog:{file}", "--json").stdout)
+    assert [(change["op"], change["kind"]) for change in answer["changes"]] == [("aten::elu", "gone")]
 
 
 @pytest.mark.parametrize(
@@ -442,13 +442,13 @@ def test_a_captured_catalog_is_named_by_its_file(tmp_path: Path) -> None:
         (["catalog", "capture", "--python", "/no/python"], "cannot capture the torch of /no/python"),
     ],
 )
-def test_wrong_use_is_one_line_and_status_2(path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_use_prints_one_line_and_exits_with_2(path: Path, arguments: list[str], message: str) -> None:
     done = run(*arguments, ledger=path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
 
 
-def test_a_table_that_met_no_torch_has_nothing_to_compare(tmp_path: Path) -> None:
+def test_a_table_that_was_never_materialized_cannot_be_compared(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db", actor="Ada") as ledger:
         ledger.create_table("new")
     done = run("drift", "new", "torch:2.6.0", ledger=tmp_path / "l.db")
@@ -465,7 +465,7 @@ def test_markdown_and_json_exclude_each_other() -> None:
 @pytest.mark.parametrize(
     "data", [None, [], {"build": {}}, {"build": 1, "ops": {}}, {"build": {}, "ops": {"a::b": {"x": 1}}}]
 )
-def test_what_is_no_catalog_is_refused(data: object) -> None:
+def test_invalid_catalog_data_is_refused(data: object) -> None:
     with pytest.raises(LedgerError, match="catalog"):
         Catalog.from_json(data)
 
@@ -498,5 +498,5 @@ def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Pat
         assert "aten::f: registry -> opaque: m\\x1b[2J`</summary><b>\\nnext\\u202e| cell.q" in text
         assert [line for line in text.split("\n") if not line.isprintable()] == []
     assert "- ``aten::f: " in text
-    told = json.loads(run("drift", "edge@1", "edge", "--json", ledger=tmp_path / "l.db").stdout)
-    assert told["changes"][0]["function"] == f"{hostile}.q"
+    answer = json.loads(run("drift", "edge@1", "edge", "--json", ledger=tmp_path / "l.db").stdout)
+    assert answer["changes"][0]["function"] == f"{hostile}.q"

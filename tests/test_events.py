@@ -1,4 +1,4 @@
-"""The codec of events, canonical JSON, and the hash chain recomputed by somebody else's code."""
+"""The codec of events, canonical JSON, and the hash chain recomputed with an independent library."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ from decomp_ledger.transfer.jsonl import dump, load
 
 
 @given(json_values)
-def test_canonical_json_is_what_rfc_8785_says(value: Any) -> None:
+def test_canonical_json_equals_that_of_an_rfc_8785_library(value: Any) -> None:
     assert canonical_json(value).encode() == rfc8785.dumps(value)
 
 
@@ -89,7 +89,7 @@ def test_canonical_json_refuses_what_it_cannot_hold(bad: Any, wrap: Any) -> None
         canonical_json(wrap(bad))
 
 
-def test_text_that_no_file_can_hold_is_refused_with_the_remedy() -> None:
+def test_text_that_utf_8_cannot_encode_is_refused_with_the_remedy() -> None:
     with pytest.raises(UnusableValue, match=r"the reason has a lone surrogate at character 2.*backslashreplace"):
         check_text("ab\udcff", "the reason")
     with pytest.raises(UnusableValue, match="the reason must be a str, not bytes"):
@@ -114,7 +114,7 @@ def test_a_body_is_written_as_canonical_json(body: Body) -> None:
     ("action", "decomposition"),
     [("override", None), ("preserve", "ab"), ("reset", "ab"), ("drop", None), ("drop", "ab"), ("", None)],
 )
-def test_a_change_is_one_of_three_and_only_an_override_has_a_decomposition(
+def test_a_change_has_one_of_three_actions_and_only_an_override_has_a_decomposition(
     action: str, decomposition: str | None
 ) -> None:
     with pytest.raises(LedgerError, match="aten::mm"):
@@ -151,7 +151,7 @@ def test_a_change_is_one_of_three_and_only_an_override_has_a_decomposition(
     ],
     ids=lambda text: text[:60],
 )
-def test_a_body_that_somebody_edited_is_refused(kind: str, text: str) -> None:
+def test_an_edited_body_is_refused(kind: str, text: str) -> None:
     with pytest.raises(LedgerError, match=kind):
         decode_body(kind, 1, text)
 
@@ -171,7 +171,7 @@ def test_an_event_of_a_newer_version_is_refused(kind: str, schema: int) -> None:
         decode_body(kind, schema, "{}")
 
 
-def test_an_older_body_is_brought_up_one_schema_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_body_is_upcast_one_schema_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tagged, "schema", 3)
     monkeypatch.setitem(events.UPCASTS, ("tagged", 1), lambda body: {"label": body["tag"]})
     monkeypatch.setitem(events.UPCASTS, ("tagged", 2), lambda body: {"name": body["label"]})
@@ -180,7 +180,7 @@ def test_an_older_body_is_brought_up_one_schema_after_another(monkeypatch: pytes
     assert decode_body("tagged", 3, '{"name":"v1"}') == Tagged("v1")
 
 
-def test_a_ledger_with_older_events_is_read_as_if_new_and_verified_as_it_was_written(
+def test_older_events_are_upcast_when_read_and_verified_as_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Ledger(":memory:", actor="ann") as ledger:
@@ -265,7 +265,7 @@ def test_a_new_kind_that_makes_a_version_needs_no_more(tmp_path: Path) -> None:
     assert "edge@2  merged  aten::mm" in shown
 
 
-def test_a_field_of_a_type_that_no_event_stores_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_of_a_type_without_a_reader_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     @attrs.frozen
     class Timed(Body):
         kind: ClassVar[str] = "timed"
@@ -279,7 +279,7 @@ def test_a_field_of_a_type_that_no_event_stores_is_refused_with_the_remedy(monke
 # Values
 
 
-def test_events_and_what_is_in_them_cannot_be_changed() -> None:
+def test_events_and_their_values_are_immutable() -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         event = new_table(ledger).preserve(["aten::mm"])
     assert event is not None
@@ -288,7 +288,7 @@ def test_events_and_what_is_in_them_cannot_be_changed() -> None:
             setattr(value, field, None)
 
 
-def test_an_event_says_what_it_changed() -> None:
+def test_an_event_has_its_changes() -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         table = new_table(ledger)
         override(table, "aten::mm", "mm")
@@ -300,7 +300,7 @@ def test_an_event_says_what_it_changed() -> None:
     assert (created.changes, tagged.changes) == ((), ())
 
 
-def test_a_call_site_is_shown_as_a_line_that_an_editor_finds() -> None:
+def test_a_call_site_prints_as_file_and_line() -> None:
     assert str(CallSite("lower.py", 7, "main")) == "lower.py:7 in main"
 
 
@@ -308,7 +308,7 @@ def test_a_call_site_is_shown_as_a_line_that_an_editor_finds() -> None:
 
 
 def recomputed(path: Path) -> list[tuple[bytes, bytes]]:
-    """Return (stored hash, hash made anew with other code) of each event of a ledger file."""
+    """Return (stored hash, hash recomputed with other code) for each event of a ledger file."""
     with sqlite3.connect(path) as db:
         rows = db.execute(
             "SELECT seq, decomp_table.name, version, kind, schema, recorded_at, actor, reason, call_site, "
@@ -339,7 +339,7 @@ def recomputed(path: Path) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def test_the_chain_is_the_hash_of_the_one_before_and_canonical_json_of_all_the_rest(tmp_path: Path) -> None:
+def test_each_hash_covers_the_hash_before_it_and_the_canonical_json_of_the_event(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with Ledger(path, actor='Ann "the\tlowerer" Lee 日本 \x7f\u2028') as ledger:
         table = new_table(ledger, "bord/é 🙂")
@@ -361,7 +361,7 @@ def test_the_chain_is_the_hash_of_the_one_before_and_canonical_json_of_all_the_r
 
 
 @given(bodies, texts, texts, st.none() | texts, st.none() | st.builds(CallSite, texts, st.integers(1, 9999), texts))
-def test_any_text_is_hashed_as_rfc_8785_writes_it(
+def test_text_is_hashed_in_its_rfc_8785_form(
     body: Body, table: str, actor: str, reason: str | None, site: CallSite | None
 ) -> None:
     fields: dict[str, Any] = {
@@ -380,7 +380,7 @@ def test_any_text_is_hashed_as_rfc_8785_writes_it(
     assert event_hash(bytes(32), fields) == hashlib.sha256(bytes(32) + rfc8785.dumps(fields)).digest()
 
 
-def test_each_field_of_an_event_is_in_its_hash() -> None:
+def test_the_hash_covers_each_field() -> None:
     fields: dict[str, Any] = {
         "actor": "ann",
         "body": {"changes": [["aten::mm", "preserve"]]},

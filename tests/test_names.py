@@ -1,4 +1,4 @@
-"""Names of ops in every form, and the names that tables and tags can have."""
+"""Op names in every form, and the names of tables and tags."""
 
 import pytest
 from hypothesis import example, given
@@ -61,7 +61,7 @@ def test_every_form_of_a_name_is_stored_in_one(given: str, expected: str) -> Non
         "aten::" + "x" * 10_000,
     ],
 )
-def test_what_is_no_name_of_an_op_is_refused(bad: str) -> None:
+def test_an_invalid_op_name_is_refused(bad: str) -> None:
     with pytest.raises(InvalidName):
         op_names.normalize(bad)
 
@@ -93,7 +93,7 @@ def test_all_forms_of_an_overload_agree(space: str, name: str, overload: str) ->
 )
 @example("higher_order.higher_order.space::op")
 @example("torch.ops.torch.ops.space::op")
-def test_a_stored_name_is_stored_as_it_is(text: str) -> None:
+def test_a_stored_name_is_its_own_normal_form(text: str) -> None:
     try:
         once = op_names.normalize(text)
     except InvalidName:
@@ -144,6 +144,6 @@ def test_a_label_can_be_any_printable_text(name: str) -> None:
         b"edge",
     ],
 )
-def test_a_label_that_cannot_be_told_or_shown_is_refused(bad: object) -> None:
+def test_a_label_that_cannot_be_named_or_printed_is_refused(bad: object) -> None:
     with pytest.raises(InvalidName, match="a tag"):
         op_names.check_label(bad, "a tag")

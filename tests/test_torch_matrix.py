@@ -1,4 +1,4 @@
-"""scripts/torch-matrix counts what really passed, and says what it lacks. Its environments are made only by hand."""
+"""scripts/torch-matrix: counting test results, and naming missing interpreters. No test makes an environment."""
 
 import importlib.machinery
 import importlib.util
@@ -72,10 +72,10 @@ def test_all_pythons_that_are_missing_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "venvs").exists()
 
 
-def test_a_torch_that_no_python_is_known_for_is_refused(tmp_path: Path) -> None:
+def test_a_torch_version_without_a_known_python_is_refused(tmp_path: Path) -> None:
     done = run("2.5.1", path=tmp_path)
     assert done.returncode == 2
-    assert "torch 2.5.1 with; choose of 2.6.0" in done.stderr
+    assert "torch 2.5.1 with; choose from 2.6.0" in done.stderr
 
 
 def test_the_table_is_aligned(matrix: ModuleType) -> None:

@@ -1,7 +1,7 @@
-"""What is replayed offline is what a real process of that torch makes of the same ledger, wherever it was written.
+"""The offline upgrade of a ledger equals what a real process of that torch materializes, whichever torch wrote it.
 
-For every pair of interpreters: the one that the tests run with, and those that DECOMP_LEDGER_PYTHONS names, separated
-as in PATH; each needs torch and what this package needs. `scripts/torch-matrix test` names one a torch version.
+The tests run for every pair of interpreters: the current one, and those in DECOMP_LEDGER_PYTHONS, separated like PATH.
+Each needs torch and the dependencies of this package. `scripts/torch-matrix test` gives one for each torch version.
 """
 
 import json
@@ -28,7 +28,7 @@ from decomp_ledger.model.events import Materialized
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.rules import TORCH_ORIGINS, TableState
 
-# Read now: no test sees settings of the machine.
+# Read at import, because a fixture hides the settings of the machine from tests.
 PYTHONS = [sys.executable, *filter(None, os.environ.get("DECOMP_LEDGER_PYTHONS", "").split(os.pathsep))]
 
 # Decompositions of the user's own, whose syntax and byte code differ between Pythons.
@@ -36,10 +36,10 @@ LOWERING = '''
 import functools
 
 def scaled(x, *rest, by: float = 0.1):
-    """Use what Pythons write differently."""
+    """Use syntax that Python versions compile differently."""
     parts = [part for part in (x, *rest) if part is not None]
     label = f"{by!r:>8}" "joined"
-    assert label, "told"
+    assert label, "named"
     match len(parts):
         case 1: return parts[0] * by
         case _: return functools.reduce(lambda a, b: a + b, parts)
@@ -49,7 +49,7 @@ class Lowering:
         return scaled(*args)
 '''
 
-# Prints the torch it is of. It names ops that some of the torches have: those are pending in the others.
+# Prints its torch version. It names ops that only some torch versions have; they are pending in the others.
 WRITE = """
 import sys, torch, lowering
 from torch._decomp import decomposition_table
@@ -82,8 +82,8 @@ with Ledger(sys.argv[1], actor="writer", trust=["lowering"]) as ledger:
     print(str(torch.__version__).partition("+")[0])
 """
 
-# Asks torch alone what each decomposition is. Says what it refused, and goes on without what it has not. Exports come
-# last: torch.export imports libraries of torch's own that a new process has not.
+# Asks only torch what each decomposition is. Reports what was refused, and continues without those ops. Exports come
+# last, because torch.export imports libraries of torch that a new process does not have.
 READ = """
 import functools, json, sys, torch, lowering
 from decomp_ledger import Ledger, NotImportable
@@ -124,12 +124,12 @@ def go_on(path):
     ops = {str(node.target) for node in lowered.graph.nodes if node.op == "call_function"}
     return {"problems": problems, "ops": sorted(ops)}
 wanted = json.loads(sys.argv[1])
-# Before any table of ours is made: what torch's own has.
+# Torch's own table, read before any of ours exists.
 defaults = sorted(op.name() for op in torch.export.default_decompositions())
-said = {path: {"defaults": defaults, **read(path, lost)} for path, lost in wanted.items()}
+found = {path: {"defaults": defaults, **read(path, lost)} for path, lost in wanted.items()}
 program = torch.export.export(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ELU()), (torch.ones(2, 2),))
 went_on = {path: go_on(path) for path in wanted}
-print(json.dumps([[said[path], went_on[path]] for path in wanted]))
+print(json.dumps([[found[path], went_on[path]] for path in wanted]))
 """
 
 BACK = """
@@ -158,7 +158,7 @@ class Written:
 
 @attrs.frozen
 class Read:
-    """What an interpreter made of a copy of a ledger, and what it said when it went on with it."""
+    """What an interpreter materialized from a copy of a ledger, and its report after it continued the ledger."""
 
     path: Path
     made: dict[str, Any]
@@ -167,10 +167,10 @@ class Read:
 
 @attrs.frozen
 class Back:
-    """What the interpreter that wrote a ledger found when it came back."""
+    """The report of the first writer after it got the ledger back."""
 
     path: Path
-    said: dict[str, Any]
+    report: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -190,8 +190,8 @@ def run(folder: Path, python: str, code: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-# One process of an interpreter writes, one reads what all have written, one gets back what it wrote: all tests share
-# them, those of other processes of pytest-xdist apart.
+# Each interpreter has one process that writes, one that reads every ledger, and one that gets its own back. All tests
+# in one pytest-xdist worker share them.
 
 
 @cache
@@ -202,28 +202,28 @@ def written(folder: Path, python: str) -> Written:
 
 @cache
 def read_all(folder: Path, reader: str) -> dict[str, Read]:
-    """Have an interpreter go on with a copy of what each has written; return what it made of it, by writer."""
+    """Have an interpreter continue a copy of each ledger; return the results by writer."""
     wanted = {}
     for writer in PYTHONS:
         path = Path(tempfile.mkdtemp(dir=folder)) / f"moved-{PYTHONS.index(writer)}-{PYTHONS.index(reader)}.db"
         shutil.copy(written(folder, writer).path, path)
         wanted[path] = offline_lost(path, written(folder, reader).version)
-    said = json.loads(run(folder, reader, READ, json.dumps({str(path): lost for path, lost in wanted.items()})))
+    found = json.loads(run(folder, reader, READ, json.dumps({str(path): lost for path, lost in wanted.items()})))
     return {
-        writer: Read(path, made, went_on) for writer, path, (made, went_on) in zip(PYTHONS, wanted, said, strict=True)
+        writer: Read(path, made, went_on) for writer, path, (made, went_on) in zip(PYTHONS, wanted, found, strict=True)
     }
 
 
 @cache
 def back_all(folder: Path, writer: str) -> dict[str, Back]:
-    """Have the writer go on with copies of what each reader made of its ledger; return what it found, by reader."""
+    """Have the writer continue the copies that each reader continued; return its reports by reader."""
     paths = []
     for reader in PYTHONS:
         moved = read_all(folder, reader)[writer].path
         paths.append(Path(tempfile.mkdtemp(dir=folder)) / f"back-{moved.name}")
         shutil.copy(moved, paths[-1])
-    said = json.loads(run(folder, writer, BACK, *map(str, paths)))
-    return {reader: Back(path, back) for reader, path, back in zip(PYTHONS, paths, said, strict=True)}
+    found = json.loads(run(folder, writer, BACK, *map(str, paths)))
+    return {reader: Back(path, back) for reader, path, back in zip(PYTHONS, paths, found, strict=True)}
 
 
 def states(path: Path) -> dict[str, TableState]:
@@ -236,12 +236,12 @@ def offline(state: TableState, version: str) -> Snapshot:
 
 
 def offline_lost(path: Path, version: str) -> dict[str, list[str]]:
-    """Return the ops of each table of which the shipped catalog of a torch has no decomposition."""
+    """Return, for each table, the overridden ops for which the shipped catalog has no decomposition."""
     return {name: list(offline(state, version).lost) for name, state in states(path).items()}
 
 
 def expected(state: TableState, version: str) -> dict[str, list[str | None]]:
-    """Return what each op of a table is decomposed by, and its digest, as the offline replay has it."""
+    """Return what decomposes each op of a table, with its digest, according to the offline upgrade."""
     catalog, found = released(version), {}
     for op, identity in offline(state, version).ops.items():
         rule = state.rules.get(op)
@@ -273,7 +273,9 @@ def _catalog_of_the_reader(folder: Path, reader: str) -> None:
 
 
 @pairs
-def test_what_is_replayed_is_what_a_process_of_that_torch_makes(writer: str, reader: str, folder: Path) -> None:
+def test_the_offline_upgrade_equals_what_a_process_of_that_torch_materializes(
+    writer: str, reader: str, folder: Path
+) -> None:
     version, made = written(folder, reader).version, read_all(folder, reader)[writer].made
     before = states(written(folder, writer).path)
     assert before.keys() == made["tables"].keys()
@@ -285,15 +287,15 @@ def test_what_is_replayed_is_what_a_process_of_that_torch_makes(writer: str, rea
             assert any(f"decomposition of {op} is" in made["refused"][name] for op in lost)
         wanted, table = expected(state, version), made["tables"][name]
         assert table.keys() == wanted.keys(), name
-        for op, (place, digest) in wanted.items():
-            assert table[op][0] == place, (name, op)
+        for op, (label, digest) in wanted.items():
+            assert table[op][0] == label, (name, op)
             assert digest is None or table[op][1] == digest, (name, op)
 
 
 @pairs
-def test_the_snapshot_that_the_process_recorded_is_the_replayed_one(writer: str, reader: str, folder: Path) -> None:
+def test_the_recorded_snapshot_equals_the_offline_one(writer: str, reader: str, folder: Path) -> None:
     version, path = written(folder, reader).version, read_all(folder, reader)[writer].path
-    spaces = {op_names.namespace(op) for op in released(version).ops}
+    namespaces = {op_names.namespace(op) for op in released(version).ops}
     with Ledger(path, read_only=True) as ledger:
         seen = set()
         for event in ledger.events():
@@ -304,23 +306,23 @@ def test_the_snapshot_that_the_process_recorded_is_the_replayed_one(writer: str,
                 continue
             seen.add(event.table)
             state = ledger.state(event.table, event.version)
-            met = upgrade(NamedState("met", state, completed(catalog)), None).snapshot
+            live = upgrade(NamedState("live", state, completed(catalog)), None).snapshot
             shipped = offline(state, version)
-            imported = {op for op in met.ops if op_names.namespace(op) not in spaces}  # by torch.export
-            assert {op: identity for op, identity in met.ops.items() if op not in imported} == shipped.ops
-            assert (met.pending, met.lost) == (shipped.pending, ()) == (event.body.pending, ())
+            imported = {op for op in live.ops if op_names.namespace(op) not in namespaces}  # by torch.export
+            assert {op: identity for op, identity in live.ops.items() if op not in imported} == shipped.ops
+            assert (live.pending, live.lost) == (shipped.pending, ()) == (event.body.pending, ())
         assert seen == {info.name for info in ledger.tables()}
 
 
 @pairs
-def test_a_ledger_goes_on_under_another_torch_and_comes_back(writer: str, reader: str, folder: Path) -> None:
+def test_a_ledger_continues_under_another_torch_and_comes_back(writer: str, reader: str, folder: Path) -> None:
     moved, back = read_all(folder, reader)[writer], back_all(folder, writer)[reader]
-    assert moved.made["problems"] == moved.went_on["problems"] == back.said["problems"] == []
-    # Every torch decomposes the one by default, and 2.6 the other.
+    assert moved.made["problems"] == moved.went_on["problems"] == back.report["problems"] == []
+    # By default every torch decomposes linear, and 2.6 also elu.
     assert moved.went_on["ops"] == ["aten.elu.default", "aten.linear.default"]
-    assert (back.said["had"], back.said["has"]) == (False, True)
+    assert (back.report["had"], back.report["has"]) == (False, True)
     versions = {written(folder, python).version for python in (writer, reader)}
-    assert {text.partition("+")[0] for text in back.said["torches"]} == versions
+    assert {text.partition("+")[0] for text in back.report["torches"]} == versions
     with Ledger(back.path, read_only=True) as ledger:
         assert ledger.verify().ok
         assert [event.actor for event in ledger.history("preserves", "aten::layer_norm", 99)] == ["reader", "writer"]

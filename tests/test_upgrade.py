@@ -35,14 +35,14 @@ OTHER = Entry(schema="aten::other() -> ()")
 
 
 def move(then: dict[str, Entry] | None, now: dict[str, Entry], rules: dict[str, Rule], base: str = "torch") -> Upgrade:
-    """Replay a table that met one catalog, or none, against another."""
+    """Upgrade a table from one catalog, or from none, to another."""
     state = TableState("edge", 1, base, rules)
-    met = None if then is None else NamedState("edge@1", state, Catalog(OLD_BUILD, {**then, "aten::other": OTHER}))
-    return upgrade(NamedState("edge@1", state, Catalog(NEW_BUILD, {**now, "aten::other": OTHER})), met)
+    before = None if then is None else NamedState("edge@1", state, Catalog(OLD_BUILD, {**then, "aten::other": OTHER}))
+    return upgrade(NamedState("edge@1", state, Catalog(NEW_BUILD, {**now, "aten::other": OTHER})), before)
 
 
-def outcome(then: Entry | None, now: Entry | None, rule: Rule, op: str = "aten::f", base: str = "torch") -> list[str]:
-    """Return what becomes of one intent."""
+def effects(then: Entry | None, now: Entry | None, rule: Rule, op: str = "aten::f", base: str = "torch") -> list[str]:
+    """Return the effects on one rule."""
     found = move({op: then} if then else {}, {op: now} if now else {}, {op: rule}, base)
     return [each.effect for each in found.effects]
 
@@ -81,18 +81,18 @@ def outcome(then: Entry | None, now: Entry | None, rule: Rule, op: str = "aten::
         (PYTHON, PYTHON, Rule("override", Decomposition("import", "torch.d", "f", "1" * 64)), ["unchanged"]),
     ],
 )
-def test_what_becomes_of_an_intent(then: Entry | None, now: Entry | None, rule: Rule, expected: list[str]) -> None:
-    assert outcome(then, now, rule) == expected
+def test_the_effects_on_a_rule(then: Entry | None, now: Entry | None, rule: Rule, expected: list[str]) -> None:
+    assert effects(then, now, rule) == expected
 
 
-def test_in_a_table_with_an_empty_base_torchs_defaults_are_of_no_account() -> None:
-    assert outcome(KERNEL, UNUSED, PRESERVE, base="empty") == ["unchanged"]
-    assert outcome(attrs.evolve(PYTHON, default=False), PYTHON, MINE, base="empty") == ["unchanged"]
+def test_with_an_empty_base_torchs_defaults_do_not_count() -> None:
+    assert effects(KERNEL, UNUSED, PRESERVE, base="empty") == ["unchanged"]
+    assert effects(attrs.evolve(PYTHON, default=False), PYTHON, MINE, base="empty") == ["unchanged"]
     found = move({"aten::f": KERNEL}, {"aten::f": UNUSED}, {}, "empty")
     assert (found.now_kept(), found.now_decomposed(), found.gone()) == ([], [], [])
 
 
-def test_an_op_of_a_library_that_the_catalog_knows_nothing_of_is_pending_and_not_gone() -> None:
+def test_an_op_of_a_library_outside_the_catalog_is_pending_and_not_gone() -> None:
     library = {"mylib::f": KERNEL, "mylib::g": KERNEL}
     found = move(library, {}, {"mylib::f": PRESERVE})
     assert [(each.op, each.effect) for each in found.effects] == [("mylib::f", "pending")]
@@ -100,15 +100,17 @@ def test_an_op_of_a_library_that_the_catalog_knows_nothing_of_is_pending_and_not
     assert (found.foreign, found.gone()) == (("mylib::g",), [])
 
 
-def test_a_namespace_that_torch_itself_gave_up_is_gone_and_not_foreign() -> None:
+def test_ops_of_a_namespace_that_torch_dropped_are_gone_and_not_foreign() -> None:
     state = TableState("edge", 1, "torch", {"prepacked::f": PRESERVE})
-    met = NamedState("edge@1", state, Catalog(OLD_BUILD, {"prepacked::f": KERNEL, "prepacked::g": KERNEL}))
-    found = upgrade(NamedState("edge@1", state, Catalog(NEW_BUILD, {"aten::other": OTHER})), met, {"prepacked", "aten"})
+    before = NamedState("edge@1", state, Catalog(OLD_BUILD, {"prepacked::f": KERNEL, "prepacked::g": KERNEL}))
+    found = upgrade(
+        NamedState("edge@1", state, Catalog(NEW_BUILD, {"aten::other": OTHER})), before, {"prepacked", "aten"}
+    )
     assert [each.effect for each in found.effects] == ["op_gone"]
     assert ([change.op for change, _ in found.gone()], found.foreign) == (["prepacked::g"], ())
 
 
-def test_ops_that_the_table_says_nothing_of_are_named_where_the_move_changes_their_fate() -> None:
+def test_ops_without_a_rule_are_listed_if_their_treatment_changes() -> None:
     then = {"aten::a": KERNEL, "aten::b": UNUSED, "aten::c": KERNEL, "aten::d": KERNEL, "aten::e": ALWAYS}
     now = {"aten::a": UNUSED, "aten::b": KERNEL, "aten::d": UNUSED, "aten::e": KERNEL}
     then, now = {**then, "aten::always": KERNEL}, {**now, "aten::always": ALWAYS}
@@ -118,7 +120,7 @@ def test_ops_that_the_table_says_nothing_of_are_named_where_the_move_changes_the
     assert [change.op for change, _ in found.gone()] == ["aten::c"]
 
 
-def test_a_table_that_met_no_torch_is_replayed_all_the_same() -> None:
+def test_a_table_that_was_never_materialized_has_an_upgrade_without_drift() -> None:
     found = move(None, {"aten::f": UNUSED, "aten::g": KERNEL}, {"aten::f": PRESERVE, "aten::x": PRESERVE})
     assert found.drift is None
     assert [(each.op, each.effect) for each in found.effects] == [("aten::f", "default_now"), ("aten::x", "pending")]
@@ -126,63 +128,63 @@ def test_a_table_that_met_no_torch_is_replayed_all_the_same() -> None:
     assert (found.now_kept(), found.now_decomposed(), found.gone(), found.foreign) == ([], [], [], ())
 
 
-# The gate
+# The check
 
-TOLD = attrs.evolve(PYTHON, helpers="h1", wrappers="w1")
+FULL = attrs.evolve(PYTHON, helpers="h1", wrappers="w1")
 
 
 @pytest.mark.parametrize(
     ("then", "now", "rule", "expected"),
     [
-        (TOLD, TOLD, None, []),
-        (TOLD, attrs.evolve(TOLD, default=False), None, ["left"]),
-        (attrs.evolve(TOLD, default=False), TOLD, None, ["entered"]),
-        (TOLD, None, None, ["gone"]),
-        (None, TOLD, None, ["new"]),
-        (TOLD, KERNEL, None, ["moved"]),
-        (TOLD, attrs.evolve(TOLD, schema="aten::f() -> Tensor"), None, ["schema"]),
-        (TOLD, attrs.evolve(TOLD, digest="d2"), None, ["source"]),
-        (TOLD, attrs.evolve(TOLD, helpers="h2"), None, ["helpers"]),
-        (TOLD, attrs.evolve(TOLD, wrappers="w2"), None, []),
-        (TOLD, attrs.evolve(TOLD, digest=None, helpers=None, wrappers=None), None, ["not_compared"]),
-        (TOLD, attrs.evolve(TOLD, schema=""), None, ["not_compared"]),
+        (FULL, FULL, None, []),
+        (FULL, attrs.evolve(FULL, default=False), None, ["left"]),
+        (attrs.evolve(FULL, default=False), FULL, None, ["entered"]),
+        (FULL, None, None, ["gone"]),
+        (None, FULL, None, ["new"]),
+        (FULL, KERNEL, None, ["moved"]),
+        (FULL, attrs.evolve(FULL, schema="aten::f() -> Tensor"), None, ["schema"]),
+        (FULL, attrs.evolve(FULL, digest="d2"), None, ["source"]),
+        (FULL, attrs.evolve(FULL, helpers="h2"), None, ["helpers"]),
+        (FULL, attrs.evolve(FULL, wrappers="w2"), None, []),
+        (FULL, attrs.evolve(FULL, digest=None, helpers=None, wrappers=None), None, ["not_compared"]),
+        (FULL, attrs.evolve(FULL, schema=""), None, ["not_compared"]),
         (None, None, None, ["not_compared"]),
         (KERNEL, KERNEL, None, []),
         (KERNEL, ALWAYS, PRESERVE, ["treatment"]),
         (KERNEL, UNUSED, PRESERVE, []),
-        (TOLD, attrs.evolve(TOLD, digest="d2"), PRESERVE, []),
-        (TOLD, attrs.evolve(TOLD, helpers="h2"), PRESERVE, []),
-        (TOLD, KERNEL, PRESERVE, []),
-        (TOLD, attrs.evolve(TOLD, schema="aten::f() -> Tensor"), PRESERVE, ["schema"]),
-        (attrs.evolve(TOLD, default=False), attrs.evolve(TOLD, default=False, digest="d2"), None, []),
-        (TOLD, attrs.evolve(TOLD, digest="d2"), MINE, []),
-        (TOLD, attrs.evolve(OTHER, schema=TOLD.schema), Rule("override", Decomposition("registry")), ["lost", "left"]),
+        (FULL, attrs.evolve(FULL, digest="d2"), PRESERVE, []),
+        (FULL, attrs.evolve(FULL, helpers="h2"), PRESERVE, []),
+        (FULL, KERNEL, PRESERVE, []),
+        (FULL, attrs.evolve(FULL, schema="aten::f() -> Tensor"), PRESERVE, ["schema"]),
+        (attrs.evolve(FULL, default=False), attrs.evolve(FULL, default=False, digest="d2"), None, []),
+        (FULL, attrs.evolve(FULL, digest="d2"), MINE, []),
+        (FULL, attrs.evolve(OTHER, schema=FULL.schema), Rule("override", Decomposition("registry")), ["lost", "left"]),
     ],
 )
-def test_what_stops_a_move(then: Entry | None, now: Entry | None, rule: Rule | None, expected: list[str]) -> None:
+def test_the_findings_of_a_check(then: Entry | None, now: Entry | None, rule: Rule | None, expected: list[str]) -> None:
     op = "aten::f"
     found = move({op: then} if then else {}, {op: now} if now else {}, {op: rule} if rule else {})
-    judged = check_upgrade(found, {op})
-    assert [(each.op, each.kind) for each in judged.findings] == [(op, kind) for kind in expected]
-    assert {each.kind for each in judged.findings} <= FINDINGS.keys()
-    assert judged.kernels == ((op,) if then is KERNEL is now else ())
+    check = check_upgrade(found, {op})
+    assert [(each.op, each.kind) for each in check.findings] == [(op, kind) for kind in expected]
+    assert {each.kind for each in check.findings} <= FINDINGS.keys()
+    assert check.kernels == ((op,) if then is KERNEL is now else ())
     others = check_upgrade(found, {"aten::other"}).findings
     assert [each.kind for each in others] == [kind for kind in expected if kind == "lost"]
 
 
-def test_what_no_catalog_tells_of_stops_no_move_and_is_named() -> None:
+def test_ops_outside_the_catalogs_are_foreign_and_no_finding() -> None:
     found = move({"mylib::f": KERNEL}, {}, {})
-    judged = check_upgrade(found, {"mylib::f", "otherlib::g", "_operator.getitem", "aten::other"})
-    assert (judged.findings, judged.foreign) == ((), ("mylib::f", "otherlib::g"))
+    check = check_upgrade(found, {"mylib::f", "otherlib::g", "_operator.getitem", "aten::other"})
+    assert (check.findings, check.foreign) == ((), ("mylib::f", "otherlib::g"))
 
 
-def test_a_higher_order_operator_that_one_side_has_not_registered_yet_stops_no_move_and_is_named() -> None:
-    for sides in (({"wrap": ALWAYS}, {}), ({}, {"wrap": ALWAYS})):
-        judged = check_upgrade(move(*sides, {}), {"wrap", "aten::other"})
-        assert (judged.findings, judged.foreign) == ((), ("wrap",))
+def test_a_higher_order_operator_that_only_one_catalog_has_is_foreign_and_no_finding() -> None:
+    for pair in (({"wrap": ALWAYS}, {}), ({}, {"wrap": ALWAYS})):
+        check = check_upgrade(move(*pair, {}), {"wrap", "aten::other"})
+        assert (check.findings, check.foreign) == ((), ("wrap",))
 
 
-def test_a_table_that_met_no_torch_cannot_be_judged() -> None:
+def test_a_table_that_was_never_materialized_cannot_be_checked() -> None:
     with pytest.raises(LedgerError, match="edge@1: the table was never materialized"):
         check_upgrade(move(None, {"aten::f": KERNEL}, {}), {"aten::f"})
 
@@ -195,24 +197,24 @@ rules = st.dictionaries(ops, st.just(PRESERVE) | st.builds(Rule, st.just("overri
 
 
 @given(st.none() | loaded, loaded, rules, st.sampled_from(["torch", "empty"]))
-def test_every_intent_has_an_outcome_and_every_op_of_the_old_table_is_accounted_for(
-    then: dict[str, Entry] | None, now: dict[str, Entry], said: dict[str, Rule], base: str
+def test_every_rule_has_an_effect_and_every_op_of_the_old_table_is_accounted_for(
+    then: dict[str, Entry] | None, now: dict[str, Entry], rules_of_table: dict[str, Rule], base: str
 ) -> None:
-    found = move(then, now, said, base)
+    found = move(then, now, rules_of_table, base)
     if found.drift is not None:
-        judged = check_upgrade(found, {*(then or {}), *now})
-        kept = {op for op, rule in said.items() if rule == PRESERVE} | {op for op in now if now[op] is UNUSED}
+        check = check_upgrade(found, {*(then or {}), *now})
+        kept = {op for op, rule in rules_of_table.items() if rule == PRESERVE} | {op for op in now if now[op] is UNUSED}
         about_it = ("moved", "source", "helpers", "wrappers")
         changes = [each for each in found.drift.changes if each.op.startswith("aten::")]
         stopped = {each.op for each in changes if each.kind not in about_it or (each.in_table and each.op not in kept)}
-        assert stopped <= {each.op for each in judged.findings} | {*judged.foreign}
-    assert {each.op for each in found.effects} == said.keys()
+        assert stopped <= {each.op for each in check.findings} | {*check.foreign}
+    assert {each.op for each in found.effects} == rules_of_table.keys()
     assert {each.effect for each in found.effects} <= RULE_EFFECTS.keys()
     assert found.snapshot == materialize(found.after.state, found.after.catalog)
     pending = {each.op for each in found.effects if each.effect in ("pending", "op_gone")}
     assert pending == set(found.snapshot.pending)
     if found.drift is not None:
-        lost = found.drift.before.snapshot.ops.keys() - found.snapshot.ops.keys() - said.keys()
+        lost = found.drift.before.snapshot.ops.keys() - found.snapshot.ops.keys() - rules_of_table.keys()
         left = {change.op for change in found.without_rule("left")}
         assert lost == left | {change.op for change, _ in found.gone()} | set(found.foreign)
 
@@ -225,13 +227,13 @@ def test_every_intent_has_an_outcome_and_every_op_of_the_old_table_is_accounted_
         ("aten::cholesky", "aten::linalg_cholesky"),
     ],
 )
-def test_likely_successors_of_ops_that_are_gone_are_found(op: str, expected: str) -> None:
+def test_likely_successors_of_gone_ops_are_found(op: str, expected: str) -> None:
     old, new = released("2.6.0"), released("2.15.0")
     assert op not in new.ops
     assert expected in [found for found, _ in successors(op, old, new)]
 
 
-def test_a_successor_of_another_name_must_be_new_and_take_the_same() -> None:
+def test_a_successor_with_another_name_must_be_new_with_the_same_arguments() -> None:
     gone = Entry(schema="aten::stack_rows(Tensor[] tensors, int dim=0) -> Tensor")
     like = Entry(schema="aten::stack_row(Tensor[] xs, int axis=0) -> Tensor")
     old = Catalog(OLD_BUILD, {"aten::stack_rows": gone})
@@ -255,7 +257,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger with a table that met torch 2.6.0, and intents of every fate; and one that met none."""
+    """A ledger whose table was materialized on torch 2.6.0 and has rules with different effects."""
     file = tmp_path_factory.mktemp("ledger") / "l.db"
     shipped = released("2.6.0")
     bare = {
@@ -272,15 +274,15 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_replay_says_what_the_move_does_to_each_intent(path: Path) -> None:
+def test_upgrade_prints_the_effect_on_each_rule(path: Path) -> None:
     done = run(path, "edge", "--torch", "2.9.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "the default now does the same\n  aten::upsample_bilinear2d.vec  preserve" in done.stdout
     assert "schema changed\n  aten::stft.center  override: mypkg.mine; +[bool? align_to_window=None]" in done.stdout
     assert "no rule, decomposed before, now kept in graphs\n  aten::bernoulli.p\n  aten::elu\n" in done.stdout
     assert "of libraries that the catalog was captured without\n  mylib::old\n" in done.stdout
-    told = json.loads(run(path, "edge", "--torch", "2.15.0", "--json").stdout)
-    assert {each["op"]: each["effect"] for each in told["rules"]} == {
+    answer = json.loads(run(path, "edge", "--torch", "2.15.0", "--json").stdout)
+    assert {each["op"]: each["effect"] for each in answer["rules"]} == {
         "aten::linear": "unchanged",
         "aten::max.names_dim": "op_gone",
         "aten::qr": "op_gone",
@@ -288,23 +290,23 @@ def test_replay_says_what_the_move_does_to_each_intent(path: Path) -> None:
         "aten::upsample_bilinear2d.vec": "default_now",
         "mylib::later": "pending",
     }
-    gone = next(each for each in told["rules"] if each["op"] == "aten::qr")
+    gone = next(each for each in answer["rules"] if each["op"] == "aten::qr")
     assert gone["successors"][0] == {"op": "aten::linalg_qr", "why": "its name"}
-    assert told["snapshot"]["pending"] == ["aten::max.names_dim", "aten::qr", "mylib::later"]
-    assert "aten::linalg_vector_norm" in told["now_decomposed"]
-    assert "aten::elu" in told["now_kept"]
-    assert told["foreign"] == ["mylib::old"]
-    assert "prepacked::unpack_prepacked_sizes_conv2d" in {each["op"] for each in told["gone"]}
+    assert answer["snapshot"]["pending"] == ["aten::max.names_dim", "aten::qr", "mylib::later"]
+    assert "aten::linalg_vector_norm" in answer["now_decomposed"]
+    assert "aten::elu" in answer["now_kept"]
+    assert answer["foreign"] == ["mylib::old"]
+    assert "prepacked::unpack_prepacked_sizes_conv2d" in {each["op"] for each in answer["gone"]}
 
 
-def test_replay_on_the_same_torch_changes_nothing(path: Path) -> None:
-    told = json.loads(run(path, "edge", "--torch", "2.6.0", "--json", "--all").stdout)
-    assert {each["effect"] for each in told["rules"]} == {"unchanged", "pending"}
-    assert (told["now_kept"], told["now_decomposed"], told["gone"]) == ([], [], [])
-    assert [change["op"] for change in told["changes"]] == ["mylib::old"]
+def test_upgrade_to_the_same_torch_changes_nothing(path: Path) -> None:
+    answer = json.loads(run(path, "edge", "--torch", "2.6.0", "--json", "--all").stdout)
+    assert {each["effect"] for each in answer["rules"]} == {"unchanged", "pending"}
+    assert (answer["now_kept"], answer["now_decomposed"], answer["gone"]) == ([], [], [])
+    assert [change["op"] for change in answer["changes"]] == ["mylib::old"]
 
 
-def test_all_names_what_a_count_stands_for(path: Path) -> None:
+def test_all_lists_the_ops_behind_a_count(path: Path) -> None:
     short, full = (run(path, "edge", "--torch", "2.15.0", *more).stdout for more in ([], ["--all"]))
     assert "more; list them with --all" in short
     assert "--all" not in full
@@ -322,7 +324,7 @@ def test_all_names_what_a_count_stands_for(path: Path) -> None:
         (["edge@9", "--torch", "2.6.0"], "edge@9: the table has 3 versions; give one of 1 to 3"),
     ],
 )
-def test_wrong_use_is_one_line_and_status_2(path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_use_prints_one_line_and_exits_with_2(path: Path, arguments: list[str], message: str) -> None:
     done = run(path, *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
@@ -344,19 +346,19 @@ with Ledger(sys.argv[1], actor="Ada") as ledger:
 """
 
 
-def test_what_is_replayed_is_what_this_torch_makes(run_python: Callable[..., str], tmp_path: Path) -> None:
+def test_the_upgraded_snapshot_is_what_this_torch_materializes(run_python: Callable[..., str], tmp_path: Path) -> None:
     live, origins, version = json.loads(run_python(_LIVE, str(tmp_path / "l.db")).splitlines()[-1])
-    told = json.loads(run(tmp_path / "l.db", "edge", "--torch", version.partition("+")[0], "--json", "--all").stdout)
-    assert sorted(told["snapshot"]["ops"]) == live
-    by_default = {op: text.partition(":")[0] for op, text in told["snapshot"]["ops"].items() if op in origins}
+    answer = json.loads(run(tmp_path / "l.db", "edge", "--torch", version.partition("+")[0], "--json", "--all").stdout)
+    assert sorted(answer["snapshot"]["ops"]) == live
+    by_default = {op: text.partition(":")[0] for op, text in answer["snapshot"]["ops"].items() if op in origins}
     assert by_default == {op: origins[op] for op in by_default}
     assert len(by_default) == len(live) - 1
-    assert told["not_compared"] == {"kernels": [], "source": [], "schema": [], "unclear": []}
+    assert answer["not_compared"] == {"kernels": [], "source": [], "schema": [], "unclear": []}
 
 
 @pytest.fixture
 def used(tmp_path: Path) -> Path:
-    """A ledger with a table that was exported with on torch 2.6.0, one whose export failed, and one without any."""
+    """A ledger on torch 2.6.0 with three tables: an export, a failed export, and no export."""
     file = tmp_path / "l.db"
     shipped = released("2.6.0")
     ops = {"aten::elu": 1, "aten::linear": 2}, {"aten::addmm": 2}, {"aten::baddbmm": 1, "mylib::f": 1, "aten::pad": 1}
@@ -369,7 +371,7 @@ def used(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_move_that_changes_what_exports_use_is_status_1(used: Path) -> None:
+def test_a_check_with_findings_exits_with_1(used: Path) -> None:
     done = run(used, "edge", "--torch", "2.9.1", "--check")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith(
@@ -381,16 +383,16 @@ def test_a_move_that_changes_what_exports_use_is_status_1(used: Path) -> None:
     assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
     assert "not checked: 1 op (mylib::f), because the catalog may lack ops of libraries" in done.stdout
     assert len(done.stdout.splitlines()) < 9
-    told = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
-    assert (told["passed"], told["exports"], len(told["used"]), told["foreign"]) == (False, 1, 6, ["mylib::f"])
-    assert [(each["op"], each["kind"]) for each in told["findings"]] == [
+    answer = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
+    assert (answer["passed"], answer["exports"], len(answer["used"]), answer["foreign"]) == (False, 1, 6, ["mylib::f"])
+    assert [(each["op"], each["kind"]) for each in answer["findings"]] == [
         ("aten::elu", "left"),
         ("aten::baddbmm", "source"),
     ]
-    assert told["kernels"] == ["aten::linear", "aten::pad"]
+    assert answer["kernels"] == ["aten::linear", "aten::pad"]
 
 
-def test_a_move_that_changes_nothing_of_it_is_status_0(used: Path) -> None:
+def test_a_check_without_findings_exits_with_0(used: Path) -> None:
     done = run(used, "edge", "--torch", "2.6.0", "--check")
     assert (done.returncode, done.stderr) == (0, "")
     assert ": nothing changed for 1 export with 6 ops\n" in done.stdout
@@ -405,13 +407,13 @@ def test_a_move_that_changes_nothing_of_it_is_status_0(used: Path) -> None:
         ("torch:2.6.0", "torch:2.6.0: no export succeeded"),
     ],
 )
-def test_what_nothing_uses_cannot_be_checked(spec: str, message: str, used: Path) -> None:
+def test_a_table_without_exports_cannot_be_checked(spec: str, message: str, used: Path) -> None:
     done = run(used, spec, "--torch", "2.9.1", "--check")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
 
 
-def test_an_interpreter_is_captured_in_place_of_a_version(path: Path, tmp_path: Path) -> None:
+def test_python_captures_an_interpreter_instead_of_a_version(path: Path, tmp_path: Path) -> None:
     shipped = released("2.9.1")
     answer = {"format": 1, "build": dict(shipped.build), "ops": {op: e.to_json() for op, e in shipped.ops.items()}}
     (tmp_path / "answer.json").write_text(json.dumps(answer), encoding="utf-8")

@@ -165,7 +165,7 @@ class Finding:
         op: the op.
         kind: one of `FINDINGS`.
         detail: a few words more; "" if `change` has them.
-        change: the difference, or None if there is no single one.
+        change: the difference, or None if it is not a single one.
     """
 
     op: str
@@ -206,8 +206,7 @@ def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
     """
     if found.drift is None:
         raise LedgerError(
-            f"{found.after.name}: the table was never materialized, so there is no torch to compare with; "
-            "export with it first"
+            f"{found.after.name}: the table was never materialized, so no earlier torch is known; export with it first"
         )
     old, new = found.drift.before.catalog.ops, found.drift.after.catalog.ops
     foreign = {op for op in used if "::" in op and op_names.namespace(op) not in found.namespaces}

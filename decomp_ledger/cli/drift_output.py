@@ -208,7 +208,7 @@ def _effect_line(each: RuleEffect) -> str:
 
 
 def _print_section(title: str, lines: Sequence[str], limit: int | None = None) -> None:
-    """Print a title with indented lines, or nothing if there are no lines."""
+    """Print a title with indented lines; print nothing without lines."""
     if lines:
         note(title)
         _print_lines(lines[:limit], len(lines[limit:]) if limit is not None else 0)

@@ -713,7 +713,7 @@ def test_on_error_is_warn_or_raise(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("given", [{"actor": "ann"}, {"trust": ["mypkg"]}])
 def test_what_belongs_to_a_given_ledger_is_refused(given: dict[str, Any], ledger: Ledger) -> None:
-    with pytest.raises(UnusableValue, match="belong to the ledger"):
+    with pytest.raises(UnusableValue, match="an open ledger has its own; give them to Ledger"):
         record(ledger, **given)
 
 

@@ -79,7 +79,7 @@ def read(path: Path) -> None:
         numbers: list[int] = [event.seq for event in ledger.exports()]
         bundle: dl.ExportBundle = ledger.bundle(numbers[0])
         print(tags, list(events), decomposition, snapshot, catalog, stamp, since, blamed, answers, rules, exports)
-        print(changed, used, outcomes, findings, report.passed, bundle)
+        print(changed, used, effects, findings, report.passed, bundle)
 
 
 def keep(path: Path) -> None:

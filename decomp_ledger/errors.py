@@ -1,7 +1,7 @@
 """Every error that decomp_ledger raises.
 
-One base, :class:`LedgerError`; each kind is also a subclass of the builtin nearest to it, so that code which
-catches `KeyError` or `ValueError` goes on working. A message names the thing, what was found, and what to do next.
+Each error is a :class:`LedgerError` and also a subclass of the nearest builtin, so that code which catches `KeyError`
+or `ValueError` keeps working. A message reads `<object>: <problem>; <fix>`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ __all__ = [
     "LedgerError",
     "LedgerFileError",
     "NotImportable",
+    "PendingOpWarning",
     "ReadOnlyTable",
     "RecordingWarning",
     "ReproductionError",
@@ -26,7 +27,6 @@ __all__ = [
     "UnsupportedTorch",
     "UntrustedModule",
     "UnusableValue",
-    "PendingOpWarning",
     "VersionConflict",
 ]
 
@@ -34,7 +34,7 @@ __all__ = [
 class LedgerError(Exception):
     """The base of every error that decomp_ledger raises."""
 
-    # KeyError shows the repr of its argument; a message is for people.
+    # KeyError would show the repr of the message.
     __str__ = Exception.__str__
 
 
@@ -43,15 +43,15 @@ class LedgerFileError(LedgerError, OSError):
 
 
 class SchemaError(LedgerError, RuntimeError):
-    """The ledger, or an event in it, was written by a newer decomp_ledger than this one."""
+    """A newer decomp_ledger wrote the ledger, or one of its events."""
 
 
 class SigningError(LedgerError, ValueError):
-    """A key, a list of signers or a checkpoint cannot be read, or is not of a kind that can be used."""
+    """A key, a list of signers or a checkpoint cannot be read or used."""
 
 
 class UnknownCatalog(LedgerError, KeyError):
-    """No catalog of that torch version is shipped."""
+    """The package has no catalog of that torch version."""
 
 
 class UnknownExport(LedgerError, LookupError):
@@ -67,42 +67,42 @@ class UnknownVersion(LedgerError, LookupError):
 
 
 class VersionConflict(LedgerError, RuntimeError):
-    """`expected_version=` did not hold: somebody changed the table in between."""
+    """The table is not at the expected version, or the tag names another version."""
 
 
 class InvalidName(LedgerError, ValueError):
-    """An op, table or tag name that cannot be one."""
+    """The text cannot name an op, a table or a tag."""
 
 
 class UnusableValue(LedgerError, TypeError):
-    """A value that cannot be recorded: not callable, not text, not JSON."""
+    """The value cannot be recorded, because it is not callable, not text, or not JSON."""
 
 
 class ReadOnlyTable(LedgerError, TypeError):
-    """A past state of a table was asked to change."""
+    """A past state of a table cannot change."""
 
 
 class UntrustedModule(LedgerError, ImportError):
-    """A decomposition names a module that is not imported and that the caller does not trust."""
+    """A decomposition is in a module that is not imported, and that the caller does not trust."""
 
 
 class NotImportable(LedgerError, LookupError):
-    """A recorded decomposition cannot be found again in this process."""
+    """A recorded decomposition cannot be found in this process."""
 
 
 class DecompositionChanged(LedgerError, ValueError):
-    """A decomposition was found under its recorded name, with another source than was recorded."""
+    """The decomposition of that name has another source than the recorded one."""
 
 
 class StampError(LedgerError, ValueError):
-    """A `.pt2` file has no stamp, or one that is damaged, or was made for another program."""
+    """A `.pt2` file has no stamp, a damaged stamp, or the stamp of another program."""
 
 
 class ReproductionError(LedgerError, ValueError):
-    """A table cannot be made again as it was: the message and `differences` name each difference.
+    """A table cannot be made again exactly.
 
     Attributes:
-        differences: what differs, by op: of :class:`decomp_ledger.analysis.reproduction.Difference`.
+        differences: the differences, by op, each a :class:`decomp_ledger.TableDifference`.
     """
 
     def __init__(self, message: str, differences: tuple[object, ...] = ()) -> None:
@@ -111,16 +111,16 @@ class ReproductionError(LedgerError, ValueError):
 
 
 class UnsupportedTorch(LedgerError, RuntimeError):
-    """This torch lacks something that decomp_ledger relies on."""
+    """The torch lacks something that decomp_ledger needs."""
 
 
 class RecordingWarning(UserWarning):
-    """A recording could not write its ledger; the export went on unrecorded."""
+    """A recording could not write its ledger, so the export is not recorded."""
 
 
 class PendingOpWarning(UserWarning):
-    """An op was named that no loaded library has, and whose name is close to one that is loaded."""
+    """No loaded library has the op, and its name is close to a loaded one."""
 
 
 class StampWarning(UserWarning):
-    """A `.pt2` holds another program than was stamped, or a stamp that cannot be kept."""
+    """A `.pt2` holds another program than its stamp names, or its stamp cannot be kept."""

@@ -1,24 +1,28 @@
-"""Ledger: everything a user asks of a ledger, on top of all other parts."""
+"""Ledger: the facade. It may use every other part, and only the command line uses it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decomp_ledger import queries
+from decomp_ledger.analysis.drift import Drift
+from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import UnusableValue
-from decomp_ledger.integrity import verify as integrity
-from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, sign_head
-from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey
+from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog
-from decomp_ledger.model import op_names
+from decomp_ledger.model.events import Event
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.queries import Reproduction, ResolvedState, State, StateDiff, UpgradeReport
 from decomp_ledger.storage import backup as backups
+from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 if TYPE_CHECKING:
@@ -34,8 +38,8 @@ class Ledger(LedgerLog):
     Args:
         path: the file, created or migrated if needed; ":memory:" keeps it in memory.
         actor: who acts; else `DECOMP_LEDGER_ACTOR`, git's user, or the login name.
-        reason: why, for every event that gives no reason of its own.
-        trust: names of modules (and what is under them) that may be imported to find recorded decompositions.
+        reason: why, for every event that has no reason of its own.
+        trust: names of modules (with their submodules) that may be imported to find recorded decompositions.
         read_only: never write to the file.
         timeout: seconds to wait for another writer.
         lazy: open the file when it is first needed; errors in it are then raised there.
@@ -46,41 +50,39 @@ class Ledger(LedgerLog):
         SchemaError: a newer version wrote it.
     """
 
+    def __repr__(self) -> str:
+        return f"<Ledger {self.path}>"
+
     # Tables
 
     def table(self, name: str, *, base: str = "torch") -> DecompTable:
-        """Create or resume a table, as the dict that `run_decompositions` takes.
+        """Create or resume a table, as the dict that `run_decompositions` takes. This imports torch.
 
         Args:
             name: its name.
-            base: for a new one: `torch` (its default table), `empty`, or another table's state (`edge@3`).
+            base: for a new table: `torch` (its default table), `empty`, or another table's state (`edge@3`).
 
         Raises:
-            InvalidName: it cannot name a table.
-            LedgerError: it exists with another base.
+            InvalidName: the text cannot name a table.
+            LedgerError: the table exists with another base.
         """
         from decomp_ledger.pytorch.table import DecompTable
 
-        patches.acquire("tables")  # so that exports with named tables are seen; it passes everything else on
+        patches.install("tables")  # exports with a named table are then recorded; all other exports pass through
         return DecompTable(self.create_table(name, base=base))
 
-    def provide(self, op: Any, fn: Any) -> None:
-        """Supply the function that a recorded decomposition without an importable name stands for.
+    def create_table(self, name: str, *, base: str = "torch") -> TableLog:
+        """Create or resume a table without torch.
 
         Args:
-            op: the op it replaces: a name or an `OpOverload`.
-            fn: the function; its source must be the recorded one, which is checked when it is used.
+            name: its name.
+            base: for a new table: `torch` (its default table), `empty`, or another table's state (`edge@3`).
 
         Raises:
-            UnusableValue: it is not callable.
+            InvalidName: the text cannot name a table.
+            LedgerError: the table exists with another base.
         """
-        given = op if isinstance(op, str) else getattr(op, "name", None)
-        if given is None:
-            raise UnusableValue(f"{op!r:.80} is not an op; give its name or an OpOverload")
-        name = op_names.normalize(given if isinstance(given, str) else given())
-        if not callable(fn):
-            raise UnusableValue(f"the decomposition of {name} must be callable, not {type(fn).__name__}")
-        self.functions.provided.setdefault(name, []).append(fn)
+        return TableLog.create_or_open(self, name, base)
 
     def table_log(self, name: str) -> TableLog:
         """Open a table without torch: its history, its states, and the changes that need no callable.
@@ -90,26 +92,108 @@ class Ledger(LedgerLog):
         """
         return TableLog.open(self, name)
 
-    def create_table(self, name: str, *, base: str = "torch") -> TableLog:
-        """Create or resume a table without torch.
+    def tag(self, spec: str, name: str, *, reason: str | None = None) -> Event | None:
+        """Name a version permanently.
 
         Args:
-            name: its name.
-            base: for a new one: `torch` (its default table), `empty`, or another table's state (`edge@3`).
+            spec: `edge` for the newest version, or `edge@3`.
+            name: the tag. It must not look like a number.
+            reason: why.
+
+        Returns:
+            The event; None if the version already has the tag.
 
         Raises:
-            InvalidName: it cannot name a table.
-            LedgerError: it exists with another base.
+            UnknownTable: the ledger has no such table.
+            UnknownVersion: the table has no such version.
+            InvalidName: the text cannot name a tag.
+            VersionConflict: another version has the tag.
         """
-        return TableLog.create_or_open(self, name, base)
+        table, version = self.locate(spec)
+        return self.table_log(table).tag(name, version, reason=reason)
+
+    def revert(
+        self, table: str, to: int | str, *, reason: str | None = None, expected_version: int | None = None
+    ) -> Event | None:
+        """Bring back the rules of an earlier version, by appending one event.
+
+        Args:
+            table: the table's name.
+            to: the version: a number or a tag.
+            reason: why.
+            expected_version: the version that the table should have now.
+
+        Returns:
+            The event; None if the rules are already those.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+            UnknownVersion: the table has no such version or tag.
+            VersionConflict: the table is not at `expected_version`.
+        """
+        return self.table_log(table).revert(to, reason=reason, expected_version=expected_version)
+
+    def provide(self, op: object, fn: Callable[..., Any]) -> None:
+        """Supply the function of a recorded decomposition that cannot be imported by name, such as a lambda.
+
+        Args:
+            op: the op that it decomposes: a name or an `OpOverload`.
+            fn: the function. Its source must be the recorded one, which is checked when a table uses it.
+
+        Raises:
+            InvalidName: the text names no op.
+            UnusableValue: the value is not an op, or the function is not callable.
+        """
+        name = queries.name_of_op(op)
+        if not callable(fn):
+            raise UnusableValue(f"{name}: its decomposition must be callable, not {type(fn).__name__}")
+        self.functions.provided.setdefault(name, []).append(fn)
+
+    # Questions: each is the function of that name in `queries`, asked of this ledger.
+
+    def show(self, spec: State | None = None) -> ResolvedState:
+        """Return a table state with the facts that are known about it; see :func:`decomp_ledger.show`."""
+        return queries.show(spec, ledger=self)
+
+    def blame(self, spec: State | None = None, *, op: object = None) -> dict[str, Event]:
+        """Return, for each op that has a rule, the event that set it; see :func:`decomp_ledger.blame`."""
+        return queries.blame(spec, op=op, ledger=self)
+
+    def explain(self, op: object, spec: State | None = None) -> list[Explanation]:
+        """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
+        return queries.explain(op, spec, ledger=self)
+
+    def diff(self, before: State, after: State) -> StateDiff:
+        """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
+        return queries.diff(before, after, ledger=self)
+
+    def drift(self, before: State, after: State, *, only_used: State | None = None) -> Drift:
+        """Return the difference between two states with their catalogs; see :func:`decomp_ledger.drift`."""
+        return queries.drift(before, after, only_used=only_used, ledger=self)
+
+    def used_ops(self, spec: State) -> frozenset[str]:
+        """Return the ops of an exported program; see :func:`decomp_ledger.used_ops`."""
+        return queries.used_ops(spec, ledger=self)
+
+    def upgrade(
+        self, spec: State | None = None, *, torch: str | None = None, python: str | os.PathLike[str] | None = None
+    ) -> Upgrade:
+        """Return a table as it would be on another torch; see :func:`decomp_ledger.upgrade`."""
+        return queries.upgrade(spec, torch=torch, python=python, ledger=self)
+
+    def check_upgrade(
+        self, spec: State | None = None, *, torch: str | None = None, python: str | os.PathLike[str] | None = None
+    ) -> UpgradeReport:
+        """Return whether exported programs stay what they are; see :func:`decomp_ledger.check_upgrade`."""
+        return queries.check_upgrade(spec, torch=torch, python=python, ledger=self)
 
     # Exports
 
     def bundle(self, number: int) -> ExportBundle:
-        """Return an export with all that tells its table: what a stamp in a `.pt2` holds of it.
+        """Return an export with every fact that its table needs, as a stamp in a `.pt2` keeps it.
 
         Raises:
-            UnknownExport: there is none of that number.
+            UnknownExport: the ledger has no export of that number.
         """
         return ExportBundle.from_log(self, self.export(number))
 
@@ -117,17 +201,28 @@ class Ledger(LedgerLog):
         """Make again the exact table that an export was made with; see :func:`decomp_ledger.reproduce`.
 
         Args:
-            number: of the export.
-            strict: raise if anything differs; else return the nearest table, whose `differences` say what does.
+            number: the number of the export.
+            strict: raise if anything differs; else return the nearest table, whose `differences` name each difference.
 
         Raises:
-            UnknownExport: there is none of that number.
+            UnknownExport: the ledger has no export of that number.
             ReproductionError: something differs.
         """
         from decomp_ledger.pytorch.reproduced_table import reproduce
 
         functions = self.functions
         return reproduce(self.bundle(number), trust=functions.trust, provide=functions.candidates(), strict=strict)
+
+    def reproduce_export(
+        self,
+        spec: State | int,
+        *,
+        program: str | os.PathLike[str] | None = None,
+        trust: Sequence[str] = (),
+        nearest: bool = False,
+    ) -> Reproduction:
+        """Make the table of an export again, and run the export again; see :func:`decomp_ledger.reproduce_export`."""
+        return queries.reproduce_export(spec, program=program, trust=trust, nearest=nearest, ledger=self)
 
     # Keeping
 
@@ -136,49 +231,86 @@ class Ledger(LedgerLog):
         *,
         expect: Sequence[str] = (),
         anchors: Sequence[tuple[int, str]] = (),
-        signers: Sequence[Signer] | None = None,
-        checkpoints: Sequence[Checkpoint] = (),
+        signers: Sequence[Signer] | str | os.PathLike[str] | None = None,
+        checkpoints: Sequence[Checkpoint | str | os.PathLike[str]] = (),
+        against: Sequence[str | os.PathLike[str]] = (),
         progress: Callable[[int, int], object] | None = None,
     ) -> Verification:
         """Check that nothing in the ledger was changed after it was written.
 
-        A cut tail, and a chain that was wholly written anew, show only against what is known from elsewhere.
+        A truncated chain, and a chain that was rewritten from its start, show only against facts kept elsewhere.
 
         Args:
-            expect: hashes of events that were once in it, in hex.
+            expect: hashes of events that the ledger had, in hex.
             anchors: (seq, hash) of such events; `read_stamp(file).anchors(ledger.id)` gives those of a `.pt2`.
-            signers: whose signatures count (`signing.read_signers`): at least one checkpoint must be there, and each
-                must be theirs.
-            checkpoints: that were kept outside the ledger (`checkpoints.read_file`).
-            progress: told how many events were read, and how many there are.
-        """
-        return integrity.verify(self.event_store, self.state, Anchors(expect, anchors, signers, checkpoints), progress)
-
-    def checkpoint(self, key: SigningKey) -> Checkpoint:
-        """Sign the last event, and with it all before; the signature is stored, and returned to be kept elsewhere.
-
-        Args:
-            key: whose signature (`signing.load_key`).
+            signers: whose signatures count, or a file of them: the ledger must have a checkpoint, and each of its
+                checkpoints must be signed by one of them.
+            checkpoints: checkpoints that were kept outside the ledger, or files of them.
+            against: stamped `.pt2` files whose exports were recorded in this ledger.
+            progress: called with the number of events read, and the number of all events.
 
         Raises:
-            SigningError: there is no event yet.
+            LedgerError: a hash is not one, or a file cannot be read.
         """
-        return sign_head(self.event_store, key)
+        return queries.verify(
+            self,
+            expect=expect,
+            anchors=anchors,
+            signers=signers,
+            checkpoints=checkpoints,
+            against=against,
+            progress=progress,
+        )
+
+    def checkpoint(
+        self, key: SigningKey | str | os.PathLike[str], *, passphrase: Callable[[], str | None] = lambda: None
+    ) -> Checkpoint:
+        """Sign the last event, and with it all events before; the ledger stores the signature.
+
+        Args:
+            key: the key, or the file of an Ed25519 private key of OpenSSH.
+            passphrase: returns the passphrase of the file, if it needs one.
+
+        Returns:
+            The checkpoint, to be kept elsewhere.
+
+        Raises:
+            SigningError: the key cannot be used, or the ledger has no event yet.
+        """
+        loaded = load_key(key, passphrase) if isinstance(key, (str, os.PathLike)) else key
+        return sign_head(self.event_store, loaded)
 
     def backup(
         self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int, int], object] | None = None
     ) -> Path:
-        """Copy the ledger, as it is at one moment, to another file; writers go on meanwhile.
+        """Copy the ledger, as it is at one moment, to another file, while others may write.
 
         Args:
-            path: the other file; there is all of it afterwards, or, if this raises, none.
-            force: take the place of a file that is there.
-            progress: told how many pages were copied, and how many there are.
+            path: the other file. It is whole afterwards; if this raises, it was not made.
+            force: replace an existing file.
+            progress: called with the number of pages copied, and the number of all pages.
 
         Raises:
-            LedgerFileError: the file is there, or cannot be written.
+            LedgerFileError: the file exists, or cannot be written.
         """
         return backups.backup(self.database, path, force=force, progress=progress)
+
+    def dump(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None) -> Path:
+        """Write the whole ledger, as it is at one moment, to a JSON Lines file, which `load_dump` reads.
+
+        Args:
+            path: the new file.
+            progress: called with the number of events written, and the number of all events.
+
+        Raises:
+            LedgerFileError: the file exists, or cannot be written.
+            LedgerError: the ledger is damaged.
+        """
+        return jsonl.dump_to_file(self, path, progress)
+
+    def dump_lines(self, *, progress: Callable[[int, int], object] | None = None) -> Iterator[str]:
+        """Give the lines that :meth:`dump` writes."""
+        return jsonl.dump(self, progress)
 
 
 def record(
@@ -194,7 +326,7 @@ def record(
 
     Args:
         ledger: a file, created with the first event, or an open Ledger.
-        name: what the names of its tables begin with; by default the script and the time.
+        name: the names of its tables begin with it; by default the script and the time.
         reason: why, for every event.
         actor: who, for every event; only with a file.
         trust: modules that may be imported to find decompositions; only with a file.
@@ -205,7 +337,7 @@ def record(
     """
     if isinstance(ledger, Ledger):
         if actor is not None or trust:
-            raise UnusableValue("actor and trust belong to the ledger; give them to Ledger(...)")
+            raise UnusableValue("actor and trust: an open ledger has its own; give them to Ledger(...)")
         return Recording(ledger, name=name, reason=reason, on_error=on_error)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
     return Recording(opened, name=name, reason=reason, on_error=on_error, owns_ledger=True)

@@ -1,4 +1,4 @@
-"""The log: tables, ops, provenance, events, changes, tags, catalogs, checkpoints."""
+"""Create the log: tables, ops, provenance, events, changes, tags, catalogs, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-# "DCLG": how a ledger is told from any other SQLite file.
+# "DCLG": marks an SQLite file as a ledger, in its header.
 APPLICATION_ID = 0x44434C47
 
 SCHEMA = """
@@ -16,7 +16,7 @@ CREATE TABLE ledger (
     created_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What is named again and again is stored once.
+-- The rows that many events share, each stored once.
 CREATE TABLE decomp_table (                -- TABLE alone is a keyword of SQL
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE
@@ -59,10 +59,10 @@ CREATE TABLE event (
 ) STRICT;
 -- At most one event makes a version, because in a unique index NULLs differ from each other.
 CREATE UNIQUE INDEX event_version ON event(table_id, version, makes_version);
--- The few events that make no version are asked for by kind at most commands.
+-- Most commands search the few events that make no version by kind.
 CREATE INDEX event_kind ON event(kind, seq, table_id) WHERE makes_version IS NULL;
 
--- One row for each op an event touched: as-of reads, history and blame by index alone.
+-- One row for each op that an event changed, for as-of reads, history and blame by index alone.
 CREATE TABLE change (
     table_id INTEGER NOT NULL REFERENCES decomp_table(id),
     op_id INTEGER NOT NULL REFERENCES op(id),
@@ -83,7 +83,7 @@ CREATE TABLE catalog (
     id INTEGER PRIMARY KEY,
     digest BLOB NOT NULL UNIQUE,           -- of the whole catalog
     base_id INTEGER REFERENCES catalog(id),
-    body BLOB NOT NULL                     -- zlib of JSON: whole, or how it differs from its base
+    body BLOB NOT NULL                     -- zlib of JSON: the whole catalog, or its difference from the base
 ) STRICT;
 
 CREATE TABLE checkpoint (
@@ -97,7 +97,7 @@ CREATE TABLE checkpoint (
 ) STRICT;
 """
 
-# Each table of the log, with what a second row must not share with a first.
+# Table -> the keys that no two of its rows may share.
 LOG_TABLES = {
     "ledger": ("id",),
     "decomp_table": ("id", "name"),
@@ -115,7 +115,8 @@ LOG_TABLES = {
 
 def refuse_edits(db: Database, table: str, keys: tuple[str, ...]) -> None:
     """Make SQLite refuse UPDATE, DELETE and REPLACE on a table of the log."""
-    # REPLACE removes the old row without asking the DELETE trigger, unless the connection wants it.
+    # A trigger of its own for REPLACE, which removes the old row without the DELETE trigger (unless the connection sets
+    # recursive_triggers).
     same = " OR ".join(
         f"{key} = {key.replace('(', '(NEW.').replace(', ', ', NEW.') if '(' in key else 'NEW.' + key}" for key in keys
     )

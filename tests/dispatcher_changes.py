@@ -301,7 +301,7 @@ def library_garbage_collected(scene: Scene) -> Iterator[None]:
 
 @change(effect={"{ns}::double": "added"}, quick=False)
 def library_swapped_for_another_of_the_same_size(scene: Scene) -> Iterator[None]:
-    # What torch.library counts is as it was, and nobody asked for the packet of the one that went.
+    # The counts of torch.library stay the same, and no test asked for the packet of the destroyed one.
     other = Library(scene.namespace, "FRAGMENT")
     other.define("other" + SCHEMA)
     other.impl("other", double, "CPU")

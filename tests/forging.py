@@ -1,17 +1,18 @@
-"""What somebody can do to a ledger behind the package's back: single edits, a cut tail, and history written anew."""
+"""Attacks on a ledger by someone who can write its file: single edits, a cut tail, and a rewritten history."""
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from decomp_ledger.model.hash_chain import chain_hash, genesis
+from decomp_ledger.model.hash_chain import event_hash, genesis
 
 Edit: TypeAlias = Callable[[sqlite3.Connection], object]
 
-# What refuses edits.
+# The triggers and the index that refuse edits.
 GUARDS = "SELECT type, name, sql FROM sqlite_master WHERE type = 'trigger' OR name = 'event_version'"
 
 _EVENTS = """
@@ -24,7 +25,7 @@ _FIELDS = ("seq", "table", "version", "kind", "schema", "recorded_at", "actor", 
 
 @contextmanager
 def unguarded(db: sqlite3.Connection) -> Iterator[None]:
-    """Drop what refuses edits, and put it back."""
+    """Drop the guards, and create them again."""
     db.execute("PRAGMA synchronous = OFF")
     db.execute("PRAGMA foreign_keys = OFF")
     guards = db.execute(GUARDS).fetchall()
@@ -47,20 +48,21 @@ def tamper(path: Path, edit: Edit | str) -> None:
 
 
 def rechain(db: sqlite3.Connection, start: int = 1, first: bytes | None = None) -> None:
-    """Make the hashes anew from an event on, as somebody would who knows how they are made."""
+    """Recompute the hashes from an event on, like an attacker who knows how they are computed."""
     found = db.execute("SELECT hash FROM event WHERE seq = ?", [start - 1]).fetchone()
     previous = first or genesis(*db.execute("SELECT id, created_at FROM ledger").fetchone())
     previous = found[0] if found else previous
     for row in db.execute(_EVENTS, [start]).fetchall():
         *fields, environment, body, site = row
         named = {**dict(zip(_FIELDS, fields, strict=True)), "environment": environment.hex()}
-        own = chain_hash(previous, named, body, site)
+        named |= {"body": json.loads(body), "call_site": None if site is None else json.loads(site)}
+        own = event_hash(previous, named)
         db.execute("UPDATE event SET prev_hash = ?, hash = ? WHERE seq = ?", [previous, own, row[0]])
         previous = own
 
 
 def cut(db: sqlite3.Connection, after: int) -> None:
-    """Cut the tail behind an event and all that only it names, as somebody would who knows how a ledger is made."""
+    """Cut the tail after an event with everything only it refers to, like an attacker who knows the schema."""
     db.execute("DELETE FROM event WHERE seq > ?", [after])
     db.execute("DELETE FROM checkpoint WHERE seq > ?", [after])
     db.execute("DELETE FROM change WHERE (table_id, version) NOT IN (SELECT table_id, version FROM event)")
@@ -82,7 +84,7 @@ def cut(db: sqlite3.Connection, after: int) -> None:
 
 
 def forge(db: sqlite3.Connection, start: int) -> None:
-    """Write history anew from an event on, so that the chain is whole again."""
+    """Rewrite the history from an event on, so that the chain is whole again."""
     db.execute("UPDATE event SET recorded_at = '2020-01-01T00:00:00.000000Z' WHERE seq = ?", [start])
     db.execute("DELETE FROM checkpoint WHERE seq >= ?", [start])
     rechain(db, start)

@@ -112,7 +112,7 @@ NAMES = tuple(_MAKERS)
 def exported(name: str) -> ExportedProgram:
     """Return a model as torch.export gives it, not decomposed yet.
 
-    Not by its strict tracing, which is no default any more: that of torch 2.6 fails on models of transformers.
+    Not by its strict tracing, which is not the default any more: that of torch 2.6 fails on models of transformers.
     """
     torch.manual_seed(0)
     model, example, shapes = _MAKERS[name]()

@@ -1,4 +1,4 @@
-"""What the tests without torch share: Hypothesis strategies, small ledgers, and other processes."""
+"""Shared by the tests without torch: Hypothesis strategies, small ledgers, other processes."""
 
 import os
 import subprocess
@@ -38,21 +38,21 @@ from decomp_ledger.model.rules import Decomposition, Rule, TableState
 IMPORT_ROOT = str(Path(decomp_ledger.__file__).parent.parent)
 MAX_INT = 2**53 - 1
 
-# A machine that is busy with something else is no reason to fail.
+# Without a deadline, because a busy machine must not fail a test.
 settings.register_profile("tests", parent=settings(), deadline=None)
 settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def without_torch() -> Iterator[None]:
-    """Let no test of the module that imports this import torch, nor see what other modules know of it."""
+    """Hide torch from the tests of the module that imports this fixture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)
         patch.setattr(provenance, "torch_facts", None)
         yield
 
 
-# Values: everything that canonical JSON holds.
+# JSON: every value that canonical JSON holds.
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 ascii_keys = st.text(st.characters(max_codepoint=127))
@@ -135,12 +135,12 @@ bodies = st.one_of(
 
 
 def new_table(ledger: Ledger, name: str = "edge", base: str = "torch") -> TableLog:
-    """Begin or resume a table as `Ledger.table` does, without the dict that needs torch."""
+    """Create or open a table without torch."""
     return ledger.create_table(name, base=base)
 
 
 def decomposition(name: str) -> Decomposition:
-    """Refer to a function of the user's own."""
+    """Describe a function of the user's."""
     return Decomposition("import", "mypkg.lower", name, digest="5" * 64)
 
 
@@ -170,14 +170,14 @@ def start_python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a process, which must end well, and return what it printed."""
+    """Wait for a process, assert that it succeeds, and return what it printed."""
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     return out
 
 
 def run_python(code: str, *arguments: object) -> str:
-    """Run code in another Python, which must end well, and return what it printed."""
+    """Run code in another Python, assert that it succeeds, and return what it printed."""
     return finish(start_python(code, *arguments))
 
 
@@ -187,7 +187,7 @@ import urllib.parse  # which pathlib imports late, from Python 3.13 on
 from decomp_ledger import errors
 from decomp_ledger.ledger import Ledger
 
-Ledger(":memory:").close()  # imports what is imported late
+Ledger(":memory:").close()  # does the late imports
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -196,17 +196,17 @@ if os.getuid() == 0:
 
 
 def run_unprivileged(code: str, *arguments: object) -> str:
-    """Run code as somebody to whom file permissions apply.
+    """Run code as a user to whom file permissions apply.
 
-    Root passes over them; it becomes somebody else only after the imports, since that other user may not be able to
-    read the Python that runs the tests.
+    Root is not subject to them, so it becomes another user. It does so after the imports, because that user may not
+    be able to read the Python that runs the tests.
     """
     return run_python(_DROP + code, *arguments)
 
 
 @contextmanager
 def public_folder() -> Iterator[Path]:
-    """Give a folder that every user can read; pytest's are for one user only."""
+    """Give a folder that every user can read, because pytest's are private."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Copies of a ledger, put back only once they verify; and a ledger as JSON Lines, and back."""
+"""Backups of a ledger, restored only once they verify; and ledgers as JSON Lines, and back."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ from test_checkpoints import command, keys, sign  # noqa: F401
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.transfer.jsonl import dump, load
+from decomp_ledger.transfer.jsonl import dump, dump_to_file, load
 from decomp_ledger.transfer.restore import restore
 
 
 @pytest.fixture
 def path(tmp_path: Path, keys: Path) -> Path:  # noqa: F811
-    """Name a ledger with all there can be in one."""
+    """Name a ledger with every kind of row."""
     path = tmp_path / "ledger.db"
     with Ledger(path, actor='Ann "x"\n\u202e日本') as ledger:
         edge = new_table(ledger)
@@ -52,7 +52,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def names(folder: Path) -> list[str]:
-    """Return what is in a folder, without what SQLite leaves beside what was read."""
+    """Return the names in a folder, without the files that SQLite leaves after reading."""
     return sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(("-wal", "-shm")))
 
 
@@ -60,14 +60,14 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_backup_is_the_ledger_as_it_was(path: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     with Ledger(path, actor="ann") as ledger:
-        made = ledger.backup(tmp_path / "copy.db", progress=lambda done, total: told.append((done, total)))
+        made = ledger.backup(tmp_path / "copy.db", progress=lambda done, total: calls.append((done, total)))
         ledger.table_log("edge").preserve(["aten::later"])
     assert made == tmp_path / "copy.db"
     old, new = ([line for line in lines_of(file) if line.startswith('{"event"')] for file in (made, path))
     assert old == new[:-1]
-    assert told[-1][0] == told[-1][1] > 0
+    assert calls[-1][0] == calls[-1][1] > 0
     assert names(tmp_path) == ["copy.db", "ledger.db"]
 
 
@@ -111,18 +111,18 @@ def test_a_backup_is_of_one_moment_while_others_write(path: Path, tmp_path: Path
             writer.communicate()
 
 
-def test_a_backup_takes_no_file_s_place_unless_it_is_told_to(path: Path, tmp_path: Path) -> None:
+def test_a_backup_replaces_a_file_only_with_force(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("mine")
     with Ledger(path, read_only=True) as ledger:
-        with pytest.raises(LedgerFileError, match=r"other.txt is there already; name another file, or replace it"):
+        with pytest.raises(LedgerFileError, match=r"other.txt: .* already; name another file, or replace it"):
             ledger.backup(other)
         assert other.read_text() == "mine"
         ledger.backup(other, force=True)
         for bad, message in (
             (path, "is the ledger itself"),
             (tmp_path, "is a folder; name a file in it"),
-            (tmp_path / "no" / "where.db", "there is no folder"),
+            (tmp_path / "no" / "where.db", "where.db: it cannot be made: the folder .* does not exist"),
             ("a\0b", "cannot name a file"),
         ):
             with pytest.raises(LedgerFileError, match=message):
@@ -134,7 +134,7 @@ def test_a_backup_takes_no_file_s_place_unless_it_is_told_to(path: Path, tmp_pat
 def test_a_backup_does_not_take_the_place_of_a_ledger_in_use(path: Path, tmp_path: Path) -> None:
     with Ledger(tmp_path / "used.db", actor="ann") as used, Ledger(path) as ledger:
         new_table(used)
-        with pytest.raises(LedgerFileError, match=r"is in use: used.db-wal beside it is not empty"):
+        with pytest.raises(LedgerFileError, match=r"is in use: used.db-wal is not empty"):
             ledger.backup(tmp_path / "used.db", force=True)
 
 
@@ -151,9 +151,9 @@ with Ledger(sys.argv[1], read_only=True) as ledger:
 """
 
 
-def test_a_backup_that_finds_no_room_leaves_nothing(path: Path, tmp_path: Path) -> None:
-    said = run_python(_LIMITED, path, tmp_path / "copy.db")
-    assert said.startswith(f"LedgerFileError {tmp_path / 'copy.db'}")
+def test_a_backup_on_a_full_disk_leaves_nothing(path: Path, tmp_path: Path) -> None:
+    printed = run_python(_LIMITED, path, tmp_path / "copy.db")
+    assert printed.startswith(f"LedgerFileError {tmp_path / 'copy.db'}")
     assert names(tmp_path) == ["ledger.db"]
 
 
@@ -177,12 +177,12 @@ def test_a_backup_killed_half_way_leaves_no_half_a_file(path: Path, tmp_path: Pa
 # Restore
 
 
-def test_a_restored_ledger_is_the_backup_and_what_was_there_is_kept(path: Path, tmp_path: Path) -> None:
+def test_a_restored_ledger_is_the_backup_and_the_replaced_one_is_kept(path: Path, tmp_path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         ledger.backup(tmp_path / "copy.db")
         ledger.table_log("edge").preserve(["aten::later"])
     newer = lines_of(path)
-    with pytest.raises(LedgerFileError, match="is there already; --force replaces it, and keeps it beside it"):
+    with pytest.raises(LedgerFileError, match="exists already; --force replaces it and keeps it next to the new"):
         restore(tmp_path / "copy.db", path)
     done = restore(tmp_path / "copy.db", path, force=True)
     assert lines_of(path) == lines_of(tmp_path / "copy.db")
@@ -204,7 +204,7 @@ def test_a_backup_that_does_not_verify_replaces_nothing(path: Path, tmp_path: Pa
         bad = ledger.backup(tmp_path / "bad.db")
     tamper(bad, "UPDATE event SET recorded_at = '' WHERE seq = 3")
     before = lines_of(path)
-    with pytest.raises(LedgerError, match=r"bad.db does not verify, and nothing was replaced: event #3: its content"):
+    with pytest.raises(LedgerError, match=r"bad.db: it does not verify, so nothing was replaced: event #3: its con"):
         restore(bad, path, force=True)
     assert lines_of(path) == before
     assert names(tmp_path) == ["bad.db", "ledger.db"]
@@ -214,12 +214,12 @@ def test_a_backup_that_does_not_verify_replaces_nothing(path: Path, tmp_path: Pa
     ("content", "message"),
     [
         (b"hello" * 100, "is not a ledger"),
-        ("a dump", "bad.db is the dump of a ledger, not one; make one of it with `decomp-ledger load`"),
+        ("a dump", "bad.db: it is the dump of a ledger; make a ledger of it with `decomp-ledger load`"),
         (b"", "is empty, not a ledger"),
-        (None, "there is no ledger at"),
+        (None, "the ledger does not exist"),
     ],
 )
-def test_what_is_no_ledger_replaces_nothing(
+def test_a_file_that_is_not_a_ledger_replaces_nothing(
     path: Path, tmp_path: Path, content: bytes | str | None, message: str
 ) -> None:
     bad = tmp_path / "bad.db"
@@ -230,7 +230,7 @@ def test_what_is_no_ledger_replaces_nothing(
     before = lines_of(path)
     with pytest.raises(LedgerFileError, match=message):
         restore(bad, path, force=True)
-    with pytest.raises(LedgerFileError, match="is the ledger itself; name a backup"):
+    with pytest.raises(LedgerFileError, match="is the ledger itself; give a backup"):
         restore(path, path, force=True)
     assert lines_of(path) == before
 
@@ -246,7 +246,7 @@ def test_a_damaged_ledger_is_replaced_and_kept(path: Path, tmp_path: Path) -> No
         done.kept.unlink()
 
 
-def test_whoever_has_the_replaced_ledger_open_loses_no_event_to_it(path: Path, tmp_path: Path) -> None:
+def test_a_program_that_has_the_replaced_ledger_open_loses_no_event(path: Path, tmp_path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         ledger.backup(tmp_path / "copy.db")
         table = ledger.table_log("edge")
@@ -263,8 +263,9 @@ def test_whoever_has_the_replaced_ledger_open_loses_no_event_to_it(path: Path, t
 def test_a_ledger_that_is_being_written_is_not_replaced(path: Path, tmp_path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         copy = ledger.backup(tmp_path / "copy.db")
-        with pytest.raises(LedgerFileError, match=r"being written by another|being used by"):
-            ledger.database.write(lambda _: restore(copy, path, force=True, timeout=0.1))
+        refused = pytest.raises(LedgerFileError, match=r"another process is writing|another process uses it")
+        with refused, ledger.database.write_transaction():
+            restore(copy, path, force=True, timeout=0.1)
         ledger.table_log("edge").preserve(["aten::after"])
         assert ledger.verify().ok
 
@@ -290,8 +291,8 @@ def test_each_event_that_was_acknowledged_while_a_ledger_was_replaced_is_in_the_
     writer = start_python(_BUSY, path)
     assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
     done = restore(copy, path, force=True)
-    version, said = writer.communicate(timeout=60)[0].split(" ", 1)
-    assert "was removed or replaced while it was open" in said
+    version, error = writer.communicate(timeout=60)[0].split(" ", 1)
+    assert "was removed or replaced while it was open" in error
     assert done.kept is not None
     with Ledger(done.kept) as kept:
         assert kept.state("edge").version == int(version)
@@ -311,7 +312,9 @@ def test_a_log_without_its_ledger_is_taken_into_no_other(path: Path, tmp_path: P
         lambda: load(lines_of(copy), tmp_path / "lost.db"),
     ]
     for make in makers:
-        with pytest.raises(LedgerFileError, match=r"lost.db-wal is the log of a ledger that is gone; put lost.db back"):
+        with pytest.raises(
+            LedgerFileError, match=r"lost.db-wal: it is the log of a ledger that is gone; put lost.db back"
+        ):
             make()
     assert names(tmp_path) == ["copy.db", "ledger.db"]
 
@@ -324,7 +327,7 @@ def test_a_ledger_that_was_dumped_and_loaded_is_the_same(path: Path, tmp_path: P
     result = load(lines, tmp_path / "loaded.db")
     assert lines_of(tmp_path / "loaded.db") == lines
     assert (result.events, result.head) == head_of(path) == head_of(tmp_path / "loaded.db")
-    assert [one.seq for one in result.signed] == [3, 9]
+    assert [one.seq for one in result.signatures] == [3, 9]
     with Ledger(path) as one, Ledger(tmp_path / "loaded.db") as two:
         assert (one.id, list(one.events()), one.tags("edge")) == (two.id, list(two.events()), two.tags("edge"))
         assert [one.state(info.name) for info in one.tables()] == [two.state(info.name) for info in two.tables()]
@@ -341,6 +344,22 @@ def test_an_empty_ledger_can_be_dumped_and_loaded(tmp_path: Path) -> None:
     assert lines_of(tmp_path / "loaded.db") == lines
 
 
+def test_a_dump_file_is_written_whole_and_loaded_by_its_path(path: Path, tmp_path: Path) -> None:
+    with Ledger(path, read_only=True) as ledger:
+        file = dump_to_file(ledger, tmp_path / "dump.jsonl")
+        with pytest.raises(LedgerFileError, match=r"dump.jsonl: "):
+            dump_to_file(ledger, file)
+    assert file.read_text() == "".join(lines_of(path))
+    assert load(file, tmp_path / "loaded.db").head == head_of(path)[1]
+
+
+def test_a_damaged_ledger_leaves_no_dump_file(path: Path, tmp_path: Path) -> None:
+    tamper(path, "UPDATE event SET body = '{' WHERE seq = 3")
+    with Ledger(path, read_only=True) as ledger, pytest.raises(LedgerError, match="event 3: damaged"):
+        dump_to_file(ledger, tmp_path / "dump.jsonl")
+    assert names(tmp_path) == ["ledger.db"]
+
+
 def replace(old: str, new: str) -> Callable[[list[str]], list[str]]:
     """Replace a text in the first line that has it."""
 
@@ -352,25 +371,25 @@ def replace(old: str, new: str) -> Callable[[list[str]], list[str]]:
 
 
 EDITS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
-    "nothing": (lambda lines: [], "cut off after line 0"),
-    "no JSON": (lambda lines: ["hello\n"], "line 1 cannot be loaded"),
-    "a deep line": (lambda lines: ["[" * 100_000], "line 1 cannot be loaded"),
-    "the end cut off": (lambda lines: lines[:-1], "cut off after line"),
+    "nothing": (lambda lines: [], "the dump: ends after line 0 without an 'end' line"),
+    "no JSON": (lambda lines: ["hello\n"], "line 1: cannot be loaded"),
+    "a deep line": (lambda lines: ["[" * 100_000], "line 1: cannot be loaded"),
+    "the end cut off": (lambda lines: lines[:-1], "the dump: ends after line 1[0-9] without an 'end' line"),
     "half a line": (lambda lines: [*lines[:-1], lines[-1][:9]], "cannot be loaded"),
     "an event left out": (lambda lines: [line for line in lines if '"seq":4,' not in line], "event 4 is missing"),
-    "a reason": (replace("line\\nbreak", "another"), "event 2 is not what its hash was made of"),
-    "an actor": (replace("Ann", "Eve"), "event 1 is not what its hash was made of"),
+    "a reason": (replace("line\\nbreak", "another"), "event 2 does not match its hash"),
+    "an actor": (replace("Ann", "Eve"), "event 1 does not match its hash"),
     "an environment": (replace('"python":"', '"python":"2'), "cannot be loaded"),
-    "a catalog": (replace('"torch":"2.13.0"', '"torch":"2.14.0"'), "not what its digest was made of"),
-    "another id": (replace('"id":"', '"id":"0'), "line [0-9]+ cannot be loaded|does not verify"),
+    "a catalog": (replace('"torch":"2.13.0"', '"torch":"2.14.0"'), "does not match its digest"),
+    "another id": (replace('"id":"', '"id":"0'), "line [0-9]+: cannot be loaded|does not verify"),
     "another date": (replace('"created_at":"2', '"created_at":"1'), "does not verify"),
-    "another format": (replace("dump 1", "dump 9"), "is of the format 'decomp-ledger dump 9'"),
-    "a line of another kind": (lambda lines: [lines[0], '{"merge":{}}\n', *lines[1:]], "it says 'merge'"),
-    "a line twice": (lambda lines: [lines[0], *lines], "it says 'ledger'"),
-    "more behind the end": (lambda lines: [*lines, lines[-1]], "which does not belong there"),
-    "an environment that nobody names": (
+    "another format": (replace("dump 1", "dump 9"), "its format is 'decomp-ledger dump 9'"),
+    "a line of another kind": (lambda lines: [lines[0], '{"merge":{}}\n', *lines[1:]], "a line of kind 'merge'"),
+    "a line twice": (lambda lines: [lines[0], *lines], "a line of kind 'ledger'"),
+    "more behind the end": (lambda lines: [*lines, lines[-1]], "does not belong there"),
+    "an environment without an event": (
         lambda lines: [lines[0], '{"environment":{}}\n', *lines[1:]],
-        "rows of 'environment' that no event names",
+        "'environment' has 1 rows that no event refers to",
     ),
     "a checkpoint left out": (
         lambda lines: [line for line in lines if '"previous\\":null' not in line],
@@ -381,7 +400,7 @@ EDITS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_dump_that_is_not_as_it_was_written_makes_no_ledger(path: Path, tmp_path: Path, name: str) -> None:
+def test_a_changed_dump_makes_no_ledger(path: Path, tmp_path: Path, name: str) -> None:
     edit, message = EDITS[name]
     with pytest.raises(LedgerError, match=message) as caught:
         load(edit(lines_of(path)), tmp_path / "loaded.db")
@@ -389,8 +408,8 @@ def test_a_dump_that_is_not_as_it_was_written_makes_no_ledger(path: Path, tmp_pa
     assert names(tmp_path) == ["ledger.db"]
 
 
-def test_a_dump_is_not_loaded_over_what_is_there(path: Path) -> None:
-    with pytest.raises(LedgerFileError, match="is there already; load into another file"):
+def test_a_dump_is_not_loaded_over_a_file(path: Path) -> None:
+    with pytest.raises(LedgerFileError, match="exists already; load into another file"):
         load(lines_of(path), path)
 
 
@@ -398,20 +417,20 @@ def test_bytes_where_text_should_be_are_not_dumped(path: Path) -> None:
     for edit in ("UPDATE sqlite_master SET sql = replace(sql, ') STRICT', ')') WHERE name = 'provenance'",
                  "UPDATE provenance SET actor = x'00ff'"):  # fmt: skip
         tamper(path, f"PRAGMA writable_schema = ON; {edit}")
-    with pytest.raises(LedgerError, match="the event 1 has what is no text"), Ledger(path, read_only=True) as ledger:
+    with pytest.raises(LedgerError, match="event 1: a value is not text"), Ledger(path, read_only=True) as ledger:
         list(dump(ledger))
 
 
 def test_a_damaged_ledger_is_not_dumped_as_if_it_were_whole(path: Path) -> None:
     tamper(path, "UPDATE event SET body = '{' WHERE seq = 3")
-    with pytest.raises(LedgerError, match="event 3 is damaged"):
+    with pytest.raises(LedgerError, match="event 3: damaged"):
         lines_of(path)
 
 
 # From the command line
 
 
-def test_the_command_line_keeps_and_puts_back(path: Path, tmp_path: Path) -> None:
+def test_the_command_line_backs_up_and_restores(path: Path, tmp_path: Path) -> None:
     events, head = head_of(path)
     copy, dumped, loaded = tmp_path / "copy.db", tmp_path / "dump.jsonl", tmp_path / "loaded.db"
     assert command(path, "backup", str(copy)).stdout == f"{copy} is a copy of {path}\n"
@@ -422,15 +441,15 @@ def test_the_command_line_keeps_and_puts_back(path: Path, tmp_path: Path) -> Non
     assert (done.returncode, "--force replaces it" in done.stderr) == (2, True)
     first, second = command(path, "restore", str(copy), "--force").stdout.splitlines()
     assert first == f"{path} has {events} events again; head {head}"
-    assert Path(second.removeprefix("what was there before is kept at ")).exists()
+    assert Path(second.removeprefix("the replaced ledger is kept at ")).exists()
     assert command(path, "dump", "-o", str(dumped)).stderr == ""
     assert command(path, "dump").stdout == dumped.read_text() == "".join(lines_of(path))
     assert command(loaded, "load", str(dumped)).stdout == f"{loaded} has {events} events; head {head}\n"
     assert head_of(loaded) == (events, head)
-    said = json.loads(command(tmp_path / "two.db", "load", str(dumped), "--json").stdout)
-    assert said == {"ledger": str(tmp_path / "two.db"), "events": events, "head": head}
+    printed = json.loads(command(tmp_path / "two.db", "load", str(dumped), "--json").stdout)
+    assert printed == {"ledger": str(tmp_path / "two.db"), "events": events, "head": head}
     done = command(tmp_path / "three.db", "load", str(tmp_path / "nowhere"))
-    assert (done.returncode, "nowhere cannot be read" in done.stderr) == (2, True)
+    assert (done.returncode, "nowhere: cannot be read" in done.stderr) == (2, True)
 
 
 def test_a_dump_goes_through_a_pipe(path: Path, tmp_path: Path) -> None:

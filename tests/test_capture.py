@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch._export.utils as upstream
 from torch._ops import OpOverload
 
 from decomp_ledger.errors import UnsupportedTorch
-from decomp_ledger.pytorch import capture
+from decomp_ledger.pytorch import capture, internals
 from decomp_ledger.pytorch.capture_program import capture_program, capture_with
 
 
@@ -84,13 +85,13 @@ def test_the_default_table_sees_what_torch_has_forgotten_to_look_for(make_librar
     library = make_library("aten")
     library.define("late_for_everything(Tensor x) -> Tensor")
     library.impl("late_for_everything", lambda x: x, "CompositeImplicitAutograd")
-    assert "aten::late_for_everything" in {op.name() for op in capture.default_table()}
+    assert "aten::late_for_everything" in {op.name() for op in internals.upstream_table()}
     library._destroy()
-    assert "aten::late_for_everything" not in {op.name() for op in capture.default_table()}
+    assert "aten::late_for_everything" not in {op.name() for op in internals.upstream_table()}
 
 
 def test_every_default_decomposition_has_an_origin() -> None:
-    table = capture.default_table()
+    table = internals.upstream_table()
     registry = torch._decomp.global_decomposition_table["post_autograd"]
     for op, decomposition in table.items():
         origin = capture.origin_of(op, decomposition)
@@ -102,8 +103,10 @@ def test_every_default_decomposition_has_an_origin() -> None:
 
 
 def test_what_torch_does_not_have_has_no_origin() -> None:
-    with pytest.raises(ValueError, match=r"aten::linear is not decomposed by"):
-        capture.origin_of(torch.ops.aten.linear.default, lambda *args: None)
+    op, foreign = torch.ops.aten.linear.default, lambda *args: None
+    assert capture.origin_of(op, foreign) is None
+    with pytest.raises(ValueError, match=r"aten::linear: torch .* does not decompose it with"):
+        capture.entry("aten::linear", op, foreign, digests=False)
 
 
 def test_an_entry_says_what_there_is(catalog: dict[str, Any]) -> None:
@@ -125,7 +128,7 @@ def test_an_entry_says_what_there_is(catalog: dict[str, Any]) -> None:
     assert len({gelu["digest"], gelu["helpers"], gelu["wrappers"]}) == 3
 
 
-def test_what_torch_has_and_leaves_out_is_told(catalog: dict[str, Any]) -> None:
+def test_what_torch_has_and_leaves_out_is_captured(catalog: dict[str, Any]) -> None:
     reshape = catalog["ops"]["aten::reshape"]
     assert reshape["origin"] == "cia"
     assert "default" not in reshape
@@ -143,7 +146,7 @@ def test_names_of_wrapped_packets_are_those_of_their_wrappers(catalog: dict[str,
 
 def test_digests_can_be_left_out() -> None:
     op = torch.ops.aten.gelu_backward.default
-    decomposition = capture.default_table()[op]
+    decomposition = internals.upstream_table()[op]
     quick, full = (capture.entry("aten::gelu_backward", op, decomposition, digests) for digests in (False, True))
     assert {**full, **quick} == full
     assert set(full) - set(quick) == {"digest", "helpers", "wrappers"}
@@ -183,6 +186,17 @@ def test_the_program_needs_nothing_of_ours() -> None:
     assert "decomp_ledger" not in capture_program()
 
 
+def test_the_parts_of_the_program_define_no_name_twice() -> None:
+    defined = []
+    for node in ast.parse(capture_program()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined.append(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined += [target.id for target in targets if isinstance(target, ast.Name)]
+    assert sorted(set(defined)) == sorted(defined)
+
+
 def test_what_torch_prints_does_not_mix_with_the_catalog(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(
@@ -210,7 +224,7 @@ def test_an_interpreter_that_cannot_be_captured_is_named(tmp_path: Path) -> None
         capture_with(str(slow), timeout=0.2)
 
 
-def test_overloads_are_told_from_the_rest() -> None:
+def test_only_names_with_a_namespace_are_overloads() -> None:
     every = operators()
     plain = {name for name, op in every.items() if isinstance(op, OpOverload)}
     assert {name for name in every if "::" in name} == plain

@@ -344,7 +344,8 @@ def test_a_ledger_returns_every_catalog_and_stores_each_once(given: list[Catalog
         table = new_table(ledger)
         for catalog in [*given, *given]:
             table.materialize(catalog)
-            assert ledger.database.write(lambda _, one=catalog: ledger.event_store.put_catalog(one)) == catalog.digest
+            with ledger.database.write_transaction():
+                assert ledger.event_store.put_catalog(catalog) == catalog.digest
         assert [ledger.catalog(catalog.digest) for catalog in given] == given
         (stored,) = ledger.database.connection.execute("SELECT count(*) FROM catalog").fetchone()
         assert stored == len({catalog.digest for catalog in given})

@@ -1,9 +1,8 @@
-"""Signed checkpoints, and what is known of a ledger from elsewhere."""
+"""Signed checkpoints, and anchors: facts about a ledger that are kept elsewhere."""
 
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +19,11 @@ from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
 from decomp_ledger.integrity.ssh_signatures import SigningKey, fingerprint, load_key, read_signers
 from decomp_ledger.ledger import Ledger
 
-needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not there")
+needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
-    """Write a private key in OpenSSH's format, and the public one beside it."""
+    """Write a private key in OpenSSH's format, and the public key next to it."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -70,7 +69,7 @@ def sign(ledger: Ledger, keys: Path, name: str = "ann") -> Checkpoint:
 # Signing
 
 
-def test_a_checkpoint_says_who_vouches_up_to_which_event(ledger: Ledger, keys: Path) -> None:
+def test_a_checkpoint_names_its_signer_and_the_event_it_vouches_for(ledger: Ledger, keys: Path) -> None:
     first = sign(ledger, keys)
     ledger.table_log("edge").preserve(["aten::gelu"])
     second = sign(ledger, keys, "bob")
@@ -79,26 +78,37 @@ def test_a_checkpoint_says_who_vouches_up_to_which_event(ledger: Ledger, keys: P
     assert second.hash == list(ledger.events())[-1].hash
     result = ledger.verify(signers=read_signers(keys / "signers"))
     assert result.problems == ()
-    assert [(one.seq, one.signer) for one in result.signed] == [(3, "ann@example.org"), (4, "bob")]
-    assert result.to_json()["signed"] == [one.to_json() for one in result.signed]
-    assert [one.signer for one in ledger.verify().signed] == [None, None]
+    assert [(one.seq, one.signer) for one in result.signatures] == [(3, "ann@example.org"), (4, "bob")]
+    assert result.to_json()["signatures"] == [one.to_json() for one in result.signatures]
+    assert [one.signer for one in ledger.verify().signatures] == [None, None]
 
 
-def test_nothing_is_signed_where_there_is_no_event(keys: Path) -> None:
-    with Ledger(":memory:") as empty, pytest.raises(SigningError, match="has no event yet; there is nothing to sign"):
+def test_a_checkpoint_and_a_verification_have_a_short_repr(ledger: Ledger, keys: Path) -> None:
+    signed = sign(ledger, keys)
+    assert repr(signed).startswith(f"Checkpoint(ledger='{ledger.id}', seq=3, hash='{signed.hash[:12]}', signed_at=")
+    assert signed.signature not in repr(signed)
+    (signature,) = ledger.verify().signatures
+    assert repr(signature).startswith(f"ValidSignature(seq=3, hash='{signed.hash}', signer=None")
+
+
+def test_a_ledger_without_events_cannot_be_signed(keys: Path) -> None:
+    with (
+        Ledger(":memory:") as empty,
+        pytest.raises(SigningError, match="the ledger has no event to sign; record something first"),
+    ):
         sign(empty, keys)
 
 
-def test_signers_are_asked_for_and_nobody_signed(ledger: Ledger, keys: Path) -> None:
+def test_a_ledger_without_checkpoints_is_a_problem_where_signers_are_given(ledger: Ledger, keys: Path) -> None:
     (problem,) = ledger.verify(signers=read_signers(keys / "signers")).problems
-    assert problem.text == "no checkpoint is stored: none of these signers vouches for any event"
+    assert problem.text == "no checkpoint is stored, so none of these signers vouches for any event"
 
 
 def test_a_stranger_s_signature_counts_for_nothing(ledger: Ledger, keys: Path) -> None:
     sign(ledger, keys, "eve")
     assert ledger.verify().ok
     (problem,) = ledger.verify(signers=read_signers(keys / "signers")).problems
-    assert (problem.seq, "which is none of the signers" in problem.text) == (3, True)
+    assert (problem.seq, "not one of the signers at that time" in problem.text) == (3, True)
 
 
 def test_any_value_of_a_checkpoint_that_is_changed_is_noticed(ledger: Ledger, keys: Path, tmp_path: Path) -> None:
@@ -126,7 +136,9 @@ def test_a_checkpoint_before_the_last_cannot_be_removed_unnoticed(ledger: Ledger
     assert f"checkpoint {number} does not follow the one before it" in problem.text
 
 
-def test_the_last_one_removed_shows_against_the_one_that_was_kept(ledger: Ledger, keys: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_kept_elsewhere_shows_that_the_last_one_was_removed(
+    ledger: Ledger, keys: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept.json"
     kept.write_text(json.dumps(sign(ledger, keys).to_json()))
     signers = read_signers(keys / "signers")
@@ -135,8 +147,8 @@ def test_the_last_one_removed_shows_against_the_one_that_was_kept(ledger: Ledger
     with Ledger(ledger.path) as opened:
         assert opened.verify().ok
         result = opened.verify(signers=signers, checkpoints=[read_file(kept)])
-        assert result.signed[0].signer == "ann@example.org"
-        assert "was made and is not stored any more" in result.problems[0].text
+        assert result.signatures[0].signer == "ann@example.org"
+        assert "was removed from the ledger" in result.problems[0].text
     tamper(Path(ledger.path), lambda db: (db.execute("UPDATE provenance SET actor = 'eve'"), rechain(db)))
     with Ledger(ledger.path) as opened:
         assert opened.verify().ok
@@ -149,7 +161,7 @@ def test_another_ledger_s_checkpoint_vouches_for_nothing_here(ledger: Ledger, ke
         new_table(other)
         theirs = sign(other, keys)
     (problem,) = ledger.verify(checkpoints=[theirs]).problems
-    assert f"is of the ledger {theirs.ledger}, and this is {ledger.id}" in problem.text
+    assert f"belongs to the ledger {theirs.ledger}, not to {ledger.id}" in problem.text
 
 
 def test_a_forged_checkpoint_is_noticed(ledger: Ledger, keys: Path) -> None:
@@ -166,14 +178,14 @@ def test_no_row_of_the_checkpoints_can_be_changed_behind_the_triggers(ledger: Le
         "DELETE FROM checkpoint",
         "REPLACE INTO checkpoint SELECT * FROM checkpoint",
     ):
-        with pytest.raises(LedgerError, match="append-only"):
-            ledger.database.write(lambda connection, text=text: connection.execute(text))
+        with pytest.raises(LedgerError, match="append-only"), ledger.database.write_transaction() as connection:
+            connection.execute(text)
 
 
-# A cut tail, and history written anew
+# A cut tail, and a rewritten history
 
 
-def test_a_cut_tail_shows_against_what_is_known(ledger: Ledger) -> None:
+def test_anchors_show_a_cut_tail(ledger: Ledger) -> None:
     events = list(ledger.events())
     anchors = [(event.seq, event.hash) for event in events]
     ledger.close()
@@ -182,24 +194,30 @@ def test_a_cut_tail_shows_against_what_is_known(ledger: Ledger) -> None:
         assert opened.verify(expect=[events[1].hash.upper()], anchors=anchors[:2]).ok
         (problem,) = opened.verify(anchors=anchors).problems
         assert problem.seq == 3
-        assert problem.text.endswith("the tail was cut (as known up to #2)")
+        assert problem.text.endswith("the tail was cut (the anchors agree up to #2)")
         (problem,) = opened.verify(expect=[events[2].hash]).problems
         assert (problem.seq, problem.text.startswith(f"no event has the hash {events[2].hash}")) == (None, True)
 
 
-def test_history_written_anew_shows_with_the_first_known_event_that_differs(ledger: Ledger) -> None:
+def test_anchors_name_the_first_event_of_a_rewritten_history(ledger: Ledger) -> None:
     anchors = [(event.seq, event.hash) for event in ledger.events()]
     ledger.close()
     tamper(Path(ledger.path), lambda db: forge(db, 2))
     with Ledger(ledger.path) as opened:
         assert opened.verify().ok
         assert [problem.seq for problem in opened.verify(anchors=anchors).problems] == [2, 3]
-        assert "as known up to #1" in opened.verify(anchors=anchors[::-1]).problems[0].text
+        assert "the anchors agree up to #1" in opened.verify(anchors=anchors[::-1]).problems[0].text
+
+
+def test_an_anchor_with_a_seq_that_no_event_can_have_is_a_problem(ledger: Ledger) -> None:
+    (problem,) = ledger.verify(anchors=[(10**30, "ab" * 32)]).problems
+    assert problem.seq == 10**30
+    assert problem.text.startswith("it had the hash abababababab and is missing")
 
 
 @pytest.mark.parametrize("bad", ["", "12ab", "z" * 64, 7, None])
-def test_what_is_no_hash_is_said(ledger: Ledger, bad: object) -> None:
-    with pytest.raises(LedgerError, match="is no hash of an event: 64 hex digits"):
+def test_a_text_that_is_not_a_hash_is_an_error(ledger: Ledger, bad: object) -> None:
+    with pytest.raises(LedgerError, match="not the hash of an event; give 64 hex digits"):
         ledger.verify(expect=[bad])  # type: ignore[list-item]
 
 
@@ -210,18 +228,18 @@ def test_a_key_with_a_passphrase_is_decrypted(tmp_path: Path) -> None:
     key = make_key(tmp_path / "key", passphrase="correct horse ä")
     public = ssh_signatures.read_public_line(key.with_name("key.pub").read_text().rpartition(" ")[0])
     assert load_key(key, lambda: "correct horse ä").public == public
-    with pytest.raises(SigningError, match="the passphrase is not its own"):
+    with pytest.raises(SigningError, match="key: wrong passphrase"):
         load_key(key, lambda: "wrong")
-    with pytest.raises(SigningError, match=r"has a passphrase; give it in \$DECOMP_LEDGER_PASSPHRASE"):
+    with pytest.raises(SigningError, match=r"key: has a passphrase; give it in \$DECOMP_LEDGER_PASSPHRASE"):
         load_key(key)
 
 
 BAD_KEYS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "rsa": (lambda path: make_key(path, "rsa"), "is a key of type RSA, not Ed25519; make one with"),
+    "rsa": (lambda path: make_key(path, "rsa"), "a key of type RSA, not Ed25519; make one with"),
     "ecdsa": (lambda path: make_key(path, "ecdsa"), "not Ed25519; make one with"),
-    "text": (lambda path: path.write_text("hello"), "is no private key of OpenSSH"),
-    "empty": (lambda path: path.write_text(""), "is no private key of OpenSSH"),
-    "public": (lambda path: path.write_text("ssh-ed25519 AAAA me"), "is a public key; name the private one"),
+    "text": (lambda path: path.write_text("hello"), "not a private key of OpenSSH"),
+    "empty": (lambda path: path.write_text(""), "not a private key of OpenSSH"),
+    "public": (lambda path: path.write_text("ssh-ed25519 AAAA me"), "a public key; give the private key"),
     "folder": (lambda path: path.mkdir(), "cannot be read: Is a directory"),
     "missing": (lambda path: None, "cannot be read: No such file"),
     "cut off": (lambda path: path.write_bytes(make_key(path).read_bytes()[:200]), "cannot be read as a private key"),
@@ -229,7 +247,7 @@ BAD_KEYS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_KEYS)
-def test_what_cannot_sign_gets_one_clear_error(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_sign_gives_one_clear_error(tmp_path: Path, name: str) -> None:
     make, message = BAD_KEYS[name]
     make(tmp_path / "key")
     with pytest.raises(SigningError, match=message) as caught:
@@ -273,9 +291,9 @@ def test_a_signature_counts_only_while_its_signer_may_sign(ledger: Ledger, keys:
         ("", "has no Ed25519 key that may sign for 'decomp-ledger'"),
         ("hello", "line 1: expected 'NAME"),
         ("\nann ssh-ed25519 !!!", "line 2: "),
-        ("ann ssh-ed25519 AAAAB3NzaC1yc2E=", "line 1: the key is not of the type"),
+        ("ann ssh-ed25519 AAAAB3NzaC1yc2E=", "line 1: the key has another type"),
         ("ann frobnicate ssh-ed25519 AAAA", "line 1: unknown option 'frobnicate'"),
-        ("\x00\xff", "is no list of signers: it is not text"),
+        ("\x00\xff", "not a list of signers: it is not text"),
     ],
 )
 def test_signers_that_cannot_be_read_are_named_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -294,7 +312,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_what_is_no_checkpoint_is_said(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text(BAD_FILES[name])
     with pytest.raises(SigningError, match=str(tmp_path / "file")):
         read_file(tmp_path / "file")
@@ -303,9 +321,7 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["key", "signature", "text"])
-def test_a_checkpoint_of_which_a_part_is_another_s_is_no_checkpoint_or_not_signed(
-    ledger: Ledger, keys: Path, part: str
-) -> None:
+def test_a_checkpoint_with_a_part_of_another_one_is_not_valid(ledger: Ledger, keys: Path, part: str) -> None:
     mine, theirs = sign(ledger, keys).to_json(), sign(ledger, keys, "bob").to_json()
     try:
         mixed = Checkpoint.from_json({**mine, part: theirs[part]})
@@ -344,10 +360,10 @@ def test_keys_that_openssh_makes_can_sign(ledger: Ledger, tmp_path: Path) -> Non
         key = load_key(tmp_path / name, lambda: "secret words")
         assert isinstance(key, SigningKey)
         ledger.checkpoint(key)
-        said = subprocess.run(
+        printed = subprocess.run(
             ["ssh-keygen", "-l", "-f", str(tmp_path / name)], capture_output=True, text=True, check=True
         )
-        assert said.stdout.split()[1] == fingerprint(key.public)
+        assert printed.stdout.split()[1] == fingerprint(key.public)
         assert read_signers(tmp_path / f"{name}.pub")[0].name == "me"
     assert ledger.verify().ok
 
@@ -368,16 +384,16 @@ with Ledger(sys.argv[1]) as ledger:
 
 
 def test_cryptography_is_needed_only_where_something_is_signed_or_checked(ledger: Ledger, keys: Path) -> None:
-    said = run_python(_MISSING, ledger.path, keys / "ann").splitlines()
-    assert said[0] == "True"
-    assert said[1].startswith("SigningError signatures need the package 'cryptography'")
+    lines = run_python(_MISSING, ledger.path, keys / "ann").splitlines()
+    assert lines[0] == "True"
+    assert lines[1].startswith("SigningError signatures: need the package 'cryptography'")
     sign(ledger, keys)
     process = start_python(_MISSING, ledger.path, keys / "ann")
-    assert "SigningError: signatures need the package 'cryptography'" in process.communicate(timeout=60)[1]
+    assert "SigningError: signatures: need the package 'cryptography'" in process.communicate(timeout=60)[1]
 
 
 def command(ledger: Path | str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run decomp-ledger as a user would, without a terminal."""
+    """Run decomp-ledger without a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "decomp_ledger", "--ledger", str(ledger), *arguments],
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env={**os.environ, **environment},
@@ -390,18 +406,18 @@ def test_the_command_line_signs_and_checks(ledger: Ledger, keys: Path, tmp_path:
     out = tmp_path / "kept.json"
     done = command(ledger.path, "checkpoint", "--key", str(keys / "ann"), "--output", str(out))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"up to #3: signed by {fingerprint(load_key(keys / 'ann').public)}; head {head}\n"
+    assert done.stdout == f"signed up to #3 by {fingerprint(load_key(keys / 'ann').public)}; head {head}\n"
     done = command(
         ledger.path, "verify", "--signers", str(keys / "signers"), "--checkpoint", str(out), "--expect", head
     )
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
-    assert first.startswith("up to #3: signed 20") and first.endswith(" by ann@example.org")
+    assert first.startswith("signed up to #3, 20") and first.endswith(" by ann@example.org")
     assert second == f"3 events, the chain is whole; head {head}"
     done = command(ledger.path, "verify", "--expect", "0" * 64, "--json")
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
     done = command(ledger.path, "verify", "--expect", "nonsense")
-    assert (done.returncode, "is no hash of an event" in done.stderr) == (2, True)
+    assert (done.returncode, "not the hash of an event" in done.stderr) == (2, True)
 
 
 def test_the_command_line_takes_the_passphrase_from_the_environment(ledger: Ledger, tmp_path: Path) -> None:
@@ -414,12 +430,11 @@ def test_the_command_line_takes_the_passphrase_from_the_environment(ledger: Ledg
     nowhere = command(
         ledger.path, "checkpoint", "--key", str(key), "-o", "/nowhere/x", DECOMP_LEDGER_PASSPHRASE="secret"
     )
-    assert "the checkpoint is in the ledger, but /nowhere/x cannot be written" in nowhere.stderr
+    assert "/nowhere/x: cannot write the checkpoint" in nowhere.stderr
 
 
 def test_a_stored_checkpoint_is_read_back_as_it_was_signed(ledger: Ledger, keys: Path) -> None:
     signed = [sign(ledger, keys, name) for name in ("ann", "bob")]
     with ledger.database.reading() as connection:
-        assert list(checkpoints.stored(connection, ledger.id)) == signed
+        assert list(checkpoints.stored_checkpoints(connection, ledger.id)) == signed
         assert [Checkpoint.from_json(one.to_json()) for one in signed] == signed
-        assert isinstance(connection, sqlite3.Connection)

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it exits with, and what it never does."""
+"""The command line: output, exit status, and errors."""
 
 import json
 import os
@@ -36,7 +36,7 @@ HOSTILE = "a\x1b[31mred\x1b]0;title\x07\nnext line\u202eright to left\x00\x7f[bo
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ledger with two tables: `edge`, changed, tagged and used, and `plain`, untouched."""
+    """A ledger with two tables: `edge` is changed, tagged and materialized; `plain` is not."""
     file = tmp_path / "l.db"
     with Ledger(file, actor="Ada") as ledger:
         edge = ledger.create_table("edge")
@@ -51,14 +51,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def run(path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would."""
+    """Run the command in a process."""
     command = [str(Path(sys.executable).with_name("decomp-ledger")), "--ledger", str(path), *arguments]
     env = {**os.environ, "COLUMNS": "200", **environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def answer(path: Path, *arguments: str) -> object:
-    """Return what a command says with --json."""
+    """Return the parsed output of a command with --json."""
     done = run(path, *arguments, "--json")
     assert done.stderr == ""
     return json.loads(done.stdout)
@@ -94,7 +94,7 @@ def test_log_filters(path: Path, arguments: list[str], expected: list[int]) -> N
     assert expected == [event["seq"] for event in answer(path, "log", *arguments)]
 
 
-def test_show_tells_what_a_table_says_and_what_came_of_it(path: Path) -> None:
+def test_show_prints_the_rules_and_the_snapshot(path: Path) -> None:
     shown = answer(path, "show", "edge")
     assert {"aten::gelu", "aten::linear", "mylib::later"} == shown["rules"].keys()
     assert shown["rules"]["aten::gelu"]["decomposition"]["module"] == "mypkg.lower"
@@ -148,31 +148,33 @@ def test_blame_names_the_event_behind_each_op(path: Path) -> None:
         ("aten::linear", "plain", "kept", "the table's base is empty"),
     ],
 )
-def test_explain_says_why(path: Path, op: str, state: str, outcome: str, because: str) -> None:
+def test_explain_gives_the_reason(path: Path, op: str, state: str, outcome: str, because: str) -> None:
     (explained,) = answer(path, "explain", op, state)
     assert outcome == explained["outcome"]
     assert explained["because"].startswith(because)
     assert f"{outcome}, since {because}" in run(path, "explain", op, state).stdout
 
 
-def test_explain_without_a_table_asks_those_that_speak_of_the_op(path: Path) -> None:
+def test_explain_without_a_table_answers_for_the_tables_with_a_rule(path: Path) -> None:
     assert [explained["table"] for explained in answer(path, "explain", "aten::linear")] == ["edge"]
 
 
-def test_explain_says_so_where_nothing_is_known_of_torch(tmp_path: Path) -> None:
+def test_explain_answers_for_a_table_that_was_never_materialized(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.create_table("edge").preserve(["aten::linear"])
     (explained,) = answer(tmp_path / "l.db", "explain", "aten::linear")
     assert (explained["torch"], explained["loaded"], explained["outcome"]) == (None, None, "kept")
     (other,) = answer(tmp_path / "l.db", "explain", "aten::gelu")
     assert "follows torch's default, which is unknown" in other["because"]
+    *_, torch = run(tmp_path / "l.db", "explain", "aten::gelu").stdout.splitlines()
+    assert torch.startswith("  edge was never materialized, so torch's side is unknown; export with it")
 
 
-def test_diff_shows_what_differs_and_exits_with_1(path: Path) -> None:
+def test_diff_exits_with_1_if_rules_differ(path: Path) -> None:
     done = run(path, "diff", "edge@1", "edge@release", "--json")
     assert done.returncode == 1
-    assert {"aten::linear", "mylib::later"} == json.loads(done.stdout)["ops"].keys()
-    assert "(nothing)" in run(path, "diff", "edge@1", "edge").stdout
+    assert {"aten::linear", "mylib::later"} == json.loads(done.stdout)["rules"].keys()
+    assert "(no rule)" in run(path, "diff", "edge@1", "edge").stdout
     same = run(path, "diff", "edge@2", "edge@release")
     assert (same.returncode, same.stdout) == (0, "")
     assert run(path, "diff", "edge@1", "plain").returncode == 1
@@ -190,14 +192,14 @@ def test_tag_names_a_version_once(path: Path) -> None:
     assert "never moves" in moved.stderr
 
 
-def test_revert_brings_back_a_state_by_appending(path: Path) -> None:
+def test_revert_appends_an_event(path: Path) -> None:
     conflict = run(path, "revert", "edge", "--to", "release", "--expected-version", "2")
     assert conflict.returncode == 2
     assert "is at version 3, not 2" in conflict.stderr
     assert run(path, "revert", "edge", "--to", "release").returncode == 0
     assert answer(path, "show", "edge@2")["rules"] == answer(path, "show", "edge@4")["rules"]
     assert answer(path, "revert", "edge", "--to", "2") == {"event": None}
-    assert "it says that already" in run(path, "revert", "edge", "--to", "2").stdout
+    assert "edge already has the rules of edge@2" in run(path, "revert", "edge", "--to", "2").stdout
 
 
 def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
@@ -212,7 +214,7 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     connection.close()
     done = run(path, "verify")
     assert done.returncode == 1
-    assert done.stdout.startswith("event #3: its content is not what its hash was made of")
+    assert done.stdout.startswith("event #3: its content does not match its hash")
     assert answer(path, "verify")["problems"][0]["seq"] == 3
 
 
@@ -220,32 +222,35 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     ("arguments", "message"),
     [
         (["show", "edgy"], "has no table 'edgy'; it has 'edge'"),
-        (["show", "edge@9"], "edge has versions 1 to 3, not 9"),
-        (["show", "edge@nope"], "edge has no tag 'nope'; its tags: release"),
-        (["show"], "has 2 tables; name one: edge, plain"),
+        (["show", "edge@9"], "edge@9: the table has 3 versions; give one of 1 to 3"),
+        (
+            ["show", "edge@nope"],
+            "edge@nope: the table has no such tag; give one of its tags (release) or a version, 1 to 3",
+        ),
+        (["show"], "the ledger has 2 tables; name one of edge, plain"),
         (["explain", "aten.linear"], "names a family of overloads"),
         (["explain", "a b", "edge"], "is not the name of an op"),
-        (["tag", "edge", "7"], "'7' cannot name a tag"),
+        (["tag", "edge", "7"], "'7': a tag must not look like a number"),
         (["log", "-n", "0"], "'-n'"),
         (["nonsense"], "nonsense"),
         (["log", "--nonsense"], "--nonsense"),
         (["diff", "edge"], "Missing argument 'B'"),
     ],
 )
-def test_wrong_use_is_one_line_status_2_and_changes_nothing(path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_use_prints_one_line_and_changes_nothing(path: Path, arguments: list[str], message: str) -> None:
     before = path.read_bytes()
     done = run(path, *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
-    told = run(path, *arguments, "--json")
-    assert told.returncode == 2
-    assert message in json.loads(told.stdout)["error"]["message"]
+    as_json = run(path, *arguments, "--json")
+    assert as_json.returncode == 2
+    assert message in json.loads(as_json.stdout)["error"]["message"]
     assert before == path.read_bytes()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a ledger at all, but long enough to be one" * 9, "folder"])
 @pytest.mark.parametrize("command", ["log", "tables", "verify", "tag"])
-def test_a_bad_ledger_is_one_line_and_status_2(tmp_path: Path, content: object, command: str) -> None:
+def test_a_bad_ledger_prints_one_line_and_exits_with_2(tmp_path: Path, content: object, command: str) -> None:
     path = tmp_path / "l.db"
     if content == "folder":
         path.mkdir()
@@ -272,13 +277,13 @@ def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Pat
         text = run(path, *arguments).stdout
         assert text
         assert [line for line in text.split("\n") if not line.isprintable()] == []
-        told = run(path, *arguments, "--json").stdout
-        assert told.isascii()
-        json.loads(told)
+        as_json = run(path, *arguments, "--json").stdout
+        assert as_json.isascii()
+        json.loads(as_json)
     assert tuple(answer(path, "log", "-n", "1")[0][key] for key in ("actor", "reason")) == (HOSTILE, HOSTILE)
 
 
-def test_a_table_s_name_that_a_stranger_gave_is_escaped(path: Path) -> None:
+def test_a_forged_name_of_a_table_is_escaped(path: Path) -> None:
     tamper(path, lambda db: db.execute("UPDATE decomp_table SET name = ? WHERE name = 'edge'", [HOSTILE]))
     for arguments in (["log"], ["blame", HOSTILE.replace("\0", "")], ["explain", "aten::linear"], ["tables"]):
         done = run(path, *arguments)
@@ -297,14 +302,14 @@ def test_a_read_only_ledger_can_be_read(path: Path) -> None:
     assert before == [name for name in sorted(file.name for file in path.parent.iterdir()) if "-" not in name]
 
 
-def test_the_ledger_is_named_by_the_environment_too(path: Path) -> None:
+def test_the_environment_can_name_the_ledger(path: Path) -> None:
     command = [sys.executable, "-m", "decomp_ledger", "tables", "--json"]
     env = {**os.environ, "DECOMP_LEDGER": str(path)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     assert [info["name"] for info in json.loads(done.stdout)] == ["edge", "plain"]
 
 
-def test_a_pipe_that_closes_early_is_no_traceback(path: Path) -> None:
+def test_a_pipe_that_closes_early_gives_no_traceback(path: Path) -> None:
     tool = shutil.which("head")
     assert tool is not None
     with Ledger(path) as ledger:

@@ -1,4 +1,4 @@
-"""The ledger file: made, opened, refused, shared, locked, lost and full."""
+"""The ledger file: creation, bad files, permissions, processes, forks, threads, transactions, full disks."""
 
 import json
 import os
@@ -25,7 +25,9 @@ from strategies import (
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import fork_safety
-from decomp_ledger.storage.database import Database, explain
+from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.new_file import draft_of, put
+from decomp_ledger.storage.sqlite_errors import describe_error
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Return name -> bytes of all that is in a folder; None for folders in it."""
+    """Return name -> bytes of each file in a folder; None for a folder."""
     return {entry.name: None if entry.is_dir() else entry.read_bytes() for entry in sorted(folder.iterdir())}
 
 
@@ -66,7 +68,7 @@ def other_database(ledger: Path, journal: str, application_id: int) -> bytes:
 
 
 def scribble(ledger: Path) -> bytes:
-    """Return a ledger whose pages, but for the header, were overwritten."""
+    """Return a ledger whose pages after the header are overwritten."""
     data = ledger.read_bytes()
     return data[:100] + bytes(range(256)) * (len(data) // 256 + 1)
 
@@ -76,10 +78,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda ledger: b"", "is empty, not a ledger; remove it"),
     "encrypted": (lambda ledger: os.urandom(8192), "not a ledger: not an SQLite file, or an encrypted one"),
     "one byte": (lambda ledger: b"S", "not a ledger"),
-    "half a header": (lambda ledger: truncate(ledger, 50), "is truncated: it has 50 bytes"),
-    "a header alone": (lambda ledger: truncate(ledger, 100), "is truncated: it has 100 bytes"),
-    "a page alone": (lambda ledger: truncate(ledger, 4096), "is truncated: it has 4096 bytes"),
-    "all but a byte": (lambda ledger: ledger.read_bytes()[:-1], "is truncated: it has"),
+    "half a header": (lambda ledger: truncate(ledger, 50), "is truncated: 50 bytes"),
+    "a header alone": (lambda ledger: truncate(ledger, 100), "is truncated: 100 bytes"),
+    "a page alone": (lambda ledger: truncate(ledger, 4096), "is truncated: 4096 bytes"),
+    "all but a byte": (lambda ledger: ledger.read_bytes()[:-1], r"is truncated: \d+ bytes"),
     "another's database": (lambda ledger: other_database(ledger, "DELETE", 0), "SQLite database, but not a ledger"),
     "another's in WAL": (lambda ledger: other_database(ledger, "WAL", 7), "SQLite database, but not a ledger"),
     "overwritten": (scribble, "is damaged|not a ledger"),
@@ -88,7 +90,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_is_no_ledger_gets_one_clear_error_and_stays_as_it_was(
+def test_a_bad_file_gives_one_clear_error_and_is_unchanged(
     path: Path, tmp_path: Path, name: str, read_only: bool
 ) -> None:
     make, message = BAD_FILES[name]
@@ -102,13 +104,13 @@ def test_a_file_that_is_no_ledger_gets_one_clear_error_and_stays_as_it_was(
     assert str(caught.value).startswith(str(bad))
     assert "\n" not in str(caught.value)
     after = contents(folder)
-    if name == "overwritten":  # a ledger by its header: SQLite has opened it, and leaves its own two files
+    if name == "overwritten":  # its header is good, so that SQLite opened it and left its two files
         after = {key: data for key, data in after.items() if key not in ("bad.db-wal", "bad.db-shm")}
     assert after == before
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
-def test_a_folder_is_no_ledger(tmp_path: Path, read_only: bool) -> None:
+def test_a_folder_is_refused(tmp_path: Path, read_only: bool) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     with pytest.raises(LedgerFileError, match="is a folder, not a ledger; name a file in it"):
@@ -116,7 +118,7 @@ def test_a_folder_is_no_ledger(tmp_path: Path, read_only: bool) -> None:
     assert contents(tmp_path) == {"runs": None}
 
 
-def test_what_is_no_regular_file_is_no_ledger(tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("pipe", "dangling"):
@@ -126,28 +128,30 @@ def test_what_is_no_regular_file_is_no_ledger(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["nowhere/ledger.db", "file/ledger.db"], ids=["missing", "a file"])
-def test_a_ledger_is_not_made_where_there_is_no_folder(tmp_path: Path, below: str) -> None:
+def test_a_ledger_in_a_missing_folder_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LedgerFileError, match="cannot be made: there is no folder"):
+    with pytest.raises(LedgerFileError, match=r"cannot be made: the folder .* does not exist"):
         Ledger(tmp_path / below)
     assert contents(tmp_path) == {"file": b""}
 
 
-def test_nothing_is_made_for_a_reader(tmp_path: Path) -> None:
-    with pytest.raises(LedgerFileError, match=r"there is no ledger at .*; name one with --ledger, or record something"):
+def test_a_reader_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(
+        LedgerFileError, match=r"the ledger does not exist; name one with --ledger, or record something"
+    ):
         Ledger(tmp_path / "ledger.db", read_only=True)
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a\ud800b"], ids=["too long", "a null", "a surrogate"])
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
-def test_a_name_that_no_file_can_have_is_a_ledger_error(tmp_path: Path, name: str, read_only: bool) -> None:
+def test_an_invalid_file_name_is_a_ledger_error(tmp_path: Path, name: str, read_only: bool) -> None:
     with pytest.raises(LedgerError):
         Ledger(tmp_path / name, read_only=read_only)
     assert contents(tmp_path) == {}
 
 
-def test_a_lazy_ledger_says_what_is_wrong_when_it_is_first_used(tmp_path: Path) -> None:
+def test_a_lazy_ledger_raises_at_its_first_use(tmp_path: Path) -> None:
     bad = tmp_path / "bad.db"
     bad.write_text("not a ledger")
     ledger = Ledger(bad, lazy=True)
@@ -166,14 +170,14 @@ def test_a_lazy_ledger_makes_no_file_until_it_is_used(tmp_path: Path) -> None:
 
 
 def test_durability_is_one_of_two(tmp_path: Path) -> None:
-    with pytest.raises(LedgerFileError, match="'process' or 'power', not 'disk'"):
+    with pytest.raises(LedgerFileError, match="'disk' is unknown; give 'process' or 'power'"):
         Ledger(tmp_path / "ledger.db", durability="disk")
     for durability, synchronous in (("process", 1), ("power", 2)):
         with Ledger(tmp_path / "ledger.db", durability=durability) as ledger:
             assert ledger.database.connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
 
 
-# Permissions, with somebody to whom they apply
+# Permissions, as a user to whom they apply
 
 _TRY = """
 import stat
@@ -191,8 +195,8 @@ except errors.LedgerError as error:
     [
         (0o000, 0o777, "reading", "may not be read|cannot be opened"),
         (0o000, 0o777, "writing", "may not be read|cannot be opened|is read-only here"),
-        (0o444, 0o777, "writing", "is read-only here; its file and folder must be writable"),
-        (0o666, 0o555, "writing", "is read-only here; its file and folder must be writable"),
+        (0o444, 0o777, "writing", "is read-only here; make the file and its folder writable"),
+        (0o666, 0o555, "writing", "is read-only here; make the file and its folder writable"),
         (0o644, 0o000, "reading", "may not be read|cannot be opened"),
         (0o644, 0o000, "writing", "may not be read|cannot be opened"),
         (0o444, 0o555, "reading", None),
@@ -209,7 +213,7 @@ except errors.LedgerError as error:
         "ro",
     ],
 )
-def test_permissions_are_obeyed_and_said(
+def test_missing_permissions_give_one_clear_error(
     path: Path, file_mode: int, folder_mode: int, mode: str, expected: str | None
 ) -> None:
     with public_folder() as folder:
@@ -218,28 +222,28 @@ def test_permissions_are_obeyed_and_said(
         before = copy.read_bytes()
         copy.chmod(file_mode)
         folder.chmod(folder_mode)
-        said = run_unprivileged(_TRY, copy, mode)
+        printed = run_unprivileged(_TRY, copy, mode)
         folder.chmod(0o755)
         copy.chmod(0o644)
         assert copy.read_bytes() == before
     if expected is None:
-        assert said == "opened [2]\n"
+        assert printed == "opened [2]\n"
     else:
-        assert said.startswith("LedgerFileError")
-        assert any(text in said for text in expected.split("|")), said
-        assert said.count("\n") == 1
+        assert printed.startswith("LedgerFileError")
+        assert any(text in printed for text in expected.split("|")), printed
+        assert printed.count("\n") == 1
 
 
-def test_a_ledger_cannot_be_made_in_a_folder_that_may_not_be_written() -> None:
+def test_a_ledger_in_a_read_only_folder_is_refused() -> None:
     with public_folder() as folder:
         folder.chmod(0o555)
-        said = run_unprivileged(_TRY, folder / "ledger.db", "writing")
-        assert said.startswith("LedgerFileError")
+        printed = run_unprivileged(_TRY, folder / "ledger.db", "writing")
+        assert printed.startswith("LedgerFileError")
         assert contents(folder) == {}
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["alone", "after another"])
-def test_a_ledger_is_made_where_there_are_no_hard_links(
+def test_a_ledger_is_made_on_a_file_system_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     path = tmp_path / "ledger.db"
@@ -258,13 +262,13 @@ def test_a_ledger_is_made_where_there_are_no_hard_links(
     assert contents(tmp_path).keys() == {"ledger.db"}
 
 
-# Names and places
+# Names and paths
 
 
 @pytest.mark.parametrize(
     "name", ["a b?mode=memory#x%41.db", "läger.db", os.fsdecode(b"\xff\xfe.db"), "file:x.db", "-", " .db"]
 )
-def test_any_name_that_a_file_can_have_can_name_a_ledger(tmp_path: Path, name: str) -> None:
+def test_any_valid_file_name_can_name_a_ledger(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with Ledger(path, actor="ann") as ledger:
         new_table(ledger)
@@ -274,7 +278,7 @@ def test_any_name_that_a_file_can_have_can_name_a_ledger(tmp_path: Path, name: s
     assert name in {entry.name for entry in tmp_path.iterdir()}
 
 
-def test_a_relative_path_stays_where_it_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_resolved_when_the_ledger_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Ledger("ledger.db") as ledger:
         monkeypatch.chdir("/")
@@ -294,7 +298,7 @@ def test_a_closed_ledger_leaves_one_file(path: Path) -> None:
     assert contents(path.parent).keys() == {"ledger.db"}
 
 
-def test_each_ledger_has_an_id_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+def test_each_ledger_has_its_own_id_and_keeps_it(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.db") as first, Ledger(tmp_path / "b.db") as second:
         ids = {first.id, second.id}
         assert len(ids) == 2
@@ -307,7 +311,7 @@ def test_each_ledger_has_an_id_of_its_own_and_keeps_it(tmp_path: Path) -> None:
 # Closed, read-only, lost
 
 
-def test_a_closed_ledger_says_so(path: Path) -> None:
+def test_a_closed_ledger_refuses_every_use(path: Path) -> None:
     ledger = Ledger(path)
     table = ledger.table_log("edge")
     ledger.close()
@@ -337,7 +341,7 @@ def test_a_ledger_opened_for_reading_refuses_every_write(path: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-def test_a_file_that_is_gone_while_open_takes_no_more_events(path: Path, replaced: bool) -> None:
+def test_a_removed_or_replaced_file_gets_no_more_events(path: Path, replaced: bool) -> None:
     with Ledger(path) as ledger:
         table = ledger.table_log("edge")
         away = path.rename(path.with_name("away.db"))
@@ -367,7 +371,7 @@ with Ledger(path, actor=name) as ledger:
 """
 
 
-def test_processes_that_make_one_ledger_at_once_share_it(tmp_path: Path) -> None:
+def test_processes_that_create_one_ledger_at_once_share_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     names = ["one", "two", "three"]
     processes = [start_python(_APPEND, path, name, 10) for name in names]
@@ -393,13 +397,13 @@ print(*sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM event").fetcho
 """
 
 
-def test_opening_a_ledger_twice_leaves_the_locks_of_the_first(path: Path) -> None:
+def test_opening_a_ledger_twice_keeps_the_locks_of_the_first(path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         table = ledger.table_log("edge")
         table.preserve(["aten::add.Tensor"])
         Ledger(path, read_only=True).close()
         ledger.backup(path.with_name("copy.db"))
-        # Who believes to be the last one with the file open removes its write-ahead log.
+        # A process that takes itself for the last user of the file removes the write-ahead log.
         assert run_python(_LOOK, path) == "3\n"
         table.preserve(["aten::relu"])
         assert run_python(_LOOK, path) == "4\n"
@@ -430,7 +434,7 @@ print(*[event.actor for event in ledger.events(gt=2)])
 """
 
 
-def test_a_forked_child_writes_through_a_connection_of_its_own(path: Path) -> None:
+def test_a_forked_child_writes_through_its_own_connection(path: Path) -> None:
     assert run_python(_FORK, path).split() == ["parent", "child", "parent"]
     with Ledger(path, read_only=True) as ledger:
         assert ledger.state("edge").rules.keys() == {"aten::mm", "aten::add", "aten::mul", "aten::sub"}
@@ -462,8 +466,8 @@ os.waitpid(child, 0)
 """
 
 
-def test_what_a_forked_child_writes_is_kept_though_others_close_the_ledger_meanwhile(path: Path) -> None:
-    # A child that believes to have its parent's locks would lose its write-ahead log to whoever closes last.
+def test_events_of_a_forked_child_survive_when_others_close_the_ledger(path: Path) -> None:
+    # If the child trusted its parent's locks, the last process to close would remove the child's write-ahead log.
     assert run_python(_FORK_CLOSED, path) == "5\n"
     with Ledger(path, read_only=True) as ledger:
         assert ledger.state("edge").rules.keys() == {"aten::mm", "aten::add", "aten::mul", "aten::sub"}
@@ -476,25 +480,26 @@ from decomp_ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1], actor="ann")
 table = ledger.table_log("edge")
 
-def fork(_):
+def fork():
     child = os.fork()
     if child == 0:
         for use in (ledger.tables, lambda: Ledger(sys.argv[1])):
             try:
                 use()
             except LedgerFileError as error:
-                print("was in use when this process was forked" in str(error), flush=True)
+                print("in use when this process was forked" in str(error), flush=True)
     return child
 
 if sys.argv[2] == "writing":
     try:
-        child = ledger.database.write(fork)
+        with ledger.database.write_transaction():
+            child = fork()
     except LedgerFileError as error:
         print(error, flush=True)
         os._exit(0)
 else:
     with ledger.database.reading():
-        child = fork(None)
+        child = fork()
     if child == 0:
         os._exit(0)
 os.waitpid(child, 0)
@@ -503,10 +508,14 @@ print(table.preserve(["aten::add"]).seq)
 
 
 @pytest.mark.parametrize("within", ["reading", "writing"])
-def test_a_child_that_is_forked_amid_the_use_of_a_ledger_is_told_not_to_use_it(path: Path, within: str) -> None:
-    told = run_python(_FORK_WITHIN, path, within)
-    more = f"{path} is being written by the process that forked this one\n" if within == "writing" else ""
-    assert told == f"True\nTrue\n{more}3\n"
+def test_a_child_forked_while_a_ledger_is_in_use_refuses_it(path: Path, within: str) -> None:
+    printed = run_python(_FORK_WITHIN, path, within)
+    more = (
+        f"{path}: the process that forked this one is writing to it; open the ledger again in this process\n"
+        if within == "writing"
+        else ""
+    )
+    assert printed == f"True\nTrue\n{more}3\n"
 
 
 _FORK_GONE = """
@@ -528,7 +537,7 @@ print(len(ledger.tables()))
 """
 
 
-def test_a_ledger_that_vanished_around_a_fork_is_not_made_anew(path: Path) -> None:
+def test_a_ledger_removed_after_a_fork_is_not_created_again(path: Path) -> None:
     assert run_python(_FORK_GONE, path) == "True False\n1\n"
 
 
@@ -548,9 +557,9 @@ print(len(ledger.tables()))
 """
 
 
-def test_a_ledger_in_memory_stays_with_its_process() -> None:
-    said = run_python(_FORK_MEMORY)
-    assert said == "a ledger in memory stays with the process that made it; use a file to share one\n0\n"
+def test_a_forked_child_refuses_a_ledger_in_memory() -> None:
+    printed = run_python(_FORK_MEMORY)
+    assert printed == ":memory:: a ledger in memory belongs to the process that made it; use a file to share one\n0\n"
 
 
 _HOLD = """
@@ -562,12 +571,12 @@ sys.stdin.readline()
 """
 
 
-def test_a_ledger_locked_by_another_process_is_waited_for_and_then_said(path: Path) -> None:
+def test_a_locked_ledger_is_an_error_after_the_timeout(path: Path) -> None:
     holder = start_python(_HOLD, path, "BEGIN IMMEDIATE")
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with Ledger(path, timeout=0.2) as ledger:
         table = ledger.table_log("edge")
-        with pytest.raises(LedgerFileError, match="is being written by another process and did not come free in time"):
+        with pytest.raises(LedgerFileError, match="another process is writing to it and did not finish in time"):
             table.preserve(["aten::add"])
         assert (table.version, table.rules.keys()) == (2, {"aten::mm"})
         finish(holder)
@@ -589,20 +598,20 @@ while time.monotonic() < end:
 """
 
 
-def test_a_writer_finds_the_short_gaps_that_another_leaves(path: Path) -> None:
+def test_a_writer_gets_the_lock_in_the_short_gaps_of_another(path: Path) -> None:
     greedy = start_python(_GREEDY, path)
     assert greedy.stdout is not None and greedy.stdout.readline() == "begun\n"
     with Ledger(path, timeout=1.5) as ledger:
         table = ledger.table_log("edge")
         for number in range(15):
-            time.sleep(0.07)  # the other one has the lock again
+            time.sleep(0.07)  # meanwhile the other writer takes the lock again
             table.preserve([f"aten::op{number}"])
     greedy.kill()
     greedy.communicate()
     assert table.version == 17
 
 
-def test_a_process_killed_while_writing_leaves_what_was_acknowledged(path: Path) -> None:
+def test_acknowledged_events_survive_the_kill_of_a_writer(path: Path) -> None:
     process = start_python(
         _APPEND.replace("    for number", "    print('open', flush=True)\n    for number"), path, "x", 9999
     )
@@ -625,7 +634,7 @@ def test_a_process_killed_while_writing_leaves_what_was_acknowledged(path: Path)
 # Threads
 
 
-def test_threads_share_a_ledger_and_each_of_their_events_is_kept(path: Path) -> None:
+def test_threads_share_a_ledger_and_lose_no_event(path: Path) -> None:
     with Ledger(path) as ledger, ThreadPoolExecutor(8) as pool:
         shared = ledger.table_log("edge")
 
@@ -643,14 +652,14 @@ def test_threads_share_a_ledger_and_each_of_their_events_is_kept(path: Path) -> 
         assert ledger.verify().problems == ()
 
 
-def test_what_is_open_is_asked_while_other_threads_open_more(path: Path) -> None:
+def test_is_open_holds_while_other_threads_open_files(path: Path) -> None:
     stop, held = threading.Event(), []
 
     def open_more() -> None:
         while not stop.is_set():
             held.append(Database(path, lazy=True))
-            with fork_safety.opening():
-                fork_safety.hold(held[-1])
+            with fork_safety.opening_lock():
+                fork_safety.register_open_file(held[-1])
             del held[:-500]
 
     threads = [threading.Thread(target=open_more) for _ in range(2)]
@@ -672,13 +681,14 @@ def test_a_thread_never_sees_half_a_transaction_of_another(path: Path) -> None:
     inside, leave = threading.Event(), threading.Event()
     with Ledger(path) as ledger, ThreadPoolExecutor(2) as pool:
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO op (name) VALUES ('aten::half')")
-            inside.set()
-            leave.wait(10)
-            raise KeyError("gives up")
+        def write() -> None:
+            with ledger.database.write_transaction() as connection:
+                connection.execute("INSERT INTO op (name) VALUES ('aten::half')")
+                inside.set()
+                leave.wait(10)
+                raise KeyError("gives up")
 
-        writer = pool.submit(ledger.database.write, write)
+        writer = pool.submit(write)
         assert inside.wait(10)
         reader = pool.submit(lambda: ledger.database.connection and _ops(ledger))
         leave.set()
@@ -695,34 +705,60 @@ def _ops(ledger: Ledger) -> list[str]:
 # Transactions
 
 
-def test_what_is_raised_in_a_transaction_rolls_it_back(path: Path) -> None:
+def test_an_exception_rolls_a_transaction_back(path: Path) -> None:
     with Ledger(path) as ledger:
-
-        def write(connection: sqlite3.Connection) -> None:
+        with pytest.raises(KeyError), ledger.database.write_transaction() as connection:
             new_table(ledger, "inner").preserve(["aten::inner"])
             assert _ops(ledger) == ["aten::mm", "aten::inner"]
             assert connection.in_transaction
             raise KeyError
-
-        with pytest.raises(KeyError):
-            ledger.database.write(write)
         assert _ops(ledger) == ["aten::mm"]
-        # What was numbered in the transaction must not be remembered with that number.
+        # The row ids of the transaction must be forgotten.
         new_table(ledger, "later").preserve(["aten::outer", "aten::inner"])
         assert [info.name for info in ledger.tables()] == ["edge", "later"]
         assert ledger.state("later").rules.keys() == {"aten::outer", "aten::inner"}
         assert ledger.verify().problems == ()
 
 
-def test_a_writer_keeps_others_out_from_its_first_read_on(path: Path) -> None:
-    with Ledger(path) as ledger, Ledger(path, timeout=0) as other:
+def test_a_read_transaction_sees_the_ledger_at_one_moment(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path) as other:
+        with ledger.database.read_transaction():
+            before = ledger.state("edge")
+            new_table(other, "theirs")
+            other.table_log("edge").preserve(["aten::add"])
+            with ledger.database.read_transaction():  # part of the outer one
+                assert ledger.state("edge") == before
+            assert [info.name for info in ledger.tables()] == ["edge"]
+        assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
 
-        def write(_: sqlite3.Connection) -> None:
-            with pytest.raises(LedgerFileError, match="is being written by another process"):
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
+def test_a_draft_does_not_replace_a_file_made_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError("no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    target = tmp_path / "copy.db"
+    with pytest.raises(LedgerFileError, match="another process made it meanwhile"), draft_of(target) as draft:
+        draft.write_text("mine")
+        target.write_text("theirs")
+        put(draft, target)
+    assert contents(tmp_path) == {"copy.db": b"theirs"}
+    with draft_of(target) as draft:
+        draft.write_text("mine")
+        put(draft, target, force=True)
+    assert contents(tmp_path) == {"copy.db": b"mine"}
+
+
+def test_a_write_transaction_locks_other_writers_out_from_its_start(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path, timeout=0) as other:
+        with ledger.database.write_transaction():
+            with pytest.raises(LedgerFileError, match="another process is writing to it"):
                 new_table(other)
             assert other.state("edge").version == 2
-
-        ledger.database.write(write)
         new_table(other, "theirs")
         assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
 
@@ -730,7 +766,7 @@ def test_a_writer_keeps_others_out_from_its_first_read_on(path: Path) -> None:
 # A full disk
 
 
-def test_a_full_disk_keeps_what_was_recorded_and_the_ledger_usable(path: Path) -> None:
+def test_a_full_disk_loses_no_event_and_the_ledger_stays_usable(path: Path) -> None:
     with Ledger(path, actor="ann") as ledger:
         table = ledger.table_log("edge")
         (pages,) = ledger.database.connection.execute("PRAGMA page_count").fetchone()
@@ -747,14 +783,14 @@ def test_a_full_disk_keeps_what_was_recorded_and_the_ledger_usable(path: Path) -
 
 
 def fill(table: object) -> int:
-    """Change a table until its ledger can grow no more; return how many changes were acknowledged."""
+    """Change a table until its ledger cannot grow; return the number of acknowledged changes."""
     for number in range(10_000):
         try:
             table.preserve([f"aten::op{number}_{'x' * 300}"])
         except LedgerFileError as error:
-            assert "cannot grow: the disk is full; what was recorded before is intact" in str(error)
+            assert "the disk is full; free some space (every recorded event is intact)" in str(error)
             return number
-    raise AssertionError("the ledger never was full")
+    raise AssertionError("the ledger was never full")
 
 
 _FULL = """
@@ -780,7 +816,7 @@ print(json.dumps([message, intact, after, acknowledged]))
 """
 
 
-def test_a_file_that_may_not_grow_keeps_what_was_recorded_and_the_ledger_usable(path: Path) -> None:
+def test_a_file_size_limit_loses_no_event_and_the_ledger_stays_usable(path: Path) -> None:
     message, intact, after, acknowledged = json.loads(run_python(_FULL, path))
     assert message.startswith(str(path))
     assert (intact, after) == (True, True)
@@ -793,7 +829,7 @@ def test_a_file_that_may_not_grow_keeps_what_was_recorded_and_the_ledger_usable(
 # Safety and messages
 
 
-def test_foreign_keys_are_held_and_a_stranger_s_schema_reaches_no_dangerous_function(path: Path) -> None:
+def test_foreign_keys_are_on_and_the_schema_is_not_trusted(path: Path) -> None:
     with Ledger(path) as ledger:
         pragmas = {name: ledger.database.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS}
     assert pragmas == PRAGMAS
@@ -805,50 +841,50 @@ PRAGMAS = {"foreign_keys": 1, "trusted_schema": 0, "journal_mode": "wal"}
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("SQLITE_BUSY", "database is locked", "being written by another process"),
+        ("SQLITE_BUSY", "database is locked", "another process is writing to it"),
         ("SQLITE_FULL", "database or disk is full", "the disk is full"),
         ("SQLITE_READONLY_DIRECTORY", "attempt to write a readonly database", "read-only here"),
         ("SQLITE_CANTOPEN", "unable to open database file", "cannot be opened"),
         ("SQLITE_CORRUPT", "database disk image is malformed", "is damaged"),
         ("SQLITE_ERROR", "malformed database schema (a) -\n near\r\n 'x'", "schema (a) - near 'x'"),
         ("SQLITE_CONSTRAINT_TRIGGER", "the log is append-only: DELETE on op is refused", "append-only"),
-        ("SQLITE_IOERR", "disk I/O error", "SQLite says disk I/O error"),
+        ("SQLITE_IOERR", "disk I/O error", "SQLite reports disk I/O error"),
     ],
 )
 @pytest.mark.parametrize("with_name", [True, False], ids=["named", "Python 3.10"])
-def test_each_error_of_sqlite_is_said_in_one_line(name: str, text: str, expected: str, with_name: bool) -> None:
+def test_each_error_of_sqlite_is_described_in_one_line(name: str, text: str, expected: str, with_name: bool) -> None:
     error = sqlite3.OperationalError(text)
     if with_name:
         error.sqlite_errorname = name
     elif name == "SQLITE_CANTOPEN":
         expected = text
-    assert expected in explain("ledger.db", error)
-    assert explain("ledger.db", error).startswith("ledger.db")
+    assert expected in describe_error("ledger.db", error)
+    assert describe_error("ledger.db", error).startswith("ledger.db: ")
 
 
-def test_text_that_no_ledger_can_hold_is_looked_for_in_vain(path: Path) -> None:
+def test_a_search_for_a_lone_surrogate_is_a_ledger_error(path: Path) -> None:
     with Ledger(path) as ledger:
         for ask in (
             lambda: list(ledger.events(actor="a\ud800")),
             lambda: ledger.state("a\ud800"),
             lambda: ledger.table_log("a\ud800"),
         ):
-            with pytest.raises(LedgerError, match="is in no ledger: it has a lone surrogate"):
+            with pytest.raises(LedgerError, match="no ledger holds a lone surrogate"):
                 ask()
 
 
-def test_a_store_that_is_already_as_new_is_not_written_when_opened(path: Path) -> None:
+def test_opening_a_ledger_of_the_newest_schema_writes_nothing(path: Path) -> None:
     before = path.read_bytes()
     Database(path).close()
     assert path.read_bytes() == before
 
 
-def test_an_interrupt_right_after_the_lock_was_got_leaves_no_transaction_open(tmp_path: Path) -> None:
+def test_an_interrupt_right_after_the_lock_leaves_no_transaction_open(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.db", actor="ann", timeout=1) as ledger, Ledger(tmp_path / "ledger.db") as other:
         real = ledger.database.connection
 
         class Interrupted:
-            """The connection, and somebody who presses Ctrl-C at the worst moment."""
+            """The connection, with a Ctrl-C right after the lock was taken."""
 
             def execute(self, text: str) -> None:
                 real.execute(text)
@@ -858,8 +894,8 @@ def test_an_interrupt_right_after_the_lock_was_got_leaves_no_transaction_open(tm
             in_transaction = property(lambda self: real.in_transaction)
 
         ledger.database._connection = Interrupted()  # type: ignore[assignment]
-        with pytest.raises(KeyboardInterrupt):
-            ledger.database.write(lambda _: pytest.fail("it was interrupted before"))
+        with pytest.raises(KeyboardInterrupt), ledger.database.write_transaction():
+            pytest.fail("it was interrupted before")
         ledger.database._connection = real
         assert not real.in_transaction
         new_table(other)

@@ -183,7 +183,7 @@ def test_a_default_given_to_an_empty_table_is_recorded_as_torchs(ledger: Ledger,
 
 @pytest.mark.parametrize("value", [None, 42, "squared", [squared]], ids=["None", "42", "text", "list"])
 def test_what_cannot_be_called_is_refused(value: Any, table: DecompTable) -> None:
-    with pytest.raises(UnusableValue, match=r"the decomposition of aten::mm must be callable, not \w+"):
+    with pytest.raises(UnusableValue, match=r"aten::mm: its decomposition must be callable, not \w+"):
         table[MM] = value
     assert (table.version, MM in table) == (1, False)
 
@@ -212,7 +212,7 @@ AGAIN: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("first", "second"), AGAIN.values(), ids=AGAIN)
-def test_the_same_decomposition_again_is_no_event(first: Any, second: Any, table: DecompTable) -> None:
+def test_the_same_decomposition_again_makes_no_event(first: Any, second: Any, table: DecompTable) -> None:
     table[MM] = first
     table[MM] = second
     table.update({MM: second})
@@ -247,7 +247,7 @@ def test_another_decomposition_is_an_event_and_the_first_is_not_forgotten(
 
 
 @pytest.mark.parametrize("op", [LINEAR, SILU], ids=str)
-def test_torchs_default_is_no_event_where_it_is_already(op: Any, table: DecompTable) -> None:
+def test_setting_torchs_default_makes_no_event_where_it_is_already(op: Any, table: DecompTable) -> None:
     table[op] = table[op]
     table.update({op: table[op]})
     assert table.setdefault(op, squared) is not squared
@@ -293,7 +293,9 @@ def test_an_operator_is_never_remembered_across_its_library(table: DecompTable, 
     old = getattr(torch.ops, library.ns).used.default
     table[MM] = old
     library._destroy()
-    with pytest.raises(NotImportable, match=f"aten::mm is the op {library.ns}::used, which is not loaded"):
+    with pytest.raises(
+        NotImportable, match=f"aten::mm: its decomposition is the op {library.ns}::used, which is not loaded"
+    ):
         len(table)
     again = make_library(library.ns)
     again.define("used(Tensor x, Tensor y) -> Tensor")
@@ -320,7 +322,7 @@ def test_each_table_keeps_the_function_it_was_given(ledger: Ledger, library: Any
     one[MM] = first
     two[MM] = second
     library.define("new(Tensor x) -> Tensor")
-    library.impl("new", squared, "CompositeImplicitAutograd")  # so that all views are made anew
+    library.impl("new", squared, "CompositeImplicitAutograd")  # so that all storages are built again
     assert one[MM] is first
     assert two[MM] is second
     assert one.materialize()[MM] is first
@@ -353,7 +355,7 @@ def test_what_has_no_importable_name_must_be_provided(opaque: DecompTable, reope
         table.materialize,
         lambda: LINEAR in table,
     ):
-        with pytest.raises(NotImportable, match=r"aten::mm is .*<lambda>.*ledger\.provide\('aten::mm', fn\)"):
+        with pytest.raises(NotImportable, match=r"aten::mm: .*is .*<lambda>.*ledger\.provide\('aten::mm', fn\)"):
             read()
     reopened.provide("aten.mm.default", nameless)
     assert table[MM] is nameless
@@ -449,7 +451,7 @@ def test_another_op_of_a_table_that_cannot_be_read_can_be_changed(opaque: Decomp
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Write a module, and import it unless told not to; all are forgotten at the end."""
+    """Write a module, and import it unless `imported` is false; forget all at the end."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -501,7 +503,9 @@ def recorded(table: DecompTable, modules: Any) -> DecompTable:
 def test_a_source_that_changed_is_refused(recorded: DecompTable, reopened: Ledger, modules: Any) -> None:
     modules("changing", AFTER)
     table = reopened.table("edge")
-    with pytest.raises(DecompositionChanged, match=r"aten::mm, changing\.lower, is not what was recorded"):
+    with pytest.raises(
+        DecompositionChanged, match=r"aten::mm: its decomposition changing\.lower is not what was recorded"
+    ):
         table[MM]
     with pytest.raises(DecompositionChanged, match="aten::mm"):
         table.materialize()
@@ -528,7 +532,9 @@ def test_a_source_that_was_only_reworded_is_the_same(recorded: DecompTable, reop
 @pytest.mark.parametrize("text", ["", "lower = 42\n", "def other(x, y):\n    return x * y\n"], ids=repr)
 def test_a_function_that_is_gone_is_named(text: str, recorded: DecompTable, reopened: Ledger, modules: Any) -> None:
     modules("changing", text)
-    with pytest.raises(NotImportable, match=r"aten::mm is changing\.lower, which 'changing' does not have now"):
+    with pytest.raises(
+        NotImportable, match=r"aten::mm: its decomposition is changing\.lower, which 'changing' does not have now"
+    ):
         reopened.table("edge")[MM]
 
 
@@ -547,12 +553,9 @@ def test_history_can_be_read_where_the_source_changed(recorded: DecompTable, reo
 def forge(ledger: Ledger, decomposition: Decomposition, op: str = "aten::mm") -> None:
     """Write a table that says what no honest one would."""
     table = ledger.table_log(ledger.table("forged").name)
-
-    def write(_: object) -> None:
+    with ledger.database.write_transaction():
         digest = ledger.event_store.put_decomposition(decomposition)
         ledger.append(table.name, table.version + 1, Set((Change(op, OVERRIDE, digest),)))
-
-    ledger.database.write(write)
 
 
 def honest(fn: Any, module: str | None = None, qualname: str | None = None) -> Decomposition:
@@ -609,7 +612,7 @@ def test_a_stranger_cannot_name_what_does_harm(hostile: Decomposition, reopened:
 def test_an_export_with_it_fails_before_anything_runs(ledger: Ledger, reopened: Ledger) -> None:
     forge(ledger, HOSTILE["os.system"], op="aten::relu")
     program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
-    with pytest.raises(UntrustedModule, match=r"aten::relu is os\.system"):
+    with pytest.raises(UntrustedModule, match=r"aten::relu: its decomposition is os\.system"):
         program.run_decompositions(reopened.table("forged"))
 
 
@@ -631,15 +634,15 @@ def test_history_of_a_strangers_ledger_can_be_read(hostile: Decomposition, reope
 def test_a_snapshot_of_a_strangers_table_needs_none_of_it(hostile: Decomposition, reopened: Ledger) -> None:
     other = reopened.table("other")
     other.materialize()
-    (met,) = reopened.events(kind="materialized")
-    snapshot = materialize(reopened.state("forged"), reopened.catalog(met.body.catalog))
+    (materialized,) = reopened.events(kind="materialized")
+    snapshot = materialize(reopened.state("forged"), reopened.catalog(materialized.body.catalog))
     assert snapshot.overridden == ("aten::mm",)
 
 
 @pytest.mark.parametrize(
     "module", ["os", "subprocess", "torch.hub", "side_effect"], ids=["builtin", "library", "torch", "not imported"]
 )
-def test_what_to_do_is_said(module: str, ledger: Ledger, reopened: Ledger, side_effect: Path) -> None:
+def test_the_error_names_the_way_out(module: str, ledger: Ledger, reopened: Ledger, side_effect: Path) -> None:
     forge(ledger, Decomposition("import", module, "lower", "0" * 64))
     with pytest.raises(UntrustedModule) as raised:
         len(reopened.table("forged"))
@@ -725,7 +728,9 @@ def test_a_trusted_module_that_cannot_be_imported_is_named(text: str, ledger: Le
     modules("changing", text, imported=False)
     with (
         Ledger(ledger.path, trust=["changing"]) as trusting,
-        pytest.raises(NotImportable, match=r"aten::mm is changing\.lower, and 'changing' cannot be imported"),
+        pytest.raises(
+            NotImportable, match=r"aten::mm: its decomposition is changing\.lower, and 'changing' cannot be imported"
+        ),
     ):
         len(trusting.table("edge"))
 
@@ -767,7 +772,7 @@ def test_torchs_own_of_another_build_is_what_the_replay_says(
 @pytest.mark.parametrize("origin", ["cia", "registry", "py_cia"])
 def test_torchs_own_for_an_op_that_has_none_is_named(origin: str, ledger: Ledger, reopened: Ledger) -> None:
     forge(ledger, Decomposition(origin, build="another"), op="aten::_local_scalar_dense")
-    with pytest.raises(NotImportable, match=r"aten::_local_scalar_dense is torch's own .* has none for it; restore or"):
+    with pytest.raises(NotImportable, match=r"aten::_local_scalar_dense: .* torch's own .* has none for it; reset or"):
         len(reopened.table("forged"))
 
 
@@ -776,7 +781,7 @@ def test_torchs_own_for_an_op_that_has_none_is_named(origin: str, ledger: Ledger
     [{"origin": "nowhere"}, {"origin": "import", "module": 42}, {"origin": "import", "code": "print()"}, []],
     ids=str,
 )
-def test_a_reference_that_is_none_is_a_damaged_ledger(body: Any, ledger: Ledger) -> None:
+def test_a_broken_reference_is_a_damaged_ledger(body: Any, ledger: Ledger) -> None:
     with pytest.raises(LedgerError):
         Decomposition.from_json(body)
 

@@ -56,7 +56,7 @@ def scene(late_ops: Callable[[], Path]) -> Iterator[Scene]:
     """Give a namespace that no other test has, and leave no trace of it in torch.
 
     Upstream asks the dispatcher once for each namespace in torch.ops, so that a few hundred that
-    nobody needs any more would make every later test slow.
+    no test needs any more would make every later test slow.
     """
     scene = Scene(f"dispatcher_test_{next(_numbers)}", late_ops)
     yield scene
@@ -133,7 +133,7 @@ def replacement(x: torch.Tensor) -> torch.Tensor:
 
 
 def with_this_tables_changes(base: Table) -> dict[Op, Callable]:
-    """Apply to a new upstream table what `changed_table` says of torch's own ops."""
+    """Apply to a new upstream table the rules of `changed_table` for torch's own ops."""
     expected = dict(base)
     del expected[torch.ops.aten.linear.default]
     del expected[torch.ops.aten.addr.default]
@@ -220,7 +220,7 @@ def test_a_copy_and_another_table_see_a_change_too(change, scene, ledger):
 
 
 @every_change
-def test_what_was_said_of_an_op_holds_through_a_change_and_its_undoing(change, scene, ledger):
+def test_rules_hold_through_a_change_and_its_undoing(change, scene, ledger):
     preserving, overriding, restored = (ledger.table(name) for name in ("p", "o", "r"))
     op = change.op_in(scene)
     with closing(change.steps(scene)) as steps:
@@ -246,7 +246,7 @@ def test_what_was_said_of_an_op_holds_through_a_change_and_its_undoing(change, s
 
 
 def bag(decompositions: Iterator[Callable]) -> collections.Counter:
-    """Count decompositions, of which several ops may share one."""
+    """Count decompositions, because several ops may share one."""
     return collections.Counter(identity(decomposition) for decomposition in decompositions)
 
 
@@ -491,6 +491,6 @@ def test_a_past_version_sees_the_dispatcher_of_now(scene, ledger):
 
 def test_reading_makes_no_namespace_in_torch(ledger):
     table = ledger.table("t")
-    table.preserve("nobody_has_this::op")
+    table.preserve("missing_namespace::op")
     table.materialize()
-    assert "nobody_has_this" not in vars(torch.ops)
+    assert "missing_namespace" not in vars(torch.ops)

@@ -433,12 +433,12 @@ def test_catalog_file_names_a_captured_catalog(tmp_path: Path) -> None:
     [
         (["drift", "torch:2.6.0", "torch:2.6.9"], "torch 2.6.9: no catalog is shipped; choose one of 2.6.0, 2.7.1"),
         (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:99"], "has no export 99"),
-        (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "edge"], "edge names no program; name one of those"),
+        (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "edge"], "edge: not an export; give export:N"),
         (["drift", "torch:2.6.0"], "Missing argument 'B'"),
-        (["drift", "torch:2.6.0", "catalog:/no/such/file"], "cannot read the catalog /no/such/file"),
-        (["drift", "torch:2.6.0", f"catalog:{__file__}"], "is no catalog; make one with `catalog capture"),
+        (["drift", "torch:2.6.0", "catalog:/no/such/file"], "/no/such/file: cannot read the catalog"),
+        (["drift", "torch:2.6.0", f"catalog:{__file__}"], "not a catalog; make one with `catalog capture"),
         (["drift", "edgy", "torch:2.6.0"], "has no table 'edgy'"),
-        (["catalog", "show", "torch:2.6.0", "--op", "aten::no"], "has no op aten::no"),
+        (["catalog", "show", "torch:2.6.0", "--op", "aten::no"], "aten::no: the catalog of torch:2.6.0 has no such op"),
         (["catalog", "capture", "--python", "/no/python"], "cannot capture the torch of /no/python"),
     ],
 )
@@ -453,7 +453,7 @@ def test_a_table_that_was_never_materialized_cannot_be_compared(tmp_path: Path) 
         ledger.create_table("new")
     done = run("drift", "new", "torch:2.6.0", ledger=tmp_path / "l.db")
     assert done.returncode == 2
-    assert "new@1 has met no torch yet" in done.stderr
+    assert "new@1: the table was never materialized" in done.stderr
     assert "upgrade new@1 --torch VERSION" in done.stderr
 
 

@@ -36,7 +36,7 @@ def double(x: torch.Tensor) -> torch.Tensor:
 
 
 def squared(x: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Be a decomposition that is nobody's default."""
+    """Be a decomposition that is not a default."""
     return x * x
 
 
@@ -270,7 +270,7 @@ def get_item_of_a_packet(t: Any, scene: Scene) -> Any:
 
 
 @call
-def get_item_of_what_is_no_op(t: Any, scene: Scene) -> Any:
+def get_item_of_another_object(t: Any, scene: Scene) -> Any:
     return t[None]
 
 
@@ -313,7 +313,7 @@ def contains(t: Any, scene: Scene) -> Any:
 
 
 @call
-def contains_what_is_no_op(t: Any, scene: Scene) -> Any:
+def contains_another_object(t: Any, scene: Scene) -> Any:
     return "linear" in t, None in t, aten.linear in t, 1 in t
 
 
@@ -875,8 +875,8 @@ def set_a_packet(t: Any, scene: Scene) -> Any:
     return t[LINEAR] is squared
 
 
-@difference("what is no op is stored, and fails in the export", upstream=None, ours=UnusableValue)
-def set_what_is_no_op(t: Any, scene: Scene) -> Any:
+@difference("an object that is not an op is stored, and fails in the export", upstream=None, ours=UnusableValue)
+def set_another_object(t: Any, scene: Scene) -> Any:
     t[42] = squared
 
 
@@ -1075,7 +1075,7 @@ def test_keys_are_operators_however_they_were_given(table: DecompTable) -> None:
 
 def test_what_pop_of_an_op_not_loaded_returns_decomposes_it_once_it_is(table: DecompTable, scene: Scene) -> None:
     later = table.pop(f"{scene.namespace}::late")
-    with pytest.raises(ValueError, match=f"{scene.namespace}::late is not loaded"):
+    with pytest.raises(ValueError, match=f"{scene.namespace}::late: it is not loaded"):
         later(torch.ones(2))
     scene.load("late")
     assert torch.equal(later(torch.ones(2)), torch.full((2,), 2.0))
@@ -1104,7 +1104,7 @@ NAMING: dict[str, Callable[[DecompTable, str], Any]] = {
 
 
 @pytest.mark.parametrize("name_it", NAMING.values(), ids=NAMING)
-def test_a_typo_is_said_at_the_line_that_made_it(name_it: Any, table: DecompTable, scene: Scene) -> None:
+def test_a_typo_is_reported_at_the_line_that_made_it(name_it: Any, table: DecompTable, scene: Scene) -> None:
     with pytest.warns(PendingOpWarning, match=f"did you mean {scene.namespace}::double") as caught:
         name_it(table, f"{scene.namespace}::doubel")
     assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
@@ -1132,5 +1132,5 @@ def test_a_change_shows_in_the_storage_at_once(table: DecompTable) -> None:
 
 
 def test_a_class_of_ours_needs_a_ledger() -> None:
-    with pytest.raises(UnusableValue, match=r"made by Ledger\.table\(name\)"):
+    with pytest.raises(UnusableValue, match=r"make the table with Ledger\.table\(name\)"):
         DecompTable()

@@ -56,7 +56,7 @@ def test_a_recorded_export_is_the_unrecorded_one_to_the_letter(name: str, ledger
     assert graph_digest(expected) == graph_digest(again) == first.after == second.after
 
 
-def test_what_fired_is_told(small: ExportedProgram, ledger: Ledger) -> None:
+def test_what_fired_is_recorded(small: ExportedProgram, ledger: Ledger) -> None:
     table = ledger.table("edge")
     table.pop(aten.linear.default)
     table.preserve("aten::matmul")
@@ -71,7 +71,7 @@ def test_what_fired_is_told(small: ExportedProgram, ledger: Ledger) -> None:
     assert ledger.verify().ok
 
 
-def test_decompositions_within_decompositions_are_told(ledger: Ledger) -> None:
+def test_decompositions_within_decompositions_are_recorded(ledger: Ledger) -> None:
     program = models.exported("attention")
     program.run_decompositions(ledger.table("edge"))
     body = last(ledger)
@@ -133,7 +133,7 @@ def _late(make_library: Callable[..., Any], name: str) -> Any:
     return getattr(getattr(torch.ops, library.ns), name).default
 
 
-def test_an_op_that_torchs_own_table_was_read_too_early_for_is_told(
+def test_an_op_that_torchs_own_table_was_read_too_early_for_is_recorded(
     ledger: Ledger, make_library: Callable[..., Any]
 ) -> None:
     table, fresh = torch.export.default_decompositions(), torch.export.default_decompositions()
@@ -152,21 +152,21 @@ def test_an_op_that_torchs_own_table_was_read_too_early_for_is_told(
     early, good = (ledger.bundle(event.seq) for event in ledger.exports())
     assert (early.body.stale, good.body.stale) == ((op.name(),), ())
     assert early.body.ops_after[op.name()] == 1 and str(op) in str(kept.graph)
-    told = explain_export(op.name(), early.state, early.event, early.body, early.catalog, ())
-    assert told.outcome == "kept" and "read before the op was loaded" in told.because
-    told = explain_export(removed.name(), early.state, early.event, early.body, early.catalog, ())
-    assert told.outcome == "kept" and "was preserved" in told.because
+    answer = explain_export(op.name(), early.state, early.event, early.body, early.catalog, ())
+    assert answer.outcome == "kept" and "read before the op was loaded" in answer.because
+    answer = explain_export(removed.name(), early.state, early.event, early.body, early.catalog, ())
+    assert answer.outcome == "kept" and "was preserved" in answer.because
 
 
-def test_an_op_that_changes_its_argument_is_told_apart(ledger: Ledger) -> None:
+def test_an_op_that_changes_its_argument_is_distinguished(ledger: Ledger) -> None:
     models.exported("mutating").run_decompositions(ledger.table("edge"))
     (event,) = ledger.exports()
     bundle = ledger.bundle(event.seq)
     assert bundle.body.ops_before["aten::relu_"] == 1
-    told = explain_export(
+    answer = explain_export(
         "aten::relu_", bundle.state, bundle.event, bundle.body, completed(bundle.catalog), ()
     )  # fmt: skip
-    assert (told.outcome, told.because) == (
+    assert (answer.outcome, answer.because) == (
         "gone",
         "the op changes its argument, so torch replaced it by its functional form",
     )

@@ -491,7 +491,7 @@ def calling(function: Any, *args: Any, **kwargs: Any) -> GraphModule:
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(), st.floats())
-def test_floats_are_told_apart_exactly(a: float, b: float) -> None:
+def test_floats_are_distinguished_exactly(a: float, b: float) -> None:
     first, second = (graph_digest(calling(aten.add.Tensor, number)) for number in (a, b))
     assert (first == second) is (a.hex() == b.hex())
     again = calling(aten.add.Tensor, float.fromhex(a.hex()))
@@ -504,7 +504,7 @@ NESTED = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.
 
 @settings(max_examples=40, deadline=None)
 @given(NESTED, NESTED)
-def test_nested_arguments_are_told_apart_exactly(a: Any, b: Any) -> None:
+def test_nested_arguments_are_distinguished_exactly(a: Any, b: Any) -> None:
     first, second = (graph_digest(calling(torch.ops.higher_order.cond, value)) for value in (a, b))
     same = json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
     assert (first == second) is same
@@ -518,7 +518,7 @@ def test_the_order_of_keys_does_not_count() -> None:
     assert one(a=1, b=2) != one(a=2, b=1)
 
 
-def test_python_functions_are_told_apart() -> None:
+def test_python_functions_are_distinguished() -> None:
     functions = [operator.add, operator.sub, torch.sym_max, torch.sym_min]
     assert len({graph_digest(calling(function, 2)) for function in functions}) == 4
 
@@ -593,7 +593,7 @@ def test_symbols_are_numbered_by_first_appearance() -> None:
     )
 
 
-# How many of which
+# Counts
 
 
 def test_a_histogram_counts_subgraphs_and_only_operators() -> None:
@@ -747,7 +747,7 @@ class Wrapped(torch.Tensor):
 )
 def test_values_that_cannot_be_read_are_named(value: Callable[[], Any], kind: str) -> None:
     module = holding(a=value())
-    with pytest.raises(UnusableValue, match=f"'a' is .*{kind}"):
+    with pytest.raises(UnusableValue, match=f"'a': it is .*{kind}"):
         values_digest(module)
     # A graph with such a constant has a digest all the same, which does not cover its values.
     assert graph_digest(module) == graph_digest(holding(a=value()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Makes a ledger, which needs the migrations, and reads it again. No torch is asked for.
+# Makes a ledger, which needs the migrations, and reads it again, all without torch.
 USE = """
 import sys
 from pathlib import Path
@@ -48,11 +48,11 @@ def use(python: Path, folder: Path, **environment: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment's interpreter, with the dependencies that need no torch, and without this package."""
+    """The interpreter of a new environment with the dependencies that need no torch, and without this package."""
     folder = tmp_path_factory.mktemp("clean") / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     (found,) = folder.glob("lib/python*/site-packages")
-    # The dependencies are taken from here: what is tested is how this package is found, not the network.
+    # The dependencies come from this environment, because the test is about this package, not the network.
     import attrs
     import click
     import sqlite_utils
@@ -64,7 +64,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the files that git knows and those that it would."""
+    """The wheel, built from the working tree."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -93,12 +93,13 @@ def test_a_wheel_in_a_clean_environment_works(clean: Path, wheel: Path, tmp_path
     assert catalogs == "10 True"
 
 
-def test_the_wheel_holds_all_it_needs_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_exactly_the_files_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         assert b"decomp-ledger = decomp_ledger.cli:main" in archive.read(points)
     assert {"decomp_ledger"} == {name.split("/")[0] for name in names}
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "decomp_ledger").rglob("*.py")}
+    wanted |= {"decomp_ledger/py.typed"}
     wanted |= {f"decomp_ledger/_migrations/{path.name}" for path in (ROOT / "migrations").glob("*.py")}
     assert wanted <= names

@@ -1,4 +1,4 @@
-"""A ledger as a whole: its tables, its events, their reasons, and the log that only grows."""
+"""A whole ledger: its tables, states, events, reasons, and the append-only log."""
 
 import sqlite3
 import threading
@@ -29,8 +29,10 @@ from decomp_ledger.errors import (
 )
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Change, Created, Materialized, Popped
 from decomp_ledger.model.rules import Rule
+from decomp_ledger.storage.event_store import EVENT, EventRow
 
 MM, ADD, GELU = "aten::mm", "aten::add.Tensor", "aten::gelu"
 
@@ -44,7 +46,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def full(ledger: Ledger) -> Ledger:
-    """Give a ledger with two tables of two actors, and a row in each table of its log."""
+    """Give a ledger with two tables, two actors, and a row in each SQL table."""
     edge = new_table(ledger)  # seq 1
     edge.preserve([MM])  # 2
     override(edge, ADD, "add")  # 3
@@ -64,7 +66,7 @@ def full(ledger: Ledger) -> Ledger:
 # Tables
 
 
-def test_tables_are_listed_in_the_order_in_which_they_began(full: Ledger) -> None:
+def test_tables_are_listed_in_order_of_creation(full: Ledger) -> None:
     events = list(full.events())
     assert [(info.name, info.version, info.events) for info in full.tables()] == [("edge", 5, 6), ("mobile", 2, 3)]
     assert [(info.first_at, info.last_at) for info in full.tables()] == [
@@ -113,13 +115,13 @@ def test_an_unknown_table_is_refused_wherever_it_is_named(full: Ledger, use: obj
 
 
 @pytest.mark.parametrize("name", ["", " edge", "a@b", "a:b", "x" * 201, "a\nb", 7])
-def test_what_cannot_name_a_table_is_refused_and_makes_none(ledger: Ledger, name: object) -> None:
+def test_an_invalid_table_name_is_refused_and_creates_nothing(ledger: Ledger, name: object) -> None:
     with pytest.raises(InvalidName):
         new_table(ledger, name)
     assert ledger.tables() == []
 
 
-def test_a_table_is_resumed_with_all_that_was_said(full: Ledger) -> None:
+def test_an_opened_table_has_its_recorded_rules(full: Ledger) -> None:
     with Ledger(full.path, actor="cid") as again:
         edge = new_table(again)
         assert edge.rules == {MM: Rule(PRESERVE)}
@@ -139,7 +141,7 @@ def test_a_base_is_recorded_and_kept(ledger: Ledger, base: str) -> None:
 def test_a_table_with_another_base_is_refused(ledger: Ledger) -> None:
     new_table(ledger, "edge", "torch")
     new_table(ledger, "bare", "empty")
-    with pytest.raises(LedgerError, match="the table 'edge' exists with the base 'torch', not 'empty'"):
+    with pytest.raises(LedgerError, match="'edge': the table has the base 'torch', not 'empty'"):
         new_table(ledger, "edge", "empty")
     assert new_table(ledger, "bare").base == "empty"
 
@@ -148,7 +150,7 @@ def test_a_table_with_another_base_is_refused(ledger: Ledger) -> None:
     ("base", "version", "ops"),
     [("edge", 5, {MM}), ("edge@1", 1, set()), ("edge@3", 3, {MM, ADD}), ("edge@v1", 4, {ADD})],
 )
-def test_a_table_can_start_from_another_one_s_version_or_tag(
+def test_a_table_can_start_from_a_version_or_tag_of_another(
     full: Ledger, base: str, version: int, ops: set[str]
 ) -> None:
     table = new_table(full, "mine", base)
@@ -161,7 +163,7 @@ def test_a_table_that_starts_from_another_can_be_resumed_by_the_same_line(full: 
     new_table(full, "mine", "edge@3").preserve([GELU])
     again = new_table(full, "mine", "edge@3")
     assert (again.version, again.rules.keys()) == (2, {MM, ADD, GELU})
-    with pytest.raises(LedgerError, match="exists with"):
+    with pytest.raises(LedgerError, match="the table has the base"):
         new_table(full, "mine", "edge@1")
 
 
@@ -170,13 +172,13 @@ def test_a_table_that_starts_from_an_empty_one_is_empty_too(full: Ledger) -> Non
 
 
 @pytest.mark.parametrize("base", ["edge@9", "edge@0", "edge@nope", "edge@", "edge@-1", "edge@1.0"])
-def test_a_base_that_is_not_there_makes_no_table(full: Ledger, base: str) -> None:
+def test_an_unknown_base_creates_no_table(full: Ledger, base: str) -> None:
     with pytest.raises(UnknownVersion):
         new_table(full, "mine", base)
     assert len(full.tables()) == 2
 
 
-def test_a_reader_opens_tables_and_makes_none(full: Ledger) -> None:
+def test_a_reader_opens_tables_and_creates_none(full: Ledger) -> None:
     with Ledger(full.path, read_only=True) as reader:
         assert new_table(reader).version == 5
         with pytest.raises(UnknownTable):
@@ -194,18 +196,18 @@ def test_a_state_is_named_by_table_version_or_tag(full: Ledger) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 6, -1, 2**80, True, 2.0, "nope"])
-def test_a_state_that_is_not_there_is_refused(full: Ledger, version: object) -> None:
+def test_an_unknown_version_is_refused(full: Ledger, version: object) -> None:
     with pytest.raises(UnknownVersion):
         full.state("edge", version)
 
 
 @pytest.mark.parametrize("digits", [20, 5000])
-def test_a_version_of_many_digits_is_a_version_that_is_not_there(full: Ledger, digits: int) -> None:
+def test_a_version_of_many_digits_is_unknown(full: Ledger, digits: int) -> None:
     with pytest.raises(UnknownVersion):
         full.resolve("edge@" + "9" * digits)
 
 
-def test_a_long_line_of_forks_can_be_read() -> None:
+def test_a_long_chain_of_forks_can_be_read() -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         table = new_table(ledger)
         for number in range(600):
@@ -218,7 +220,7 @@ def test_a_long_line_of_forks_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("parent", ["loop", "later"])
-def test_a_table_forked_from_itself_or_a_later_one_is_damage_and_no_endless_loop(ledger: Ledger, parent: str) -> None:
+def test_a_table_forked_from_itself_or_a_later_one_is_damage_not_an_endless_loop(ledger: Ledger, parent: str) -> None:
     ledger.append("loop", 1, Created("torch", (parent, 1)))
     ledger.append("later", 1, Created("torch", ("loop", 1)))
     for read in (lambda: ledger.state("loop"), lambda: ledger.blame("loop"), lambda: ledger.history("loop", MM, 1)):
@@ -228,7 +230,7 @@ def test_a_table_forked_from_itself_or_a_later_one_is_damage_and_no_endless_loop
 
 def test_a_table_that_does_not_begin_with_created_is_damage(ledger: Ledger) -> None:
     ledger.append("odd", 1, Popped((Change(MM, PRESERVE),)))
-    with pytest.raises(LedgerError, match="the table 'odd' does not begin with 'created'; run verify"):
+    with pytest.raises(LedgerError, match="the first event of the table 'odd' is not 'created'; run verify"):
         ledger.state("odd")
     assert not ledger.verify().ok
 
@@ -237,7 +239,7 @@ def test_a_table_that_does_not_begin_with_created_is_damage(ledger: Ledger) -> N
 
 
 def seqs(ledger: Ledger, **filters: object) -> list[int]:
-    """Return the seqs of the events that a filter lets through."""
+    """Return the seqs of the events that match a filter."""
     return [event.seq for event in ledger.events(**filters)]
 
 
@@ -253,7 +255,7 @@ def seqs(ledger: Ledger, **filters: object) -> list[int]:
         ({"op": "mylib::never"}, []),
         ({"op": MM, "table": "edge"}, [2, 6, 9]),
         ({"actor": "bob"}, [4, 5, 6, 7, 8]),
-        ({"actor": "nobody"}, []),
+        ({"actor": "eve"}, []),
         ({"kind": "popped"}, [2, 5]),
         ({"kind": "created"}, [1, 4]),
         ({"kind": "materialized"}, [8]),
@@ -274,9 +276,7 @@ def seqs(ledger: Ledger, **filters: object) -> list[int]:
     ],
     ids=str,
 )
-def test_events_are_those_that_meet_every_condition(
-    full: Ledger, filters: dict[str, object], expected: list[int]
-) -> None:
+def test_events_match_every_condition(full: Ledger, filters: dict[str, object], expected: list[int]) -> None:
     assert seqs(full, **filters) == expected
 
 
@@ -295,7 +295,7 @@ filters = st.fixed_dictionaries(
 )
 
 
-def test_any_filter_is_what_python_would_let_through(full: Ledger) -> None:
+def test_any_filter_matches_the_same_events_as_in_python(full: Ledger) -> None:
     everything = list(full.events())
 
     @given(filters)
@@ -315,7 +315,7 @@ def test_any_filter_is_what_python_would_let_through(full: Ledger) -> None:
     check()
 
 
-def test_an_event_carries_who_what_when_where_and_why(full: Ledger) -> None:
+def test_an_event_has_who_what_when_where_and_why(full: Ledger) -> None:
     def lower() -> None:
         new_table(full, "third").preserve([MM], reason="fused kernel")
 
@@ -332,7 +332,7 @@ def test_an_event_carries_who_what_when_where_and_why(full: Ledger) -> None:
     assert "python" in full.environment(event.environment)
 
 
-def test_an_op_that_no_table_knows_has_no_events_but_a_bad_name_is_refused(full: Ledger) -> None:
+def test_an_unknown_op_has_no_events_but_an_invalid_name_is_refused(full: Ledger) -> None:
     assert seqs(full, op="mylib::unheard") == []
     with pytest.raises(InvalidName):
         full.events(op="aten.mm")
@@ -340,13 +340,9 @@ def test_an_op_that_no_table_knows_has_no_events_but_a_bad_name_is_refused(full:
 
 def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Ledger) -> None:
     table = new_table(ledger)
-
-    def write(_: sqlite3.Connection) -> None:
+    with pytest.raises(KeyError), ledger.database.write_transaction():
         table.preserve([MM])
         raise KeyError
-
-    with pytest.raises(KeyError):
-        ledger.database.write(write)
     table = ledger.table_log("edge")
     table.preserve([ADD])
     new_table(ledger, "other")
@@ -354,7 +350,7 @@ def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Led
     assert ledger.verify().problems == ()
 
 
-def test_whether_a_version_met_a_catalog_is_asked_of_that_version_alone(ledger: Ledger) -> None:
+def test_has_materialized_as_reads_only_the_events_of_one_version(ledger: Ledger) -> None:
     new_table(ledger)
     asked: list[str] = []
     ledger.database.connection.set_trace_callback(asked.append)
@@ -377,6 +373,22 @@ def test_an_environment_is_stored_once_for_each_that_differs(ledger: Ledger) -> 
     assert ledger.environment(next(ledger.events(desc=True)).environment) == {"a": 1}
 
 
+def test_an_event_row_of_another_ledger_can_be_inserted(ledger: Ledger, tmp_path: Path) -> None:
+    event = new_table(ledger).preserve([MM])
+    assert event is not None
+    with ledger.database.reading() as connection:
+        rows = [EventRow(*row) for row in connection.execute(f"{EVENT} ORDER BY event.seq")]
+    with Ledger(tmp_path / "copy.db") as copy, copy.database.write_transaction():
+        with pytest.raises(LedgerError, match=r"it has no environment [0-9a-f]{12}; store it first"):
+            copy.event_store.insert_event(rows[0], Created("torch"))
+        copy.event_store.put_text("environment", canonical_json(ledger.environment(event.environment)))
+        for row, stored in zip(rows, ledger.events(), strict=True):
+            copy.event_store.insert_event(row, stored.body)
+        assert list(copy.events()) == list(ledger.events())
+        assert copy.state("edge") == ledger.state("edge")
+        assert copy.event_store.head() == ledger.event_store.head()
+
+
 def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:
     for name in ("edge", "mobile"):
         table = new_table(ledger, name)
@@ -386,7 +398,7 @@ def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "zz", "ab" * 32, "x" * 64])
-def test_what_was_never_stored_is_not_found(full: Ledger, digest: str) -> None:
+def test_an_unknown_digest_is_a_ledger_error(full: Ledger, digest: str) -> None:
     for find in (full.catalog, full.environment):
         with pytest.raises(LedgerError):
             find(digest)
@@ -396,7 +408,7 @@ def test_what_was_never_stored_is_not_found(full: Ledger, digest: str) -> None:
 
 
 def reasons(ledger: Ledger) -> list[str | None]:
-    """Return the reasons of all events but those by which tables began."""
+    """Return the reasons of all events except `created`."""
     return [event.reason for event in ledger.events() if event.kind != "created"]
 
 
@@ -421,21 +433,21 @@ def test_reasons_are_joined_from_the_outermost_to_the_innermost(tmp_path: Path) 
         ]
 
 
-def test_without_a_reason_there_is_none(ledger: Ledger) -> None:
+def test_an_event_without_a_reason_has_reason_none(ledger: Ledger) -> None:
     new_table(ledger).preserve([MM])
     with ledger.because(""):
         new_table(ledger).preserve([ADD])
     assert reasons(ledger) == [None, None]
 
 
-def test_a_reason_given_twice_is_said_once(ledger: Ledger) -> None:
+def test_a_reason_given_twice_is_recorded_once(ledger: Ledger) -> None:
     table = new_table(ledger)
     with ledger.because("why"), ledger.because("why"):
         table.preserve([MM], reason="why")
     assert reasons(ledger) == ["why"]
 
 
-def test_a_reason_ends_with_its_block_also_when_that_raises(ledger: Ledger) -> None:
+def test_a_reason_ends_with_its_block_even_if_that_raises(ledger: Ledger) -> None:
     table = new_table(ledger)
     with pytest.raises(KeyError), ledger.because("why"):
         raise KeyError
@@ -443,7 +455,7 @@ def test_a_reason_ends_with_its_block_also_when_that_raises(ledger: Ledger) -> N
     assert reasons(ledger) == [None]
 
 
-def test_a_reason_is_for_one_ledger(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_reason_applies_to_one_ledger(ledger: Ledger, tmp_path: Path) -> None:
     with Ledger(tmp_path / "other.db", actor="ann") as other:
         with ledger.because("mine"), other.because("theirs"):
             new_table(ledger).preserve([MM])
@@ -451,7 +463,7 @@ def test_a_reason_is_for_one_ledger(ledger: Ledger, tmp_path: Path) -> None:
         assert (reasons(ledger), reasons(other)) == (["mine"], ["theirs"])
 
 
-def test_a_reason_is_for_one_thread(ledger: Ledger) -> None:
+def test_a_reason_applies_to_one_thread(ledger: Ledger) -> None:
     together = threading.Barrier(3, timeout=10)
 
     def work(name: str) -> None:
@@ -468,7 +480,7 @@ def test_a_reason_is_for_one_thread(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("bad", [None, 7, b"why", "\udcff"])
-def test_what_cannot_be_a_reason_or_an_actor_is_refused(ledger: Ledger, bad: object) -> None:
+def test_an_invalid_reason_or_actor_is_refused(ledger: Ledger, bad: object) -> None:
     with pytest.raises(UnusableValue, match="the reason"), ledger.because(bad):
         raise AssertionError("the block was entered")
     if bad is not None:
@@ -477,13 +489,13 @@ def test_what_cannot_be_a_reason_or_an_actor_is_refused(ledger: Ledger, bad: obj
                 Ledger(":memory:", **{part: bad})
 
 
-# Functions that the caller supplies
+# Functions that the caller provides
 
 
-def test_a_function_is_supplied_for_an_op_and_must_be_callable(ledger: Ledger) -> None:
+def test_a_function_is_provided_for_an_op_and_must_be_callable(ledger: Ledger) -> None:
     ledger.provide("aten.mm.default", len)
     assert ledger.functions.provided[MM] == [len]
-    with pytest.raises(UnusableValue, match="the decomposition of aten::mm must be callable, not int"):
+    with pytest.raises(UnusableValue, match="aten::mm: its decomposition must be callable, not int"):
         ledger.provide(MM, 7)
     with pytest.raises(InvalidName):
         ledger.provide("aten.mm", len)
@@ -506,7 +518,7 @@ LOG = (
 )
 
 
-def test_every_table_of_the_file_is_of_the_log(ledger: Ledger) -> None:
+def test_every_sql_table_is_append_only(ledger: Ledger) -> None:
     rows = ledger.database.connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB '*sqlite_*'"
     )
@@ -542,7 +554,7 @@ def test_no_row_of_the_log_can_be_replaced(full: Ledger, table: str) -> None:
     db.close()
 
 
-def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger) -> None:
+def test_the_last_materialization_is_found_without_reading_all_events(ledger: Ledger) -> None:
     table = new_table(ledger)
     table.materialize(catalog_of(MM, ADD))
 
@@ -554,8 +566,8 @@ def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger
             taken += 1
 
         ledger.database.connection.set_progress_handler(count, 1)
-        met = ledger.last_materialization("edge", table.version)
-        assert met is not None and met.seq == 2
+        found = ledger.last_materialization("edge", table.version)
+        assert found is not None and found.seq == 2
         assert list(ledger.exports()) == []
         ledger.database.connection.set_progress_handler(None, 0)
         return taken
@@ -568,6 +580,6 @@ def test_what_a_table_met_is_found_without_reading_all_its_events(ledger: Ledger
 
 
 def test_a_refused_edit_through_the_ledger_is_a_ledger_error(full: Ledger) -> None:
-    with pytest.raises(LedgerFileError, match="append-only"):
-        full.database.write(lambda connection: connection.execute("DELETE FROM event"))
+    with pytest.raises(LedgerFileError, match="append-only"), full.database.write_transaction() as connection:
+        connection.execute("DELETE FROM event")
     assert len(seqs(full)) == 9

@@ -1,4 +1,4 @@
-"""The schema of a ledger file: made, brought up to date wholly or not at all, or refused."""
+"""Schema migrations of a ledger file."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ def apply(db):
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name a ledger of the present schema, with one table of two versions."""
+    """Name a ledger of the newest schema, with one table of two versions."""
     path = tmp_path / "ledger.db"
     with Ledger(path, actor="ann") as ledger:
         new_table(ledger).preserve(["aten::mm"])
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give a copy of the migrations, used instead of them from now on, to which a test can add later ones."""
+    """Replace the migrations by a copy, to which a test can add later ones."""
     folder = tmp_path / "later"
     shutil.copytree(migrations._folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(migrations, "_folder", lambda: folder)
@@ -52,7 +52,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Let the migrations folder be read again."""
+    """Clear the caches, so that the migrations folder is read again."""
     migration_names.cache_clear()
     migrations._migrations.cache_clear()
 
@@ -65,7 +65,7 @@ def add(folder: Path, **migrations: str) -> None:
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    """Return what a query finds in a file, read without the package."""
+    """Return the rows of a query, read without the package."""
     db = sqlite3.connect(path)
     try:
         return db.execute(query).fetchall()
@@ -74,7 +74,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def applied(path: Path) -> list[str]:
-    """Return the names of the migrations that a file says it has had."""
+    """Return the names of the migrations that a file records as applied."""
     return [str(name) for (name,) in rows(path, "SELECT name FROM _sqlite_migrations ORDER BY id")]
 
 
@@ -88,7 +88,7 @@ def test_migrations_are_numbered_without_gaps() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_a_new_ledger_has_had_every_migration(path: Path) -> None:
+def test_a_new_ledger_has_every_migration(path: Path) -> None:
     assert applied(path) == list(migration_names())
     assert rows(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
@@ -110,7 +110,7 @@ def test_a_new_ledger_s_tables_are_strict(path: Path) -> None:
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
-def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_was(path: Path, read_only: bool) -> None:
+def test_a_ledger_of_a_newer_version_is_refused_and_unchanged(path: Path, read_only: bool) -> None:
     db = sqlite3.connect(path)
     db.execute(
         "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('decomp_ledger', '9999_merged', '')"
@@ -118,12 +118,14 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_was(path: Path, r
     db.commit()
     db.close()
     before = path.read_bytes()
-    with pytest.raises(SchemaError, match=r"newer decomp_ledger: it has the schema '9999_merged'.*upgrade"):
+    with pytest.raises(
+        SchemaError, match=r"the schema '9999_merged' is unknown: a newer decomp_ledger wrote the ledger.*upgrade"
+    ):
         Ledger(path, read_only=read_only)
     assert path.read_bytes() == before
 
 
-def test_migrations_of_another_package_in_the_file_are_its_own_business(path: Path) -> None:
+def test_migrations_of_another_package_in_the_file_are_ignored(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('other', '9999_x', '')")
     db.commit()
@@ -132,7 +134,7 @@ def test_migrations_of_another_package_in_the_file_are_its_own_business(path: Pa
         assert ledger.state("edge").version == 2
 
 
-def test_an_older_ledger_is_migrated_with_all_that_is_in_it(path: Path, later: Path) -> None:
+def test_a_migration_keeps_the_content_of_an_older_ledger(path: Path, later: Path) -> None:
     add(later, m0002_note=ADD_NOTE, m0003_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
     with Ledger(path, actor="ann") as ledger:
         assert ledger.state("edge").rules.keys() == {"aten::mm"}
@@ -164,7 +166,7 @@ def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> Non
     assert path.read_bytes() == before
 
 
-def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, later: Path) -> None:
+def test_a_failed_migration_leaves_the_file_unchanged(path: Path, later: Path) -> None:
     add(later, m0002_note=ADD_NOTE, m0003_half=FAIL_HALF_WAY)
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="nowhere"):
@@ -178,14 +180,14 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, later: Pat
         assert ledger.verify().problems == ()
 
 
-def test_a_migration_that_fails_makes_no_new_ledger(tmp_path: Path, later: Path) -> None:
+def test_a_failed_migration_creates_no_ledger(tmp_path: Path, later: Path) -> None:
     add(later, m0002_half=FAIL_HALF_WAY)
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(tmp_path / "new.db")
     assert [entry.name for entry in tmp_path.iterdir()] == ["later"]
 
 
-def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Path) -> None:
+def test_a_reader_does_not_migrate_an_older_ledger(path: Path, later: Path) -> None:
     add(later, m0002_note=ADD_NOTE)
     path.parent.chmod(0o555)
     before = path.read_bytes()
@@ -204,7 +206,7 @@ def test_an_older_ledger_is_read_as_it_is_and_not_migrated(path: Path, later: Pa
         assert ledger.verify().ok
 
 
-def test_a_ledger_migrated_by_another_process_meanwhile_is_taken_as_it_is(
+def test_a_ledger_that_another_process_migrates_meanwhile_is_opened(
     path: Path, later: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(later, m0002_note=ADD_NOTE)
@@ -222,13 +224,13 @@ def test_a_ledger_migrated_by_another_process_meanwhile_is_taken_as_it_is(
     assert applied(path) == ["0001_initial", "0002_note"]
 
 
-def test_missing_migrations_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_migrations_are_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(migrations, "__file__", str(tmp_path / "decomp_ledger" / "storage" / "migrations.py"))
-    with pytest.raises(LedgerError, match=r"the migrations of decomp_ledger are missing .* install it again"):
+    with pytest.raises(LedgerError, match=r"the migrations of decomp_ledger are missing; install it again"):
         migrations._folder.__wrapped__()
 
 
-def test_migrations_inside_the_package_come_before_those_beside_it(
+def test_migrations_inside_the_package_come_before_those_next_to_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     package = tmp_path / "decomp_ledger"
@@ -317,9 +319,7 @@ def test_a_version_is_made_by_one_event(path: Path) -> None:
     db.close()
 
 
-def test_an_older_ledger_that_cannot_be_migrated_is_read_as_it_is_and_verify_names_the_event(
-    path: Path, tmp_path: Path, later: Path
-) -> None:
+def test_a_reader_verifies_an_older_ledger_that_cannot_be_migrated(path: Path, tmp_path: Path, later: Path) -> None:
     old = tmp_path / "old.db"
     with Ledger(old, actor="ann") as ledger:
         log = new_table(ledger)
@@ -334,5 +334,5 @@ def test_an_older_ledger_that_cannot_be_migrated_is_read_as_it_is_and_verify_nam
     with Ledger(old, read_only=True) as ledger:
         assert [event.version for event in ledger.events()] == [1, 2, 3, 4]
         assert ledger.verify().problems[0].seq == 4
-    with pytest.raises(LedgerError, match=r"is damaged, and cannot be brought to the newest schema \(.*\); run verify"):
+    with pytest.raises(LedgerError, match=r"is damaged, and cannot be migrated \(.*\); run verify"):
         Ledger(old)

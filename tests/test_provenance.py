@@ -1,4 +1,4 @@
-"""Who, why, where and in what: taken from the caller, the settings, git and the machine."""
+"""Provenance of events: actor, call site and environment, from the settings, git and the machine."""
 
 import getpass
 import os
@@ -26,7 +26,7 @@ CI = ("GITHUB_RUN_ID", "CI_JOB_URL", "BUILDKITE_BUILD_URL", "CIRCLE_BUILD_URL", 
 
 @pytest.fixture(autouse=True)
 def plain_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Take away what this machine says of who and where; nothing is remembered from one test to the next."""
+    """Remove this machine's settings, and clear the caches before and after each test."""
     for name in (*CI, "DECOMP_LEDGER_ACTOR", "DECOMP_LEDGER_CAPTURE", "GIT_DIR", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -40,14 +40,14 @@ def plain_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 
 def forget() -> None:
-    """Let everything be asked for anew."""
-    provenance._known.clear()
+    """Clear the caches."""
+    provenance._environments.clear()
     for cached in (
         provenance._person,
-        provenance._shown,
+        provenance._shortened,
         provenance._libraries,
         provenance._git_root,
-        provenance._base,
+        provenance._machine,
     ):
         cached.cache_clear()
 
@@ -65,16 +65,16 @@ def tree(tmp_path: Path) -> Path:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder and return what it says."""
+    """Run git in a folder, and return what it prints."""
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let no git be found."""
+    """Hide git."""
     monkeypatch.setenv("PATH", str(tmp_path / "no-such-folder"))
 
 
-# Who
+# Actor
 
 
 def test_the_actor_is_the_one_given_then_the_setting_then_git_s_user_then_the_login_name(
@@ -98,7 +98,7 @@ def test_the_actor_is_the_one_given_then_the_setting_then_git_s_user_then_the_lo
     assert provenance.actor() == "login"
 
 
-def test_an_empty_actor_is_none_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_actor_counts_as_omitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMP_LEDGER_ACTOR", "setting")
     assert provenance.actor("") == "setting"
     monkeypatch.setenv("DECOMP_LEDGER_ACTOR", "")
@@ -114,7 +114,7 @@ def test_without_git_the_actor_is_the_login_name(tree: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("error", [KeyError("uid not found"), OSError("no username")])
-def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_user_without_a_name_is_recorded_by_number(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def getuser() -> str:
         raise error
 
@@ -122,7 +122,7 @@ def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch
     assert provenance.actor() == f"uid {os.getuid()}"
 
 
-def test_an_actor_that_no_file_can_hold_is_refused_and_one_of_the_system_spelt_out(
+def test_an_invalid_actor_is_refused_and_the_login_name_is_escaped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UnusableValue, match="the actor has a lone surrogate"):
@@ -131,7 +131,7 @@ def test_an_actor_that_no_file_can_hold_is_refused_and_one_of_the_system_spelt_o
     assert provenance.actor() == "ann\\udcff"
 
 
-def test_each_event_has_the_actor_of_its_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_event_has_its_own_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     with Ledger(":memory:") as ledger:
         for name in ("ann", "bob"):
             monkeypatch.setenv("DECOMP_LEDGER_ACTOR", name)
@@ -141,10 +141,10 @@ def test_each_event_has_the_actor_of_its_moment(monkeypatch: pytest.MonkeyPatch)
         assert [event.actor for event in ledger.events()] == ["ann", "bob", "cid"]
 
 
-# In what
+# Environment
 
 
-def test_the_environment_is_the_machine_and_the_working_tree(tree: Path) -> None:
+def test_the_environment_has_the_machine_and_the_working_tree(tree: Path) -> None:
     facts = provenance.environment()
     assert facts["python"] == ".".join(map(str, sys.version_info[:3])) or "+" in str(facts["python"])
     assert facts["host"] == socket.gethostname()
@@ -162,7 +162,7 @@ def test_a_working_tree_with_changes_is_dirty_and_one_with_new_files_is_not(tree
     assert provenance.environment()["git_dirty"] is True
 
 
-def test_outside_a_working_tree_there_is_no_commit() -> None:
+def test_the_environment_outside_a_working_tree_has_no_commit() -> None:
     assert {"git_commit", "git_dirty"}.isdisjoint(provenance.environment())
 
 
@@ -176,7 +176,7 @@ def test_the_environment_is_one_object_until_something_changes(tree: Path, monke
     assert provenance.environment() is first
 
 
-def test_what_is_known_of_torch_is_part_of_the_environment_and_asked_for_when_it_changes(
+def test_torch_facts_are_part_of_the_environment_and_read_again_when_their_key_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     libraries, asked = ["a"], []
@@ -223,18 +223,18 @@ def test_the_address_of_the_ci_run_is_recorded(
     assert provenance.environment().get("ci_run") == expected
 
 
-def test_half_of_a_ci_run_s_address_is_not_filled_up_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_ci_run_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_SERVER_URL", raising=False)
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     monkeypatch.setenv("GITHUB_RUN_ID", "7")
     assert "None" not in str(provenance.environment().get("ci_run", ""))
 
 
-# Where
+# Call site
 
 
 def call_from(file: Path | str, function: str = "lower") -> CallSite | None:
-    """Return the call site that is found for line 3 of a file."""
+    """Return the call site of a call in line 3 of a file."""
     code = compile(f"\ndef {function}(ask):\n    return ask()\n", os.fspath(file), "exec")
     scope: dict[str, Callable[..., CallSite | None]] = {}
     exec(code, scope)
@@ -288,7 +288,7 @@ def test_a_file_outside_a_working_tree_is_named_from_the_current_folder(tmp_path
     assert call_from("lower.py") == CallSite("lower.py", 3, "lower")
 
 
-def test_a_file_that_is_elsewhere_is_named_in_full(tree: Path) -> None:
+def test_a_file_elsewhere_is_named_in_full(tree: Path) -> None:
     assert call_from("/opt/elsewhere/lower.py") == CallSite("/opt/elsewhere/lower.py", 3, "lower")
 
 
@@ -297,7 +297,7 @@ def test_code_without_a_file_is_named_as_python_names_it(name: str) -> None:
     assert call_from(name) == CallSite(name, 3, "lower")
 
 
-def test_a_file_whose_name_is_no_utf_8_is_spelt_out(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         code = compile("table.preserve(['aten::mm'])", os.fsdecode(os.fsencode(tmp_path) + b"/l\xff.py"), "exec")
         exec(code, {"table": new_table(ledger)})
@@ -305,7 +305,7 @@ def test_a_file_whose_name_is_no_utf_8_is_spelt_out(tmp_path: Path) -> None:
     assert event.call_site == CallSite("l\\udcff.py", 1, "<module>")
 
 
-def test_a_folder_whose_name_is_no_utf_8_can_be_worked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_may_have_a_name_that_is_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xff"))
     odd.mkdir()
     monkeypatch.chdir(odd)
@@ -336,7 +336,7 @@ def test_a_method_is_named_with_its_class_where_python_tells() -> None:
     assert found.function == ("run" if sys.version_info < (3, 11) else Lowering.run.__qualname__)
 
 
-# What is left out
+# Minimal capture
 
 
 def test_minimal_capture_leaves_out_host_user_and_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,7 @@ def test_minimal_capture_leaves_out_host_user_and_paths(tree: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("value", ["minimal", "MINIMAL", "Minimal"])
-def test_minimal_is_spelt_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_minimal_is_accepted_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("DECOMP_LEDGER_CAPTURE", value)
     assert provenance.is_minimal()
 
@@ -368,14 +368,14 @@ def test_any_other_capture_is_not_minimal(monkeypatch: pytest.MonkeyPatch, value
     assert not provenance.is_minimal()
 
 
-def test_an_actor_who_was_given_is_named_in_minimal_capture_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_actor_is_recorded_in_minimal_capture_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMP_LEDGER_CAPTURE", "minimal")
     assert provenance.actor("ann") == "ann"
     monkeypatch.setenv("DECOMP_LEDGER_ACTOR", "bot")
     assert provenance.actor() == "bot"
 
 
-# When the machine does not help
+# Failures of the machine
 
 _DELETED = """
 import os, sys, tempfile
@@ -391,8 +391,8 @@ with Ledger(sys.argv[1]) as ledger:
 """
 
 
-def test_a_current_folder_that_was_removed_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What measures coverage in processes that tests start asks where they are.
+def test_events_are_recorded_in_a_removed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Coverage, in processes that tests start, needs the current folder.
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)
     # In a removed folder, CPython 3.13.0 cannot say that a module lacks an attribute if it may import from there.
@@ -410,16 +410,16 @@ os.rmdir(folder)
 try:
     Ledger("ledger.db")
 except LedgerError as error:
-    print("said")
+    print("refused")
 """
 
 
 def test_a_relative_ledger_in_a_folder_that_was_removed_is_a_ledger_error() -> None:
-    assert run_python(_DELETED_RELATIVE) == "said\n"
+    assert run_python(_DELETED_RELATIVE) == "refused\n"
 
 
 @pytest.mark.parametrize("behaviour", ["exit 1", "sleep 60", "exec kill -9 $$"], ids=["fails", "hangs", "dies"])
-def test_a_git_that_does_not_answer_is_done_without(
+def test_events_are_recorded_without_an_answer_from_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str
 ) -> None:
     fake = tmp_path / "bin" / "git"
@@ -433,7 +433,7 @@ def test_a_git_that_does_not_answer_is_done_without(
     assert "git_commit" not in provenance.environment()
 
 
-def test_git_runs_nothing_that_a_working_tree_names(tree: Path) -> None:
+def test_git_runs_no_program_that_a_working_tree_names(tree: Path) -> None:
     trap = tree / "trap.sh"
     trap.write_text(f"#!/bin/sh\ntouch '{tree}/sprung'\n")
     trap.chmod(0o755)

@@ -33,7 +33,7 @@ LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
 
 
 def squared(x: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Be a decomposition that is nobody's default."""
+    """Be a decomposition that is not a default."""
     return x * x
 
 
@@ -67,7 +67,7 @@ def log(ledger: Ledger | Path, **where: Any) -> list[tuple[str, str, int]]:
     return [(event.table, event.kind, event.version) for event in ledger.events(**where)]
 
 
-def said(ledger: Ledger, table: str) -> dict[str, str]:
+def rules_of(ledger: Ledger, table: str) -> dict[str, str]:
     """Return what a table says of each op: `preserve`, or a decomposition's label."""
     rules = ledger.state(table).rules
     return {op: rule.decomposition.label() if rule.decomposition else rule.action for op, rule in rules.items()}
@@ -135,7 +135,7 @@ def test_an_export_twice_over_is_one_meeting_and_two_exports(ledger: Ledger, pro
 
 def test_a_table_of_a_subclass_is_recorded_when_it_is_used(ledger: Ledger, program: ExportedProgram) -> None:
     class Mine(CustomDecompTable):
-        """A table that somebody made his own."""
+        """A table of a class of its own."""
 
     with record(ledger, name="job"):
         table = Mine()
@@ -143,7 +143,7 @@ def test_a_table_of_a_subclass_is_recorded_when_it_is_used(ledger: Ledger, progr
         table.pop(LINEAR)
         exported = program.run_decompositions(table)
     assert "aten.linear.default" in targets(exported)
-    assert said(ledger, "job/1") == {"aten::linear": "preserve"}
+    assert rules_of(ledger, "job/1") == {"aten::linear": "preserve"}
 
 
 # --- tables of upstream's class, made before -------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_a_table_made_before_is_recorded_when_it_is_used(ledger: Ledger, program
     with record(ledger, name="job"):
         actual = program.run_decompositions(table)
     assert str(expected.graph) == str(actual.graph)
-    assert said(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": f"{__name__}.squared"}
+    assert rules_of(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": f"{__name__}.squared"}
     kinds = [("created", 1), ("updated", 2), ("materialized", 2), ("exported", 2)]
     assert log(ledger) == [("job/1", *kind) for kind in kinds]
 
@@ -180,7 +180,7 @@ def test_a_copy_of_a_table_made_before_is_recorded(was_read: bool, ledger: Ledge
         assert type(copied) is DecompTable
         assert copied.keys() == table.keys()
         assert copied[SILU] is squared
-    assert said(ledger, "job/1") == {
+    assert rules_of(ledger, "job/1") == {
         "aten::linear": "preserve",
         "aten::silu": f"{__name__}.squared",
         f"{library.ns}::popped": "preserve",
@@ -200,7 +200,7 @@ def test_a_plain_dict_is_recorded_as_what_it_differs_by(ledger: Ledger, program:
         actual = program.run_decompositions(plain)
     assert str(expected.graph) == str(actual.graph)
     assert ledger.state("job/1").base == "torch"
-    assert said(ledger, "job/1") == {
+    assert rules_of(ledger, "job/1") == {
         "aten::linear": "preserve",
         "aten::silu": f"{__name__}.squared",
         "aten::mm": "torch.ops.aten::matmul",
@@ -211,7 +211,7 @@ def test_a_plain_dict_of_all_defaults_differs_by_nothing(ledger: Ledger, program
     plain = default_decompositions().materialize()
     with record(ledger, name="job"):
         program.run_decompositions(plain)
-    assert said(ledger, "job/1") == {}
+    assert rules_of(ledger, "job/1") == {}
     assert ledger.state("job/1").base == "torch"
 
 
@@ -219,9 +219,9 @@ def test_an_empty_dict_is_the_empty_base(ledger: Ledger, program: ExportedProgra
     with record(ledger, name="job"):
         exported = program.run_decompositions({})
     assert targets(exported) == ["aten.linear.default", "aten.silu.default"]
-    assert (ledger.state("job/1").base, said(ledger, "job/1")) == ("empty", {})
-    (met,) = ledger.events(kind="materialized")
-    assert isinstance(met.body, Materialized)
+    assert (ledger.state("job/1").base, rules_of(ledger, "job/1")) == ("empty", {})
+    (materialized,) = ledger.events(kind="materialized")
+    assert isinstance(materialized.body, Materialized)
     assert len(ledger.table("job/1")) == 0
 
 
@@ -230,7 +230,7 @@ def test_a_small_dict_is_the_empty_base_and_what_it_has(ledger: Ledger, program:
     with record(ledger, name="job"):
         program.run_decompositions(plain)
     assert ledger.state("job/1").base == "empty"
-    assert said(ledger, "job/1") == {op.name(): "torch's default (registry)" for op in plain}
+    assert rules_of(ledger, "job/1") == {op.name(): "torch's default (registry)" for op in plain}
     assert dict(ledger.table("job/1")) == plain
 
 
@@ -239,7 +239,7 @@ def test_equal_plain_dicts_are_one_table(ledger: Ledger, program: ExportedProgra
         for plain in ({}, {SILU: squared}, {}, {SILU: squared}):
             program.run_decompositions(plain)
     assert [info.name for info in ledger.tables()] == ["job/1", "job/2"]
-    assert said(ledger, "job/2") == {"aten::silu": f"{__name__}.squared"}
+    assert rules_of(ledger, "job/2") == {"aten::silu": f"{__name__}.squared"}
 
 
 def test_a_function_without_a_name_is_found_again_in_its_process(ledger: Ledger, program: ExportedProgram) -> None:
@@ -254,13 +254,13 @@ def test_a_function_without_a_name_is_found_again_in_its_process(ledger: Ledger,
 
 @pytest.mark.filterwarnings("error::decomp_ledger.errors.RecordingWarning")
 @pytest.mark.parametrize("key", [aten.linear, "aten.linear"], ids=["packet", "str"])
-def test_a_key_that_torch_ignores_is_no_difference(key: Any, ledger: Ledger, program: ExportedProgram) -> None:
+def test_a_key_that_torch_ignores_makes_no_difference(key: Any, ledger: Ledger, program: ExportedProgram) -> None:
     plain = {SILU: squared, key: squared}
     expected = program.run_decompositions(plain)
     with record(ledger, name="job"):
         actual = program.run_decompositions(plain)
     assert targets(expected) == targets(actual) == ["aten.linear.default", "aten.mul.Tensor"]
-    assert said(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}
+    assert rules_of(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}
 
 
 def test_pairs_that_can_be_read_once_reach_the_export(ledger: Ledger, program: ExportedProgram) -> None:
@@ -268,7 +268,7 @@ def test_pairs_that_can_be_read_once_reach_the_export(ledger: Ledger, program: E
     with record(ledger, name="job"):
         actual = program.run_decompositions(iter([(SILU, squared)]))
     assert targets(expected) == targets(actual)
-    assert said(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}
+    assert rules_of(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}
 
 
 def test_a_plain_dict_is_not_changed(ledger: Ledger, program: ExportedProgram) -> None:
@@ -307,7 +307,7 @@ def test_a_copy_is_written_from_its_first_change_on(ledger: Ledger) -> None:
         assert copied.name == "job/2"
         assert SILU in table
     assert log(ledger, table="job/2") == [("job/2", "created", 1), ("job/2", "popped", 2)]
-    assert said(ledger, "job/2") == {"aten::linear": "preserve", "aten::silu": "preserve"}
+    assert rules_of(ledger, "job/2") == {"aten::linear": "preserve", "aten::silu": "preserve"}
     created = next(ledger.events(table="job/2"))
     assert created.body.parent == ("job/1", 2)
 
@@ -378,7 +378,7 @@ def test_a_recording_may_be_left_before_the_one_inside(tmp_path: Path) -> None:
 
 
 def test_a_recording_is_entered_once(ledger: Ledger) -> None:
-    with record(ledger, name="job") as recording, pytest.raises(LedgerError, match="'job' is entered already"):
+    with record(ledger, name="job") as recording, pytest.raises(LedgerError, match="'job': it is entered already"):
         recording.__enter__()
     assert type(default_decompositions()) is CustomDecompTable
 
@@ -387,7 +387,7 @@ def test_a_given_ledger_stays_open(ledger: Ledger) -> None:
     with record(ledger, name="job"):
         default_decompositions().pop(LINEAR)
     ledger.table("job/1").pop(SILU)
-    assert said(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": "preserve"}
+    assert rules_of(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": "preserve"}
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
@@ -662,7 +662,7 @@ def test_a_recording_that_cannot_write_warns_once_and_goes_on(
             program.run_decompositions()
     ours = [warning for warning in caught if issubclass(warning.category, RecordingWarning)]
     assert len(ours) == 1
-    assert "recording 'job' has STOPPED, and the export goes on unrecorded" in str(ours[0].message)
+    assert "recording 'job': it has STOPPED, and the export goes on unrecorded" in str(ours[0].message)
     assert str(unwritable) in str(ours[0].message)
     assert str(expected.graph) == str(actual.graph) == str(again.graph)
     assert listing(tmp_path) == before
@@ -707,11 +707,11 @@ def test_a_ledger_that_vanishes_stops_the_recording_and_keeps_the_table(
 
 
 def test_on_error_is_warn_or_raise(ledger: Ledger) -> None:
-    with pytest.raises(UnusableValue, match="'warn' or 'raise', not 'ignore'"):
+    with pytest.raises(UnusableValue, match="on_error='ignore': unknown value"):
         record(ledger, on_error="ignore")
 
 
-@pytest.mark.parametrize("given", [{"actor": "somebody"}, {"trust": ["mypkg"]}])
+@pytest.mark.parametrize("given", [{"actor": "ann"}, {"trust": ["mypkg"]}])
 def test_what_belongs_to_a_given_ledger_is_refused(given: dict[str, Any], ledger: Ledger) -> None:
     with pytest.raises(UnusableValue, match="belong to the ledger"):
         record(ledger, **given)
@@ -803,7 +803,7 @@ def test_the_line_of_the_library_that_changed_a_table_is_named(
 ) -> None:
     with record(ledger, name="job"):
         lowering.lower(program, [LINEAR, SILU])
-    (created, first, second, met, exported) = ledger.events()
+    (created, first, second, materialized, exported) = ledger.events()
     blamed = ledger.blame("job/1")
     assert (blamed["aten::linear"].seq, blamed["aten::silu"].seq) == (first.seq, second.seq)
     for event in (first, second):
@@ -812,7 +812,7 @@ def test_the_line_of_the_library_that_changed_a_table_is_named(
         assert LOWERING.splitlines()[event.call_site.line - 1].endswith("# the library's line")
         assert event.call_site.function == "lower"
     assert created.kind == "created"
-    for event in (met, exported):
+    for event in (materialized, exported):
         assert event.call_site is not None and event.call_site.function == "lower"
 
 

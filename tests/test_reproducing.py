@@ -128,16 +128,16 @@ def stamped(folder: Path) -> list[str]:
 
 
 def test_a_file_alone_tells_its_table_without_torch_or_ledger(folder: Path, stamped: list[str]) -> None:
-    told = _python(_READ, folder, *stamped)
+    read = _python(_READ, folder, *stamped)
     for name, path in zip(models.NAMES, stamped, strict=True):
-        _, ops, reasons = told[path]
+        _, ops, reasons = read[path]
         assert {"aten::gelu", "aten::layer_norm", "aten::linear", "mylib::later"} < set(ops)
         assert reasons["aten::layer_norm"] == f"{name} has a kernel"
 
 
 def test_another_process_makes_each_table_and_each_export_again(folder: Path, stamped: list[str]) -> None:
-    told, made = _python(_READ, folder, *stamped), _python(_REPRODUCE, folder, *stamped)
-    assert {path: [True, told[path][0]] for path in stamped} == {path: found[:2] for path, found in made.items()}
+    read, made = _python(_READ, folder, *stamped), _python(_REPRODUCE, folder, *stamped)
+    assert {path: [True, read[path][0]] for path in stamped} == {path: found[:2] for path, found in made.items()}
 
 
 def test_a_changed_line_of_one_override_is_named_and_nothing_else(folder: Path, stamped: list[str]) -> None:
@@ -185,7 +185,7 @@ def test_a_ledger_makes_the_table_of_each_of_its_exports(small: Any, ledger: Led
     assert ledger.reproduce(second).keys() - ledger.reproduce(first).keys() == {torch.ops.aten.linear.default}
     again = rerun(ledger.reproduce(first), small)
     assert again.same and again.digest == ledger.bundle(first).body.after
-    with pytest.raises(dl.LedgerError, match="this is not the program that"):
+    with pytest.raises(dl.LedgerError, match="it lowered another program"):
         rerun(ledger.reproduce(first), again.program)
 
 
@@ -278,7 +278,7 @@ def test_what_has_no_name_is_supplied_or_named(small: Any, ledger: Ledger, tmp_p
     table["aten::silu"] = lambda x: x * 0.25
     lowered = small.run_decompositions(table)
     dl.save(lowered, tmp_path / "m.pt2")
-    with pytest.raises(ReproductionError, match=r"aten::silu: .*no importable name"):
+    with pytest.raises(ReproductionError, match=r"aten::silu: .*without an importable name"):
         reproduce(tmp_path / "m.pt2")
     with pytest.raises(ReproductionError, match="aten::silu"):
         reproduce(tmp_path / "m.pt2", provide={"aten::silu": lambda x: x * 0.75})

@@ -109,10 +109,10 @@ def test_a_script_reads_standard_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.py"], "cannot run missing.py"),
-        (["-m", "missing_module"], "cannot run module missing_module"),
-        (["-m", "package"], "cannot run module package"),
-        (["empty"], "empty has no __main__"),
+        (["missing.py"], "missing.py: cannot run it"),
+        (["-m", "missing_module"], "missing_module: not a module"),
+        (["-m", "package"], "package: not a module"),
+        (["empty"], "empty: has no __main__"),
         (["--on-error", "explode", "script.py"], "explode"),
         ([], "SCRIPT"),
     ],
@@ -129,7 +129,7 @@ def test_what_cannot_be_run_is_one_line_and_status_2(arguments: list[str], messa
 
 
 @pytest.mark.parametrize("ledger", ["no/such/folder/l.db", "script.py", ".", "empty.db"])
-def test_a_bad_ledger_is_told_before_the_script_runs(ledger: str, tmp_path: Path) -> None:
+def test_a_bad_ledger_is_reported_before_the_script_runs(ledger: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("print('ran')")
     (tmp_path / "empty.db").write_text("")
     command = [sys.executable, "-m", "decomp_ledger", "--ledger", ledger, "run", "script.py"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from decomp_ledger.pytorch.capture_program import capture_program
+from decomp_ledger.pytorch.capture_program import fingerprint_program
 from decomp_ledger.pytorch.fingerprint.source_digest import (
     MAX_SOURCE_BYTES,
     helpers_digest,
@@ -160,7 +160,7 @@ def test_functions_in_cells_count_by_their_source(load: Any) -> None:
     assert digest(first.make(first.one)) != digest(first.make(first.two))
 
 
-def test_a_function_that_holds_itself_is_no_endless_matter(load: Any) -> None:
+def test_a_function_that_holds_itself_has_a_digest(load: Any) -> None:
     text = (
         "def make():\n    held = []\n    def f(n):\n        return f(n - 1) if n else held\n"
         "    held += [held, f]\n    return f\n"
@@ -242,7 +242,7 @@ def test_what_a_decorator_holds_counts_where_it_can_differ(load: Any) -> None:
     assert digest(make(2)) != digest(make(3))
 
 
-def test_a_decorator_that_leads_to_itself_is_no_endless_matter(load: Any) -> None:
+def test_a_decorator_that_leads_to_itself_has_a_digest(load: Any) -> None:
     text = (
         "import functools\ndef keep(fn):\n    @functools.wraps(fn)\n    def inner(*a):\n        return fn(*a)\n"
         "    return inner\n@keep\ndef keep(fn):\n    return fn\n"
@@ -259,7 +259,7 @@ def test_the_right_lambda_of_a_line_is_found(load: Any) -> None:
     assert len({digest(getattr(module, name)) for name in ("first", "second", "third")}) == 3
 
 
-def test_lambdas_of_a_line_that_close_over_something_are_told_apart(load: Any) -> None:
+def test_lambdas_of_a_line_that_close_over_something_are_distinguished(load: Any) -> None:
     module = load("def make(a, b):\n    return (lambda x: x * a), (lambda x: x * b), (lambda x: x)\n")
     assert len(set(map(digest, module.make(1, 1)))) == 3
 
@@ -406,7 +406,7 @@ GLOBAL = [
 @pytest.mark.parametrize(
     ("text", "counts"), [*((text, False) for text in OWN), *((text, True) for text in GLOBAL)], ids=str
 )
-def test_a_variable_of_a_function_is_no_helper_though_it_is_called_like_one(text: str, counts: bool, load: Any) -> None:
+def test_a_variable_of_a_function_does_not_count_as_a_helper_of_its_name(text: str, counts: bool, load: Any) -> None:
     one, other = (load(f"def near(x):\n    return {value}\n\n{text}\n").f for value in (4, 5))
     assert (helpers_digest(one) != helpers_digest(other)) == counts
 
@@ -442,9 +442,8 @@ def test_the_text_is_cut(load: Any) -> None:
 
 def _program(path: Path) -> str:
     """Return a program that prints the digest of f in that file, and needs nothing of ours installed."""
-    ours = capture_program().partition('"""Capture what a torch offers')[0]
     return (
-        f"{ours}\nimport runpy, importlib.util\n"
+        f"{fingerprint_program()}\nimport runpy, importlib.util\n"
         f"spec = importlib.util.spec_from_file_location('sample', {str(path)!r})\n"
         "module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\n"
         "print(source_digest(module.f), helpers_digest(module.f), wrappers_digest(module.f))\n"
@@ -475,7 +474,7 @@ def test_digests_do_not_depend_on_the_process(load: Any, seed: str) -> None:
 def test_digests_do_not_depend_on_the_version_of_python(load: Any, version: str) -> None:
     interpreter = shutil.which(f"python{version}")
     if interpreter is None or subprocess.run([interpreter, "--version"], capture_output=True).returncode:
-        pytest.skip(f"there is no Python {version}")
+        pytest.skip(f"Python {version} is not installed")
     module = load(EVERY_SYNTAX)
     done = subprocess.run(
         [interpreter, "-"], input=_program(Path(str(module.__file__))), capture_output=True, text=True, check=True

@@ -1,7 +1,7 @@
-"""Random histories of tables against a model that knows nothing of ledgers: op -> what was said of it last.
+"""Random histories of tables against a model without ledgers: op -> its last rule.
 
-After every step the live view, every past version and every event must be what the model says. At the end one other
-process replays all the files that came out.
+After every step the live view, every past version and every event must agree with the model. At the end one other
+process replays all the files.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def view_of(table: Any) -> dict[str, str]:
     return {op.name(): label(op, fn) for op, fn in dict(table).items()}
 
 
-def said_in(state: Any) -> dict[str, str]:
-    """Return what a recorded state says, in the words of the model."""
+def rules_in(state: Any) -> dict[str, str]:
+    """Return the rules of a recorded state, in the words of the model."""
     return {
         op: PRESERVE if rule.action == PRESERVE else str(rule.decomposition.qualname or DEFAULT)
         for op, rule in state.rules.items()
@@ -115,26 +115,26 @@ def said_in(state: Any) -> dict[str, str]:
 
 @dataclass
 class Model:
-    """One table: what is said of each op now, and what was at each version.
+    """One table: its rules now and at each version.
 
     Attributes:
         base: `torch` or `empty`.
-        said: op -> `preserve` or the name of a decomposition.
+        rules: op -> `preserve` or the name of a decomposition.
         versions: the same at each version; empty for a fork that has no event yet.
         tags: name -> version.
-        met: (version, loaded libraries) of each materialization.
+        materialized: (version, loaded libraries) of each materialization.
     """
 
     base: str = "torch"
-    said: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)
     versions: list[dict[str, str]] = field(default_factory=list)
     tags: dict[str, int] = field(default_factory=dict)
-    met: set[tuple[int, frozenset[str]]] = field(default_factory=set)
+    materialized: set[tuple[int, frozenset[str]]] = field(default_factory=set)
 
-    def view(self, loaded: frozenset[str], defaults: frozenset[str], said: dict[str, str]) -> dict[str, str]:
-        """Return what a table that says `said` has."""
+    def view(self, loaded: frozenset[str], defaults: frozenset[str], rules: dict[str, str]) -> dict[str, str]:
+        """Return the content of a table with these rules."""
         view = dict.fromkeys(defaults, DEFAULT) if self.base == "torch" else {}
-        for op, what in said.items():
+        for op, what in rules.items():
             if what == PRESERVE or op not in loaded:
                 view.pop(op, None)
             else:
@@ -144,7 +144,7 @@ class Model:
 
 @dataclass
 class Expected:
-    """An event that must have been written: of which model, its kind, and what it says of each op."""
+    """An event that must have been written: its model, its kind, and the new rule of each op."""
 
     model: Model
     kind: str
@@ -199,7 +199,7 @@ class Histories(RuleBasedStateMachine):
         return default_ops(self.namespace, self.libraries)
 
     def view(self, model: Model) -> dict[str, str]:
-        return model.view(self.loaded(), self.defaults(), model.said)
+        return model.view(self.loaded(), self.defaults(), model.rules)
 
     def key(self, op: str, spelling: str) -> Any:
         """Spell an op: an operator that is not loaded has a name alone."""
@@ -233,37 +233,37 @@ class Histories(RuleBasedStateMachine):
         self.events.append(Expected(model, "created"))
 
     def used(self, model: Model) -> None:
-        """Say that a model is written to, which gives a fork its first event."""
+        """Note a write to a model, which gives a fork its first event."""
         if not model.versions:
-            model.versions.append(dict(model.said))
+            model.versions.append(dict(model.rules))
             self.events.append(Expected(model, "created"))
 
     def changed(self, model: Model, kind: str, changes: dict[str, str]) -> None:
-        """Apply changes that took effect; none is no event."""
+        """Apply changes that took effect; without any, expect no event."""
         if not changes:
             return
         self.used(model)
         for op, what in changes.items():
             if what == "reset":
-                model.said.pop(op, None)
+                model.rules.pop(op, None)
             else:
-                model.said[op] = what
-        model.versions.append(dict(model.said))
+                model.rules[op] = what
+        model.versions.append(dict(model.rules))
         self.events.append(Expected(model, kind, changes))
 
     def overriding(self, model: Model, wanted: dict[str, str]) -> dict[str, str]:
         """Return which of these decompositions are news."""
         news = {}
         for op, what in wanted.items():
-            is_default = what == DEFAULT and model.base == "torch" and op not in model.said
-            if not is_default and model.said.get(op) != what:
+            is_default = what == DEFAULT and model.base == "torch" and op not in model.rules
+            if not is_default and model.rules.get(op) != what:
                 news[op] = what
         return news
 
     def popping(self, model: Model, op: str) -> dict[str, str]:
         """Return what popping an op changes: nothing where it raises."""
         there = op in self.view(model)
-        remembered = not op.startswith("aten::") and model.said.get(op) != PRESERVE
+        remembered = not op.startswith("aten::") and model.rules.get(op) != PRESERVE
         return {op: PRESERVE} if there or remembered else {}
 
     # Libraries
@@ -372,7 +372,7 @@ class Histories(RuleBasedStateMachine):
         table, model = self.pick(number)
         table.preserve(*(self.key(op, spelling) for op in ops))
         names = [self.name(op) for op in ops]
-        self.changed(model, "popped", {op: PRESERVE for op in names if model.said.get(op) != PRESERVE})
+        self.changed(model, "popped", {op: PRESERVE for op in names if model.rules.get(op) != PRESERVE})
 
     @rule(number=any_table, op=any_op, spelling=any_spelling, fn=any_function)
     def override(self, number: int, op: str, spelling: str, fn: str) -> None:
@@ -382,11 +382,11 @@ class Histories(RuleBasedStateMachine):
         self.changed(model, "set", self.overriding(model, {self.name(op): what}))
 
     @rule(number=any_table, ops=some_ops, spelling=any_spelling)
-    def restore(self, number: int, ops: list[str], spelling: str) -> None:
+    def reset(self, number: int, ops: list[str], spelling: str) -> None:
         table, model = self.pick(number)
         table.reset(*(self.key(op, spelling) for op in ops))
         names = [self.name(op) for op in ops]
-        self.changed(model, "reset", {op: "reset" for op in names if op in model.said})
+        self.changed(model, "reset", {op: "reset" for op in names if op in model.rules})
 
     @rule(number=any_table, version=st.integers(0, 40))
     def revert(self, number: int, version: int) -> None:
@@ -396,7 +396,7 @@ class Histories(RuleBasedStateMachine):
         to = version % len(model.versions) + 1
         table.revert(to=to)
         then = model.versions[to - 1]
-        changes = {op: then.get(op, "reset") for op in model.said | then if model.said.get(op) != then.get(op)}
+        changes = {op: then.get(op, "reset") for op in model.rules | then if model.rules.get(op) != then.get(op)}
         self.changed(model, "reverted", changes)
 
     @rule(number=any_table, tag=st.sampled_from(TAGS))
@@ -420,9 +420,9 @@ class Histories(RuleBasedStateMachine):
         assert type(plain) is dict
         assert {op.name(): label(op, fn) for op, fn in plain.items()} == self.view(model)
         self.used(model)
-        met = (len(model.versions), frozenset(self.libraries))
-        if met not in model.met:
-            model.met.add(met)
+        materialized = (len(model.versions), frozenset(self.libraries))
+        if materialized not in model.materialized:
+            model.materialized.add(materialized)
             self.events.append(Expected(model, "materialized"))
 
     # Copies, other handles, and what must be refused
@@ -434,7 +434,7 @@ class Histories(RuleBasedStateMachine):
         if how == "empty":
             self.created("empty")
             return
-        forked = Model(model.base, dict(model.said))
+        forked = Model(model.base, dict(model.rules))
         if how == "fork":
             self.used(model)
             made = table.fork(f"f{len(self.tables)}")
@@ -451,15 +451,15 @@ class Histories(RuleBasedStateMachine):
             self.tables[at] = (self.ledger.table(table.name), model)
 
     @rule(number=any_table, op=any_op)
-    def somebody_else_preserves(self, number: int, op: str) -> None:
+    def another_process_preserves(self, number: int, op: str) -> None:
         """Change the table through another connection, as another process would."""
         table, model = self.pick(number)
         if not model.versions:
             return
-        with Ledger(self.path, actor="somebody else") as ledger:
+        with Ledger(self.path, actor="another") as ledger:
             ledger.table_log(table.name).preserve([self.name(op)])
         name = self.name(op)
-        self.changed(model, "popped", {} if model.said.get(name) == PRESERVE else {name: PRESERVE})
+        self.changed(model, "popped", {} if model.rules.get(name) == PRESERVE else {name: PRESERVE})
         table.refresh()
 
     @rule(number=any_table, op=any_op)
@@ -479,16 +479,16 @@ class Histories(RuleBasedStateMachine):
     # What must hold after every step
 
     @invariant()
-    def live_views_are_what_the_models_say(self) -> None:
+    def live_views_are_those_of_the_models(self) -> None:
         for table, model in self.tables:
             expected = self.view(model)
             asked = {op: self.key(op, "live") for op in (*ATEN, *LIBRARIES["one"], *LIBRARIES["two"], NEVER)}
             assert {op: self.name(op) in expected for op in asked} == {op: key in table for op, key in asked.items()}
             assert expected == view_of(table)
             assert len(expected) == len(table)
-            assert said_in(table.state) == model.said
+            assert rules_in(table.state) == model.rules
             assert table.version == len(model.versions)
-            assert table.pending == tuple(sorted(op for op in model.said if op not in self.loaded()))
+            assert table.pending == tuple(sorted(op for op in model.rules if op not in self.loaded()))
             assert all(op is self.operator(op.name()) for op in table)
 
     @staticmethod
@@ -502,13 +502,13 @@ class Histories(RuleBasedStateMachine):
     def every_past_version_is_what_it_was(self) -> None:
         loaded, defaults = self.loaded(), self.defaults()
         for table, model in self.tables:
-            for version, said in enumerate(model.versions, 1):
+            for version, rules in enumerate(model.versions, 1):
                 past = table.at(version)
-                assert said_in(past.state) == said
+                assert rules_in(past.state) == rules
                 assert past.version == version
-                assert {op.name() for op in past} == model.view(loaded, defaults, said).keys()
+                assert {op.name() for op in past} == model.view(loaded, defaults, rules).keys()
             for tag, version in model.tags.items():
-                assert said_in(table.at(tag).state) == model.versions[version - 1]
+                assert rules_in(table.at(tag).state) == model.versions[version - 1]
 
     @invariant()
     def every_event_is_what_took_effect(self) -> None:
@@ -562,7 +562,7 @@ import json, sys, warnings
 from pathlib import Path
 from decomp_ledger import Ledger, materialize
 
-def said_in(state):
+def rules_in(state):
     return {
         op: "preserve" if rule.action == "preserve" else rule.decomposition.qualname or "default"
         for op, rule in state.rules.items()
@@ -574,7 +574,7 @@ for file in files:
         assert ledger.verify().ok
         for name, versions in file["tables"].items():
             states = [ledger.state(name, version) for version in range(1, len(versions) + 1)]
-            assert [said_in(state) for state in states] == versions, (file["path"], name)
+            assert [rules_in(state) for state in states] == versions, (file["path"], name)
             for digest, snapshots in file["snapshots"][name].items():
                 catalog = ledger.catalog(digest)
                 assert catalog.digest == digest
@@ -595,9 +595,9 @@ for file in files:
             world = here.loaded_ops(file["namespace"], names), here.default_ops(file["namespace"], names)
             for name, versions in file["tables"].items():
                 table = ledger.table(name)
-                for version, said in enumerate(versions, 1):
+                for version, rules in enumerate(versions, 1):
                     found = here.view_of(table.at(version))
-                    expected = here.Model(file["bases"][name]).view(*world, said)
+                    expected = here.Model(file["bases"][name]).view(*world, rules)
                     assert found == expected, (file["path"], name, version, names, found.items() ^ expected.items())
                     compared += 1
             for library in libraries:
@@ -607,7 +607,7 @@ print(compared)
 
 
 @pytest.mark.filterwarnings("ignore::decomp_ledger.errors.PendingOpWarning")
-def test_random_histories_are_what_the_model_says_here_and_in_another_process(
+def test_random_histories_agree_with_the_model_here_and_in_another_process(
     tmp_path: Path, run_python: Callable[..., str]
 ) -> None:
     global folder

@@ -33,7 +33,7 @@ from decomp_ledger.errors import (
     VersionConflict,
 )
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.log.table_log import Status, TableLog
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Change, Created, Reverted, Updated
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import Rule, RuleDiff, TableState, changes_between, diff, fold
@@ -56,7 +56,7 @@ def table(ledger: Ledger) -> TableLog:
 
 
 def given_by(name: str) -> Rule:
-    """What is said of an op that was given a function of that name."""
+    """Return the rule of an op that was overridden with a function of that name."""
     return Rule(OVERRIDE, decomposition(name))
 
 
@@ -68,7 +68,7 @@ def count(ledger: Ledger) -> int:
 # Versions
 
 
-def test_versions_are_raised_by_changes_and_by_nothing_else(ledger: Ledger, table: TableLog) -> None:
+def test_only_changes_make_versions(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     table.tag("v2")
     table.materialize(catalog_of(MM))
@@ -107,7 +107,7 @@ def test_an_event_is_committed_before_the_call_returns(ledger: Ledger, table: Ta
         assert list(other.events())[-1] == event
 
 
-def test_what_changes_nothing_writes_nothing(ledger: Ledger, table: TableLog) -> None:
+def test_a_change_without_effect_writes_nothing(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     before = count(ledger)
     assert table.preserve([MM]) is None
@@ -135,7 +135,7 @@ def test_a_change_that_raises_writes_nothing(ledger: Ledger, table: TableLog) ->
     assert (count(ledger), table.version, table.rules) == (1, 1, {})
 
 
-def test_the_last_thing_said_of_an_op_counts(table: TableLog) -> None:
+def test_the_last_rule_of_an_op_counts(table: TableLog) -> None:
     table.preserve([MM])
     override(table, MM, "mm")
     assert table.rules == {MM: given_by("mm")}
@@ -148,15 +148,13 @@ def test_the_last_thing_said_of_an_op_counts(table: TableLog) -> None:
 
 
 @pytest.mark.parametrize("bad", [7, b"why", "\ud800"])
-def test_a_reason_that_cannot_be_stored_is_refused_and_nothing_written(
-    ledger: Ledger, table: TableLog, bad: object
-) -> None:
+def test_an_invalid_reason_is_refused_and_nothing_is_written(ledger: Ledger, table: TableLog, bad: object) -> None:
     with pytest.raises(UnusableValue, match="the reason"):
         table.preserve([MM], reason=bad)
     assert (count(ledger), table.rules) == (1, {})
 
 
-def test_a_state_is_a_value_that_later_changes_do_not_reach(table: TableLog) -> None:
+def test_a_state_does_not_follow_later_changes(table: TableLog) -> None:
     table.preserve([MM])
     state = table.state
     table.preserve([ADD])
@@ -166,7 +164,7 @@ def test_a_state_is_a_value_that_later_changes_do_not_reach(table: TableLog) -> 
 # Past states
 
 
-def test_a_past_state_is_what_was_said_then(table: TableLog) -> None:
+def test_a_past_state_has_the_rules_of_its_version(table: TableLog) -> None:
     table.preserve([MM])
     override(table, ADD, "add")
     table.reset([MM])
@@ -179,10 +177,10 @@ def test_a_past_state_is_what_was_said_then(table: TableLog) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 3, -1, 2**70])
-def test_a_version_that_is_not_there_is_refused_with_those_that_are(table: TableLog, version: int) -> None:
+def test_an_unknown_version_is_refused_with_the_valid_ones(table: TableLog, version: int) -> None:
     table.preserve([MM])
     for use in (table.at, table.past, table.revert, table.diff):
-        with pytest.raises(UnknownVersion, match="edge has versions 1 to 2"):
+        with pytest.raises(UnknownVersion, match="the table has 2 versions; give one of 1 to 2"):
             use(version)
 
 
@@ -192,7 +190,7 @@ def test_a_version_is_a_number_or_a_tag(table: TableLog, version: object) -> Non
         table.at(version)
 
 
-def test_the_past_refuses_to_change(ledger: Ledger, table: TableLog) -> None:
+def test_a_past_version_refuses_changes(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     past = table.past(1)
     for change in (
@@ -201,19 +199,19 @@ def test_the_past_refuses_to_change(ledger: Ledger, table: TableLog) -> None:
         lambda: past.revert(2),
         lambda: override(past, ADD, "add"),
     ):
-        with pytest.raises(ReadOnlyTable, match=r"edge@1 is a past state; copy\(\) it, or revert the table to it"):
+        with pytest.raises(ReadOnlyTable, match=r"edge@1: a past version cannot change; copy\(\) it, or revert to it"):
             change()
     assert (past.version, past.rules, count(ledger)) == (1, {}, 2)
 
 
-def test_the_past_does_not_follow_the_table(table: TableLog) -> None:
+def test_a_past_version_does_not_follow_the_table(table: TableLog) -> None:
     past = table.past(1)
     table.preserve([MM])
     assert past.sync() is False
     assert (past.version, past.rules) == (1, {})
 
 
-def test_a_difference_names_each_op_with_what_was_and_is_said_of_it(table: TableLog) -> None:
+def test_a_diff_names_each_op_with_its_rules_before_and_after(table: TableLog) -> None:
     table.preserve([MM, ADD])
     override(table, MM, "mm")
     table.reset([ADD])
@@ -247,7 +245,7 @@ def test_a_tag_never_moves(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     assert table.tag("v1", 1) is not None
     before = count(ledger)
-    with pytest.raises(VersionConflict, match="the tag 'v1' of edge is version 1 and never moves"):
+    with pytest.raises(VersionConflict, match="edge@v1: the tag is version 1 and never moves"):
         table.tag("v1")
     with pytest.raises(VersionConflict):
         table.tag("v1", 2)
@@ -272,34 +270,32 @@ def test_a_version_can_have_many_tags_and_an_older_one_can_be_tagged(ledger: Led
 
 
 @pytest.mark.parametrize("name", ["", "7", "-7", "a@b", "a:b", " a", 7, None])
-def test_a_tag_that_reads_as_a_version_or_cannot_be_written_is_refused(
-    ledger: Ledger, table: TableLog, name: object
-) -> None:
+def test_a_numeric_or_invalid_tag_is_refused(ledger: Ledger, table: TableLog, name: object) -> None:
     with pytest.raises(InvalidName):
         table.tag(name)
     assert count(ledger) == 1
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, 1.5, "first"])
-def test_a_version_that_is_not_there_cannot_be_tagged(ledger: Ledger, table: TableLog, version: object) -> None:
-    with pytest.raises(UnknownVersion, match="edge has versions 1 to 1"):
+def test_an_unknown_version_cannot_be_tagged(ledger: Ledger, table: TableLog, version: object) -> None:
+    with pytest.raises(UnknownVersion, match=r"^edge@.*: the table has .*; give 1$"):
         table.tag("v1", version)
     assert count(ledger) == 1
 
 
-def test_an_unknown_tag_is_refused_with_those_there_are(table: TableLog) -> None:
-    with pytest.raises(UnknownVersion, match="edge has no tag 'v1'; its tags: none"):
+def test_an_unknown_tag_is_refused_with_the_known_ones(table: TableLog) -> None:
+    with pytest.raises(UnknownVersion, match="edge@v1: the table has no such tag; it has no tags"):
         table.at("v1")
     table.tag("b")
     table.tag("a")
-    with pytest.raises(UnknownVersion, match="edge has no tag 'v1'; its tags: a, b"):
+    with pytest.raises(UnknownVersion, match="edge@v1: the table has no such tag; give one of its tags \\(a, b\\)"):
         table.at("v1")
 
 
 # Reverts
 
 
-def test_a_revert_appends_what_differs_and_rewrites_nothing(ledger: Ledger, table: TableLog) -> None:
+def test_a_revert_appends_the_differences_and_rewrites_nothing(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM, ADD])
     override(table, MM, "mm")
     table.preserve([GELU])
@@ -324,7 +320,7 @@ def test_a_revert_can_be_reverted(table: TableLog) -> None:
 # Expected versions
 
 
-def test_an_expected_version_that_does_not_hold_is_an_error_and_writes_nothing(ledger: Ledger, table: TableLog) -> None:
+def test_a_wrong_expected_version_is_an_error_and_writes_nothing(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     for change in (
         lambda: table.preserve([ADD], expected_version=1),
@@ -332,7 +328,7 @@ def test_an_expected_version_that_does_not_hold_is_an_error_and_writes_nothing(l
         lambda: table.revert(1, expected_version=1),
         lambda: table.preserve([MM], expected_version=1),
     ):
-        with pytest.raises(VersionConflict, match="edge is at version 2, not"):
+        with pytest.raises(VersionConflict, match="edge: the table is at version 2, not"):
             change()
     assert count(ledger) == 2
     event = table.preserve([ADD], expected_version=2)
@@ -340,10 +336,10 @@ def test_an_expected_version_that_does_not_hold_is_an_error_and_writes_nothing(l
     assert event.version == 3
 
 
-def test_an_expected_version_is_compared_with_what_others_wrote(ledger: Ledger, table: TableLog) -> None:
+def test_an_expected_version_is_compared_with_the_versions_of_others(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path) as other:
         other.table_log("edge").preserve([MM])
-    with pytest.raises(VersionConflict, match="edge is at version 2, not 1"):
+    with pytest.raises(VersionConflict, match="edge: the table is at version 2, not 1"):
         table.preserve([ADD], expected_version=1)
     assert table.preserve([ADD], expected_version=2) is not None
 
@@ -351,7 +347,7 @@ def test_an_expected_version_is_compared_with_what_others_wrote(ledger: Ledger, 
 # Two writers
 
 
-def test_two_writers_see_each_other_before_they_change_and_both_are_kept(ledger: Ledger, table: TableLog) -> None:
+def test_two_writers_read_each_other_s_changes_before_their_own(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path, actor="bob") as other:
         theirs = other.table_log("edge")
         table.preserve([MM])
@@ -366,14 +362,14 @@ def test_two_writers_see_each_other_before_they_change_and_both_are_kept(ledger:
     assert ledger.verify().problems == ()
 
 
-def test_a_change_that_another_has_made_meanwhile_is_no_event(ledger: Ledger, table: TableLog) -> None:
+def test_a_change_that_another_writer_made_already_is_not_an_event(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path) as other:
         other.table_log("edge").preserve([MM])
     assert table.preserve([MM]) is None
     assert (table.version, table.rules, count(ledger)) == (2, {MM: KEPT}, 2)
 
 
-def test_a_tag_of_the_present_version_is_of_the_newest_one(ledger: Ledger, table: TableLog) -> None:
+def test_a_tag_without_a_version_names_the_newest_one(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path) as other:
         other.table_log("edge").preserve([MM])
     table.tag("v2")
@@ -394,14 +390,14 @@ with Ledger(sys.argv[1], actor="bob") as ledger:
 def test_two_processes_on_one_table_take_turns(ledger: Ledger, table: TableLog) -> None:
     process = start_python(_PING_PONG, ledger.path)
     assert process.stdin is not None and process.stdout is not None
-    said = []
+    printed = []
     for number in range(3):
         table.preserve([f"ann::{number}"])
         process.stdin.write(f"bob::{number}\n")
         process.stdin.flush()
-        said.append(process.stdout.readline().split())
+        printed.append(process.stdout.readline().split())
     finish(process)
-    assert said == [
+    assert printed == [
         ["3", "ann::0", "bob::0"],
         ["5", "ann::0", "ann::1", "bob::0", "bob::1"],
         ["7", "ann::0", "ann::1", "ann::2", "bob::0", "bob::1", "bob::2"],
@@ -411,10 +407,10 @@ def test_two_processes_on_one_table_take_turns(ledger: Ledger, table: TableLog) 
     assert ledger.verify().problems == ()
 
 
-# Catalogs that a table met
+# Materializations
 
 
-def test_a_table_that_meets_a_catalog_writes_it_once_a_version(ledger: Ledger, table: TableLog) -> None:
+def test_a_materialization_is_recorded_once_for_each_version_and_catalog(ledger: Ledger, table: TableLog) -> None:
     catalog = catalog_of(MM, ADD)
     table.preserve([MM, "mylib::late"])
     snapshot = table.materialize(catalog)
@@ -424,33 +420,31 @@ def test_a_table_that_meets_a_catalog_writes_it_once_a_version(ledger: Ledger, t
     table.reset([MM])
     table.materialize(catalog)
     table.materialize(catalog_of(MM))
-    met = [event.body for event in ledger.events(kind="materialized")]
-    assert [body.catalog for body in met] == [catalog.digest, catalog.digest, catalog_of(MM).digest]
-    assert met[0].snapshot == snapshot.digest
-    assert met[0].pending == ("mylib::late",)
+    bodies = [event.body for event in ledger.events(kind="materialized")]
+    assert [body.catalog for body in bodies] == [catalog.digest, catalog.digest, catalog_of(MM).digest]
+    assert bodies[0].snapshot == snapshot.digest
+    assert bodies[0].pending == ("mylib::late",)
     assert ledger.catalog(catalog.digest) == catalog
     assert ledger.catalog(catalog_of(MM).digest) == catalog_of(MM)
     (stored,) = ledger.database.connection.execute("SELECT count(*) FROM catalog").fetchone()
     assert stored == 2
 
 
-def test_what_another_process_wrote_of_a_catalog_is_not_written_again(ledger: Ledger, table: TableLog) -> None:
+def test_a_materialization_of_another_process_is_not_recorded_again(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path) as other:
         other.table_log("edge").materialize(catalog_of(MM))
     table.materialize(catalog_of(MM))
     assert [event.kind for event in ledger.events()] == ["created", "materialized"]
 
 
-def test_a_past_state_can_meet_a_catalog_and_the_ledger_stays_sound(ledger: Ledger, table: TableLog) -> None:
+def test_a_past_version_can_be_materialized(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     snapshot = table.past(1).materialize(catalog_of(MM))
     assert list(snapshot.ops) == [MM]
     assert ledger.verify().problems == ()
 
 
-def test_a_table_that_has_not_seen_a_change_of_another_can_meet_a_catalog_and_the_ledger_stays_sound(
-    ledger: Ledger, table: TableLog
-) -> None:
+def test_a_table_can_be_materialized_before_it_reads_the_changes_of_another(ledger: Ledger, table: TableLog) -> None:
     with Ledger(ledger.path) as other:
         other.table_log("edge").preserve([MM])
     table.materialize(catalog_of(MM))
@@ -460,7 +454,7 @@ def test_a_table_that_has_not_seen_a_change_of_another_can_meet_a_catalog_and_th
 # Forks
 
 
-def test_a_fork_is_written_when_it_is_changed_and_not_before(ledger: Ledger, table: TableLog) -> None:
+def test_a_fork_is_written_at_its_first_change(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     fork = table.fork()
     assert (fork.name, fork.version, fork.rules, count(ledger)) == ("edge/?", 0, {MM: KEPT}, 2)
@@ -474,7 +468,29 @@ def test_a_fork_is_written_when_it_is_changed_and_not_before(ledger: Ledger, tab
     assert first.body == Created("torch", ("edge", 2))
 
 
-def test_a_fork_is_written_when_it_is_used(ledger: Ledger, table: TableLog) -> None:
+def test_the_status_follows_the_life_of_a_table(table: TableLog) -> None:
+    fork = table.fork()
+    assert (table.status, fork.status) == (Status.WRITTEN, Status.UNWRITTEN)
+    fork.create()
+    assert (fork.status, fork.version) == (Status.WRITTEN, 1)
+    past = fork.past(1)
+    assert (past.status, past.writable) == (Status.WRITTEN, False)
+    unwritten = table.fork()
+    for log in (fork, past, unwritten):
+        log.detach()
+    assert {(log.status, log.ledger, log.version) for log in (fork, past, unwritten)} == {(Status.DETACHED, None, 1)}
+    assert fork.fork().status is Status.DETACHED
+    assert past.writable is False
+
+
+def test_a_rollback_makes_a_table_unwritten_again(ledger: Ledger, table: TableLog) -> None:
+    fork = table.fork()
+    with pytest.raises(UnknownVersion):
+        fork.tag("v9", 9)
+    assert (fork.status, fork.version, fork.name) == (Status.UNWRITTEN, 0, "edge/?")
+
+
+def test_a_fork_is_written_at_its_first_use(ledger: Ledger, table: TableLog) -> None:
     table.fork().materialize(catalog_of(MM))
     table.fork().tag("v1")
     assert [(event.table, event.version, event.kind) for event in ledger.events(gt=1)] == [
@@ -485,7 +501,7 @@ def test_a_fork_is_written_when_it_is_used(ledger: Ledger, table: TableLog) -> N
     ]
 
 
-def test_looking_at_a_fork_writes_nothing(ledger: Ledger, table: TableLog) -> None:
+def test_reading_a_fork_writes_nothing(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     fork = table.fork()
     assert fork.events() == []
@@ -494,11 +510,11 @@ def test_looking_at_a_fork_writes_nothing(ledger: Ledger, table: TableLog) -> No
         try:
             look()
         except LedgerError:
-            continue  # it has no version yet, and may say so
+            continue  # it has no version yet, which may be an error
     assert count(ledger) == 2
 
 
-def test_a_fork_that_is_not_written_yet_is_blamed_as_what_it_was_forked_from(ledger: Ledger, table: TableLog) -> None:
+def test_blame_of_an_unwritten_fork_is_that_of_its_parent(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     fork = table.fork()
     table.reset([MM])
@@ -506,7 +522,7 @@ def test_a_fork_that_is_not_written_yet_is_blamed_as_what_it_was_forked_from(led
     assert [event.seq for event in fork.history(MM)] == [2]
 
 
-def test_forks_are_numbered_in_the_order_in_which_they_are_written(ledger: Ledger, table: TableLog) -> None:
+def test_forks_are_numbered_in_the_order_of_their_first_events(ledger: Ledger, table: TableLog) -> None:
     first, second, third = table.fork(), table.fork(), table.fork()
     third.preserve([MM])
     first.preserve([MM])
@@ -514,7 +530,7 @@ def test_forks_are_numbered_in_the_order_in_which_they_are_written(ledger: Ledge
     assert (first.name, second.name, third.name) == ("edge/2", "edge/3", "edge/1")
 
 
-def test_a_fork_s_number_is_one_that_no_table_has(ledger: Ledger, table: TableLog) -> None:
+def test_a_fork_gets_the_next_free_number(ledger: Ledger, table: TableLog) -> None:
     for name in ("edge/7", "edge/x", "edge/²", "edge/1/2", "edges/9", "edge"):
         new_table(ledger, name)
     fork = table.fork()
@@ -522,7 +538,7 @@ def test_a_fork_s_number_is_one_that_no_table_has(ledger: Ledger, table: TableLo
     assert fork.name == "edge/8"
 
 
-def test_a_fork_and_its_parent_go_their_own_ways(ledger: Ledger, table: TableLog) -> None:
+def test_a_fork_and_its_parent_are_independent(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     fork = table.fork()
     table.reset([MM])
@@ -533,7 +549,7 @@ def test_a_fork_and_its_parent_go_their_own_ways(ledger: Ledger, table: TableLog
     assert [dict(fork.at(version).rules) for version in (1, 2)] == [{MM: KEPT}, {MM: KEPT, ADD: KEPT}]
 
 
-def test_what_a_fork_takes_back_of_its_parent_stays_taken_back(ledger: Ledger, table: TableLog) -> None:
+def test_a_reset_in_a_fork_holds_for_its_own_forks(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     fork = table.fork_as("fork")
     fork.reset([MM])
@@ -543,18 +559,18 @@ def test_what_a_fork_takes_back_of_its_parent_stays_taken_back(ledger: Ledger, t
     assert grandchild.version == 1
 
 
-def test_a_named_fork_is_written_at_once_under_a_name_that_is_free(ledger: Ledger, table: TableLog) -> None:
+def test_a_named_fork_is_written_at_once_and_needs_a_free_name(ledger: Ledger, table: TableLog) -> None:
     fork = table.fork_as("mine")
     assert (fork.name, fork.version, count(ledger)) == ("mine", 1, 2)
     for name in ("mine", "edge"):
-        with pytest.raises(LedgerError, match=f"there is a table '{name}' already; fork under another name"):
+        with pytest.raises(LedgerError, match=f"'{name}': there is such a table already; fork under another name"):
             table.fork_as(name)
     with pytest.raises(InvalidName):
         table.fork_as("a@b")
     assert count(ledger) == 2
 
 
-def test_a_fork_of_a_fork_that_was_never_written_starts_from_the_table(ledger: Ledger, table: TableLog) -> None:
+def test_a_fork_of_an_unwritten_fork_starts_from_the_table(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     grandchild = table.fork().fork()
     grandchild.preserve([ADD])
@@ -570,7 +586,7 @@ def test_a_fork_of_a_fork_is_numbered_under_the_first_table(ledger: Ledger, tabl
     assert next(ledger.events(table="edge/2")).body == Created("torch", ("edge/1", 2))
 
 
-def test_a_past_state_can_be_forked_and_the_fork_changed(ledger: Ledger, table: TableLog) -> None:
+def test_a_past_version_can_be_forked_and_the_fork_changed(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     table.preserve([ADD])
     fork = table.past(2).fork()
@@ -594,11 +610,15 @@ def test_history_and_blame_reach_through_forks(ledger: Ledger, table: TableLog) 
     assert [event.seq for event in table.history(ADD)] == [3, 5]
     assert {op: event.seq for op, event in grandchild.blame().items()} == {ADD: 3, GELU: 6, MM: 9}
     assert {op: event.seq for op, event in child.blame().items()} == {ADD: 3, GELU: 6}
-    assert {op: event.seq for op, event in ledger.blame("grandchild", 1).items()} == {ADD: 3, GELU: 6, MM: 2}
+    assert {op: event.seq for op, event in ledger.state_and_blame("grandchild", 1)[1].items()} == {
+        ADD: 3,
+        GELU: 6,
+        MM: 2,
+    }
     assert [event.seq for event in grandchild.events()] == [7, 9]
 
 
-def test_history_of_a_past_state_ends_there(table: TableLog) -> None:
+def test_history_of_a_past_version_ends_there(table: TableLog) -> None:
     table.preserve([MM])
     table.reset([MM])
     assert [event.version for event in table.past(2).history(MM)] == [2]
@@ -608,7 +628,7 @@ def test_history_of_a_past_state_ends_there(table: TableLog) -> None:
         table.history("aten.mm")
 
 
-# Without a ledger, and when it cannot be written
+# Without a ledger, and with one that cannot be written
 
 
 def test_a_table_without_a_ledger_keeps_its_state_in_memory() -> None:
@@ -616,7 +636,7 @@ def test_a_table_without_a_ledger_keeps_its_state_in_memory() -> None:
     assert table.preserve([MM]) is None
     assert (table.rules, table.version) == ({MM: KEPT}, 2)
     assert table.fork().rules == {MM: KEPT}
-    with pytest.raises(LedgerError, match="loose is no longer recorded"):
+    with pytest.raises(LedgerError, match="loose: the table is no longer recorded"):
         table.tag("v1")
 
 
@@ -649,7 +669,7 @@ def test_a_failed_write_leaves_the_table_as_it_was(ledger: Ledger, table: TableL
 
 
 class Recording:
-    """What a stream asks of a recording, without torch."""
+    """A TableOwner without torch."""
 
     def __init__(self) -> None:
         self.failures: list[Exception] = []
@@ -667,7 +687,7 @@ class Recording:
         self.table_ids.append(log)
 
 
-def test_a_stream_of_a_recording_that_stopped_is_recorded_no_more(ledger: Ledger, table: TableLog) -> None:
+def test_a_table_of_a_stopped_recording_is_detached(ledger: Ledger, table: TableLog) -> None:
     recording = Recording()
     table.adopt(recording)
     recording.failed(LedgerFileError("of another table"))
@@ -675,21 +695,21 @@ def test_a_stream_of_a_recording_that_stopped_is_recorded_no_more(ledger: Ledger
     assert (table.rules, table.ledger, count(ledger)) == ({MM: KEPT}, None, 1)
 
 
-def test_a_table_of_a_recording_may_be_opened_by_name_beside_it(ledger: Ledger, table: TableLog) -> None:
+def test_a_table_of_a_recording_may_be_opened_by_name_too(ledger: Ledger, table: TableLog) -> None:
     table.adopt(Recording())
-    beside = ledger.table_log("edge")
-    beside.preserve([MM])
+    second = ledger.table_log("edge")
+    second.preserve([MM])
     table.preserve([ADD])
-    beside.preserve([GELU])
-    assert (table.version, beside.version) == (3, 4)
-    assert (table.rules.keys(), beside.rules.keys()) == ({MM, ADD}, {MM, ADD, GELU})
+    second.preserve([GELU])
+    assert (table.version, second.version) == (3, 4)
+    assert (table.rules.keys(), second.rules.keys()) == ({MM, ADD}, {MM, ADD, GELU})
     assert ledger.verify().ok
 
 
 @pytest.mark.parametrize(
     "wrong", [lambda fork: fork.fork_as("edge"), lambda fork: fork.tag("x", 9)], ids=["fork", "tag"]
 )
-def test_a_fork_of_which_something_failed_can_be_changed(ledger: Ledger, table: TableLog, wrong: Any) -> None:
+def test_a_fork_can_be_changed_after_a_failure(ledger: Ledger, table: TableLog, wrong: Any) -> None:
     fork = table.fork()
     with pytest.raises(LedgerError):
         wrong(fork)
@@ -698,7 +718,7 @@ def test_a_fork_of_which_something_failed_can_be_changed(ledger: Ledger, table: 
     assert (fork.version, fork.name, ledger.verify().ok) == (2, "edge/1", True)
 
 
-def test_a_stream_of_a_recording_goes_on_in_memory_when_the_ledger_fails(ledger: Ledger, table: TableLog) -> None:
+def test_a_table_of_a_recording_goes_on_in_memory_when_the_ledger_fails(ledger: Ledger, table: TableLog) -> None:
     recording = Recording()
     table.adopt(recording)
     table.preserve([MM])
@@ -711,7 +731,7 @@ def test_a_stream_of_a_recording_goes_on_in_memory_when_the_ledger_fails(ledger:
     assert ledger.state("edge").rules == {MM: KEPT}
 
 
-def test_what_is_forked_from_a_table_of_a_recording_is_of_that_recording(ledger: Ledger, table: TableLog) -> None:
+def test_a_fork_of_a_table_of_a_recording_belongs_to_that_recording(ledger: Ledger, table: TableLog) -> None:
     recording = Recording()
     table.reason = "nightly"
     table.adopt(recording)
@@ -722,7 +742,7 @@ def test_what_is_forked_from_a_table_of_a_recording_is_of_that_recording(ledger:
     assert [event.reason for event in fork.events()] == ["nightly", "nightly / why"]
 
 
-def test_an_error_of_the_caller_s_own_is_raised_as_it_is(ledger: Ledger, table: TableLog) -> None:
+def test_an_error_of_the_caller_is_raised_unchanged(ledger: Ledger, table: TableLog) -> None:
     for error in (KeyError(MM), OSError("could not get source code"), PermissionError("no"), TypeError("no")):
 
         def refuse(_: object, error: Exception = error) -> list[tuple[str, str, None]]:
@@ -734,7 +754,7 @@ def test_an_error_of_the_caller_s_own_is_raised_as_it_is(ledger: Ledger, table: 
     assert count(ledger) == 1
 
 
-def test_what_is_wrong_with_a_change_itself_is_raised_in_a_recording_too(ledger: Ledger, table: TableLog) -> None:
+def test_an_error_of_the_caller_does_not_stop_a_recording(ledger: Ledger, table: TableLog) -> None:
     recording = Recording()
     table.adopt(recording)
 
@@ -759,7 +779,7 @@ def test_a_child_forked_while_a_thread_changes_a_table_can_change_it(ledger: Led
     held.wait(20)
     child = os.fork()
     if child == 0:
-        signal.alarm(15)  # a child that waits for ever fails
+        signal.alarm(15)  # a child that hangs fails
         table.preserve([MM])
         os._exit(0 if table.version == 2 else 1)
     status = os.waitpid(child, 0)[1]
@@ -781,19 +801,19 @@ step = st.one_of(
     st.tuples(st.just("past"), st.integers(0, 9), st.integers(0, 9)),
     st.tuples(st.just("other"), st.integers(0, 9), st.lists(ops, min_size=1, max_size=2)),
     st.tuples(st.just("tag"), st.integers(0, 9), st.integers(0, 9)),
-    st.tuples(st.just("met"), st.integers(0, 9), st.lists(ops, max_size=3)),
+    st.tuples(st.just("materialize"), st.integers(0, 9), st.lists(ops, max_size=3)),
     st.tuples(st.just("new"), st.integers(0, 9), st.sampled_from(["torch", "empty"])),
 )
 
 
 class Model:
-    """Plain dicts that a ledger is compared with: for each table, what it said at each version."""
+    """Plain dicts that a ledger is compared with: for each table, its rules at each version."""
 
     def __init__(self) -> None:
         self.pasts: list[list[dict[str, Rule]]] = []
 
     def change(self, number: int, after: dict[str, Rule]) -> None:
-        """Say something else from now on, as a new version if it is something else."""
+        """Append a version if its rules differ from the last ones."""
         versions = self.pasts[number]
         if versions[-1] != after:
             versions.append(after)
@@ -807,7 +827,7 @@ class Model:
             op, name = what
             self.change(number, {**now, op: given_by(name)})
         elif verb == "reset":
-            self.change(number, {op: said for op, said in now.items() if op not in what})
+            self.change(number, {op: rule for op, rule in now.items() if op not in what})
         elif verb == "revert":
             self.change(number, dict(self.pasts[number][what % len(self.pasts[number])]))
         elif verb == "fork":
@@ -841,7 +861,7 @@ def apply(ledger: Ledger, tables: list[TableLog], model: Model, verb: str, numbe
         tables.append(table.past(what % len(model.pasts[number]) + 1).fork_as(f"past{len(tables)}"))
     elif verb == "tag":
         table.tag(f"tag{len(ledger.tags(table.name))}", what % len(model.pasts[number]) + 1)
-    elif verb == "met":
+    elif verb == "materialize":
         table.materialize(catalog_of(*what))
     elif verb == "new":
         tables.append(new_table(ledger, f"new{len(tables)}", str(what)))
@@ -849,7 +869,7 @@ def apply(ledger: Ledger, tables: list[TableLog], model: Model, verb: str, numbe
 
 @settings(max_examples=50)
 @given(st.lists(step, max_size=25))
-def test_every_version_of_every_table_is_what_was_said_then(steps: list[tuple[str, int, object]]) -> None:
+def test_every_version_of_every_table_has_its_recorded_rules(steps: list[tuple[str, int, object]]) -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         tables, model = [new_table(ledger, "table0")], Model()
         model.pasts.append([{}])
@@ -872,15 +892,15 @@ def test_every_version_of_every_table_is_what_was_said_then(steps: list[tuple[st
 
 
 def folded(ledger: Ledger, name: str, version: int) -> dict[str, Rule]:
-    """Return what a table says at a version, from nothing but its events' bodies and those of its parents."""
+    """Return a table's rules at a version, folded from the bodies of its events and its parents' events."""
     first, *later = ledger.events(table=name)
     assert isinstance(first.body, Created)
-    said = {} if first.body.parent is None else folded(ledger, *first.body.parent)
+    found = {} if first.body.parent is None else folded(ledger, *first.body.parent)
     for event in later:
         if event.version <= version:
             digests = {change.decomposition for change in event.changes if change.decomposition}
-            fold(said, event.changes, {digest: _stored(ledger, digest) for digest in digests})
-    return said
+            fold(found, event.changes, {digest: _stored(ledger, digest) for digest in digests})
+    return found
 
 
 def _stored(ledger: Ledger, digest: str) -> object:
@@ -892,10 +912,10 @@ def _stored(ledger: Ledger, digest: str) -> object:
 
 # States, as pure functions
 
-said = st.dictionaries(ops, st.sampled_from([KEPT, given_by("f"), given_by("g")]))
+rule_dicts = st.dictionaries(ops, st.sampled_from([KEPT, given_by("f"), given_by("g")]))
 
 
-@given(said, said)
+@given(rule_dicts, rule_dicts)
 def test_the_changes_between_two_states_lead_from_one_to_the_other(
     before: dict[str, Rule], after: dict[str, Rule]
 ) -> None:
@@ -907,8 +927,8 @@ def test_the_changes_between_two_states_lead_from_one_to_the_other(
     assert [op for op, _, _ in wanted] == sorted(op for op in OPS if before.get(op) != after.get(op))
 
 
-@given(said, said)
-def test_a_difference_is_what_differs(before: dict[str, Rule], after: dict[str, Rule]) -> None:
+@given(rule_dicts, rule_dicts)
+def test_a_diff_has_exactly_the_ops_that_differ(before: dict[str, Rule], after: dict[str, Rule]) -> None:
     found = diff(TableState("a", 1, "torch", before), TableState("b", 2, "empty", after))
     assert [(one.op, one.before, one.after) for one in found] == [
         (op, before.get(op), after.get(op)) for op in sorted(OPS) if before.get(op) != after.get(op)

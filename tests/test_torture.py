@@ -1,4 +1,4 @@
-"""A short form of each fault of `scripts/torture`."""
+"""The short form of each fault of `scripts/torture`."""
 
 import json
 import os
@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from strategies import public_folder, without_torch  # noqa: F401
 from torture.__main__ import GROUPS
-from torture.common import Place, Row, try_all
+from torture.common import Row, Workspace, try_all
 
 ROOT = Path(__file__).parent.parent
 FAULTS = [(name, fault) for name, faults in GROUPS.items() for fault in faults]
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}-{fault.__name__}" for name, fault in FAULTS])
-def test_a_ledger_survives(name: str, fault: Callable[[Place], list[Row]]) -> None:
-    with public_folder() as folder:  # other users have their part
-        rows = fault(Place(folder, seed=1, full=False))
+def test_a_ledger_survives(name: str, fault: Callable[[Workspace], list[Row]]) -> None:
+    with public_folder() as folder:  # some faults run as other users
+        rows = fault(Workspace(folder, seed=1, full=False))
     assert [(row.fault, row.wrong) for row in rows if row.wrong] == []
     assert all(row.runs or row.note.startswith("NOT TRIED") for row in rows)
 
 
-def test_what_goes_wrong_is_counted_and_the_rest_goes_on() -> None:
+def test_failures_are_counted_while_other_runs_go_on() -> None:
     def attempt(number: int) -> str:
         if number == 2:
             os.kill(os.getpid(), 9)
@@ -41,7 +41,7 @@ def test_what_goes_wrong_is_counted_and_the_rest_goes_on() -> None:
     assert wrong[2:] == ("[5] hangs for 1 s", "[7] wrong")
 
 
-def test_the_command_prints_a_table_and_exits_with_what_it_means() -> None:
+def test_the_command_prints_a_table_and_exits_with_its_result() -> None:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths}
     command = [sys.executable, "-m", "torture", "--short", "keeping"]
@@ -50,7 +50,7 @@ def test_the_command_prints_a_table_and_exits_with_what_it_means() -> None:
     lines = done.stdout.splitlines()
     assert lines[:2] == ["| fault | runs | goal | result |", "|---|---|---|---|"]
     assert len(lines) == 2 + len(GROUPS["keeping"])
-    # A ledger that keeps nothing is found out.
+    # A ledger whose backups do nothing is reported.
     broken = "from decomp_ledger.ledger import Ledger; Ledger.backup = lambda *_, **__: None; "
     code = f"{broken}from torture.__main__ import main; main(['--short', '--json', 'keeping'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

@@ -321,7 +321,7 @@ def test_all_lists_the_ops_behind_a_count(path: Path) -> None:
         (["edge", "--torch", "1.0"], "torch 1.0: no catalog is shipped"),
         (["edge", "--python", "/no/python"], "cannot capture the torch of /no/python"),
         (["edgy", "--torch", "2.6.0"], "has no table 'edgy'"),
-        (["edge@9", "--torch", "2.6.0"], "edge has versions 1 to 3"),
+        (["edge@9", "--torch", "2.6.0"], "edge@9: the table has 3 versions; give one of 1 to 3"),
     ],
 )
 def test_wrong_use_prints_one_line_and_exits_with_2(path: Path, arguments: list[str], message: str) -> None:
@@ -402,9 +402,9 @@ def test_a_check_without_findings_exits_with_0(used: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("idle", "idle@1 has no successful export, so what uses it is not known; record one"),
-        ("failed", "failed@1 has no successful export"),
-        ("torch:2.6.0", "torch:2.6.0 has no successful export"),
+        ("idle", "idle@1: no export succeeded, so the ops that its programs use are not known; record one"),
+        ("failed", "failed@1: no export succeeded"),
+        ("torch:2.6.0", "torch:2.6.0: no export succeeded"),
     ],
 )
 def test_a_table_without_exports_cannot_be_checked(spec: str, message: str, used: Path) -> None:

@@ -1,60 +1,43 @@
-"""The decomp-ledger command. Thin: every answer comes from the library."""
+"""The decomp-ledger command. Each command parses its arguments, calls the library once, and prints the result."""
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
 import sys
 
 import click
 
-from decomp_ledger.cli.output import AT_FAULT, LedgerOption, printable
+from decomp_ledger.cli import (
+    backup_commands,
+    catalog_commands,
+    change_commands,
+    compare_commands,
+    explain_commands,
+    export_commands,
+    inspect_commands,
+    run_command,
+    verify_commands,
+)
+from decomp_ledger.cli.output import WRONG_USE, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
 __all__ = ["cli", "main"]
 
-
-# Where the commands are that are waited for; one that is not named here is found by looking everywhere.
-_HOMES = {
-    **dict.fromkeys(("blame", "log", "show", "tables"), "inspect_commands"),
-    **dict.fromkeys(("diff", "explain"), "explain_commands"),
-    **dict.fromkeys(("catalog", "drift", "upgrade"), "compare_commands"),
-    **dict.fromkeys(("exports", "reproduce"), "export_commands"),
-    "run": "run_command",
-}
-_MODULES = (
-    "run_command",
-    "inspect_commands",
-    "explain_commands",
-    "export_commands",
-    "compare_commands",
-    "change_commands",
-    "verify_commands",
-    "backup_commands",
+_GROUPS = (
+    run_command,
+    inspect_commands,
+    explain_commands,
+    compare_commands,
+    catalog_commands,
+    export_commands,
+    change_commands,
+    verify_commands,
+    backup_commands,
 )
 
 
-class _Commands(click.Group):
-    """Commands whose file is imported only when they run: to import them all takes as long as to answer."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        for module in _MODULES:
-            self._load(module)
-        return super().list_commands(context)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        for module in (_HOMES[name],) if name in _HOMES else _MODULES:
-            self._load(module)
-        return super().get_command(context, name)
-
-    def _load(self, module: str) -> None:
-        for command in importlib.import_module(f"decomp_ledger.cli.{module}").COMMANDS:
-            self.add_command(command)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="decomp-ledger")
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="decomp-ledger", help="Show the version and exit.")
 @click.option(
     "--ledger",
     "path",
@@ -68,27 +51,30 @@ class _Commands(click.Group):
 def cli(context: click.Context, path: str) -> None:
     """Record, read and check the decomposition tables that torch.export lowers with.
 
-    A table state is written TABLE, TABLE@VERSION, TABLE@TAG, torch:2.13.0, export:7 or model.pt2.
-    Exit status: 0 fine, 1 a difference or a fault was found, 2 used wrongly.
+    A state spec is TABLE, TABLE@VERSION, TABLE@TAG, torch:2.13.0, export:7 or model.pt2.
+    Exit status: 0 success, 1 a difference or a fault was found, 2 wrong use.
     """
     context.obj = LedgerOption(path)
 
 
+for _group in _GROUPS:
+    for _command in _group.COMMANDS:
+        cli.add_command(_command)
+
+
 def main() -> None:
     """Run the command, and exit as documented: one line for an error, no traceback."""
-    # All that was imported stays to the end; or the garbage collector looks through it when it runs, and again at exit.
-    gc.freeze()
     arguments = sys.argv[1:]
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
-        if not sys.stdout.closed:  # a program that was run may have closed it
+        if not sys.stdout.closed:  # the program that `run` ran may have closed it
             sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)
     except (click.ClickException, LedgerError) as error:
         _fail(error, arguments)
     except BrokenPipeError:
-        # The reader has seen enough. Nothing must be flushed at exit into a pipe that nobody reads.
+        # The reader closed the pipe early, as `head` does. Python must not flush into it at exit.
         sys.stdout = None
         sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
@@ -100,4 +86,4 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
         click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))
     else:
         click.echo(f"decomp-ledger: {printable(message)}", err=True)
-    sys.exit(AT_FAULT)
+    sys.exit(WRONG_USE)

@@ -5,47 +5,50 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
+from decomp_ledger import queries
 from decomp_ledger.cli.output import LedgerOption, json_option, note, pass_ledger, printable, progress, write_json
 from decomp_ledger.errors import LedgerFileError
-from decomp_ledger.integrity.ssh_signatures import fingerprint, load_key
+from decomp_ledger.integrity.ssh_signatures import fingerprint
+from decomp_ledger.transfer.restore import restore as restore_backup
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
 @click.option("--key", required=True, metavar="FILE", help="An Ed25519 private key of OpenSSH (~/.ssh/id_ed25519).")
-@click.option("-o", "--output", metavar="FILE", help="Write it to a file too, to be kept elsewhere.")
+@click.option("-o", "--output", metavar="FILE", help="Also write the checkpoint to a file, to keep elsewhere.")
 @json_option
 @pass_ledger
 def checkpoint(option: LedgerOption, key: str, output: str | None, as_json: bool) -> None:
-    """Sign the last event, and with it all before; `verify --signers` checks it.
+    """Sign the last event, and with it all events before.
 
-    The key's passphrase, if it has one, is taken from $DECOMP_LEDGER_PASSPHRASE or asked for.
+    `verify --signers` checks the signature. The key's passphrase, if it has one, comes from
+    $DECOMP_LEDGER_PASSPHRASE or from a prompt.
     """
-    loaded = load_key(key, lambda: _passphrase(key))
     with option.write() as ledger:
-        signed = ledger.checkpoint(loaded)
+        signed = ledger.checkpoint(key, passphrase=partial(_passphrase, key))
     if output is not None:
         _write(output, json.dumps(signed.to_json(), indent=2) + "\n")
     if as_json:
         write_json(signed.to_json())
     else:
-        note(f"up to #{signed.seq}: signed by {fingerprint(loaded.public)}; head {signed.hash}")
+        note(f"signed up to #{signed.seq} by {fingerprint(bytes.fromhex(signed.key))}; head {signed.hash}")
 
 
 @click.command()
 @click.argument("file")
-@click.option("--force", is_flag=True, help="Take the place of a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @json_option
 @pass_ledger
 def backup(option: LedgerOption, file: str, force: bool, as_json: bool) -> None:
-    """Copy the ledger to FILE, as it is at one moment, while others may go on writing."""
-    with option.read() as ledger, progress("backup") as told:
-        path = ledger.backup(file, force=force, progress=told)
+    """Copy the ledger to FILE, as it is at one moment, while others may write."""
+    with option.read() as ledger, progress("backup") as report:
+        path = ledger.backup(file, force=force, progress=report)
     if as_json:
         write_json({"backup": str(path)})
     else:
@@ -54,22 +57,20 @@ def backup(option: LedgerOption, file: str, force: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file")
-@click.option("--force", is_flag=True, help="Replace a ledger that is there; it is kept beside it.")
+@click.option("--force", is_flag=True, help="Replace an existing ledger, and keep it under another name.")
 @json_option
 @pass_ledger
 def restore(option: LedgerOption, file: str, force: bool, as_json: bool) -> None:
     """Put the backup FILE in the ledger's place, once it verifies."""
-    from decomp_ledger.transfer.restore import restore as put_back
-
-    with progress("verify the backup") as told:
-        done = put_back(file, option.path, force=force, progress=told)
+    with progress("verify the backup") as report:
+        done = restore_backup(file, option.path, force=force, progress=report)
     result, kept = done.verified, None if done.kept is None else str(done.kept)
     if as_json:
         write_json({"ledger": str(done.path), "events": result.events, "head": result.head, "kept": kept})
         return
     note(f"{done.path} has {result.events} events again; head {result.head}")
     if kept is not None:
-        note(f"what was there before is kept at {kept}")
+        note(f"the replaced ledger is kept at {kept}")
 
 
 @click.command()
@@ -77,19 +78,12 @@ def restore(option: LedgerOption, file: str, force: bool, as_json: bool) -> None
 @pass_ledger
 def dump(option: LedgerOption, output: str | None) -> None:
     """Print the whole ledger as JSON Lines, for other programs and for `load`."""
-    from decomp_ledger.storage.backup import draft_of, put, target_of
-    from decomp_ledger.transfer.jsonl import dump as lines_of
-
-    with option.read() as ledger, progress("dump") as told:
-        if output is None:
-            for line in lines_of(ledger, told):
-                click.echo(line, nl=False)
+    with option.read() as ledger, progress("dump") as report:
+        if output is not None:
+            ledger.dump(output, progress=report)
             return
-        target = target_of(output)
-        with draft_of(target) as draft:
-            with draft.open("w", encoding="ascii") as file:
-                file.writelines(lines_of(ledger, told))
-            put(draft, target)
+        for line in ledger.dump_lines(progress=report):
+            click.echo(line, nl=False)
 
 
 @click.command()
@@ -97,12 +91,9 @@ def dump(option: LedgerOption, output: str | None) -> None:
 @json_option
 @pass_ledger
 def load(option: LedgerOption, file: str, as_json: bool) -> None:
-    """Make a new ledger of what `dump` printed, FILE or - for standard input, once it verifies."""
-    from decomp_ledger.transfer.jsonl import load as make
-    from decomp_ledger.transfer.jsonl import read_lines
-
-    with progress("verify what was loaded") as told:
-        result = make(read_lines(Path(file)), option.path, told)
+    """Make a new ledger from what `dump` printed, once it verifies. FILE may be - for standard input."""
+    with progress("verify the new ledger") as report:
+        result = queries.load_dump(file, option.path, progress=report)
     if as_json:
         write_json({"ledger": option.path, "events": result.events, "head": result.head})
     else:
@@ -121,7 +112,8 @@ def _write(path: str, text: str) -> None:
         Path(path).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise LedgerFileError(f"the checkpoint is in the ledger, but {path} cannot be written: {reason}") from None
+        fix = "the ledger has it; `checkpoint -o` with another file makes a new one"
+        raise LedgerFileError(f"{path}: cannot write the checkpoint: {reason}; {fix}") from None
 
 
 COMMANDS = (checkpoint, backup, restore, dump, load)

@@ -1,10 +1,10 @@
-"""Commands that append without torch: tag, revert."""
+"""Commands that append an event without torch: tag, revert."""
 
 from __future__ import annotations
 
 import click
 
-from decomp_ledger.cli.output import LedgerOption, event_json, json_option, note, pass_ledger, write_json
+from decomp_ledger.cli.output import LedgerOption, event_json, json_option, note, pass_ledger, whole_number, write_json
 from decomp_ledger.model.events import Event
 
 __all__ = ["COMMANDS"]
@@ -21,17 +21,19 @@ _actor = click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git
 @json_option
 @pass_ledger
 def tag(option: LedgerOption, state: str, name: str, reason: str | None, actor: str | None, as_json: bool) -> None:
-    """Name a version, for ever."""
+    """Name a version permanently: a tag never moves."""
     with option.write(actor) as ledger:
-        said = ledger.resolve(state)
-        event = ledger.table_log(said.table).tag(name, said.version, reason=reason)
-    _report(event, as_json, f"{said.table}@{said.version} is now {said.table}@{name}", "it has that tag already")
+        event = ledger.tag(state, name, reason=reason)
+    done = "" if event is None else f"{event.table}@{event.version} is now {event.table}@{name}"
+    _report(event, as_json, done, f"nothing to do: {state} already has the tag {name}")
 
 
 @click.command()
 @click.argument("table")
-@click.option("--to", required=True, metavar="VERSION|TAG", help="The version whose state to bring back.")
-@click.option("--expected-version", type=int, help="Refuse if the table has another version by now.")
+@click.option("--to", required=True, metavar="VERSION|TAG", help="The version whose rules to bring back.")
+@click.option(
+    "--expected-version", metavar="VERSION", callback=whole_number, help="Refuse if the table is at another version."
+)
 @_reason
 @_actor
 @json_option
@@ -45,11 +47,11 @@ def revert(
     actor: str | None,
     as_json: bool,
 ) -> None:
-    """Bring back the state of an earlier version, by appending what differs."""
+    """Bring back the rules of an earlier version, by appending one event."""
     with option.write(actor) as ledger:
-        log = ledger.table_log(table)
-        event = log.revert(int(to) if to.isdecimal() else to, reason=reason, expected_version=expected_version)
-    _report(event, as_json, f"{table}@{log.version} says again what {table}@{to} said", "it says that already")
+        event = ledger.revert(table, to, reason=reason, expected_version=expected_version)
+    done = "" if event is None else f"{table}@{event.version} has the rules of {table}@{to}"
+    _report(event, as_json, done, f"nothing to do: {table} already has the rules of {table}@{to}")
 
 
 def _report(event: Event | None, as_json: bool, done: str, nothing: str) -> None:

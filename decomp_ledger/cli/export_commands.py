@@ -1,81 +1,83 @@
-"""Commands about exports: exports, reproduce, and what `show` prints of one."""
+"""Commands about exports: exports, reproduce; and the lines that `show` prints of an export."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from decomp_ledger.cli.output import (
+    FOUND,
     LedgerOption,
     columns,
     event_json,
     json_option,
     note,
     pass_ledger,
-    what,
+    progress,
+    summary,
     when,
     write_json,
 )
-from decomp_ledger.cli.state_specs import find
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
+from decomp_ledger.queries import Reproduction
+from decomp_ledger.transfer.export_bundle import ExportBundle
+from decomp_ledger.transfer.stamp import Stamp
 
 if TYPE_CHECKING:
-    from decomp_ledger.transfer.export_bundle import ExportBundle
-    from decomp_ledger.transfer.stamp import Stamp
+    from decomp_ledger.pytorch.reproduced_table import Rerun
 
 __all__ = ["COMMANDS", "export_json", "print_export", "print_stamp", "stamp_json"]
+
+_NAMED = 8  # ops that a line names
 
 
 @click.command()
 @json_option
 @pass_ledger
 def exports(option: LedgerOption, as_json: bool) -> None:
-    """List the exports: with which table and torch, and what came of it."""
+    """List the exports: the table and the torch of each, and its result."""
     with option.read() as ledger:
         found = list(ledger.exports())
         if as_json:
             write_json([event_json(event) for event in found])
             return
-        columns(
-            ("export", "table", "when (UTC)", "torch", "what"),
+        rows = (
             (
-                (
-                    f"export:{event.seq}",
-                    f"{event.table}@{event.version}",
-                    when(event.recorded_at),
-                    str(ledger.environment(event.environment).get("torch", "")),
-                    what(event),
-                )
-                for event in found
-            ),
+                f"export:{event.seq}",
+                f"{event.table}@{event.version}",
+                when(event.recorded_at),
+                str(ledger.environment(event.environment).get("torch", "")),
+                summary(event),
+            )
+            for event in found
         )
+        columns(("export", "table", "when (UTC)", "torch", "result"), rows)
 
 
 def print_stamp(name: str, stamp: Stamp) -> None:
-    """Print what a file says of the program in it."""
+    """Print which exports made the program in a file."""
     *earlier, last = (f"{bundle.name} of ledger {bundle.ledger[:8]}" for bundle in stamp.bundles)
     before = f", after {', '.join(earlier)}" if earlier else ""
     note(f"{name} was made by {last}{before}")
     if stamp.edited:
-        note("  THE PROGRAM WAS CHANGED between that export and its being saved")
+        note("  THE PROGRAM WAS CHANGED between its export and its saving")
 
 
 def stamp_json(stamp: Stamp) -> dict[str, Json]:
-    """Return what a file says of the program in it, without the tables."""
-    return {
-        "graph": stamp.graph,
-        "edited": stamp.edited,
-        "exports": [{"ledger": bundle.ledger, "seq": bundle.event.seq, "hash": bundle.event.hash}
-                    for bundle in stamp.bundles],
-    }  # fmt: skip
+    """Return a stamp as plain data, without the tables."""
+    exported: list[Json] = [
+        {"ledger": bundle.ledger, "seq": bundle.event.seq, "hash": bundle.event.hash} for bundle in stamp.bundles
+    ]
+    return {"graph": stamp.graph, "edited": stamp.edited, "exports": exported}
 
 
 def print_export(bundle: ExportBundle) -> None:
-    """Print one export: what fired, and which of the table's changes did nothing in it."""
+    """Print one export: the decompositions that fired, and the rules that had no effect in it."""
     event, body = bundle.event, bundle.body
-    note(f"{bundle.name}  {event.table}@{event.version}  {what(event)}")
+    note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
     where = f", at {event.call_site}" if event.call_site else ""
     note(f"  by {event.actor}{where}, {when(event.recorded_at)} UTC")
     if body.error is not None:
@@ -84,12 +86,10 @@ def print_export(bundle: ExportBundle) -> None:
     counts = (body.ops_before, body.ops_after, body.fired)
     columns(("op", "before", "after", "fired"), ([op, *(str(c.get(op, "")) for c in counts)] for op in ops))
     if body.stale:
-        note(f"its table was torch's own and read too early: it lacks {', '.join(body.stale[:8])}"
-             + (f" and {len(body.stale) - 8} more" if len(body.stale) > 8 else ""))  # fmt: skip
+        note(f"the table was torch's own and was read too early, so it lacks {_some(body.stale)}")
     idle = idle_rules(bundle)
     if idle:
-        note(f"the table also changes {len(idle)} ops that did nothing here: {', '.join(idle[:8])}"
-             + (" ..." if len(idle) > 8 else ""))  # fmt: skip
+        note(f"rules without effect here: {_some(idle)}")
 
 
 def export_json(bundle: ExportBundle) -> dict[str, Json]:
@@ -98,9 +98,14 @@ def export_json(bundle: ExportBundle) -> dict[str, Json]:
 
 
 def idle_rules(bundle: ExportBundle) -> list[str]:
-    """Return the ops whose override did not fire, or that were preserved and are not in the graph that came out."""
+    """Return the ops whose override did not fire, and the preserved ops that the result does not have."""
     unused = {OVERRIDE: bundle.body.fired, PRESERVE: bundle.body.ops_after}
     return sorted(op for op, rule in bundle.state.rules.items() if op not in unused[rule.action])
+
+
+def _some(ops: tuple[str, ...] | list[str]) -> str:
+    more = f" and {len(ops) - _NAMED} more" if len(ops) > _NAMED else ""
+    return ", ".join(ops[:_NAMED]) + more
 
 
 @click.command()
@@ -109,25 +114,90 @@ def idle_rules(bundle: ExportBundle) -> list[str]:
               help="The program before its export: run the export again. torch.export.load unpickles it.")  # fmt: skip
 @click.option("--trust", multiple=True, metavar="MODULE",
               help="A module to import: one that has decompositions, or defines ops.")  # fmt: skip
-@click.option(
-    "--nearest", is_flag=True, help="With --program: run it with the nearest table, if there is no exact one."
-)
+@click.option("--nearest", is_flag=True,
+              help="With --program: run it also with a table that is not exactly the recorded one.")  # fmt: skip
 @json_option
 @pass_ledger
 def reproduce(
     option: LedgerOption, export: str, program: str | None, trust: tuple[str, ...], nearest: bool, as_json: bool
 ) -> int:
-    """Make the exact table of an export again, here; exit with 1 and name each difference if that cannot be.
+    """Make the exact table of an export again, here; exit with 1 and name each difference if that is not possible.
 
-    Of FILE.pt2 only the stamp is read. With --program the export is run again, and its graph compared with the one
-    that was recorded, by digest; if they differ, the first node that does is shown.
+    Of FILE.pt2 only the stamp is read. With --program, run the export again and compare the digest of its graph with
+    the recorded one; if they differ, show the first node that differs.
     """
-    from decomp_ledger.cli.reproduce_output import report
+    with option.ask() as ledger, progress("reproduce"):
+        found = ledger.reproduce_export(export, program=program, trust=trust, nearest=nearest)
+    if as_json:
+        write_json(_reproduction_json(found))
+    else:
+        _print_reproduction(found)
+        if program is not None and found.rerun is None:
+            note("the export was not run again, because the table differs; --nearest runs it with the nearest table")
+    return 0 if found.exact else FOUND
 
-    found = find(option, f"export:{export}" if export.isdecimal() and export.isascii() else export)
-    if found.bundle is None:
-        raise click.UsageError(f"{export} is no export; name one of `decomp-ledger exports`, or a stamped FILE.pt2")
-    return report(found, program=program, trust=trust, nearest=nearest, as_json=as_json)
+
+def _print_reproduction(found: Reproduction) -> None:
+    name, table, differences = found.bundle.name, found.table, found.table.differences
+    if differences:
+        things = "one difference" if len(differences) == 1 else f"{len(differences)} differences"
+        note(f"{name} cannot be made again exactly in torch {table.torch}: {things}")
+        for each in differences:
+            note(f"  {each}")
+    else:
+        digest = found.bundle.snapshot.digest[:12]
+        note(f"{name} is made again exactly: {len(table)} decompositions, snapshot {digest}, torch {table.torch}")
+    if found.rerun is None:
+        return
+    if found.rerun.same:
+        note(f"the second run gives the same graph: {found.rerun.digest[:12]}")
+        return
+    recorded = str(found.bundle.body.after)[:12]
+    note(f"the second run gives another graph: {found.rerun.digest[:12]}, recorded is {recorded}")
+    for line in _graph_lines(found, found.rerun):
+        note(f"  {line}")
+
+
+def _graph_lines(found: Reproduction, again: Rerun) -> Iterator[str]:
+    first = found.difference
+    if first is not None:
+        then, now = first.made_by
+        yield f"the first node that differs is number {first.index}:"
+        yield f"  then, made of {then or 'an op not known'}: {first.left or '(the graph has ended)'}"
+        yield f"  now, made of {now or 'an op not known'}: {first.right or '(the graph has ended)'}"
+        return
+    before, after = found.bundle.body.ops_after, again.ops
+    steps = [
+        f"{op} {before.get(op, 0)} -> {after.get(op, 0)}"
+        for op in sorted(before.keys() | after.keys())
+        if before.get(op, 0) != after.get(op, 0)
+    ]
+    yield f"ops, then -> now: {', '.join(steps)}" if steps else "the same ops as often: arguments or types differ"
+    yield "give the stamped .pt2 instead of the export's number to see the first node that differs"
+
+
+def _reproduction_json(found: Reproduction) -> dict[str, Json]:
+    return {
+        "export": found.bundle.event.seq,
+        "ledger": found.bundle.ledger,
+        "torch": found.table.torch,
+        "exact": not found.table.differences,
+        "decompositions": len(found.table),
+        "snapshot": found.bundle.snapshot.digest,
+        "differences": [each.to_json() for each in found.table.differences],
+        "rerun": _rerun_json(found),
+    }
+
+
+def _rerun_json(found: Reproduction) -> dict[str, Json] | None:
+    again, first = found.rerun, found.difference
+    if again is None:
+        return None
+    difference: dict[str, Json] | None = None
+    if first is not None:
+        difference = {"index": first.index, "then": first.left, "now": first.right, "made_by": list(first.made_by)}
+    recorded = found.bundle.body.after
+    return {"same": again.same, "graph": again.digest, "recorded": recorded, "first_difference": difference}
 
 
 COMMANDS = (exports, reproduce)

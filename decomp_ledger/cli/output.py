@@ -1,52 +1,51 @@
-"""What the commands share: the ledger option, JSON, escaping, and lines for people."""
+"""The parts that all commands use: the ledger option, JSON, escaping, columns, and an event in words."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 import click
 
-from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Changing, Created, Event, Exported, Materialized, Reverted, Tagged, Updated
-from decomp_ledger.model.rules import Rule, TableState
-
-if TYPE_CHECKING:
-    from decomp_ledger.model.materialize import Snapshot
+from decomp_ledger.model.materialize import Snapshot
+from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.state_specs import parse_number, shorten
 
 __all__ = [
-    "AT_FAULT",
     "FOUND",
+    "WRONG_USE",
     "LedgerOption",
     "columns",
     "event_json",
     "event_lines",
-    "rule_json",
-    "rule_text",
     "json_option",
     "note",
     "pass_ledger",
     "print_lines",
     "printable",
     "progress",
+    "rule_json",
+    "rule_text",
     "snapshot_json",
-    "sole_name",
-    "sole_table",
-    "what",
+    "summary",
     "when",
+    "whole_number",
     "write_json",
 ]
 
-FOUND = 1  # exit status: a difference or a fault was found
+FOUND = 1  # exit status: the command found a difference or a fault
+WRONG_USE = 2  # exit status: wrong use
 _GAP = 3  # spaces between two columns
-AT_FAULT = 2  # exit status: used wrongly
 
 
 class LedgerOption(NamedTuple):
@@ -58,8 +57,12 @@ class LedgerOption(NamedTuple):
         """Open it for reading."""
         return Ledger(self.path, read_only=True)
 
+    def ask(self) -> Ledger:
+        """Open it for reading when a state spec needs it, because `torch:2.13.0` and `model.pt2` do not."""
+        return Ledger(self.path, read_only=True, lazy=True)
+
     def write(self, actor: str | None = None) -> Ledger:
-        """Open it for writing; it must be there, since there is nothing to change in a new one."""
+        """Open it for writing. The file must exist, because a new ledger has nothing to change."""
         with self.read():
             pass
         return Ledger(self.path, actor=actor)
@@ -67,6 +70,14 @@ class LedgerOption(NamedTuple):
 
 pass_ledger = click.make_pass_decorator(LedgerOption)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def whole_number(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Return an option's number: ASCII digits, for a number that SQLite can hold. A callback of click's options."""
+    number = None if value is None else parse_number(value)
+    if value is not None and number is None:
+        raise click.BadParameter(f"{shorten(value)}: not a number; give one from 0 to 2**63 - 1, in the digits 0 to 9")
+    return number
 
 
 def printable(text: str) -> str:
@@ -82,54 +93,46 @@ def note(text: str) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines that are escaped already, many at a time: each printing alone is a call of the system."""
+    """Print escaped lines, 500 at a time, because click flushes after each call (0.3 s for 10^5 lines)."""
     rest = iter(lines)
     while some := list(itertools.islice(rest, 500)):
         click.echo("\n".join(some))
 
 
 def write_json(value: Any) -> None:
-    """Print JSON in ASCII: whatever a ledger holds, a terminal and a parser both get through it."""
+    """Print JSON in ASCII, which every terminal and every parser can read."""
     click.echo(json.dumps(value, indent=2))
 
 
 def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people: cells are escaped, and wrapped where the terminal is too narrow for them."""
+    """Print a table for people: escape the cells, and wrap them where the terminal is too narrow."""
     cells = [[printable(cell) for cell in row] for row in rows]
     padded = list(map(_padded, zip(heads, *cells, strict=True)))
     head, *lines = ("".join(row).rstrip() for row in zip(*padded, strict=True))
     total = sum(_width(column[0]) for column in padded) - _GAP
-    if sys.stdout.isatty() and total > _terminal():
+    if sys.stdout.isatty() and total > shutil.get_terminal_size().columns:
         _wrapped(heads, cells)
         return
     print_lines([click.style(head, bold=True), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * total, *lines])
 
 
-def _terminal() -> int:
-    import shutil
-
-    return shutil.get_terminal_size().columns
-
-
 def _padded(column: Sequence[str]) -> list[str]:
-    """Return the cells of a column with spaces behind them, all of one width, the gap to the next column included."""
+    """Return the cells of a column, filled with spaces to one width that includes the gap to the next column."""
     widths = list(map(_width, column))
     widest = max(widths) + _GAP
     return [cell + " " * (widest - width) for cell, width in zip(column, widths, strict=True)]
 
 
 def _width(text: str) -> int:
-    """Return how many cells of a terminal a text takes."""
+    """Return the number of terminal cells that a text takes."""
     if text.isascii():
         return len(text)
-    import unicodedata
-
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    # Imported here: to import rich and to draw a thousand rows with it takes longer than all the rest.
+    # Imported late, because importing rich takes 27 ms, and few commands wrap anything.
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -143,9 +146,10 @@ def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
-    """Show on a terminal that something takes its time, and how far it has come once that is told.
+    """Show a progress bar on a terminal.
 
-    Gives what is to be told (done, total); None where there is no terminal.
+    Yields:
+        A function to call with (done, total); None where standard error is not a terminal.
     """
     if not sys.stderr.isatty():
         yield None
@@ -159,24 +163,8 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def sole_table(ledger: Ledger, spec: str | None) -> TableState:
-    """Return the state that a command names; without a name, the ledger's only table."""
-    return ledger.resolve(sole_name(ledger, spec))
-
-
-def sole_name(ledger: Ledger, spec: str | None) -> str:
-    """Return what a command names; without a name, the ledger's only table."""
-    if spec is not None:
-        return spec
-    tables = [info.name for info in ledger.tables()]
-    if len(tables) == 1:
-        return tables[0]
-    some = ", ".join(tables[:8]) + (" ..." if len(tables) > 8 else "")
-    raise LedgerError(f"{ledger.path} has {len(tables)} tables; name one: {some or 'none yet, record something first'}")
-
-
 def event_json(event: Event) -> dict[str, Json]:
-    """Return an event as plain data, with its changes laid open."""
+    """Return an event as plain data, with its changes."""
     value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name not in ("body", "written"))
     body = attrs.asdict(event.body)
     if event.changes:
@@ -186,7 +174,7 @@ def event_json(event: Event) -> dict[str, Json]:
 
 
 def snapshot_json(snapshot: Snapshot, *, everything: bool) -> dict[str, Json]:
-    """Return a snapshot as plain data; with the decomposition of every op, if so asked."""
+    """Return a snapshot as plain data; with `everything`, also the decomposition of every op."""
     return {
         "digest": snapshot.digest,
         "build": dict(snapshot.build),
@@ -199,7 +187,7 @@ def snapshot_json(snapshot: Snapshot, *, everything: bool) -> dict[str, Json]:
 
 
 def rule_json(rule: Rule | None) -> dict[str, Json] | None:
-    """Return an intent as plain data."""
+    """Return a rule as plain data."""
     if rule is None:
         return None
     decomposition = rule.decomposition
@@ -207,52 +195,62 @@ def rule_json(rule: Rule | None) -> dict[str, Json] | None:
 
 
 def rule_text(rule: Rule | None) -> str:
-    """Return an intent in words."""
+    """Return a rule in words."""
     if rule is None:
-        return "(nothing)"
+        return "(no rule)"
     return rule.action if rule.decomposition is None else f"{rule.action}: {rule.decomposition.label()}"
 
 
-def what(event: Event, limit: int = 3) -> str:
-    """Return in a few words what an event says."""
+def summary(event: Event) -> str:
+    """Return an event's body in a few words."""
     body = event.body
     if isinstance(body, Created):
         return f"base {body.base}" if body.parent is None else f"forked from {body.parent[0]}@{body.parent[1]}"
     if isinstance(body, Tagged):
         return body.name
     if isinstance(body, Materialized):
-        waiting = f", {len(body.pending)} pending" if body.pending else ""
-        return f"snapshot {body.snapshot[:12]}{waiting}"
+        pending = f", {len(body.pending)} pending" if body.pending else ""
+        return f"snapshot {body.snapshot[:12]}{pending}"
     if isinstance(body, Exported):
-        if body.error is not None:
-            return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
-        sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
-        return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
-    if not isinstance(body, Changing):
-        return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
+        return _export_summary(body)
+    if isinstance(body, Changing):
+        return _changes_summary(body)
+    return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
+
+
+def _export_summary(body: Exported) -> str:
+    if body.error is not None:
+        return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
+    sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
+    return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
+
+
+def _changes_summary(body: Changing) -> str:
     pending = set(body.pending)
-    said: dict[str, list[str]] = {}
+    by_action: dict[str, list[str]] = {}
     for change in body.changes:
-        said.setdefault(change.action, []).append(change.op + (" (not loaded yet)" if change.op in pending else ""))
-    parts = []
-    for action, ops in said.items():
-        more = f" and {len(ops) - limit} more" if len(ops) > limit else ""
-        # What a set or a pop does to its op is plain; an update may do one thing to one op and another to the next.
-        told = f"{action} " if isinstance(body, (Updated, Reverted)) else ""
-        parts.append(told + ", ".join(ops[:limit]) + more)
-    back = f"to version {body.to}: " if isinstance(body, Reverted) else ""
-    return back + "; ".join(parts)
+        name = change.op + (" (not loaded yet)" if change.op in pending else "")
+        by_action.setdefault(change.action, []).append(name)
+    # The kind of the event tells the action of a set or a pop; an update may mix actions.
+    mixed = isinstance(body, (Updated, Reverted))
+    parts = [f"{action} {_first(ops)}" if mixed else _first(ops) for action, ops in by_action.items()]
+    lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
+    return lead + "; ".join(parts)
+
+
+def _first(ops: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
 
 
 def event_lines(event: Event) -> Iterator[str]:
     """Give the escaped lines that show an event: what, who, where, why."""
-    said = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {what(event)}"
-    yield click.style(f"#{event.seq}", fg="yellow") + printable(said)
+    text = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
+    yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
     yield printable(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
     if event.reason:
         yield printable(f"    because {event.reason}")
 
 
 def when(recorded_at: str) -> str:
-    """Return a time as people are shown it."""
+    """Return a UTC time to the second, for people."""
     return recorded_at[:19].replace("T", " ")

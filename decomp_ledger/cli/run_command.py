@@ -1,7 +1,7 @@
 """The run command: a Python program, its code unchanged, with all its tables and exports recorded.
 
-Nothing that it needs is imported here before the program runs, except click, attrs and the standard library: torch is
-hooked when the program imports it, so that what it sets first (`OMP_NUM_THREADS`) still counts.
+The command imports neither torch nor numpy before the program runs: torch is patched when the program imports it, so
+that environment variables that the program sets first (`OMP_NUM_THREADS`) still count.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ import signal
 import sys
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from decomp_ledger.cli.output import LedgerOption, pass_ledger
 from decomp_ledger.errors import LedgerFileError
-
-if TYPE_CHECKING:
-    from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.ledger import record
+from decomp_ledger.pytorch.recording import Recording
 
 __all__ = ["COMMANDS"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--name", help="What its tables' names begin with; by default the script and the time.")
+@click.option("--name", help="The names of its tables begin with this; by default the script and the time.")
 @click.option("--reason", help="Why; kept with every event.")
 @click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git's user or the login name.")
 @click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
@@ -53,18 +52,15 @@ def run(
 ) -> None:
     """Run a Python program as `python SCRIPT ARGS` would, and record all its tables and exports.
 
-    Its exit status and traceback are the program's own. What was recorded up to a crash is kept.
+    The exit status and the traceback are the program's own. A crash keeps what was recorded before it.
     """
-    # The other commands do without it.
-    from decomp_ledger.ledger import record
-
     _check(option)
     load = _load_module if as_module else _load_script
     code, main = load(script, list(args))
-    # The name is made of sys.argv, which is the program's by now.
+    # Only now, because the default name is made of sys.argv, which the loading set.
     recording = record(option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error)
     recording.__enter__()
-    # Threads of the program may go on exporting after its last line: the recording ends with the process.
+    # The recording ends with the process, because threads of the program may export after its last line.
     end = _End(recording)
     atexit.register(end)
     sys.modules["__main__"] = main
@@ -73,7 +69,7 @@ def run(
     except SystemExit:
         raise
     except BaseException as error:
-        # As Python ends on an exception that nobody caught; our own frame is not in the traceback.
+        # Report an uncaught exception as Python does, without our own frame in the traceback.
         trace = error.__traceback__
         error.__traceback__ = None if trace is None else trace.tb_next
         sys.excepthook(type(error), error, error.__traceback__)
@@ -82,7 +78,7 @@ def run(
 
 
 class _End:
-    """The last thing that the process does."""
+    """Ends the recording when the process exits, and lets an interrupted process die of its signal."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
@@ -91,7 +87,7 @@ class _End:
     def __call__(self) -> None:
         self.recording.__exit__(None, None, None)
         if self.interrupted:
-            # Python dies of the signal itself, so that a shell's loop stops too.
+            # Die of the signal, as Python does, so that a shell's loop stops too.
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
@@ -100,15 +96,15 @@ class _End:
 
 
 def _check(option: LedgerOption) -> None:
-    """Say now what is wrong with the ledger, not after hours of the program's work."""
+    """Raise now if the ledger cannot be written, not after hours of the program's work."""
     path = Path(option.path)
     if path.exists():
         with option.read():
             pass
         if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
-            raise LedgerFileError(f"{path} or its folder is read-only here; name another file with --ledger")
+            raise LedgerFileError(f"{path}: the file or its folder is read-only; name another file with --ledger")
     elif not os.access(path.absolute().parent, os.W_OK):
-        raise LedgerFileError(f"{path} cannot be made: there is no folder {path.absolute().parent} to write in")
+        raise LedgerFileError(f"{path}: its folder is missing or read-only; name another file with --ledger")
 
 
 def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
@@ -120,7 +116,7 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
         spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
         code = None if spec is None else _code_of(spec)
         if spec is None or code is None:
-            raise click.UsageError(f"{script} has no __main__ to run")
+            raise click.UsageError(f"{script}: has no __main__ to run; name a script")
         _set_up(main, spec, [script, *args], full)
         main.__package__ = ""
         return code, main
@@ -128,7 +124,7 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
         with io.open_code(full) as file:
             source = file.read()
     except OSError as error:
-        raise click.UsageError(f"cannot run {script}: {error.strerror}") from None
+        raise click.UsageError(f"{script}: cannot run it: {error.strerror}; name a Python script") from None
     try:
         code = compile(source, full, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
@@ -144,17 +140,17 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
 def _load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
     _put_first(str(Path.cwd()))
-    # While packages on the way are imported, argv is as Python has it then.
+    # Python has this argv while it imports the parent packages.
     sys.argv = ["-m", *args]
     try:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
     except (ImportError, ValueError, AttributeError) as error:
-        raise click.UsageError(f"cannot run module {name}: {error}") from None
+        raise click.UsageError(f"{name}: cannot run the module: {error}") from None
     code = None if spec is None else _code_of(spec)
     if spec is None or code is None:
-        raise click.UsageError(f"cannot run module {name}: there is no such module, or it has no code to run")
+        raise click.UsageError(f"{name}: not a module, or it has no code to run; name one as for `python -m`")
     main = types.ModuleType("__main__")
     _set_up(main, spec, [spec.origin or name, *args], sys.path[0])
     return code, main
@@ -176,7 +172,7 @@ def _set_up(main: types.ModuleType, spec: importlib.machinery.ModuleSpec, argv: 
 
 
 def _put_first(path: str) -> None:
-    """Let imports look in the program's folder first, in the place of this command's own."""
+    """Put the program's folder first in sys.path, instead of this command's own folder."""
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = path
 

@@ -1,4 +1,4 @@
-"""Commands that check: verify."""
+"""The command that checks a ledger: verify."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Sequence
 
 import click
 
-from decomp_ledger.cli.output import FOUND, LedgerOption, json_option, note, pass_ledger, progress, write_json
-from decomp_ledger.errors import StampError
-from decomp_ledger.integrity.checkpoints import read_file
-from decomp_ledger.integrity.ssh_signatures import read_signers
+from decomp_ledger.cli.output import FOUND, LedgerOption, json_option, note, pass_ledger, progress, when, write_json
 from decomp_ledger.integrity.verify import Verification
-from decomp_ledger.ledger import Ledger
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
-@click.option("--expect", metavar="HASH", multiple=True, help="An event's hash, known from elsewhere.")
+@click.option("--expect", metavar="HASH", multiple=True, help="The hash of an event, kept elsewhere.")
 @click.option("--signers", metavar="FILE", help="Whose checkpoints count: OpenSSH's allowed_signers, or .pub lines.")
-@click.option("--checkpoint", "files", metavar="FILE", multiple=True, help="One that `checkpoint --output` wrote.")
-@click.option("--against", metavar="FILE.pt2", multiple=True, help="One whose exports were recorded in this ledger.")
+@click.option("--checkpoint", "files", metavar="FILE", multiple=True, help="A file that `checkpoint --output` wrote.")
+@click.option("--against", metavar="FILE.pt2", multiple=True, help="A stamped file whose exports this ledger recorded.")
 @json_option
 @pass_ledger
 def verify(
@@ -33,15 +29,12 @@ def verify(
 ) -> int:
     """Check that nothing in the ledger was changed after it was written; exit with 1 if something was.
 
-    Whoever can write the file can cut its tail, or write all of it anew. To notice that, keep elsewhere the hash that
-    this prints (--expect), or a checkpoint (--checkpoint): the last of those in the ledger can be removed unnoticed.
-    The stamp of a .pt2 has hashes too (--against). All of these can be repeated.
+    Anyone with write access can truncate the chain, or rewrite all of it. To notice that, keep elsewhere the hash that
+    this command prints (--expect), or a checkpoint (--checkpoint): the last checkpoint in the ledger can be removed
+    unnoticed. The stamp of a .pt2 has hashes too (--against). --expect, --checkpoint and --against can be repeated.
     """
-    known = None if signers is None else read_signers(signers)
-    checkpoints = [read_file(path) for path in files]
-    with option.read() as ledger, progress("verify") as told:
-        anchors = [anchor for path in against for anchor in _anchors(ledger, path)]
-        result = ledger.verify(expect=expect, anchors=anchors, signers=known, checkpoints=checkpoints, progress=told)
+    with option.read() as ledger, progress("verify") as report:
+        result = ledger.verify(expect=expect, signers=signers, checkpoints=files, against=against, progress=report)
     if as_json:
         write_json(result.to_json())
     else:
@@ -49,20 +42,10 @@ def verify(
     return 0 if result.ok else FOUND
 
 
-def _anchors(ledger: Ledger, path: str) -> Sequence[tuple[int, str]]:
-    from decomp_ledger.transfer.stamp import read_stamp  # to verify a ledger alone does without zipfile
-
-    stamp = read_stamp(path)
-    try:
-        return stamp.anchors(ledger.id)
-    except StampError as error:
-        raise StampError(f"{path}: {error}") from None
-
-
 def _print(result: Verification) -> None:
-    for one in result.signed:
-        whose = one.signer if one.signer is not None else f"the key {one.fingerprint}, of nobody who was named"
-        note(f"up to #{one.seq}: signed {one.signed_at[:19].replace('T', ' ')} by {whose}")
+    for one in result.signatures:
+        signer = one.signer if one.signer is not None else f"the key {one.fingerprint}; no --signers were given"
+        note(f"signed up to #{one.seq}, {when(one.signed_at)}, by {signer}")
     if result.ok:
         note(f"{result.events} events, the chain is whole; head {result.head}")
     for problem in result.problems:

@@ -1,73 +1,74 @@
-"""What is known of a ledger from elsewhere, and whether the ledger agrees.
+"""Anchors: facts about a ledger that are kept elsewhere, and whether the ledger agrees with them.
 
-Whoever can write the file can cut its tail, or write its whole chain anew: the chain alone cannot show that. A hash
-that was kept, the stamp of an exported program and a signature can.
+Anyone with write access can truncate the chain, or rewrite all of it. The chain alone cannot show that; a hash kept
+elsewhere, the stamp of an exported program or a signature can.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.integrity.checkpoints import Checkpoint, stored
+from decomp_ledger.integrity.checkpoints import Checkpoint, stored_checkpoints
+from decomp_ledger.integrity.content_checks import Contents
+from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.integrity.ssh_signatures import Signer, fingerprint, signer_of
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.storage import audit_rows
 
-__all__ = ["Anchors", "Signed", "disagreements", "given_hash"]
-
-Fault = tuple["int | None", str]
+__all__ = ["Anchors", "ValidSignature", "check_anchors", "parse_event_hash"]
 
 
-def given_hash(text: object) -> str:
-    """Return a hash that somebody gave, in lower case.
+def parse_event_hash(text: object) -> str:
+    """Return the hash of an event, as a user gives it, in lower case.
 
     Raises:
-        LedgerError: it is none.
+        LedgerError: it is not 64 hex digits.
     """
     lower = text.strip().lower() if isinstance(text, str) else ""
     if len(lower) != 64 or not set(lower) <= set("0123456789abcdef"):
-        raise LedgerError(f"{text!r:.80} is no hash of an event: 64 hex digits, as verify and log --json print them")
+        raise LedgerError(f"{text!r:.80}: not the hash of an event; give 64 hex digits, as verify prints them")
     return lower
 
 
-def _given_hashes(given: Sequence[str]) -> tuple[str, ...]:
-    return tuple(given_hash(text) for text in given)
+def _parse_hashes(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(parse_event_hash(text) for text in given)
 
 
-def _given_anchors(given: Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
-    return tuple(sorted((int(seq), given_hash(text)) for seq, text in given))
+def _parse_events(given: Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
+    return tuple(sorted((int(seq), parse_event_hash(text)) for seq, text in given))
 
 
 @attrs.frozen
 class Anchors:
-    """What is known from elsewhere.
+    """Facts about a ledger that are kept elsewhere.
 
     Attributes:
-        hashes: of events that were once there, in hex.
-        events: (seq, hash in hex) of such events.
-        signers: whose signatures count; None to ask only that signatures hold.
+        hashes: of events that it had, in hex.
+        events: (seq, hash in hex) of events that it had.
+        signers: whose signatures count; None to check only that signatures are valid.
         checkpoints: that were kept outside the ledger.
     """
 
-    hashes: tuple[str, ...] = attrs.field(default=(), converter=_given_hashes)
-    events: tuple[tuple[int, str], ...] = attrs.field(default=(), converter=_given_anchors)
+    hashes: tuple[str, ...] = attrs.field(default=(), converter=_parse_hashes)
+    events: tuple[tuple[int, str], ...] = attrs.field(default=(), converter=_parse_events)
     signers: Sequence[Signer] | None = None
     checkpoints: Sequence[Checkpoint] = ()
 
 
 @attrs.frozen
-class Signed:
-    """A signature that holds.
+class ValidSignature:
+    """A valid signature of an event, and with it of all events before.
 
     Attributes:
-        seq: the event that it vouches for, and with it all before.
+        seq: the event.
         hash: that event's hash, in hex.
         signer: whose it is; None if no signers were given.
-        fingerprint: of the key, as `ssh-keygen -l` says it.
-        signed_at: when, UTC, as the signer's clock had it.
+        fingerprint: of the key, as `ssh-keygen -l` prints it.
+        signed_at: when, UTC, by the signer's clock.
     """
 
     seq: int
@@ -78,94 +79,102 @@ class Signed:
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
-        return {field.name: getattr(self, field.name) for field in attrs.fields(Signed)}
+        return {field.name: getattr(self, field.name) for field in attrs.fields(ValidSignature)}
 
 
-def disagreements(connection: sqlite3.Connection, ledger: str, anchors: Anchors) -> tuple[list[Fault], list[Signed]]:
-    """Compare a ledger with what is known of it.
+def check_anchors(
+    connection: sqlite3.Connection, contents: Contents, anchors: Anchors, problems: Problems
+) -> list[ValidSignature]:
+    """Compare a ledger with its anchors, and check the signatures in it.
 
     Args:
         connection: to the ledger.
-        ledger: its id.
-        anchors: what is known.
+        contents: what it stores once.
+        anchors: facts about it that are kept elsewhere.
+        problems: gets what is wrong.
 
     Returns:
-        What is wrong, each with the first event it concerns; and the signatures that hold.
+        The valid signatures, by seq.
     """
-    faults = [*_hashes(connection, anchors.hashes), *_anchors(connection, anchors.events)]
-    inside: list[Checkpoint] = []
-    try:
-        inside += stored(connection, ledger)
-    except LedgerError as error:
-        faults.append((None, str(error)))
-    before = None
-    for number, checkpoint in enumerate(inside, 1):
-        if checkpoint.previous != before:
-            faults.append((checkpoint.seq, f"checkpoint {number} does not follow the one before it"))
-        before = checkpoint.digest
-    signed: list[Signed] = []
+    _check_hashes(connection, contents, anchors.hashes, problems)
+    _check_events(connection, anchors.events, problems)
+    inside = _read_checkpoints(connection, contents.ledger, problems)
+    signatures: list[ValidSignature] = []
     for checkpoint in dict.fromkeys([*inside, *anchors.checkpoints]):
-        found = _fault(connection, ledger, checkpoint, anchors.signers)
-        if isinstance(found, Signed):
-            signed.append(found)
+        found = _check_checkpoint(connection, contents.ledger, checkpoint, anchors.signers)
+        if isinstance(found, ValidSignature):
+            signatures.append(found)
         else:
-            faults.append(found)
+            problems.add(found.seq, found.text)
     for checkpoint in anchors.checkpoints:
-        if checkpoint.ledger == ledger and checkpoint not in inside:
-            faults.append((None, f"{_named(checkpoint)} was made and is not stored any more"))
+        if checkpoint.ledger == contents.ledger and checkpoint not in inside:
+            problems.add(None, f"{_label(checkpoint)} was removed from the ledger")
     if anchors.signers is not None and not inside and not anchors.checkpoints:
-        faults.append((None, "no checkpoint is stored: none of these signers vouches for any event"))
-    return faults, sorted(signed, key=lambda one: one.seq)
+        problems.add(None, "no checkpoint is stored, so none of these signers vouches for any event")
+    return sorted(signatures, key=lambda one: one.seq)
 
 
-def _hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
-    row = connection.execute("SELECT hash FROM event WHERE seq = ?", [seq]).fetchone()
-    return row[0].hex() if row is not None and isinstance(row[0], bytes) else None
+def _read_checkpoints(connection: sqlite3.Connection, ledger: str, problems: Problems) -> list[Checkpoint]:
+    """Return the stored checkpoints up to the first damaged one."""
+    found: list[Checkpoint] = []
+    previous = None
+    try:
+        for number, checkpoint in enumerate(stored_checkpoints(connection, ledger), 1):
+            found.append(checkpoint)
+            if checkpoint.previous != previous:
+                problems.add(checkpoint.seq, f"checkpoint {number} does not follow the one before it")
+            previous = checkpoint.digest
+    except LedgerError as error:
+        problems.add(None, reason_of(error))
+    return found
 
 
-def _hashes(connection: sqlite3.Connection, hashes: Iterable[str]) -> Iterator[Fault]:
+def _check_hashes(
+    connection: sqlite3.Connection, contents: Contents, hashes: Iterable[str], problems: Problems
+) -> None:
     for text in hashes:
-        if connection.execute("SELECT 1 FROM event WHERE hash = ?", [bytes.fromhex(text)]).fetchone() is None:
-            yield None, f"no event has the hash {text}: the tail was cut, or history was written anew"
+        # The head of an empty ledger is its genesis: kept elsewhere, it stays true when events follow.
+        if text != contents.genesis.hex() and not audit_rows.has_event_hash(connection, text):
+            problems.add(None, f"no event has the hash {text}: the tail was cut, or the history was rewritten")
 
 
-def _anchors(connection: sqlite3.Connection, anchors: Iterable[tuple[int, str]]) -> Iterator[Fault]:
-    held = 0
-    for seq, text in anchors:
-        stands = _hash_at(connection, seq)
-        if stands == text:
-            held = seq
+def _check_events(connection: sqlite3.Connection, events: Iterable[tuple[int, str]], problems: Problems) -> None:
+    agreed = 0
+    for seq, text in events:
+        stored = audit_rows.event_hash_at(connection, seq)
+        if stored == text:
+            agreed = seq
             continue
-        up_to = f"as known up to #{held}" if held else "nothing before it is known"
-        if stands is None:
-            yield seq, f"it is missing, and was there with the hash {text[:12]}: the tail was cut ({up_to})"
+        up_to = f"the anchors agree up to #{agreed}" if agreed else "no anchor before it agrees"
+        if stored is None:
+            problems.add(seq, f"it had the hash {text[:12]} and is missing: the tail was cut ({up_to})")
         else:
-            yield seq, f"its hash was {text[:12]} and is {stands[:12]}: history was written anew ({up_to})"
+            problems.add(seq, f"its hash was {text[:12]} and is {stored[:12]}: the history was rewritten ({up_to})")
 
 
-def _named(checkpoint: Checkpoint) -> str:
+def _label(checkpoint: Checkpoint) -> str:
     return f"the checkpoint of {checkpoint.signed_at:.40} at #{checkpoint.seq}"
 
 
-def _fault(
+def _check_checkpoint(
     connection: sqlite3.Connection, ledger: str, checkpoint: Checkpoint, signers: Sequence[Signer] | None
-) -> Fault | Signed:
-    """Return what a checkpoint is worth."""
+) -> Problem | ValidSignature:
+    """Check one signature, and that the ledger has the event that it vouches for."""
     seq, public = checkpoint.seq, bytes.fromhex(checkpoint.key)
-    whose = _named(checkpoint)
+    label = _label(checkpoint)
     if not checkpoint.is_signed():
-        return seq, f"{whose} has a signature that was not made with its key"
+        return Problem(seq, f"{label} has a signature that was not made with its key")
     if checkpoint.ledger != ledger:
-        return None, f"{whose} is of the ledger {checkpoint.ledger:.40}, and this is {ledger:.40}"
-    stands = _hash_at(connection, seq)
-    if stands is None:
-        return seq, f"it is missing, and {whose} vouches for it: the tail was cut"
-    if stands != checkpoint.hash:
-        return seq, f"{whose} vouches for the hash {checkpoint.hash[:12]}, and it is {stands[:12]}"
+        return Problem(None, f"{label} belongs to the ledger {checkpoint.ledger:.40}, not to {ledger:.40}")
+    stored = audit_rows.event_hash_at(connection, seq)
+    if stored is None:
+        return Problem(seq, f"it is missing, and {label} vouches for it: the tail was cut")
+    if stored != checkpoint.hash:
+        return Problem(seq, f"{label} vouches for the hash {checkpoint.hash[:12]}, and its hash is {stored[:12]}")
     name = None
     if signers is not None:
         signer = signer_of(signers, public, checkpoint.moment)
         if signer is None:
-            return seq, f"{whose} was signed by {fingerprint(public)}, which is none of the signers, or not then"
+            return Problem(seq, f"{label} was signed by {fingerprint(public)}: not one of the signers at that time")
         name = signer.name
-    return Signed(seq, stands, name, fingerprint(public), checkpoint.signed_at)
+    return ValidSignature(seq, stored, name, fingerprint(public), checkpoint.signed_at)

@@ -1,4 +1,4 @@
-"""What a ledger's file has besides its events, checked as it is read: for :mod:`decomp_ledger.integrity.verify`."""
+"""Checks of what a ledger stores once and its events refer to: names, environments, decompositions, catalogs."""
 
 from __future__ import annotations
 
@@ -10,150 +10,186 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.integrity.problems import DAMAGE, Problems, reason_of
+from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, unpack
-from decomp_ledger.model.hash_chain import GENESIS, genesis
+from decomp_ledger.model.hash_chain import genesis
+from decomp_ledger.model.json_values import as_object
 from decomp_ledger.model.rules import Decomposition
-from decomp_ledger.storage import sql
+from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.migrations import expected_schema, schema_of
 
-__all__ = ["DAMAGE", "MAX_PROBLEMS", "Problem", "Stored"]
-
-MAX_PROBLEMS = 20  # that are told
-# What reading may raise that somebody edited.
-DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
+__all__ = ["Contents", "References", "check_contents", "check_unused", "parse_canonical"]
 
 
 @attrs.frozen
-class Problem:
-    """Something in a ledger that is not as it was written.
+class Contents:
+    """What is stored once, as far as it is undamaged.
 
     Attributes:
-        seq: the first event it concerns, or None if no single one is.
-        text: what is wrong.
+        ledger: the ledger's id; empty if it cannot be read.
+        genesis: what the first event is chained to; empty if it cannot be computed.
+        tables: name of a table -> its row.
+        ops: name of an op -> its row.
+        decompositions: digest in hex -> row.
+        catalogs: digest in hex -> catalog.
+        bases: digest of a catalog stored as a difference -> digest of the catalog that it differs from.
     """
 
-    seq: int | None
-    text: str
+    ledger: str
+    genesis: bytes
+    tables: dict[str, int]
+    ops: dict[str, int]
+    decompositions: dict[str, int]
+    catalogs: dict[str, Catalog]
+    bases: dict[str, str]
 
 
-class Stored:
-    """The pages, the schema, the identity, and all that is stored once.
+def check_contents(connection: sqlite3.Connection, problems: Problems) -> Contents:
+    """Check the file's pages and schema, the ledger's identity, and everything that is stored once.
 
     Args:
         connection: to the ledger.
+        problems: gets what is wrong.
 
-    Attributes:
-        problems: what is wrong with it.
-        ledger: its id.
-        head: what the first event is chained to.
-        table_ids: name of a table -> its row.
-        tables: row -> name of a table.
-        ops: name of an op -> its row.
-        decompositions: digest -> row.
-        catalogs: digest -> catalog.
+    Returns:
+        What was undamaged.
     """
+    _check_pages(connection, problems)
+    _check_schema(connection, problems)
+    ledger, first = _check_identity(connection, problems)
+    tables = _check_names(connection, "decomp_table", problems)
+    ops = _check_names(connection, "op", problems)
+    decompositions = _check_digests(connection, "decomposition", Decomposition.from_json, problems)
+    _check_digests(connection, "environment", as_object, problems)
+    catalogs, bases = _check_catalogs(connection, problems)
+    return Contents(ledger, first, tables, ops, decompositions, catalogs, bases)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.problems: list[Problem] = []
-        self.head = GENESIS
-        self.ledger = ""
-        self.catalogs: dict[str, Catalog] = {}
 
-    def read(self) -> None:
-        """Read and check all of it."""
-        self.file()
-        self.schema()
-        self.identity()
-        self.table_ids = self.named("decomp_table")
-        self.tables = dict(self.connection.execute("SELECT id, name FROM decomp_table"))
-        self.ops = self.named("op")
-        self.decompositions = self.digested("decomposition", Decomposition.from_json)
-        self.digested("environment", lambda value: value)
-        self.stored_catalogs()
+def parse_canonical(text: str) -> Any:
+    """Parse stored canonical JSON.
 
-    def problem(self, seq: int | None, text: str) -> None:
-        """Note what is wrong, and with which event."""
-        if len(self.problems) < 100 * MAX_PROBLEMS:
-            self.problems.append(Problem(seq if isinstance(seq, int) else None, text))
+    Raises:
+        ValueError: it is not JSON, or not the canonical text of its value.
+        LedgerError: it has a value that canonical JSON cannot hold.
+    """
+    value = json.loads(text)
+    if canonical_json(value) != text:
+        raise ValueError("it is not canonical JSON")
+    return value
 
-    def file(self) -> None:
-        """Ask SQLite whether its pages and indexes are sound, and foreign keys hold."""
-        damaged = [str(row[0]) for row in self.connection.execute("PRAGMA integrity_check(1)")]
-        if damaged != ["ok"]:
-            self.problem(None, f"the file is damaged: {damaged[0]}")
-        broken = self.connection.execute("PRAGMA foreign_key_check").fetchone()
-        if broken is not None:
-            self.problem(None, f"a row of {broken[0]!r} names a row of {broken[2]!r} that is missing")
 
-    def schema(self) -> None:
-        """Ask whether the file still has what the migrations made: above all the triggers that refuse edits."""
-        stored, expected = schema_of(self.connection), expected_schema()
-        tables = {table for table, _ in expected.values()}
-        for key in sorted(expected.keys() | stored.keys(), key=repr):  # a damaged name may be bytes
-            name = f"the {key[0]} {key[1]!r} of the file's schema"
-            if key not in stored:
-                self.problem(None, f"{name} is missing")
-            elif key in expected and stored[key] != expected[key]:
-                self.problem(None, f"{name} is not as it was made")
-            elif key not in expected and stored[key][0] in tables:
-                self.problem(None, f"{name} is none of the ledger's")
+def _check_pages(connection: sqlite3.Connection, problems: Problems) -> None:
+    damage = audit_rows.page_damage(connection)
+    if damage is not None:
+        problems.add(None, f"the file is damaged: {damage}")
+    broken = audit_rows.broken_reference(connection)
+    if broken is not None:
+        problems.add(None, f"a row of {broken[0]!r} refers to a missing row of {broken[1]!r}")
 
-    def identity(self) -> None:
-        """Ask which ledger it is: the first event is chained to that."""
-        rows = self.connection.execute("SELECT id, created_at FROM ledger").fetchall()
+
+def _check_schema(connection: sqlite3.Connection, problems: Problems) -> None:
+    """Compare the file's schema with what the migrations make, above all the triggers that refuse edits."""
+    stored, expected = schema_of(connection), expected_schema()
+    tables = {table for table, _ in expected.values()}
+    for key in sorted(expected.keys() | stored.keys(), key=repr):  # a damaged name may be bytes
+        name = f"the {key[0]} {key[1]!r} of the file's schema"
+        if key not in stored:
+            problems.add(None, f"{name} is missing")
+        elif key in expected and stored[key] != expected[key]:
+            problems.add(None, f"{name} was changed")
+        elif key not in expected and stored[key][0] in tables:
+            problems.add(None, f"{name} does not belong to a ledger")
+
+
+def _check_identity(connection: sqlite3.Connection, problems: Problems) -> tuple[str, bytes]:
+    """Return the ledger's id and its genesis."""
+    rows = audit_rows.identity_rows(connection)
+    try:
+        ((ledger, created_at),) = rows
+        return str(ledger), genesis(ledger, created_at)
+    except DAMAGE:
+        problems.add(None, f"the table 'ledger' has {len(rows)} rows or a damaged one, instead of one id and date")
+        return "", b""
+
+
+def _check_names(connection: sqlite3.Connection, table: str, problems: Problems) -> dict[str, int]:
+    rows = audit_rows.named_rows(connection, table)
+    found = {name: row_id for name, row_id in rows if isinstance(name, str)}
+    if len(found) != len(rows):
+        problems.add(None, f"{table!r} has two rows of one name, or a row without a name")
+    return found
+
+
+def _check_digests(
+    connection: sqlite3.Connection, table: str, read: Callable[[Any], object], problems: Problems
+) -> dict[str, int]:
+    """Check the rows of `environment` or `decomposition`; return digest in hex -> row."""
+    found: dict[str, int] = {}
+    for row_id, digest, text in audit_rows.digested_rows(connection, table):
         try:
-            ((self.ledger, created_at),) = rows
-            self.head = genesis(self.ledger, created_at)
-        except DAMAGE:
-            self.problem(None, f"the file says {len(rows)} times which ledger it is, or nothing that can be read")
+            if hashlib.sha256(text.encode()).digest() != digest:
+                raise ValueError("its content does not match its digest")
+            read(parse_canonical(text))
+            found[digest.hex()] = row_id
+        except DAMAGE as error:
+            seq = audit_rows.first_event_in(connection, row_id) if table == "environment" else None
+            problems.add(seq, f"{table} {row_id}: {reason_of(error)}")
+    return found
 
-    def provenance(self, row_id: Any) -> tuple[Any, ...]:
-        """Return actor, reason, call site and environment's digest; what is missing is None."""
-        found: tuple[Any, ...] | None = None
-        if isinstance(row_id, int):
-            found = self.connection.execute(sql.PROVENANCE, [row_id]).fetchone()
-        return found or (None, None, None, None)
 
-    def named(self, table: str) -> dict[str, int]:
-        """Read what is named by a text; return name -> row."""
-        rows = self.connection.execute(f"SELECT name, id FROM {table}").fetchall()
-        found = {name: row_id for name, row_id in rows if isinstance(name, str)}
-        if len(found) != len(rows):
-            self.problem(None, f"two rows of {table!r} have one name, or one has none")
-        return found
+def _check_catalogs(connection: sqlite3.Connection, problems: Problems) -> tuple[dict[str, Catalog], dict[str, str]]:
+    """Unpack every catalog; return digest -> catalog, and digest -> digest of its base."""
+    catalogs: dict[str, Catalog] = {}
+    bases: dict[str, str] = {}
+    whole: dict[int, Catalog] = {}
+    for row in audit_rows.catalog_rows(connection):
+        try:
+            base = None if row.base_id is None else whole.get(row.base_id)
+            if base is None and row.base_id is not None:
+                raise ValueError("the catalog that it differs from is missing or damaged")
+            catalog = unpack(row.body, base)
+            if base is None:
+                whole[row.row_id] = catalog
+            if bytes.fromhex(catalog.digest) != row.digest:
+                raise ValueError("its content does not match its digest")
+            catalogs[catalog.digest] = catalog
+            if base is not None:
+                bases[catalog.digest] = base.digest
+        except DAMAGE as error:
+            problems.add(None, f"catalog {row.row_id}: {reason_of(error)}")
+    return catalogs, bases
 
-    def digested(self, table: str, read: Callable[[Any], object]) -> dict[str, int]:
-        """Check what is named by the digest of its content; return digest -> row."""
-        found: dict[str, int] = {}
-        for row_id, digest, text in self.connection.execute(f"SELECT id, digest, body FROM {table}"):
-            try:
-                if hashlib.sha256(text.encode()).digest() != digest:
-                    raise ValueError("it is not what its digest was made of")
-                read(json.loads(text))
-                found[digest.hex()] = row_id
-            except (*DAMAGE, RecursionError) as error:
-                self.problem(self.first_in(row_id) if table == "environment" else None, f"{table} {row_id}: {error}")
-        return found
 
-    def first_in(self, environment: int) -> int | None:
-        """Return the first event that was recorded in an environment."""
-        query = "SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?"
-        seq = self.connection.execute(query, [environment]).fetchone()[0]
-        return seq if isinstance(seq, int) else None
+@attrs.frozen
+class References:
+    """What the events of a ledger refer to, by name or by digest in hex."""
 
-    def stored_catalogs(self) -> None:
-        """Unpack every catalog, and check that it is what its digest was made of."""
-        whole: dict[int, Catalog] = {}
-        query = "SELECT id, digest, base_id, body FROM catalog ORDER BY base_id IS NOT NULL, id"
-        for row_id, digest, base_id, body in self.connection.execute(query):
-            try:
-                catalog = unpack(body, None if base_id is None else whole[base_id])
-                if base_id is None:
-                    whole[row_id] = catalog
-                if bytes.fromhex(catalog.digest) != digest:
-                    raise ValueError("it is not what its digest was made of")
-                self.catalogs[catalog.digest] = catalog
-            except DAMAGE as error:
-                self.problem(None, f"catalog {row_id}: {error}")
+    tables: set[str] = attrs.field(factory=set)
+    ops: set[str] = attrs.field(factory=set)
+    decompositions: set[str] = attrs.field(factory=set)
+    catalogs: set[str] = attrs.field(factory=set)
+
+
+def check_unused(connection: sqlite3.Connection, contents: Contents, used: References, problems: Problems) -> None:
+    """Find rows that no event refers to: each row is written in the transaction of an event that does.
+
+    Args:
+        connection: to the ledger.
+        contents: what is stored once.
+        used: what its events refer to.
+        problems: gets what is wrong.
+    """
+    bases = {contents.bases[digest] for digest in used.catalogs if digest in contents.bases}
+    unused = {
+        "decomp_table": contents.tables.keys() - used.tables,
+        "op": contents.ops.keys() - used.ops,
+        "decomposition": contents.decompositions.keys() - used.decompositions,
+        "catalog": contents.catalogs.keys() - used.catalogs - bases,
+        "provenance": set(map(str, audit_rows.provenance_without_event(connection))),
+        "environment": set(map(str, audit_rows.environment_without_provenance(connection))),
+    }
+    for table, names in unused.items():
+        if names:
+            some = ", ".join(repr(name[:80]) for name in sorted(names)[:3])
+            problems.add(None, f"{table!r} has {len(names)} rows that no event refers to: {some}")

@@ -1,7 +1,7 @@
 """Ed25519 signatures with the keys of OpenSSH: private key files, signers, and `ssh-keygen -Y` signatures.
 
-A signature is what `ssh-keygen -Y sign -n decomp-ledger` makes of the same text, so that `ssh-keygen -Y verify` can
-check it without this package. `cryptography` is imported when something is signed or checked.
+A signature is the one that `ssh-keygen -Y sign -n decomp-ledger` makes of the same text, so that `ssh-keygen -Y verify`
+can check it without this package. `cryptography` is imported late, because only signing and checking need it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MAX_FILE = 1 << 20
 
 @attrs.frozen
 class SigningKey:
-    """A private key that was read.
+    """A private key.
 
     Attributes:
         public: its public half, 32 bytes.
@@ -62,19 +62,19 @@ class SigningKey:
     public: bytes
 
     def sign(self, text: bytes) -> bytes:
-        """Return the 64 bytes of a signature of a text."""
+        """Return the signature of a text, 64 bytes."""
         return self._private.sign(_signed_data(text))
 
 
 @attrs.frozen
 class Signer:
-    """Somebody whose signatures count.
+    """A person whose signatures count.
 
     Attributes:
         name: the principal of an `allowed_signers` line, or the comment of a public key.
         public: their public key, 32 bytes.
-        valid_after: since when their signatures count, UTC, or None.
-        valid_before: until when, or None.
+        valid_after: from when their signatures count, UTC; None for always.
+        valid_before: until when; None without an end.
     """
 
     name: str
@@ -93,28 +93,28 @@ def load_key(path: str | os.PathLike[str], passphrase: Callable[[], str | None] 
 
     Args:
         path: the file, `~/.ssh/id_ed25519` say.
-        passphrase: asked for the passphrase, if the key has one; None if there is none to be had.
+        passphrase: called for the passphrase if the key has one; returns None if it cannot get one.
 
     Raises:
-        SigningError: it is no Ed25519 key in that format, or cannot be decrypted.
+        SigningError: it is not an Ed25519 key in that format, or cannot be decrypted.
     """
     data = _read(path)
     if data.split(b" ", 1)[0].startswith((b"ssh-", b"ecdsa-", b"sk-")):
-        raise SigningError(f"{path} is a public key; name the private one that goes with it")
+        raise SigningError(f"{path}: a public key; give the private key that belongs to it")
     if not data.lstrip().startswith(_PRIVATE):
-        raise SigningError(f"{path} is no private key of OpenSSH; make one with 'ssh-keygen -t ed25519'")
+        raise SigningError(f"{path}: not a private key of OpenSSH; make one with 'ssh-keygen -t ed25519'")
     library = _cryptography()
     try:
         key = _decrypted(library, data, path, passphrase)
     except SigningError:
         raise
-    except Exception as error:  # of the library there are many kinds, and none says which file
-        raise SigningError(f"{path} cannot be read as a private key: {error}") from None
+    except Exception as error:  # the library raises many kinds, and its messages do not name the file
+        raise SigningError(f"{path}: cannot be read as a private key: {error}") from None
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if not isinstance(key, Ed25519PrivateKey):
         kind = type(key).__name__.removesuffix("PrivateKey").lstrip("_")
-        raise SigningError(f"{path} is a key of type {kind}, not Ed25519; make one with 'ssh-keygen -t ed25519'")
+        raise SigningError(f"{path}: a key of type {kind}, not Ed25519; make one with 'ssh-keygen -t ed25519'")
     return SigningKey(key, key.public_key().public_bytes_raw())
 
 
@@ -123,22 +123,22 @@ def _decrypted(
 ) -> object:
     try:
         return library.load_ssh_private_key(data, None)
-    except TypeError:  # what the library says of a key with a passphrase
+    except TypeError:  # the library raises this for a key with a passphrase
         pass
     given = passphrase()
     if given is None:
-        raise SigningError(f"{path} has a passphrase; give it in $DECOMP_LEDGER_PASSPHRASE, or at a terminal")
+        raise SigningError(f"{path}: has a passphrase; give it in $DECOMP_LEDGER_PASSPHRASE, or at a terminal")
     try:
         return library.load_ssh_private_key(data, given.encode("utf-8", "surrogateescape"))
     except ValueError:
-        raise SigningError(f"{path} cannot be decrypted: the passphrase is not its own") from None
+        raise SigningError(f"{path}: wrong passphrase") from None
 
 
 def _cryptography() -> ModuleType:
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
-        raise SigningError(f"signatures need the package 'cryptography' ({error}): pip install cryptography") from None
+        raise SigningError(f"signatures: need the package 'cryptography' ({error}); pip install cryptography") from None
     return serialization
 
 
@@ -156,12 +156,12 @@ def is_signed(public: bytes, signature: bytes, text: bytes) -> bool:
 
 
 def fingerprint(public: bytes) -> str:
-    """Return what `ssh-keygen -l` calls a key."""
+    """Return the fingerprint of a key, as `ssh-keygen -l` prints it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(_key_blob(public)).digest()).decode().rstrip("=")
 
 
 def public_line(public: bytes) -> str:
-    """Return a key as a `.pub` file has it."""
+    """Return a key as the line of a `.pub` file."""
     return f"{_TYPE} {base64.b64encode(_key_blob(public)).decode()}"
 
 
@@ -207,25 +207,25 @@ def armored(public: bytes, signature: bytes) -> str:
 
 
 def dearmored(text: str) -> tuple[bytes, bytes]:
-    """Return the public key and the signature that such a file holds.
+    """Return the public key and the signature of a `.sig` file.
 
     Raises:
-        SigningError: it is none, or was made for something else.
+        SigningError: it is not such a file, or was made for another namespace.
     """
     match = re.fullmatch(rf"\s*{_BEGIN}\s(.*)\s{_END}\s*", text, re.DOTALL)
     try:
         data = base64.b64decode("".join((match[1] if match else "").split()), validate=True)
         if not data.startswith(_MAGIC + struct.pack(">I", 1)):
-            raise ValueError("it is no signature of OpenSSH")
+            raise ValueError("not a signature of OpenSSH")
         blob, namespace, _, method, inner = _strings(data[len(_MAGIC) + 4 :])
         kind, signature = _strings(inner)
         public = _key_of(blob)
         if public is None or kind != _TYPE.encode():
-            raise ValueError("it was not made with an Ed25519 key")
+            raise ValueError("not made with an Ed25519 key")
         if (namespace, method) != (NAMESPACE.encode(), _HASH.encode()):
-            raise ValueError(f"it was made for {namespace!r} with {method!r}")
+            raise ValueError(f"made for {namespace!r} with {method!r}")
     except ValueError as error:  # binascii.Error too
-        raise SigningError(f"a signature cannot be read: {error}") from None
+        raise SigningError(f"a signature: cannot be read: {error}") from None
     return public, signature
 
 
@@ -233,18 +233,18 @@ def dearmored(text: str) -> tuple[bytes, bytes]:
 
 
 def read_signers(path: str | os.PathLike[str]) -> list[Signer]:
-    """Read whose signatures count: OpenSSH's `allowed_signers`, or lines of `.pub` files.
+    """Read a list of signers: OpenSSH's `allowed_signers`, or lines of `.pub` files.
 
-    Lines of other key types, for other namespaces, and of certificate authorities are passed over.
+    Lines of other key types, for other namespaces, and of certificate authorities are skipped.
 
     Raises:
-        SigningError: the file cannot be read, a line makes no sense, or there is no Ed25519 key in it.
+        SigningError: the file or a line cannot be read, or it has no Ed25519 key.
     """
     found: list[Signer] = []
     try:
         lines = _read(path).decode().splitlines()
     except UnicodeDecodeError:
-        raise SigningError(f"{path} is no list of signers: it is not text") from None
+        raise SigningError(f"{path}: not a list of signers: it is not text") from None
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
@@ -253,12 +253,12 @@ def read_signers(path: str | os.PathLike[str]) -> list[Signer]:
                 raise SigningError(f"{path}, line {number}: {error}") from None
             found += [] if signer is None else [signer]
     if not found:
-        raise SigningError(f"{path} has no Ed25519 key that may sign for {NAMESPACE!r}")
+        raise SigningError(f"{path}: has no Ed25519 key that may sign for {NAMESPACE!r}; add one")
     return found
 
 
 def signer_of(signers: Iterable[Signer], public: bytes, moment: datetime.datetime) -> Signer | None:
-    """Return whose key it is, if their signatures count at that moment."""
+    """Return the signer with a key, if their signatures count at a moment."""
     return next((signer for signer in signers if signer.public == public and signer.is_valid_at(moment)), None)
 
 
@@ -285,14 +285,14 @@ def read_public_line(line: str) -> bytes | None:
     """Return the key of a `.pub` line; None if it is of another type.
 
     Raises:
-        ValueError: it is no such line.
+        ValueError: the line is damaged.
     """
     kind, _, rest = line.partition(" ")
     if kind != _TYPE:
         return None
     public = _key_of(base64.b64decode(rest.split(" ")[0], validate=True))
     if public is None:
-        raise ValueError("the key is not of the type that its line says")
+        raise ValueError("the key has another type than its line names")
     return public
 
 
@@ -302,12 +302,12 @@ def _options(text: str) -> dict[str, str]:
     options = {name.lower(): value.strip('"') for name, _, value in (pair.partition("=") for pair in pairs)}
     for name in options:
         if name not in known:
-            raise ValueError(f"unknown option {name!r}; there are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown option {name!r}; use {', '.join(sorted(known))}")
     return options
 
 
 def _moment(text: str) -> datetime.datetime:
-    """Read a moment as OpenSSH writes it: local time, unless it ends with Z."""
+    """Read a time in OpenSSH's form: local time, unless it ends with Z."""
     digits = text.removesuffix("Z")
     form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits), "")
     moment = datetime.datetime.strptime(digits, form)
@@ -321,6 +321,6 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         with Path(path).open("rb") as file:
             return file.read(_MAX_FILE)
     except OSError as error:
-        raise SigningError(f"{path} cannot be read: {error.strerror}") from None
+        raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
-        raise SigningError(f"{os.fspath(path)!r:.200} cannot name a file") from None
+        raise SigningError(f"{os.fspath(path)!r:.200}: not the name of a file") from None

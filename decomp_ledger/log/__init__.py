@@ -1,1 +1,1 @@
-"""A table's log without torch, and the provenance of its events."""
+"""Logs: the ledger's log, a table's log without torch, and the provenance of events."""

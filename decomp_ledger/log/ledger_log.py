@@ -1,4 +1,4 @@
-"""The log of a whole ledger: the history of its tables, and appending to it with who, why and where."""
+"""The log of a whole ledger: the history of its tables, and appending events with their provenance."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 from decomp_ledger.errors import UnknownExport
 from decomp_ledger.log import provenance
 from decomp_ledger.log.process_functions import ProcessFunctions
+from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import EVENT_KINDS, VERSION_KINDS, Body, CallSite, Event, Exported, Materialized
+from decomp_ledger.model.events import Body, Event, Exported, Materialized
+from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventStore, Provenance
-from decomp_ledger.storage.history import MAKES_VERSION, History, number_in
+from decomp_ledger.storage.history import History
 
-__all__ = ["LedgerLog", "Origin"]
-
-Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"
+__all__ = ["LedgerLog"]
 
 _Self = TypeVar("_Self", bound="LedgerLog")
+# The reasons of `because` blocks that are open in this context: (id of the ledger, reason), outermost first.
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
 
 
 class LedgerLog(History):
-    """One open ledger file: reads of any past state, and appends with their provenance.
+    """One open ledger file: its history, and appending to it.
 
-    :class:`decomp_ledger.Ledger` adds tables, answers, checks and copies on top of it.
+    `decomp_ledger.Ledger` adds tables, answers, checks and copies.
 
     Args:
-        path: the file, created or migrated if needed; ":memory:" keeps it in memory.
+        path: the file; made or migrated if necessary. ":memory:" keeps the ledger in memory.
         actor: who acts; else `DECOMP_LEDGER_ACTOR`, git's user, or the login name.
-        reason: why, for every event that gives no reason of its own.
-        trust: names of modules (and what is under them) that may be imported to find recorded decompositions.
+        reason: why, for every event; a reason of its own is added to it.
+        trust: names of modules that may be imported to find recorded decompositions, with the modules under them.
         read_only: never write to the file.
         timeout: seconds to wait for another writer.
-        lazy: open the file when it is first needed; errors in it are then raised there.
-        durability: "process" or "power": what an event survives once the call returned.
+        lazy: open the file at the first use, which then raises the errors below.
+        durability: "process" or "power": what an event survives once its call returned.
 
     Raises:
         LedgerFileError: the file is not a ledger, or cannot be opened.
@@ -76,21 +77,18 @@ class LedgerLog(History):
         self.close()
 
     def close(self) -> None:
-        """Close the file. Closing twice is fine."""
+        """Close the file. Closing twice is allowed."""
         self.database.close()
 
     @cached_property
     def id(self) -> str:
-        """32 hex digits that tell this ledger from every other."""
+        """The ledger's own id: 32 random hex digits."""
         return self.event_store.identity()[0]
 
     def next_name(self, prefix: str) -> str:
-        """Return `<prefix>/<n>` with the first free n; within a transaction it stays free."""
-        with self.database.reading() as connection:
-            rows = connection.execute(
-                "SELECT name FROM decomp_table WHERE substr(name, 1, ?) = ?", (len(prefix) + 1, f"{prefix}/")
-            ).fetchall()
-        numbers = (number_in(name[len(prefix) + 1 :]) for (name,) in rows)
+        """Return `<prefix>/<n>` with the first free n; within a write transaction it stays free."""
+        start = len(prefix) + 1
+        numbers = (parse_number(name[start:]) for name in self.event_store.table_names(f"{prefix}/"))
         return f"{prefix}/{max((number for number in numbers if number is not None), default=0) + 1}"
 
     # Events
@@ -107,57 +105,48 @@ class LedgerLog(History):
         limit: int | None = None,
         desc: bool = False,
     ) -> Iterator[Event]:
-        """Give the events that meet every condition, by seq.
+        """Give the events that match every given condition, by seq.
 
         Args:
-            table: of this table.
-            op: that touched this op.
-            actor: by this actor.
-            kind: of this kind.
-            gt: with a greater seq.
-            lte: with at most this seq.
-            limit: at most so many.
+            table: the event's table.
+            op: an op that the event changed.
+            actor: who made it.
+            kind: its kind.
+            gt: its seq is greater.
+            lte: its seq is at most this.
+            limit: at most so many events.
             desc: newest first.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+            InvalidName: `op` is not the name of an op.
         """
-        where: list[str] = []
-        values: list[Any] = []
-        if table is not None:
-            where.append("event.table_id = ?")
-            values.append(self._table_id(table))
-        if op is not None:
-            where.append(
-                f"{MAKES_VERSION} AND (event.table_id, event.version) IN (SELECT table_id, version FROM change "
-                "WHERE op_id = (SELECT id FROM op WHERE name = ?))"
-            )
-            values.append(op_names.normalize(op))
-        if kind in EVENT_KINDS and kind not in VERSION_KINDS:
-            where.append("event.makes_version IS NULL")  # so that SQLite takes the index of these kinds
-        conditions = (("provenance.actor = ?", actor), ("event.kind = ?", kind), ("event.seq > ?", gt))
-        for text, value in (*conditions, ("event.seq <= ?", lte)):
-            if value is not None:
-                where.append(text)
-                values.append(value)
-        return self.event_store.events(where, values, desc=desc, limit=limit)
+        return self.event_store.events(
+            table_id=None if table is None else self._table_id(table),
+            op=None if op is None else op_names.normalize(op),
+            actor=actor,
+            kind=kind,
+            gt=clamped(gt),
+            lte=clamped(lte),
+            limit=clamped(limit),
+            desc=desc,
+        )
 
     def has_materialized_as(self, table: str, version: int, body: Materialized) -> bool:
-        """Tell whether a table's version is known to have met a catalog."""
-        # With a plus, or SQLite goes through all events of the kind, which are in order of seq.
-        where = ["event.table_id = ?", "event.version = ?", "+event.kind = 'materialized'"]
-        found = self.event_store.events(where, [self._table_id(table), version], desc=False, limit=None)
+        """Tell whether the ledger has this materialization of a table's version."""
+        found = self.event_store.materializations(self._table_id(table), version)
         return any(event.body == body for event in found)
 
     def last_materialization(self, table: str, version: int) -> Event | None:
-        """Return the `materialized` event that tells best which torch a version met.
+        """Return the `materialized` event nearest to a version.
 
-        That is the last one of that version or an earlier one; else of a later one; else the last of any table.
+        That is the last one of that version or an earlier one; else the last of a later one; else the last of any
+        table; else None.
         """
         own = list(self.events(table=table, kind=Materialized.kind, desc=True))
         earlier = (event for event in own if event.version <= version)
-        return (
-            next(earlier, None)
-            or next(iter(own), None)
-            or next(self.events(kind=Materialized.kind, desc=True, limit=1), None)
-        )
+        any_table = self.events(kind=Materialized.kind, desc=True, limit=1)
+        return next(earlier, None) or next(iter(own), None) or next(any_table, None)
 
     def exports(self) -> Iterator[Event]:
         """Give the exports, oldest first; the number of each is its event's seq."""
@@ -167,39 +156,46 @@ class LedgerLog(History):
         """Return one export by its number.
 
         Raises:
-            UnknownExport: there is none of that number.
+            UnknownExport: the ledger has no such export.
         """
         found = next(self.events(kind=Exported.kind, gt=number - 1, lte=number), None)
         if found is None:
-            some = [event.seq for event in self.events(kind=Exported.kind, desc=True, limit=5)]
-            raise UnknownExport(f"{self.path} has no export {number}; its last: {', '.join(map(str, some)) or 'none'}")
+            last = [event.seq for event in self.events(kind=Exported.kind, desc=True, limit=5)]
+            numbers = ", ".join(map(str, last)) or "none"
+            raise UnknownExport(f"{self.path}: the ledger has no export {number}; its last: {numbers}")
         return found
 
     def changes_after(self, table: str, version: int) -> list[Event]:
         """Return the events that changed a table after a version, oldest first."""
-        table_id = self._table_id(table)
-        if self.event_store.version(table_id) == version:
-            return []
-        where = ["event.table_id = ?", "event.version > ?", MAKES_VERSION]
-        return list(self.event_store.events(where, [table_id, version], desc=False, limit=None))
+        return list(self.event_store.changes_after(self._table_id(table), version))
 
     def append(
         self, table: str, version: int, body: Body, *, reason: str | None = None, origin: Origin | None = None
     ) -> Event:
-        """Append one event with this moment's provenance; within `store.write()`, in that transaction."""
-        parts = [part for part in (self.reason, *self._because(), reason) if part]
-        why = " / ".join(dict.fromkeys(parts)) if parts else None
+        """Append one event, in a write transaction of its own or in the open one.
+
+        Args:
+            table: the table's name.
+            version: the table's version after the event.
+            body: the event's body.
+            reason: why; added to the reasons of the ledger and of `because`.
+            origin: who, where and in what environment; the caller's if None.
+        """
         actor, call_site, environment = origin or self.origin()
-        given = Provenance(actor, why, call_site, environment)
-        return self.database.write(lambda _: self.event_store.append(table, version, body, given))
+        given = Provenance(actor, self._joined_reasons(reason), call_site, environment)
+        with self.database.write_transaction():
+            return self.event_store.append(table, version, body, given)
 
     def origin(self) -> Origin:
-        """Return who acts, where and in what; asked before the ledger is locked, as the first time it asks git."""
+        """Return who acts, where and in what environment.
+
+        Call it before a write transaction, because the first call runs git.
+        """
         return provenance.origin(self.actor)
 
     @contextmanager
     def because(self, reason: str) -> Iterator[None]:
-        """Give every event inside a reason; nested reasons are joined, the outer first.
+        """Give every event in the block a reason; the reasons of nested blocks are joined, the outer first.
 
         Args:
             reason: why.
@@ -210,16 +206,17 @@ class LedgerLog(History):
         finally:
             _reasons.reset(token)
 
-    def _because(self) -> list[str]:
-        given = _reasons.get()
-        return [reason for owner, reason in given if owner == id(self)] if given else []
+    def _joined_reasons(self, reason: str | None) -> str | None:
+        own = [text for ledger, text in _reasons.get() if ledger == id(self)]
+        parts = dict.fromkeys(part for part in (self.reason, *own, reason) if part)  # each once, in order
+        return " / ".join(parts) or None
 
-    # What it stores once
+    # What events name by digest
 
     def catalog(self, digest: str) -> Catalog:
-        """Return a catalog that a table met, by the digest in a `materialized` event."""
+        """Return a stored catalog by the digest in a `materialized` event."""
         return self.event_store.catalog(digest)
 
     def environment(self, digest: str) -> dict[str, Json]:
-        """Return what a process ran in, by the digest in an event."""
+        """Return a stored environment by the digest in an event."""
         return self.event_store.environment(digest)

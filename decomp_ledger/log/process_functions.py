@@ -1,4 +1,4 @@
-"""The functions of this process that recorded decompositions stand for."""
+"""The functions of this process that recorded decompositions name."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ __all__ = ["ProcessFunctions"]
 
 
 class ProcessFunctions:
-    """What a ledger's tables may use in this process, besides what can be found by name.
+    """Functions that a ledger's tables may use in this process, besides those found by module and name.
 
     Args:
-        trust: names of modules (and what is under them) that may be imported to find recorded decompositions.
+        trust: names of modules that may be imported to find recorded decompositions, with the modules under them.
 
     Attributes:
-        provided: op -> functions that the caller supplied for it.
+        provided: op -> the functions that the caller provided for it.
     """
 
     def __init__(self, trust: tuple[str, ...] = ()) -> None:
         self.trust = trust
         self.provided: dict[str, list[Any]] = {}
-        # Weakly, because the tables that use these functions hold them.
+        # By weak reference, because a table that uses a function holds it.
         self._recorded: weakref.WeakValueDictionary[tuple[str, Decomposition], Any] = weakref.WeakValueDictionary()
 
     def remember(self, op: str, decomposition: Decomposition, fn: Any) -> None:
         """Remember a function that was recorded in this process, as long as a table uses it."""
-        with contextlib.suppress(TypeError):  # an object that cannot be referred to weakly
+        with contextlib.suppress(TypeError):  # some objects have no weak references
             self._recorded[op, decomposition] = fn
 
     def recorded(self, op: str, decomposition: Decomposition) -> Any | None:
-        """Return the function that was recorded as this decomposition of an op here, or None."""
+        """Return the function that this process recorded as a decomposition of an op, or None."""
         return self._recorded.get((op, decomposition))
 
     def candidates(self) -> dict[str, list[Any]]:
-        """Return, by op, every function that was supplied or recorded here."""
+        """Return op -> every function that was provided or recorded for it in this process."""
         found = {op: list(fns) for op, fns in self.provided.items()}
         for (op, _), fn in self._recorded.items():
             found.setdefault(op, []).append(fn)

@@ -1,14 +1,16 @@
-"""A table without torch: its events, its state at any version, and every change to it.
+"""A table without torch: its events, its rules at any version, and every change to it.
 
-:class:`decomp_ledger.pytorch.table.DecompTable` puts torch's dict on top; the command line uses this alone.
+`pytorch/table.py` puts torch's dict on top; the command line uses this alone.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import enum
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 from decomp_ledger.errors import (
     InvalidName,
@@ -19,7 +21,8 @@ from decomp_ledger.errors import (
     UnknownVersion,
     VersionConflict,
 )
-from decomp_ledger.log.ledger_log import LedgerLog, Origin
+from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
@@ -27,7 +30,6 @@ from decomp_ledger.model.events import (
     BASES,
     PRESERVE,
     RESET,
-    Body,
     Change,
     Changing,
     Created,
@@ -41,46 +43,75 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
+from decomp_ledger.model.state_specs import is_number_like, unknown_version
 from decomp_ledger.storage import fork_safety
 
-__all__ = ["Decide", "TableLog", "TableOwner", "Wanted"]
+__all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted"]
 
-Wanted: TypeAlias = "list[tuple[str, str, Decomposition | None]]"
+Wanted: TypeAlias = "list[tuple[str, str, Decomposition | None]]"  # (op, action, decomposition), each op once
 Decide: TypeAlias = "Callable[[Mapping[str, Rule]], Wanted]"
 Make: TypeAlias = "Callable[..., Changing]"
-T = TypeVar("T")
+
+
+class Status(enum.Enum):
+    """Where the events of a table log go.
+
+    UNWRITTEN: the ledger has no event of the table, which is a new table or a fork. Version 0.
+    WRITTEN: each change becomes an event of the ledger.
+    DETACHED: changes stay in memory, because a recording has stopped, or there never was a ledger.
+
+    UNWRITTEN becomes WRITTEN with `create()`: the first change or use calls it. Both become DETACHED with `detach()`.
+    A rollback takes WRITTEN back to UNWRITTEN. In any of the three, `writable` is False for a past version, which
+    refuses changes.
+    """
+
+    UNWRITTEN = enum.auto()
+    WRITTEN = enum.auto()
+    DETACHED = enum.auto()
 
 
 class TableOwner(Protocol):
-    """A recording, as the tables that it owns see it."""
+    """A recording, as its tables see it."""
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing more is to be recorded."""
+        """Whether the recording records nothing more."""
 
     def failed(self, error: Exception) -> None:
-        """Take note that the ledger cannot be written; raise to let the caller know."""
+        """Stop, because the ledger cannot be written; raise the error instead if the user asked for that."""
 
     def missed(self, error: Exception) -> None:
-        """Take note that one table or export could not be recorded; raise to let the caller know."""
+        """Report that one table or export was not recorded; raise the error instead if the user asked for that."""
 
     def adopted(self, log: TableLog) -> None:
-        """Take note of a table that belongs to it."""
+        """Take note of a new table of the recording."""
 
 
 class TableLog:
-    """A named stream of events, and what it says now.
+    """One table's log, and its current rules.
 
-    Made by :meth:`Ledger.stream` and :meth:`Ledger.table`. One that was forked or recorded has no name and no event
-    until it is first changed or used.
+    Made by `Ledger.table_log`, `Ledger.create_table` and recordings. A fork or a table of a recording has no event,
+    and may have no name, until its first change or use.
 
     Args:
-        ledger: where its events go; None for one that is not recorded.
-        name: its name, or None while it has none.
-        prefix: what its name will begin with (`<prefix>/<n>`), for one that has none yet.
-        state: what it says to begin with.
-        parent: `(table, version)` it is forked from.
-        writable: False for a past state.
+        ledger: where its events go; None keeps its changes in memory.
+        name: its name; None takes `<prefix>/<n>` with the first event.
+        prefix: the start of that name.
+        state: its rules at the start.
+        parent: the (table, version) that it is forked from.
+        writable: False for a past version.
+
+    Attributes:
+        status: where its events go.
+        ledger: the ledger; None if DETACHED.
+        version: its version; 0 before the first event.
+        rules: op -> rule, as of the version.
+        dirty: ops whose rules changed since the mapping on top was last brought up to date.
+        functions: the functions of this process that its rules name.
+        is_loaded: tells whether an op is loaded; None without torch.
+        reason: of tables of a recording: why.
+        owner: the recording, or None.
+        lock: held during each change.
     """
 
     def __init__(
@@ -93,34 +124,34 @@ class TableLog:
         parent: tuple[str, int] | None = None,
         writable: bool = True,
     ) -> None:
-        self.ledger = ledger
         self.base = state.base if state is not None else "torch"
         self.rules: dict[str, Rule] = dict(state.rules) if state is not None else {}
         self.version = state.version if state is not None and parent is None else 0
         self.parent = parent
+        self.ledger = ledger
+        if ledger is None:
+            self.status = Status.DETACHED
+        else:
+            self.status = Status.WRITTEN if self.version else Status.UNWRITTEN
         self.writable = writable
-        # For tables of a recording: why, and who is told of forks and of a ledger that cannot be written.
         self.reason: str | None = None
         self.owner: TableOwner | None = None
-        # Ops of which something else is said since the view on top last looked.
         self.dirty: set[str] = set()
         self.lock = threading.RLock()
         fork_safety.renew_lock_in_child(self)
-        # Functions of this process that its references name, by op.
         self.functions: dict[tuple[str, Decomposition], Any] = {}
-        # Whether an op is loaded, where a dispatcher can be asked.
         self.is_loaded: Callable[[str], bool] | None = None
         self._name = name
         self._prefix = prefix
-        # The last event of the ledger, when it was last known what others changed.
-        self._seen: tuple[int, bytes] | None = None
+        # The head of the ledger when `sync` last read the events of other writers.
+        self._synced_to: tuple[int, bytes] | None = None
 
     @classmethod
     def open(cls, ledger: LedgerLog, name: str) -> TableLog:
         """Open a table of a ledger.
 
         Raises:
-            UnknownTable: the ledger has no table of that name.
+            UnknownTable: the ledger has no such table.
         """
         return cls(ledger, name, state=ledger.state(name))
 
@@ -129,14 +160,13 @@ class TableLog:
         """Open a table of a ledger; create it first if it is new.
 
         Raises:
-            InvalidName: it cannot name a table.
-            LedgerError: it exists with another base.
+            InvalidName: the name is invalid.
+            LedgerError: the table exists with another base.
         """
         op_names.check_label(name, "a table")
         if ledger.database.read_only:
             return cls.open(ledger, name)
-
-        def write(connection: sqlite3.Connection) -> TableLog:
+        with ledger.database.write_transaction():
             if ledger.event_store.table_id(name) is not None:
                 _check_base(ledger, name, base)
                 return cls.open(ledger, name)
@@ -148,24 +178,24 @@ class TableLog:
             log.create()
             return log
 
-        return ledger.database.write(write)
-
     def renew_lock(self) -> None:
-        """Get a lock that no thread holds, in a forked child."""
+        """Replace the lock by a free one, in a forked child."""
         self.lock = threading.RLock()
 
     @property
     def name(self) -> str:
-        """Its name; of one that has no event yet, what its name will begin with and `/?`."""
+        """Its name; `<prefix>/?` before it has one."""
         return self._name if self._name is not None else f"{self._prefix}/?"
 
     def is_recorded(self) -> bool:
-        """Whether its changes still become events."""
-        return self.ledger is not None
+        """Tell whether its changes still become events; detach it if its recording has stopped."""
+        if self.owner is not None and self.owner.stopped:
+            self.detach()
+        return self.status is not Status.DETACHED
 
     @property
     def state(self) -> TableState:
-        """What it says now, as an immutable value."""
+        """Its rules now, as an immutable value."""
         return TableState(self.name, self.version, self.base, dict(self.rules))
 
     # Changing
@@ -178,153 +208,68 @@ class TableLog:
         reason: str | None = None,
         expected_version: int | None = None,
     ) -> Event | None:
-        """Append one event with what `decide` wants, or nothing if it wants nothing.
+        """Append one event with the changes that `decide` returns; no event if it returns none.
 
         Args:
             make: the event's class, called with the changes and `pending=`.
-            decide: gets op -> intent as they are when the event is written (another process may have written
-                meanwhile), and returns the (op, action, decomposition) that are to change. It may raise: then
-                nothing is written.
+            decide: gets op -> rule and returns the changes. It is called under the ledger's lock, after the events
+                of other processes were read, and may be called twice. If it raises, nothing is written.
             reason: why.
-            expected_version: the version the caller believes the table to have.
+            expected_version: the version that the caller takes the table to have.
 
         Raises:
-            ReadOnlyTable: this is a past state.
+            ReadOnlyTable: this is a past version.
             VersionConflict: the table has another version.
             LedgerFileError: the ledger cannot be written.
         """
         if not self.writable:
-            raise ReadOnlyTable(f"{self.name}@{self.version} is a past state; copy() it, or revert the table to it")
+            raise ReadOnlyTable(f"{self.name}@{self.version}: a past version cannot change; copy() it, or revert to it")
         if reason is not None:
             check_text(reason, "the reason")
         with self.lock:
-            if not self.is_recorded() or self.version == 0:
-                return self._change_alone(make, decide, reason, expected_version)
-            wanted: Wanted = []
+            if self.is_recorded():
+                # Without a change, no file is touched for a table that has no event.
+                if self.status is Status.UNWRITTEN and not self._decided(decide, expected_version):
+                    return None
+                with self._recording_may_stop():
+                    return self._append_change(make, decide, reason, expected_version)
+            self._apply(self._decided(decide, expected_version), max(self.version, 1) + 1)
+            return None
 
-            def write(ledger: LedgerLog, origin: Origin) -> Event | None:
-                nonlocal wanted
-                self.sync()
-                self._expect(expected_version)
-                wanted = decide(self.rules)
-                return self._append(ledger, origin, make, wanted, reason) if wanted else None
-
-            event = self._attempt(write)
-            if event is not None:
-                self._apply(wanted, event.version)
-            elif not self.is_recorded():  # the recording has just stopped
-                return self._change_alone(make, decide, reason, expected_version)
-            return event
-
-    def _change_alone(
+    def _append_change(
         self, make: Make, decide: Decide, reason: str | None, expected_version: int | None
     ) -> Event | None:
-        """Change a table that nobody else can know yet: a file is touched only for an event."""
-        self._expect(expected_version)
-        wanted = decide(self.rules)
-        if not wanted:
-            return None
-        event = self._attempt(lambda ledger, origin: self._append(ledger, origin, make, wanted, reason))
-        self._apply(wanted, event.version if event is not None else max(self.version, 1) + 1)
-        return event
-
-    def materialize(self, catalog: Catalog) -> Snapshot:
-        """Record that the table met a dispatcher, once for each version and catalog.
-
-        Args:
-            catalog: what the dispatcher offers.
-
-        Returns:
-            The table as it is there.
-        """
-        with self.lock:
-            snapshot = materialize(self.state, catalog)
-            body = Materialized(catalog.digest, snapshot.digest, snapshot.pending)
-
-            def write(ledger: LedgerLog, origin: Origin) -> Event | None:
-                if self.version and ledger.has_materialized_as(self.name, self.version, body):
-                    return None
-                ledger.event_store.put_catalog(catalog)
-                return self._write(ledger, origin, body, None)
-
-            self._attempt(write)
-        return snapshot
-
-    def exported(self, body: Exported, version: int) -> Event | None:
-        """Record that a version was used to lower a program.
-
-        Args:
-            body: what came of it.
-            version: the version that was used; the table may have changed since.
-        """
-
-        def write(ledger: LedgerLog, origin: Origin) -> Event:
-            return ledger.append(self.name, version, body, reason=self.reason, origin=origin)
-
-        with self.lock:
-            return self._attempt(write)
-
-    def create(self) -> None:
-        """Write its first event, unless it has one."""
-        with self.lock:
-            if self.version == 0:
-                self._attempt(self._create)
-
-    def _attempt(self, write: Callable[[LedgerLog, Origin], Event | None]) -> Event | None:
-        """Write within a transaction; on failure, let a recording decide whether to go on unrecorded."""
-        if self.owner is not None and self.owner.stopped:
-            self.detach()
-        if self.ledger is None:
-            return None
-        try:
-            return self._within(self.ledger, write)
-        except (LedgerFileError, SchemaError) as error:
-            if self.owner is None:
-                raise
-            self.owner.failed(error)
-            self.detach()
-            return None
-
-    def _within(self, ledger: LedgerLog, write: Callable[[LedgerLog, Origin], T]) -> T:
-        """Write within a transaction, and be what it was before if that fails."""
-        with self.lock:
-            before = self.version, self._name, self._seen
-            try:
-                origin = ledger.origin()  # before it is locked: the first time, it asks git
-                return ledger.database.write(lambda _: write(ledger, origin))
-            except BaseException:
-                self.version, self._name, self._seen = before
-                raise
-
-    def detach(self) -> None:
-        """Go on in memory: what was recorded stays, and nothing more is."""
-        with self.lock:
-            self.ledger = None
-            self.version = max(self.version, 1)
-
-    def _create(self, ledger: LedgerLog, origin: Origin) -> Event:
-        if self._name is None:
-            self._name = ledger.next_name(self._prefix)
-        event = ledger.append(self._name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
-        self.version = 1
-        return event
-
-    def _write(self, ledger: LedgerLog, origin: Origin, body: Body, reason: str | None) -> Event:
-        if self.version == 0:
+        ledger, origin = self._recorded(), self._recorded().origin()
+        with self._transaction(ledger):
+            self.sync()
+            wanted = self._decided(decide, expected_version)
+            if not wanted:
+                return None
             self._create(ledger, origin)
-        version = self.version + 1 if body.makes_version else self.version
-        why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
-        return ledger.append(self.name, version, body, reason=why, origin=origin)
-
-    def _append(self, ledger: LedgerLog, origin: Origin, make: Make, wanted: Wanted, reason: str | None) -> Event:
-        put, loaded = ledger.event_store.put_decomposition, self.is_loaded
-        changes = tuple([Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted])
-        pending = () if loaded is None else tuple(c.op for c in changes if c.action != RESET and not loaded(c.op))
-        event = self._write(ledger, origin, make(changes, pending=pending), reason)
-        self._seen = event.seq, bytes.fromhex(event.hash)
+            body = self._body(make, wanted, ledger)
+            why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
+            event = ledger.append(self.name, self.version + 1, body, reason=why, origin=origin)
+            self._synced_to = event.seq, bytes.fromhex(event.hash)
+        self._apply(wanted, event.version)
         return event
+
+    def _decided(self, decide: Decide, expected_version: int | None) -> Wanted:
+        if expected_version is not None and expected_version != self.version:
+            raise VersionConflict(
+                f"{self.name}: the table is at version {self.version}, not {expected_version}; read it again"
+            )
+        return decide(self.rules)
+
+    def _body(self, make: Make, wanted: Wanted, ledger: LedgerLog) -> Changing:
+        """Store the decompositions of the changes, and return the event's body."""
+        put, loaded = ledger.event_store.put_decomposition, self.is_loaded
+        changes = tuple(Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted)
+        pending = () if loaded is None else tuple(c.op for c in changes if c.action != RESET and not loaded(c.op))
+        return make(changes, pending=pending)
 
     def _apply(self, wanted: Wanted, version: int) -> None:
+        if not wanted:
+            return
         for op, action, decomposition in wanted:
             if action == RESET:
                 self.rules.pop(op, None)
@@ -333,186 +278,268 @@ class TableLog:
             self.dirty.add(op)
         self.version = version
 
-    def _expect(self, version: int | None) -> None:
-        if version is not None and version != self.version:
-            raise VersionConflict(f"{self.name} is at version {self.version}, not {version}; read it again and decide")
+    def materialize(self, catalog: Catalog) -> Snapshot:
+        """Apply the rules to a catalog; record it once for each version and catalog.
+
+        Args:
+            catalog: what the dispatcher offers.
+        """
+        with self.lock:
+            snapshot = materialize(self.state, catalog)
+            if self.is_recorded():
+                with self._recording_may_stop():
+                    self._append_materialization(catalog, snapshot)
+        return snapshot
+
+    def _append_materialization(self, catalog: Catalog, snapshot: Snapshot) -> None:
+        ledger, origin = self._recorded(), self._recorded().origin()
+        body = Materialized(catalog.digest, snapshot.digest, snapshot.pending)
+        with self._transaction(ledger):
+            self._create(ledger, origin)
+            if not ledger.has_materialized_as(self.name, self.version, body):
+                ledger.event_store.put_catalog(catalog)
+                ledger.append(self.name, self.version, body, reason=self.reason, origin=origin)
+
+    def exported(self, body: Exported, version: int) -> Event | None:
+        """Record that a version was used to lower a program.
+
+        Args:
+            body: the export's result.
+            version: the version that was used; the table may have a later one.
+        """
+        with self.lock:
+            if self.is_recorded():
+                ledger, origin = self._recorded(), self._recorded().origin()
+                with self._recording_may_stop(), self._transaction(ledger):
+                    return ledger.append(self.name, version, body, reason=self.reason, origin=origin)
+        return None
+
+    def create(self) -> None:
+        """Append the first event, `created`, unless the table has one."""
+        with self.lock:
+            if self.is_recorded() and self.status is Status.UNWRITTEN:
+                ledger, origin = self._recorded(), self._recorded().origin()
+                with self._recording_may_stop(), self._transaction(ledger):
+                    self._create(ledger, origin)
+
+    def _create(self, ledger: LedgerLog, origin: Origin) -> None:
+        """Append the first event, unless the table has one, in the open transaction."""
+        if self.status is not Status.UNWRITTEN:
+            return
+        if self._name is None:
+            self._name = ledger.next_name(self._prefix)
+        ledger.append(self._name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
+        self.version, self.status = 1, Status.WRITTEN
+
+    def detach(self) -> None:
+        """Keep later changes in memory only; the events so far stay in the ledger."""
+        with self.lock:
+            self.ledger, self.status = None, Status.DETACHED
+            self.version = max(self.version, 1)
+
+    @contextmanager
+    def _transaction(self, ledger: LedgerLog) -> Iterator[None]:
+        """Write in one transaction; after a rollback, restore status, version and name."""
+        with self.lock:
+            before = self.status, self.version, self._name, self._synced_to
+            try:
+                with ledger.database.write_transaction():
+                    yield
+            except BaseException:
+                self.status, self.version, self._name, self._synced_to = before
+                raise
+
+    @contextmanager
+    def _recording_may_stop(self) -> Iterator[None]:
+        """If the ledger cannot be written, let a recording go on without it: detach, and skip the rest of the block."""
+        try:
+            yield
+        except (LedgerFileError, SchemaError) as error:
+            if self.owner is None:
+                raise
+            self.owner.failed(error)
+            self.detach()
 
     def sync(self) -> bool:
-        """Take in what other processes have changed since; return whether anything was."""
-        if self.ledger is None or self.version == 0 or not self.writable:
+        """Read the events of other writers; return whether they changed the rules."""
+        if self.ledger is None or self.status is not Status.WRITTEN or not self.writable:
             return False
         head = self.ledger.event_store.head()
-        if head == self._seen:
+        if head == self._synced_to:
             return False
         later = self.ledger.changes_after(self.name, self.version)
         for event in later:
-            decompositions = self.ledger.event_store.decompositions_by_digest(
-                {change.decomposition for change in event.changes if change.decomposition is not None}
-            )
-            fold(self.rules, event.changes, decompositions)
+            digests = {change.decomposition for change in event.changes if change.decomposition is not None}
+            fold(self.rules, event.changes, self.ledger.event_store.decompositions_by_digest(digests))
             self.dirty.update(change.op for change in event.changes)
             self.version = event.version
-        self._seen = head
+        self._synced_to = head
         return bool(later)
 
-    # The verbs that need no callable
+    # Changes that need no function
 
     def preserve(
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
-        """Say of each op that it stays in the graph."""
-        wanted_ops = list(dict.fromkeys(ops))
-
-        def decide(rules: Mapping[str, Rule]) -> Wanted:
-            return [(op, PRESERVE, None) for op in wanted_ops if op not in rules or rules[op].action != PRESERVE]
-
-        return self.change(Popped, decide, reason=reason, expected_version=expected_version)
+        """Preserve ops, so that they stay in the graph."""
+        names = list(dict.fromkeys(ops))
+        return self.change(
+            Popped, lambda rules: _to_preserve(names, rules), reason=reason, expected_version=expected_version
+        )
 
     def reset(
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
-        """Say nothing of the ops any more: they are as the table's base has them."""
-        wanted_ops = list(dict.fromkeys(ops))
-
-        def decide(rules: Mapping[str, Rule]) -> Wanted:
-            return [(op, RESET, None) for op in wanted_ops if op in rules]
-
-        return self.change(Reset, decide, reason=reason, expected_version=expected_version)
+        """Drop the rules of ops, which follow the base again."""
+        names = list(dict.fromkeys(ops))
+        return self.change(
+            Reset, lambda rules: _to_reset(names, rules), reason=reason, expected_version=expected_version
+        )
 
     def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> Event | None:
-        """Bring back the state of a version or tag, by appending what differs."""
+        """Return to the rules of a version or tag, by one event with the differences."""
         then = self.at(to)
-
-        def make(changes: tuple[Change, ...], *, pending: tuple[str, ...]) -> Changing:
-            return Reverted(changes, pending=pending, to=then.version)
-
-        def decide(rules: Mapping[str, Rule]) -> Wanted:
-            return changes_between(rules, then.rules)
-
-        return self.change(make, decide, reason=reason, expected_version=expected_version)
+        return self.change(
+            partial(Reverted, to=then.version),
+            lambda rules: changes_between(rules, then.rules),
+            reason=reason,
+            expected_version=expected_version,
+        )
 
     def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> Event | None:
-        """Name a version, for ever; naming it so again is no event.
+        """Give a version a name, which never moves; no event if the version has that name already.
 
         Args:
-            name: the tag; not a number, so that `TABLE@7` stays a version.
-            version: the version; the present one if None.
+            name: the tag; not a number, because `TABLE@7` is a version.
+            version: the version; the newest if None.
             reason: why.
 
         Raises:
-            InvalidName: it cannot name a tag.
+            InvalidName: the name is invalid.
             VersionConflict: the tag names another version.
         """
         op_names.check_label(name, "a tag")
-        if name.lstrip("-").isdigit():
-            raise InvalidName(f"{name!r} cannot name a tag: TABLE@{name} is a version")
-
-        def write(ledger: LedgerLog, origin: Origin) -> Event | None:
-            self.create()
+        if is_number_like(name):
+            raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
+        ledger, origin = self._recorded(), self._recorded().origin()
+        with self._transaction(ledger):
+            self._create(ledger, origin)
             self.sync()
             at = self.version if version is None else self._check_version(version)
             found = ledger.tags(self.name).get(name)
             if found == at:
                 return None
             if found is not None:
-                raise VersionConflict(f"the tag {name!r} of {self.name} is version {found} and never moves")
+                raise VersionConflict(
+                    f"{self.name}@{name}: the tag is version {found} and never moves; choose another tag"
+                )
             return ledger.append(self.name, at, Tagged(name), reason=reason, origin=origin)
-
-        return self._within(self._recorded(), write)
 
     # Reading
 
     def at(self, version: int | str) -> TableState:
-        """Return what the table said at a version or tag."""
+        """Return the rules at a version or tag."""
         if version == self.version:
             return self.state
-        if self.version == 0:
-            raise UnknownVersion(f"{self.name} has no version yet: nothing was written for it")
+        if self.status is Status.UNWRITTEN:
+            raise UnknownVersion(f"{self.name}@{version}: the table has no version yet; change or use it first")
         return self._recorded().state(self.name, version)
 
     def diff(self, before: int | str, after: int | str | None = None) -> list[RuleDiff]:
-        """Return the ops of which two versions say different things; `after` is now if None."""
+        """Return the ops whose rules differ between two versions; `after` is now if None."""
         return diff(self.at(before), self.state if after is None else self.at(after))
 
     def history(self, op: str) -> list[Event]:
-        """Return every event that touched an op, oldest first, those of the table it was forked from included."""
+        """Return every event that changed an op, oldest first, with those before a fork."""
         source = self._source()
         return [] if source is None else self._recorded().history(source[0], op_names.normalize(op), source[1])
 
     def blame(self) -> dict[str, Event]:
-        """Return, for each op of which something is said, the event that said it."""
+        """Return, for each op with a rule, the event that made the rule."""
         source = self._source()
-        return {} if source is None else self._recorded().blame(*source)
+        return {} if source is None else self._recorded().state_and_blame(*source)[1]
 
     def events(self) -> list[Event]:
         """Return its events, oldest first."""
         return list(self._recorded().events(table=self.name)) if self.version else []
 
+    def _source(self) -> tuple[str, int] | None:
+        """Return the (table, version) whose history is its own: before the first event, that of its parent."""
+        return (self.name, self.version) if self.version else self.parent
+
+    # Other logs
+
     def fork(self, name: str | None = None) -> TableLog:
-        """Return a new stream that starts from this one's present state."""
-        parent = (self.name, self.version) if self.ledger is not None and self.version else self.parent
+        """Return a new log that starts with the current rules; its first change or use writes it."""
+        is_written = self.status is Status.WRITTEN
+        parent = (self.name, self.version) if is_written else self.parent
         forked = TableLog(self.ledger, name, prefix=self._prefix or self.name, state=self.state, parent=parent)
-        forked.version = 0 if self.ledger is not None else 1
+        if forked.status is Status.DETACHED:
+            forked.version = 1
         forked.functions = dict(self.functions)
         forked.reason = self.reason
         forked.adopt(self.owner)
         return forked
 
-    def adopt(self, owner: TableOwner | None) -> None:
-        """Make it, and all that is forked from it, a stream of a recording."""
-        self.owner = owner
-        if owner is not None:
-            owner.adopted(self)
-
     def fork_as(self, name: str) -> TableLog:
-        """Return a new stream of that name, written at once.
+        """Return a new log of that name, written at once.
 
         Raises:
+            InvalidName: the name is invalid.
             LedgerError: there is such a table already.
         """
         op_names.check_label(name, "a table")
-
-        def write(ledger: LedgerLog, origin: Origin) -> TableLog:
-            self.create()
+        ledger, origin = self._recorded(), self._recorded().origin()
+        with self._transaction(ledger):
+            self._create(ledger, origin)
             if ledger.event_store.table_id(name) is not None:
-                raise LedgerError(f"there is a table {name!r} already; fork under another name")
+                raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
             forked = self.fork(name)
-            forked.create()
+            forked._create(ledger, origin)
             return forked
 
-        return self._within(self._recorded(), write)
-
     def past(self, version: int | str) -> TableLog:
-        """Return the stream as it was at a version or tag, which refuses to change."""
-        state = self.at(version)
-        past = TableLog(self.ledger, self.name, state=state, writable=False)
+        """Return a log that has the rules of a version or tag, and refuses changes."""
+        past = TableLog(self.ledger, self.name, state=self.at(version), writable=False)
         past.functions = self.functions
         past.adopt(self.owner)
         return past
 
-    def _source(self) -> tuple[str, int] | None:
-        """Where its history is: its own events, or of a fork that has none yet, those it was forked from."""
-        return (self.name, self.version) if self.version else self.parent
+    def adopt(self, owner: TableOwner | None) -> None:
+        """Make it, and every later fork of it, a table of a recording."""
+        self.owner = owner
+        if owner is not None:
+            owner.adopted(self)
 
     def _recorded(self) -> LedgerLog:
         if self.ledger is None:
-            raise LedgerError(f"{self.name} is no longer recorded; open the table with Ledger.table()")
+            raise LedgerError(f"{self.name}: the table is no longer recorded; open it with Ledger.table()")
         return self.ledger
 
     def _check_version(self, version: int) -> int:
         if not isinstance(version, int) or not 1 <= version <= self.version:
-            raise UnknownVersion(f"{self.name} has versions 1 to {self.version}, not {version!r}")
+            raise unknown_version(self.name, version, self.version)
         return version
 
 
+def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
+    return [(op, PRESERVE, None) for op in ops if op not in rules or rules[op].action != PRESERVE]
+
+
+def _to_reset(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
+    return [(op, RESET, None) for op in ops if op in rules]
+
+
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:
-    """Refuse to resume a table that was created with another base than the caller gives."""
+    """Refuse to open a table with another base than it was created with."""
     if base == "torch":
-        return  # the default, which callers do not give
+        return  # the default, which most callers omit
     created = ledger.created(name)
-    had = created.base if created.parent is None else "{}@{}".format(*created.parent)
+    actual = created.base if created.parent is None else "{}@{}".format(*created.parent)
     if base != "empty":
         start = ledger.resolve(base)
         base = f"{start.table}@{start.version}"
-    if base != had:
-        raise LedgerError(f"the table {name!r} exists with the base {had!r}, not {base!r}")
+    if base != actual:
+        raise LedgerError(
+            f"{name!r}: the table has the base {actual!r}, not {base!r}; omit the base, or use another name"
+        )

@@ -105,7 +105,7 @@ class Catalog:
     """
 
     build: Mapping[str, str]
-    ops: Mapping[str, Entry]
+    ops: Mapping[str, Entry] = attrs.field(repr=lambda ops: f"<{len(ops)} ops>")
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""

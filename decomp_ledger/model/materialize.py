@@ -31,7 +31,7 @@ class Snapshot:
     """
 
     catalog: Catalog = attrs.field(repr=False, eq=lambda catalog: dict(catalog.build))
-    ops: Mapping[str, str]
+    ops: Mapping[str, str] = attrs.field(repr=lambda ops: f"<{len(ops)} ops>")
     preserved: tuple[str, ...]
     overridden: tuple[str, ...]
     pending: tuple[str, ...]

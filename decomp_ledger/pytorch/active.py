@@ -1,7 +1,7 @@
-"""The stack of recordings that are entered.
+"""Keep the stack of recordings that are entered.
 
-The innermost counts: a table or an export belongs to the innermost recording that its own thread (or task) has
-entered; in a thread that has entered none, to the one that was entered last in the process.
+A table or an export belongs to the innermost recording that its own thread (or task) has entered. In a thread that
+has entered none, it belongs to the recording that was entered last in the process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["ActiveRecording", "current", "enter", "is_entered", "leave"]
 
 
 class ActiveRecording(TableOwner, Protocol):
-    """A recording, as the tables and exports inside it see it."""
+    """The part of a recording that tables and exports inside it use."""
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table."""
 
-    def plain(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
-        """Record a plain dict that is about to be used; None if it cannot be recorded."""
+    def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
+        """Record a plain dict that is about to be used; return None if it cannot be recorded."""
 
 
 _entered: list[ActiveRecording] = []  # in the process, the last one last
@@ -31,7 +31,7 @@ _entered_here: ContextVar[tuple[ActiveRecording, ...]] = ContextVar("entered_her
 
 
 def current() -> ActiveRecording | None:
-    """Return the recording that a table made here and now belongs to, or None."""
+    """Return the recording that a table made now in this thread belongs to, or None."""
     for recording in reversed(_entered_here.get()):
         if recording in _entered:
             return recording
@@ -50,6 +50,6 @@ def enter(recording: ActiveRecording) -> None:
 
 
 def leave(recording: ActiveRecording) -> None:
-    """End what `enter` began."""
+    """Take a recording off the stack."""
     _entered.remove(recording)
     _entered_here.set(tuple(each for each in _entered_here.get() if each is not recording))

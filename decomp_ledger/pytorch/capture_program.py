@@ -1,26 +1,47 @@
-"""The standalone capture program, and running it in another interpreter. Imports no torch itself."""
+"""Build the standalone capture program, and run it in another interpreter. This file imports no torch."""
 
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import UnsupportedTorch
 
-# One after another, they are one program.
-_PARTS = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py", "capture.py")
+# The program is these files, one after another.
+_FINGERPRINT = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py")
+_TORCH = ("internals.py", "capture.py")
 _IMPORT_OF_OURS = re.compile(r"^from decomp_ledger\.pytorch\.[\w.]+ import (\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
+# Whatever torch prints goes to standard error, so that standard output has the answer alone.
+_BEFORE_TORCH = """import os
+
+_answer = os.dup(1)
+os.dup2(2, 1)
+"""
+_ANSWER = """
+with os.fdopen(_answer, "w", encoding="utf-8") as answer:
+    json.dump(capture(), answer)
+"""
 
 
 def capture_program() -> str:
-    """Return the text of the capture program: it needs torch, and prints a catalog as JSON."""
-    parts = ((Path(__file__).parent / name).read_text("utf-8") for name in _PARTS)
+    """Return the text of the capture program, which needs only torch and prints a catalog as JSON."""
+    return fingerprint_program() + _BEFORE_TORCH + _joined(_TORCH) + _ANSWER
+
+
+def fingerprint_program() -> str:
+    """Return the text of the part that makes source digests, which needs only the standard library."""
+    return _joined(_FINGERPRINT)
+
+
+def _joined(names: Sequence[str]) -> str:
+    parts = ((Path(__file__).parent / name).read_text("utf-8") for name in names)
     return _IMPORT_OF_OURS.sub("", "\n".join(parts))
 
 
 def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
-    """Capture the torch of another Python interpreter, which needs nothing of this package.
+    """Capture the torch of another Python interpreter, which need not have this package.
 
     Args:
         interpreter: The path of a Python with torch installed. It is run, and so is its torch.
@@ -30,7 +51,7 @@ def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
         The catalog, in the form that `decomp_ledger.pytorch.capture.capture` gives.
 
     Raises:
-        UnsupportedTorch: It cannot be run, has no torch, or has one that cannot be captured.
+        UnsupportedTorch: It cannot be run, has no torch, or has a torch that cannot be captured.
     """
     try:
         done = subprocess.run(
@@ -44,7 +65,7 @@ def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
         raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {last}")
     catalog: dict[str, Any] = json.loads(done.stdout)
     return catalog

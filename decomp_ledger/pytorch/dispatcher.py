@@ -1,11 +1,11 @@
-"""The live dispatcher: torch's default table as it is now, names to operators, and has anything changed.
+"""Follow the live dispatcher: torch's default table as it is now, and names to operators.
 
-Upstream asks C++ for all CIA kernels once for each namespace (16 ms). Here it is asked once, and only when
-something changed. Two questions tell: :meth:`Dispatcher.full` misses no kind of change that we know of (2.5 ms, with
-the 2,800 operators that torch makes for its own default table); :meth:`Dispatcher.quick` is for plain reads (a few
-microseconds). It misses C++ registration after a library was loaded, raw `torch._C._dispatch_library`, Python kernels
-or registry values replaced in place, and a library that goes as another of its size comes. Counting calls of
-`Library.define` and the like would see the last, at the price of patching them for everybody.
+Torch's own table asks C++ for all CIA kernels once for each namespace (12-20 ms). Here they are listed once, and only
+when something changed. Two questions tell whether something did:
+
+- :meth:`Dispatcher.full` looks at everything (0.9 ms with the 2,800 operators that torch's own default table makes).
+  No kind of change that we know of escapes it. `materialize()`, exports and `refresh()` ask it.
+- :meth:`Dispatcher.token` changes when a library comes or goes (1.5 us). Plain reads compare it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,29 +37,29 @@ def op_names_of(key: object) -> list[str]:
             `OpOverloadPacket` or its name (`aten.linear`), which mean all their overloads.
 
     Raises:
-        UnusableValue: it is none of these.
-        InvalidName: it is a str that names no op.
+        UnusableValue: the key is of another kind.
+        InvalidName: the key is a str that cannot name an op.
     """
     if isinstance(key, str):
         packet = _packet_named(key)
         return [op_names.normalize(key)] if packet is None else op_names_of(packet)
     if isinstance(key, OpOverloadPacket):
-        base = key._qualified_op_name
-        # A packet of torch's also has overloads of TorchScript, which no dispatcher knows; one of a library that is
-        # gone has only such.
+        family = internals.packet_name(key)
+        # Torch's packets also list overloads of TorchScript, which the dispatcher does not know. A packet whose
+        # library is destroyed lists only such.
         every = key.overloads()
-        real = [overload for overload in every if internals.has_schema(base, "" if overload == "default" else overload)]
-        return [op_names.normalize(f"{base}.{overload}") for overload in real or every]
+        real = [each for each in every if internals.has_schema(family, "" if each == "default" else each)]
+        return [op_names.normalize(f"{family}.{overload}") for overload in real or every]
     if isinstance(key, (OpOverload, HigherOrderOperator)):
         return [key.name()]
     raise UnusableValue(
-        f"{type(key).__name__} {key!r:.80} is not an op; give an OpOverload (torch.ops.aten.linear.default), "
+        f"{type(key).__name__} {key!r:.80}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
         "a higher-order operator, or a name ('aten::linear')"
     )
 
 
 def _packet_named(text: str) -> OpOverloadPacket | None:
-    """Return the packet that `aten.linear` names, if it is loaded: dots without an overload are a family."""
+    """Return the packet that `aten.linear` names, if it is loaded: dots without an overload name a family."""
     space, dot, name = text.removeprefix("torch.ops.").partition(".")
     if not dot or "." in name or "::" in text or space == "higher_order":
         return None
@@ -70,17 +70,12 @@ def _packet_named(text: str) -> OpOverloadPacket | None:
 def resolve(op: str) -> Any | None:
     """Return the live operator of a name, or None if it is not loaded now (1 us).
 
-    Never remember what it returns: calling an operator whose library is gone crashes the process.
+    Never remember the result: calling an operator whose library is destroyed crashes the process.
     """
     space, name, overload = op_names.split(op)
     if not space:
         return internals.higher_order_operators().get(op)
-    if not internals.has_schema(f"{space}::{name}", overload):
-        return None
-    try:
-        return getattr(getattr(getattr(torch.ops, space), name), overload or "default")
-    except AttributeError:
-        return None
+    return internals.find_operator(f"{space}::{name}", overload)
 
 
 def is_loaded(op: str) -> bool:
@@ -89,12 +84,12 @@ def is_loaded(op: str) -> bool:
 
 
 def near_names(op: str) -> list[str]:
-    """Return up to three loaded names that are close to one that is not."""
+    """Return up to three loaded names that are similar to one that is not loaded."""
     every = internals.dispatcher_names()
-    # A namespace that nothing has is a library to come, unless it looks like one that is there.
+    # A namespace that does not exist is a library to come, unless a loaded one has a similar name.
     spaces = difflib.get_close_matches(op_names.namespace(op), {op_names.namespace(name) for name in every}, 1, 0.8)
-    known = [name for name in every if op_names.namespace(name) in spaces]
-    return difflib.get_close_matches(op, known, 3, 0.8)
+    candidates = [name for name in every if op_names.namespace(name) in spaces]
+    return difflib.get_close_matches(op, candidates, 3, 0.8)
 
 
 class Defaults:
@@ -102,8 +97,7 @@ class Defaults:
 
     Attributes:
         table: live operator -> decomposition.
-        by_name: op name -> live operator, of the same.
-        order: op names, sorted.
+        by_name: op name -> live operator, for the same ops.
     """
 
     def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
@@ -112,186 +106,146 @@ class Defaults:
 
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
-        found = self.by_name.get(op)
-        return None if found is None else self.table[found]
+        live = self.by_name.get(op)
+        return None if live is None else self.table[live]
+
+    def entry(self, op: str, live: Any) -> Entry:
+        """Return the catalog's entry of a loaded op.
+
+        Args:
+            op: its name.
+            live: its operator.
+        """
+        return _entry(op, live, self.table.get(live))
 
     @cached_property
     def catalog(self) -> Catalog:
-        """It as plain data, with every other op that is loaded (0.1 s at first, 20 ms after a change)."""
+        """The defaults as plain data, with every other op that is loaded (0.1 s at first, 20 ms after a change)."""
         entries = {name: Entry(unpreservable="a higher-order operator") for name in internals.higher_order_operators()}
         for name in internals.dispatcher_names():
-            op = self.by_name.get(name) or resolve(name)
+            live = self.by_name.get(name) or resolve(name)
             try:
-                entries[name] = _PLAIN if op is None else _described(name, op, self.table.get(op))
-            except RuntimeError:  # its library went while it was looked at
-                entries[name] = _PLAIN
+                entries[name] = _BARE if live is None else self.entry(name, live)
+            except RuntimeError:  # its library was destroyed meanwhile
+                entries[name] = _BARE
         return Catalog(build(), entries)
 
 
-_PLAIN = Entry()
-# What tells of one of torch's own ops that the build does not tell: see Entry.bare().
-_OF_A_PROCESS = ("origin", "default", "unpreservable", "others")
-# What is known of torch's own ops: name -> (operator, its default, what else may decompose it, entry). There are
-# thousands, and they do not change.
-_known: dict[str, tuple[Any, Any, Any, Entry]] = {}
+_BARE = Entry()
+# The fields of an entry of torch's own op that its build alone does not determine: see Entry.bare().
+_NOT_OF_THE_BUILD = ("origin", "default", "unpreservable", "others")
+# Entries of torch's own ops: name -> (operator, its default, what else may decompose it, entry). Without this, each
+# library that is loaded would cost the next export 80 ms more for some 3,600 entries.
+_own_entries: dict[str, tuple[Any, Any, Any, Entry]] = {}
 
 
-def _described(name: str, op: Any, default: Any) -> Entry:
-    """Return the entry of an op; of torch's own, what the build does not tell by itself."""
-    others = internals.registry().get(op), internals.cia_kernel(op)
-    known = _known.get(name)
-    if known is not None and known[0] is op and known[1] is default and known[2] == others:
-        return known[3]
+def _entry(name: str, op: Any, default: Any) -> Entry:
+    """Return the entry of an op; for torch's own ops, only the fields that the build does not determine."""
+    others = internals.registry().get(op), internals.python_cia_kernel(op)
+    cached = _own_entries.get(name)
+    if cached is not None and cached[0] is op and cached[1] is default and cached[2] == others:
+        return cached[3]
     foreign = not op_names.is_torchs(name)
     module = getattr(default or others[0] or others[1], "__module__", "torch")
-    own = foreign or str(module).partition(".")[0] not in ("torch", "functools")
-    fields = entry(name, op, default, digests=own)
-    if not own:
-        fields = {key: value for key, value in fields.items() if key in _OF_A_PROCESS}
+    has_foreign_code = foreign or str(module).partition(".")[0] not in ("torch", "functools")
+    fields = entry(name, op, default, digests=has_foreign_code)
+    if not has_foreign_code:
+        fields = {key: value for key, value in fields.items() if key in _NOT_OF_THE_BUILD}
         if "origin" not in fields:
             fields.clear()
     found = Entry.from_json(fields)
     if not foreign:
-        _known[name] = op, default, others, found
+        _own_entries[name] = op, default, others, found
     return found
-
-
-def describe_op(name: str, op: Any, defaults: Defaults) -> Entry:
-    """Return what the dispatcher offers for one loaded op, as its catalog has it."""
-    return _described(name, op, defaults.get(name))
 
 
 class Dispatcher:
-    """Torch's default table, kept up to date."""
+    """Torch's default table, kept up to date.
 
-    def __init__(self) -> None:
-        # How often everything was looked at: ops outside the default table may have come or gone since.
-        self.looks = 0
-        self._lock = threading.RLock()
-        self._defaults: Defaults | None = None
-        self._signature: tuple[Any, ...] = ()
-        self._quick: tuple[Any, ...] = ()
-        self._watched: list[tuple[dict[str, Any], str, Any]] = []
-        self._walk = _Walk()
-        self._core: dict[Any, Callable[..., Any]] = {}
-        self._preservable: dict[Any, bool] = {}
-
-    def full(self) -> Defaults:
-        """Return torch's default table as a brand-new upstream one would be, after looking at everything."""
-        with self._lock:
-            signature = self._look()
-            if self._defaults is None or signature != self._signature:
-                self._defaults = Defaults(self._rebuild(signature))
-                # Resolving ops may have made new packets: what is compared next time is what is there now.
-                self._signature = self._look()
-            self._quick = self._glance()
-            self._watched = _python_packets()
-            self.looks += 1
-            return self._defaults
-
-    def quick(self) -> Defaults:
-        """Return the same, after looking at what changes when libraries come and go."""
-        defaults = self._defaults
-        if defaults is None or self._quick != self._glance():
-            return self.full()
-        if all(space.get(name) is packet for space, name, packet in self._watched):
-            return defaults
-        return self.full()
-
-    def renew_lock(self) -> None:
-        """Have a lock that nobody holds, in a forked child."""
-        self._lock = threading.RLock()
-
-    def _glance(self) -> tuple[Any, ...]:
-        defined, implemented = internals.python_definitions()
-        registry = internals.registry()
-        # A dict puts what is new last: its length and its last key tell of all but values replaced in place.
-        newest = next(reversed(registry), None)
-        return len(defined), len(implemented), len(registry), newest, internals.libraries_loaded()
-
-    def _look(self) -> tuple[Any, ...]:
-        kernels = self._walk.python_kernels()
-        return internals.cia_registrations(), dict(internals.registry()), self._walk.packets, kernels
-
-    def _rebuild(self, signature: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
-        registrations, registry, _, kernels = signature
-        if not self._signature or registry != self._signature[1]:
-            self._core = internals.core_registry()
-        table = dict(self._core)
-        kept = internals.preserved_by_default()
-        candidates = dict.fromkeys(op for op in map(resolve, registrations) if op is not None)
-        candidates.update(dict.fromkeys(op for op, _, _ in kernels))
-        preservable: dict[Any, bool] = {}
-        for op in candidates:
-            known = self._preservable.get(op)
-            preservable[op] = known if known is not None else not why_not_preservable(op)
-        # A kernel may come later to an op that has only a Python one, so only those with a C++ one are remembered.
-        self._preservable = {op: good for op, good in preservable.items() if internals.has_cia_kernel(op)}
-        valid = [op for op, good in preservable.items() if good]
-        registry_first = internals.registry_first()
-        for op in valid:
-            wins = not registry_first and op_names.is_aten(op.name())
-            if (wins or op not in table) and op not in kept:
-                table[op] = internals.cia_decomposition(op)
-        remembered = internals.remembered_aten_cia_ops()
-        if remembered is not None and remembered != {op for op in valid if op_names.is_aten(op.name())}:
-            internals.forget_aten_cia_ops()
-        return table
-
-
-@cache
-def _watched_place(qualified: str) -> tuple[str, str] | None:
-    """Return the namespace and the name of an op defined in Python; None of torch's own, which stay."""
-    space, name, _ = op_names.split(qualified.replace("/", "::"))
-    return None if space in op_names.TORCH_NAMESPACES and space != "aten" else (space, name)
-
-
-def _python_packets() -> list[tuple[dict[str, Any], str, Any]]:
-    """Return where the packets of ops defined in Python hang: a library destroyed and made again changes them."""
-    found = []
-    for space, name in filter(None, map(_watched_place, internals.python_definitions()[0])):
-        members = vars(vars(torch.ops).get(space, torch))
-        if members is not vars(torch):
-            found.append((members, name, members.get(name)))
-    return found
-
-
-class _Walk:
-    """All operators that torch has made so far, walked again only where namespaces or packets changed.
-
-    Risk: `_OpNamespace._dir`, `OpOverloadPacket._dir`, `OperatorBase.py_kernels`, `torch._C._dispatch_has_kernel`.
+    Attributes:
+        full_looks: how many full looks were made. With each, ops outside the default table may have come or gone.
     """
 
     def __init__(self) -> None:
-        self.packets: list[Any] = []
-        self._sizes = 0
-        self._overloads: list[list[str]] = []
-        self._operators: list[Any] = []
-        self._kernels: list[dict[Any, Any]] = []
-        self._copies: list[dict[Any, Any]] = []
-        self._found: list[tuple[Any, Any]] = []
+        self.full_looks = 0
+        self._lock = threading.RLock()
+        self._defaults: Defaults | None = None
+        self._seen: tuple[Any, ...] = ()  # by the last full look
+        self._token: tuple[Any, ...] = ()  # after the last full look
+        self._custom: list[tuple[dict[str, Any], str]] = []
 
-    def python_kernels(self) -> list[tuple[Any, Any, bool]]:
-        """Return (operator, CIA kernel, has it any C++ kernel) of each with one in Python."""
-        packets: list[Any] = []
-        for space in internals.namespaces():
-            packets.extend(map(vars(space).__getitem__, space._dir))
-        if packets != self.packets or sum(map(len, self._overloads)) != self._sizes:
-            self.packets = packets
-            families = [packet for packet in packets if isinstance(packet, OpOverloadPacket)]
-            self._overloads = [packet._dir for packet in families]
-            self._sizes = sum(map(len, self._overloads))
-            self._operators = [vars(packet)[name] for packet in families for name in packet._dir]
-            self._kernels = [op.py_kernels for op in self._operators]
-            self._copies = []
-        # To compare dicts asks no key for its hash, which takes a dispatch key longer than all the rest.
-        if self._kernels != self._copies:
-            none: dict[Any, Any] = {}  # one for the half of them that are empty: less memory to go through
-            self._copies = [dict(kernels) if kernels else none for kernels in self._kernels]
-            cia = internals.CIA
-            pairs = zip(self._operators, self._copies, strict=True)
-            self._found = [(op, kernels[cia]) for op, kernels in pairs if cia in kernels]
-        return [(op, kernel, bool(torch._C._dispatch_has_kernel(op.name()))) for op, kernel in self._found]
+    def full(self) -> Defaults:
+        """Return torch's default table as a new process would build it, after a look at everything."""
+        with self._lock:
+            seen = _everything()
+            if self._defaults is None or seen != self._seen:
+                self._defaults = Defaults(_default_table(seen))
+                # To resolve ops may have made new operators, so the next look compares with what is there now.
+                self._seen = _everything()
+            self._custom = _custom_packets()
+            self._token = self.token()
+            self.full_looks += 1
+            return self._defaults
+
+    def current(self) -> Defaults:
+        """Return torch's default table; look at everything first if the token has changed."""
+        defaults = self._defaults
+        return self.full() if defaults is None or self.token() != self._token else defaults
+
+    def token(self) -> tuple[Any, ...]:
+        """Return a value that changes when libraries come and go (1.5 us, and 0.1 us for each op defined in Python).
+
+        It consists of the counts of Python registrations, the count of loaded shared libraries, and the identity of
+        each custom packet, which changes when a library is destroyed and registered again.
+
+        It cannot see: C++ code that registers after its library was loaded or that unregisters, raw
+        `torch._C._dispatch_library`, kernels in Python (`py_impl`, `py_kernels`), registry values replaced in place,
+        a registry value deleted as another is added, and a library swapped for another of the same size.
+        """
+        packets = [members.get(name) for members, name in self._custom]
+        return internals.registrations(), internals.libraries_loaded(), packets
+
+    def renew_lock(self) -> None:
+        """Get a lock that no thread holds, in a forked child."""
+        self._lock = threading.RLock()
+
+
+def _everything() -> tuple[Any, ...]:
+    """Return all that decides torch's default table: C++ registrations, registry, operators, kernels in Python."""
+    operators = internals.operators()
+    kernels = [(op, kernel, internals.has_kernel(op)) for op, kernel in internals.python_cia_kernels(operators)]
+    return internals.cia_registrations(), dict(internals.registry()), operators, kernels
+
+
+def _default_table(seen: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
+    """Build torch's default table from what a full look saw; make torch forget a stale list of its own."""
+    registrations, _, _, kernels = seen
+    table = dict(internals.core_registry())
+    candidates = dict.fromkeys(op for op in map(resolve, registrations) if op is not None)
+    candidates.update(dict.fromkeys(op for op, _, _ in kernels))
+    valid = [op for op in candidates if not why_not_preservable(op)]
+    left_out, registry_first = internals.preserved_by_default(), internals.registry_first()
+    for op in valid:
+        kernel_first = not registry_first and op_names.is_aten(op.name())
+        if (kernel_first or op not in table) and op not in left_out:
+            table[op] = internals.cia_decomposition(op)
+    remembered = internals.remembered_aten_cia_ops()
+    if remembered is not None and remembered != {op for op in valid if op_names.is_aten(op.name())}:
+        internals.forget_aten_cia_ops()
+    return table
+
+
+def _custom_packets() -> list[tuple[dict[str, Any], str]]:
+    """Return where the packets of custom ops defined in Python are kept: the dict of a namespace, and a name in it."""
+    found = []
+    for qualified in internals.defined_in_python():
+        space, _, name = qualified.replace("/", "::").partition("::")
+        # Torch's own stay, except additions to aten.
+        if space == "aten" or space not in op_names.TORCH_NAMESPACES:
+            namespace = vars(torch.ops).get(space)
+            if namespace is not None:
+                found.append((vars(namespace), name.partition(".")[0]))
+    return found
 
 
 dispatcher = Dispatcher()

@@ -1,7 +1,7 @@
-"""Exports: each `run_decompositions` with one of our tables, or within a recording, is an event.
+"""Record each `run_decompositions` with a recorded table, or within a recording, as an event.
 
-What fired is counted by wrapping every decomposition, and counting only calls made while torch traces into a graph:
-CIA kernels are also called for other reasons. The graph, its names and its stack traces are those of an unrecorded run.
+To count what fired, every decomposition is wrapped. Only calls while torch traces into a graph count, because torch
+calls CIA kernels for other reasons too. The graph, its names and its stack traces are those of an unrecorded run.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ def run(program: Any, table: Any, proceed: Callable[[Any], Any]) -> Any:
 
     Args:
         program: the ExportedProgram.
-        table: what the caller gave to `run_decompositions`: None, a table, a dict, or what makes one.
+        table: the caller's argument of `run_decompositions`: None, a table, or whatever `dict()` takes.
         proceed: torch's own `run_decompositions`, called with the table to use.
 
     Returns:
-        What torch returns.
-
-    Raises:
-        Whatever torch raises.
+        The result of `proceed`, whose errors pass through.
     """
     recording = active.current()
     if table is None and recording is not None:
         table = DecompTable(recording.new_log())  # what torch would make
-    plain: Mapping[Any, Any]
-    stale: tuple[str, ...] = ()
-    if isinstance(table, DecompTable) and (table.ledger is not None or recording is None):
-        plain, version, snapshot = table._use()
-        log = table._log
-    elif recording is None or table is None:
+    if table is None or (recording is None and not isinstance(table, DecompTable)):
         return proceed(table)
+    plain: Mapping[Any, Any]
+    if isinstance(table, DecompTable) and (table.ledger is not None or recording is None):
+        plain, version, snapshot = table.materialize_for_export()
+        export = None if snapshot is None else _Export(table._log, version, snapshot, ())
     else:
         plain = table if isinstance(table, Mapping) else dict(table)
-        found = recording.plain(plain)
-        if found is None:
-            return proceed(plain)
-        log, snapshot, stale = found
-        version = log.version
-    if log.ledger is None or snapshot is None:
+        recorded = None if recording is None else recording.record_plain_dict(plain)
+        export = None if recorded is None else _Export(recorded[0], recorded[0].version, *recorded[1:])
+    if export is None or export.log.ledger is None:
         return proceed(plain)
-    return _Export(log, version, snapshot, stale).run(program, plain, proceed)
+    return export.run(program, plain, proceed)
 
 
 class _Export:
-    """One export under way."""
+    """One export under way.
+
+    Args:
+        log: the table that it is made with.
+        version: of the table.
+        snapshot: of that version in this torch.
+        stale: the ops that a table of torch's own lacks because it was read before they were loaded.
+    """
 
     def __init__(self, log: TableLog, version: int, snapshot: Snapshot, stale: tuple[str, ...]) -> None:
         self.log = log
@@ -73,10 +73,10 @@ class _Export:
         self.fired: dict[str, int] = {}
 
     def run(self, program: Any, table: Mapping[Any, Any], proceed: Callable[[Any], Any]) -> Any:
-        before = _describe(program)
+        before = _summary(program)
         started = time.perf_counter()
         try:
-            result = proceed({op: self.counting(op, fn) for op, fn in table.items()})
+            result = proceed({op: self.counted(op, fn) for op, fn in table.items()})
         except BaseException as error:
             self.record(self.body(before, None, started, error))
             raise
@@ -84,26 +84,26 @@ class _Export:
         self.record(body, program, result)
         return result
 
-    def counting(self, op: Any, fn: Any) -> Any:
-        """Return the decomposition, wrapped so that it counts how often it is traced."""
-        name = internals.name_of(op)
+    def counted(self, op: Any, fn: Any) -> Any:
+        """Return a decomposition, wrapped to count how often it is traced; another value as it is."""
+        name = internals.operator_name(op)
         if name is None or not callable(fn):
             return fn
-        fired, tracing = self.fired, internals.tracing_mode
+        fired = self.fired
 
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if tracing() is not None:
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            if internals.is_tracing():
                 fired[name] = fired.get(name, 0) + 1
             return fn(*args, **kwargs)
 
-        return counted
+        return counting
 
     def body(
         self, before: tuple[str | None, dict[str, int]], result: Any, started: float, error: BaseException | None
     ) -> Exported:
-        """Return what came of it."""
+        """Return the event's body, of the graphs before and after or of the error."""
         milliseconds = round((time.perf_counter() - started) * 1000)
-        after: tuple[str | None, dict[str, int]] = (None, {}) if error is not None else _describe(result)
+        after: tuple[str | None, dict[str, int]] = (None, {}) if error is not None else _summary(result)
         return Exported(
             catalog=self.snapshot.catalog.digest,
             snapshot=self.snapshot.digest,
@@ -118,12 +118,12 @@ class _Export:
         )
 
     def record(self, body: Exported, program: Any = None, result: Any = None) -> None:
-        """Append the event; keep in mind what led to the program that came out."""
+        """Append the event, and remember for the new program which exports led to it."""
         try:
             event = self.log.exported(body, self.version)
         except LedgerError as failure:
-            # The export is done, or has failed by itself: neither is to be lost for the sake of its record.
-            message = f"an export with {self.log.name}@{self.version} could not be recorded: {failure}"
+            # A failed record must cost neither the finished export nor the error of a failed one.
+            message = f"{self.log.name}@{self.version}: an export with it could not be recorded: {failure}"
             warnings.warn(message, RecordingWarning, stacklevel=2)
             return
         ledger = self.log.ledger
@@ -132,20 +132,20 @@ class _Export:
         try:
             earlier = pt2.history(program, body.before)
             pt2.remember(result, (*earlier, self.bundle(event, body, ledger)), body.after)
-        except Exception as failure:  # likewise, whatever it is
-            message = f"the program of export:{event.seq} will have no stamp when it is saved: {failure!r}"
+        except Exception as failure:  # likewise
+            message = f"export:{event.seq}: its program will have no stamp when it is saved: {failure!r}"
             warnings.warn(message, RecordingWarning, stacklevel=2)
 
     def bundle(self, event: Event, body: Exported, ledger: LedgerLog) -> ExportBundle:
-        """Return what a stamp holds of it. Made now: the ledger may be closed when the program is saved."""
-        catalog = dispatcher.quick().catalog
+        """Return what a stamp holds of the export; made now, because the ledger may be closed before the save."""
+        catalog = dispatcher.current().catalog
         if catalog.digest != body.catalog:  # a library came while torch traced
             catalog = ledger.catalog(body.catalog)
         return ExportBundle.from_log(ledger, event, catalog)
 
 
-def _describe(program: Any) -> tuple[str | None, dict[str, int]]:
-    """Return a program's graph digest and what ops it has; (None, {}) for one that cannot be read."""
+def _summary(program: Any) -> tuple[str | None, dict[str, int]]:
+    """Return a program's graph digest and op counts; (None, {}) for a program that cannot be read."""
     try:
         return graph_digest.graph_digest(program), graph_digest.op_histogram(program)
     except Exception:

@@ -1,12 +1,12 @@
-"""Say whether two programs are the same graph, and where they part.
+"""Tell whether two programs are the same graph, and where they differ first.
 
-A graph is turned into canonical lines, one a node. Its digest is over these lines, and the first
-difference between two programs is their first unequal line, so the two never disagree.
+A graph becomes canonical lines, one for each node. The digest is over these lines, and the first difference between
+two programs is their first unequal line, so the two never disagree.
 
-Left out is what torch changes without changing the program: names of nodes and symbols, how an
-argument is passed (by position, by keyword, as its default), the text of assertions, which quotes
-node names, and nodes whose number or item nobody uses. Left out too: values of parameters and
-buffers (`values_digest` has them), strides, ranges of symbols, containers of inputs and outputs.
+Left out is what torch changes without changing the program: names of nodes and symbols, how an argument is passed (by
+position, by keyword, as its default), the text of assertions (it quotes node names), and unused sizes and items. Left
+out too: values of parameters and buffers (`values_digest` has them), strides, ranges of symbols, containers of inputs
+and outputs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from torch.fx import Graph, GraphModule, Node
 
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
+from decomp_ledger.pytorch import internals
 
 __all__ = ["GraphDifference", "first_difference", "graph_digest", "op_histogram", "values_digest"]
 
 Program: TypeAlias = ExportedProgram | GraphModule
 _Outputs: TypeAlias = list[tuple[OutputKind, str | None]]
 
-# Hashed first, so that digests by another recipe are never taken for digests by this one.
+# Hashed first, so that digests by another recipe never equal digests by this one.
 _GRAPH_RECIPE = "decomp_ledger graph 1"
 _VALUES_RECIPE = "decomp_ledger values 1"
 
@@ -43,14 +44,13 @@ _NUMBERS = (*_SYMBOLIC, int, float)
 
 @attrs.frozen
 class GraphDifference:
-    """Where two programs part.
+    """The first node in which two programs differ.
 
     Attributes:
-        index: of the first node in which they differ, as `left` and `right` number nodes, from 0.
-        left: what the first program has there; None if it has ended.
-        right: what the second program has there; None if it has ended.
-        made_by: the ops of the undecomposed programs whose lowering made these nodes, where torch tells: of the first
-            program, and of the second.
+        index: the node's number, from 0, as `left` and `right` number nodes.
+        left: the first program's line there; None after its end.
+        right: the second program's line there; None after its end.
+        made_by: the ops of the undecomposed programs whose lowering made the two nodes, where torch records them.
     """
 
     index: int
@@ -82,16 +82,16 @@ def first_difference(a: Program, b: Program) -> GraphDifference | None:
     """Find the first node in which two programs differ.
 
     Args:
-        a: The program whose line is `Difference.left`.
-        b: The program whose line is `Difference.right`.
+        a: The program whose line is `left`.
+        b: The program whose line is `right`.
 
     Returns:
-        The difference, or None exactly if the two have the same `graph_digest`.
+        The difference; None exactly if the two have the same `graph_digest`.
     """
-    one, two = _written(a), _written(b)
+    one, two = _lines_of(a), _lines_of(b)
     for i, (left, right) in enumerate(zip_longest(one.lines, two.lines)):
         if left != right:
-            return GraphDifference(i, left, right, (_made_by(one.nodes[i : i + 1]), _made_by(two.nodes[i : i + 1])))
+            return GraphDifference(i, left, right, (_source_op(one.nodes[i : i + 1]), _source_op(two.nodes[i : i + 1])))
     return None
 
 
@@ -110,8 +110,7 @@ def op_histogram(program: Program) -> dict[str, int]:
 def values_digest(program: Program) -> str:
     """Return the SHA-256 of the values of a program's parameters, buffers and constant tensors.
 
-    It is over the name, dtype, shape and bytes of each, in the order of names, whatever storage
-    they share and however they lie in it.
+    It covers the name, dtype, shape and bytes of each, in the order of names. Shared storage and strides do not count.
 
     Args:
         program: An exported program or a graph module.
@@ -120,26 +119,25 @@ def values_digest(program: Program) -> str:
         64 hex digits.
 
     Raises:
-        UnusableValue: One of them has no plain values to read: it is quantized, sparse, without
-            storage, of a tensor subclass, or no tensor at all.
+        UnusableValue: One of them has no plain values: it is quantized, sparse, on the meta device, of a tensor
+            subclass, or not a tensor.
     """
     lines = [_VALUES_RECIPE]
     for name, value in sorted(_named_values(program).items()):
         kind = _unreadable_kind(value)
         if kind is not None:
             raise UnusableValue(
-                f"{name!r} is {kind}, and only plain dense tensors have values to digest; "
-                f"graph_digest() does not need them"
+                f"{name!r}: it is {kind}, and only plain dense tensors have values to digest; use graph_digest()"
             )
         lines.append(f"{name!r} {value.dtype} {list(value.shape)} {_bytes_digest(value)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _canonical_lines(program: Program) -> list[str]:
-    return _written(program).lines
+    return _lines_of(program).lines
 
 
-def _written(program: Program) -> _Writer:
+def _lines_of(program: Program) -> _Writer:
     """Write a program's text: its live nodes in order, then its outputs.
 
     A line reads ``%4 = aten::add.Tensor(self=%3, other=%1) : float32[2, s0] cpu``. The lines of a
@@ -159,7 +157,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.nodes: list[Node] = []  # which of them made each line
+        self.nodes: list[Node] = []  # the node of each line
         self._indent = ""
         self._names: dict[Node, str] = {}
         self._subgraphs: dict[Node, GraphModule] = {}
@@ -168,13 +166,13 @@ class _Writer:
         self._schemas: dict[Any, dict[str, str]] = {}
 
     def write_graph(self, module: GraphModule, inputs: dict[Node, str], outputs: _Outputs) -> None:
-        """Append a graph's lines; inputs and outputs that no signature lists are the caller's."""
+        """Append a graph's lines; inputs and outputs outside the given signature count as the user's."""
         for node in _live_nodes(module.graph):
             subgraph = _owned(module, node) if node.op == "get_attr" else None
             if node.op == "output":
                 self._write_outputs(node, outputs)
             elif isinstance(subgraph, GraphModule):
-                # Written where it is run: once loaded, every use has an attribute of its own.
+                # Written where it is run, because a loaded program has an attribute for each use.
                 self._subgraphs[node] = subgraph
             elif _is_item(node):
                 self._names[node] = f"{self._names[node.args[0]]}[{node.args[1]}]"
@@ -224,8 +222,8 @@ class _Writer:
         """Yield an operator's arguments by name, without those that equal their default."""
         defaults = self._schemas.get(node.target)
         if defaults is None:
-            # A required argument has the default None; left out, it can be nothing else.
-            arguments = _schema_arguments(node.target)
+            # A required argument has the default None, and cannot be left out.
+            arguments = internals.schema_arguments(node.target)
             defaults = {each.name: self._value(each.default_value) for each in arguments}
             self._schemas[node.target] = defaults
         given = {**dict(zip(defaults, node.args, strict=False)), **node.kwargs}
@@ -235,7 +233,7 @@ class _Writer:
                 yield f"{name}={text}"
 
     def _value(self, value: Any) -> str:
-        """Return an argument as text in which equal arguments, and only they, are equal."""
+        """Return an argument as text; equal texts mean equal arguments."""
         if isinstance(value, Node):
             subgraph = self._subgraphs.get(value)
             return self._names[value] if subgraph is None else self._write_subgraph(subgraph)
@@ -246,14 +244,14 @@ class _Writer:
             return f"{{{', '.join(sorted(items))}}}"
         if isinstance(value, _SYMBOLIC):
             return self._symbolic(value)
-        name = _operator_name(value)
+        name = internals.operator_name(value)
         if name is None and hasattr(value, "__qualname__"):
             name = f"{value.__module__}.{value.__qualname__}"
         # The repr of a float is as exact as its hex form, and people can read it.
         return name or repr(value)
 
     def _type(self, value: Any) -> str:
-        """Return what is known of a node's value: dtype, shape and device, or the number."""
+        """Return a node's value as text: dtype, shape and device, or the number."""
         if isinstance(value, torch.Tensor):
             dtype = str(value.dtype).removeprefix("torch.")
             return f"{dtype}{self._value(value.shape)} {value.device}"
@@ -261,14 +259,14 @@ class _Writer:
             return f"({', '.join(self._type(item) for item in value)})"
         if value is None or isinstance(value, (str, *_NUMBERS)):
             return self._value(value)
-        # A CustomObjArgument stands for an object of the class it names.
+        # A CustomObjArgument names the class of the object.
         return str(getattr(value, "class_fqn", type(value).__qualname__))
 
     def _symbolic(self, value: Any) -> str:
-        expression = _expression(value)
+        expression = internals.symbolic_expression(value)
         text = self._expressions.get(expression)
         if text is None:
-            # Renaming in the text would not do: sympy orders the terms of a sum by their names.
+            # Renamed before it is text, because sympy orders the terms of a sum by their names.
             symbols = sorted(expression.free_symbols, key=str)
             for symbol in symbols:
                 renamed = symbol.func(f"s{len(self._symbols)}", **symbol.assumptions0)
@@ -278,21 +276,15 @@ class _Writer:
         return text
 
 
-def _made_by(nodes: list[Node]) -> str | None:
-    """Return the op of the undecomposed program that a node comes from, as `aten::linear`; None if torch forgot.
-
-    Risk: `Node.meta["from_node"]`, a chain back to where the node was first, whose ends tell the operator as text
-    (`aten.linear.default`); `meta["original_aten"]`, the operator that was decomposed last.
-    """
+def _source_op(nodes: list[Node]) -> str | None:
+    """Return the op of the undecomposed program that a node comes from, as `aten::linear`; None if torch lost it."""
     if not nodes:
         return None
-    source = next(iter((nodes[0].meta.get("from_node") or [])[-1:]), None)
-    while source is not None and getattr(source, "from_node", None):
-        source = source.from_node[-1]
+    target, decomposed = internals.source_operator(nodes[0])
     try:
-        return op_names.normalize(str(getattr(source, "target", "")))
+        return op_names.normalize(target)
     except InvalidName:
-        return _operator_name(nodes[0].meta.get("original_aten"))
+        return internals.operator_name(decomposed)
 
 
 def _live_nodes(graph: Graph) -> list[Node]:
@@ -308,13 +300,13 @@ def _live_nodes(graph: Graph) -> list[Node]:
 def _only_gives_its_value(node: Node) -> bool:
     """Tell whether a node picks an item or computes with sizes.
 
-    Torch adds and drops unused ones of these from one trace, save or load to the next.
+    Torch adds and drops unused nodes of this kind between traces, and when it saves and loads.
     """
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:
         return True
-    name = _operator_name(node.target)
+    name = internals.operator_name(node.target)
     if name is None:
         name = f"{node.target.__module__}::{node.target.__name__.lstrip('_')}"
     sizes = name.startswith(("_operator::", "math::", "torch::sym_", "aten::sym_"))
@@ -322,7 +314,7 @@ def _only_gives_its_value(node: Node) -> bool:
 
 
 def _is_item(node: Node) -> bool:
-    """Tell whether a node picks one output of a node that says what its outputs are."""
+    """Tell whether a node picks one output of a node whose outputs are known."""
     producer = node.args[0] if node.target is operator.getitem else None
     outputs = producer.meta.get("val") if isinstance(producer, Node) else None
     return isinstance(outputs, (list, tuple)) and isinstance(node.args[1], int)
@@ -330,7 +322,7 @@ def _is_item(node: Node) -> bool:
 
 def _operators(module: GraphModule) -> Iterator[str]:
     for node in _live_nodes(module.graph):
-        name = _operator_name(node.target)
+        name = internals.operator_name(node.target)
         if name is not None:
             yield name
             for argument in node.all_input_nodes:
@@ -339,7 +331,7 @@ def _operators(module: GraphModule) -> Iterator[str]:
 
 
 def _owned(module: GraphModule, node: Node) -> Any:
-    """Return what a node refers to by its name in the module; None if it is no such node."""
+    """Return the attribute or module that a node names; None for other nodes."""
     named = node.op in ("get_attr", "call_module")
     return operator.attrgetter(node.target)(module) if named else None
 
@@ -352,7 +344,7 @@ def _lifted_inputs(program: ExportedProgram) -> dict[Node, str]:
 
 
 def _attribute_text(module: GraphModule, node: Node) -> str:
-    """Describe what a graph gets by name as a signature would, had it been lifted."""
+    """Describe an attribute that a graph reads by name, as a signature would if it were lifted."""
     value = _owned(module, node)
     path, _, name = node.target.rpartition(".")
     kind = InputKind.CUSTOM_OBJ
@@ -388,7 +380,7 @@ def _named_values(program: Program) -> dict[str, Any]:
 
 
 def _unreadable_kind(value: Any) -> str | None:
-    """Return what keeps a value from being read as plain bytes, or None if nothing does."""
+    """Return why a value cannot be read as plain bytes, or None if it can."""
     if type(value) not in (torch.Tensor, torch.nn.Parameter):
         return f"a {type(value).__qualname__}"
     if value.is_quantized:
@@ -399,28 +391,8 @@ def _unreadable_kind(value: Any) -> str | None:
 
 
 def _bytes_digest(tensor: torch.Tensor) -> str:
-    # Reads the memory itself: numpy, which torch can do without, has no bfloat16 and no float8.
+    # The memory itself, because numpy is optional to torch and has no bfloat16 and float8.
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     size = plain.numel() * plain.element_size()
     memory = (ctypes.c_char * size).from_address(plain.data_ptr()) if size else b""
     return hashlib.sha256(memory).hexdigest()
-
-
-def _operator_name(target: Any) -> str | None:
-    """Return the name of an operator, ``aten::add.Tensor`` or ``cond``; None if it is none.
-
-    The classes of operators have no public name, and a later torch may move them.
-    """
-    if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
-        return str(target.name())
-    return None
-
-
-def _schema_arguments(op: Any) -> Any:
-    """Return an operator's arguments; `OpOverload._schema`, the only way to them, is private."""
-    return op._schema.arguments
-
-
-def _expression(value: Any) -> Any:
-    """Return a symbolic number's sympy expression; `SymInt.node`, which has it, is undocumented."""
-    return value.node.expr

@@ -1,73 +1,164 @@
-"""Every private part of torch that the live dispatcher and table rely on, one small function each.
+"""Wrap every private part of torch that this package uses, one small function each.
 
-Each docstring names what is private and what would break. All were checked in torch 2.6 to 2.15.
+Each docstring names what is private, and what would break without it. All were checked in torch 2.6 to 2.15.
+
+This file is also a part of the standalone capture program, so it imports only the standard library and torch.
 """
-
-from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+import torch._decomp
+from torch._export import utils as export_utils
+from torch._ops import HigherOrderOperator as HigherOrderOperator
+from torch._ops import OpOverload as OpOverload
+from torch._ops import OpOverloadPacket as OpOverloadPacket
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from decomp_ledger.errors import UnsupportedTorch
+try:
+    from torch.export import decomp_utils
+except ImportError:  # torch before 2.6
+    decomp_utils = None
 
-__all__ = [
-    "HigherOrderOperator",
-    "OpOverload",
-    "OpOverloadPacket",
-    "cia_decomposition",
-    "cia_kernel",
-    "cia_registrations",
-    "core_registry",
-    "dispatcher_names",
-    "forget_aten_cia_ops",
-    "has_cia_kernel",
-    "has_schema",
-    "higher_order_operators",
-    "import_parts",
-    "libraries_loaded",
-    "name_of",
-    "namespaces",
-    "preserved_by_default",
-    "python_definitions",
-    "registry",
-    "registry_first",
-    "remembered_aten_cia_ops",
-    "table_class",
-    "tracing_mode",
-]
-
-CIA = torch._C.DispatchKey.CompositeImplicitAutograd
+_CIA = torch._C.DispatchKey.CompositeImplicitAutograd
+# Where torch keeps functions that are made to be decompositions.
+DECOMPOSITION_MODULES = ("torch._decomp", "torch._refs", "torch._prims", "torch._inductor.decomposition")
 
 
-def cia_registrations() -> list[str]:
-    """Return the names of ops with a C++ CompositeImplicitAutograd kernel, in a stable order.
+# Operators. Their classes `OpOverload`, `OpOverloadPacket` and `HigherOrderOperator` have no public name, so a later
+# torch may move them.
 
-    Risk: `torch._C._dispatch_get_registrations_for_dispatch_key`. Without it no CIA op could be listed.
+
+def operator_name(value: Any) -> str | None:
+    """Return the name of an operator (`aten::add.Tensor`, `cond`), or None for any other value.
+
+    Risk: the classes of `torch._ops`.
     """
-    return torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")  # type: ignore[no-any-return]
+    return str(value.name()) if isinstance(value, (OpOverload, HigherOrderOperator)) else None
 
 
-def dispatcher_names() -> list[str]:
-    """Return the names of all ops that the dispatcher knows (about 3,600; 1 ms).
+def packet_name(packet: Any) -> str:
+    """Return the qualified name of a packet (`aten::linear`).
 
-    Risk: `torch._C._dispatch_get_all_op_names`. Used for catalogs and for near names, not for tables.
+    Risk: `OpOverloadPacket._qualified_op_name`. Without it a packet could not be used as a key.
     """
-    return torch._C._dispatch_get_all_op_names()  # type: ignore[no-any-return]
+    return str(packet._qualified_op_name)
+
+
+def schema_text(op: Any) -> str:
+    """Return the schema of an operator as text.
+
+    Risk: `OpOverload._schema`. A catalog's entries have it.
+    """
+    return str(op._schema)
+
+
+def schema_arguments(op: Any) -> Any:
+    """Return the arguments of an operator's schema.
+
+    Risk: `OpOverload._schema`. Without it a graph digest could not bind arguments by name.
+    """
+    return op._schema.arguments
+
+
+def mutates_or_aliases(op: Any) -> bool:
+    """Tell whether an operator's schema mutates or aliases an argument.
+
+    Risk: `OpOverload._schema.is_mutable` and `OpOverload.is_view`.
+    """
+    return bool(op.is_view or op._schema.is_mutable)
+
+
+def is_metadata_function(op: Any) -> bool:
+    """Tell whether functional tensors answer an operator from their metadata.
+
+    Risk: `FunctionalTensor.metadata_fns`. Torch cannot preserve these.
+    """
+    return op in FunctionalTensor.metadata_fns
+
+
+def is_unsafe(op: Any) -> bool:
+    """Tell whether torch always decomposes an operator, because its schema may be wrong.
+
+    Risk: `torch._decomp._should_decompose_because_unsafe_op`.
+    """
+    return bool(torch._decomp._should_decompose_because_unsafe_op(op))
+
+
+# Kernels
+
+
+def has_kernel(op: Any) -> bool:
+    """Tell whether an operator has any kernel in the dispatcher.
+
+    Risk: `torch._C._dispatch_has_kernel`.
+    """
+    return bool(torch._C._dispatch_has_kernel(op.name()))
+
+
+def python_cia_kernel(op: Any) -> Any:
+    """Return the CompositeImplicitAutograd kernel in Python of an operator, or None.
+
+    Risk: `OperatorBase.py_kernels`. Its value may be another dispatch key, which is an alias and not a kernel.
+    """
+    kernel = op.py_kernels.get(_CIA)
+    return None if isinstance(kernel, torch._C.DispatchKey) else kernel
+
+
+def is_cia(op: Any) -> bool:
+    """Tell whether an operator has a CompositeImplicitAutograd kernel, in Python or in C++.
+
+    Risk: `torch._C._dispatch_has_kernel_for_dispatch_key` and `OperatorBase.py_kernels`.
+    """
+    if python_cia_kernel(op) is not None:
+        return True
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), _CIA))
+
+
+def cia_decomposition(op: Any) -> Callable[..., Any]:
+    """Return what torch's default table would hold for a CIA op; a kernel in Python wins over one in C++.
+
+    Risk: `torch._export.utils._get_decomp_for_cia`. For a C++ kernel it makes a new `functools.partial` each time.
+    """
+    return export_utils._get_decomp_for_cia(op)  # type: ignore[no-any-return]
+
+
+def op_of_cia_partial(fn: Any) -> Any | None:
+    """Return the operator whose C++ kernel a callable runs, if `cia_decomposition` made the callable; else None.
+
+    Risk: the shape of these partials: a function of `torch._export.utils` with the keyword `kernel` alone.
+    """
+    is_one = type(fn) is functools.partial and not fn.args and fn.keywords.keys() == {"kernel"}
+    return fn.keywords["kernel"] if is_one and fn.func.__module__ == "torch._export.utils" else None
+
+
+def definition_of(fn: Any) -> tuple[str, str]:
+    """Return the module and the qualified name of one of torch's decompositions.
+
+    Risk: a wrapper of an `OpOverloadPacket` has the packet's names (module `torch._ops...`), in which pybind11 writes
+    how torch was compiled. Such a wrapper gives the names of its own code instead.
+    """
+    if fn.__module__.startswith("torch._ops"):
+        return fn.__globals__["__name__"], fn.__name__
+    return fn.__module__, fn.__qualname__
+
+
+# The dispatcher
 
 
 def has_schema(name: str, overload: str) -> bool:
-    """Tell whether `ns::name` has that overload now, without making torch remember the question.
+    """Tell whether the dispatcher knows that overload of `ns::name` now.
 
-    Risk: `torch._C._dispatch_find_schema_or_throw`. `getattr(torch.ops, ...)` would create the namespace for ever.
+    Risk: `torch._C._dispatch_find_schema_or_throw`. `getattr(torch.ops, ...)` would create the namespace permanently,
+    and each namespace slows torch's own table.
     """
     try:
         torch._C._dispatch_find_schema_or_throw(name, overload)
@@ -76,156 +167,93 @@ def has_schema(name: str, overload: str) -> bool:
     return True
 
 
-def higher_order_operators() -> dict[str, HigherOrderOperator]:
+def find_operator(name: str, overload: str) -> Any | None:
+    """Return the live overload of `ns::name`, or None if it is not loaded now (1 us).
+
+    Never remember the result: calling an operator whose library is destroyed crashes the process.
+    Risk: as :func:`has_schema`.
+    """
+    if not has_schema(name, overload):
+        return None
+    space, _, family = name.partition("::")
+    try:
+        return getattr(getattr(getattr(torch.ops, space), family), overload or "default")
+    except AttributeError:
+        return None
+
+
+def dispatcher_names() -> list[str]:
+    """Return the names of all ops that the dispatcher knows (about 3,600; 1 ms).
+
+    Risk: `torch._C._dispatch_get_all_op_names`. Catalogs and suggestions of names need it; tables do not.
+    """
+    return torch._C._dispatch_get_all_op_names()  # type: ignore[no-any-return]
+
+
+def higher_order_operators() -> dict[str, Any]:
     """Return the registered higher-order operators by name.
 
-    Risk: `torch._ops._higher_order_ops`.
+    Risk: `torch._ops._higher_order_ops`. The C++ dispatcher does not list them.
     """
     return torch._ops._higher_order_ops  # type: ignore[no-any-return]
 
 
-# Parts of torch that define ops when they are first imported, what takes the least time first (50 ms, 3 s, 0.4 s).
-_PARTS = ("torch.distributed._functional_collectives", "torch._dynamo", "torch._inductor.decomposition")
+def cia_registrations() -> list[str]:
+    """Return the names of ops with a C++ CompositeImplicitAutograd kernel, in a stable order (0.1 ms).
 
-
-def import_parts(missing: Callable[[], bool]) -> None:
-    """Import parts of torch that define ops of its own, as long as some are missing.
-
-    Risk: the names of the modules. Without one, its ops are said to be gone where an export had imported it.
-
-    Args:
-        missing: tells whether any op is still missing.
+    Risk: `torch._C._dispatch_get_registrations_for_dispatch_key`. Without it no CIA op could be listed.
     """
-    for part in _PARTS:
-        if not missing():
-            return
-        with contextlib.suppress(Exception):  # a torch built without it
-            importlib.import_module(part)
+    return torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")  # type: ignore[no-any-return]
 
 
-def registry() -> dict[Any, Callable[..., Any]]:
-    """Return torch's own registry of Python decompositions (`post_autograd`), the live dict.
+def operators() -> list[Any]:
+    """Return all overloads that torch has made so far (2,800 after an export; 0.4 ms).
 
-    Risk: `torch._decomp.global_decomposition_table`.
+    Risk: `torch.ops._dir`, `torch._ops._OpNamespace._dir` and `OpOverloadPacket._dir`. Without them a kernel in
+    Python, and an op that was destroyed and registered again, could not be seen.
     """
-    from torch._decomp import global_decomposition_table
-
-    return global_decomposition_table["post_autograd"]  # type: ignore[no-any-return]
-
-
-def core_registry() -> dict[Any, Callable[..., Any]]:
-    """Return the part of the registry that is in torch's default table (0.4 ms).
-
-    Risk: `torch._decomp._core_aten_decompositions_post_autograd`, where the list of core ops is written down.
-    """
-    from torch._decomp import _core_aten_decompositions_post_autograd
-
-    return _core_aten_decompositions_post_autograd()  # type: ignore[no-any-return]
-
-
-def preserved_by_default() -> frozenset[Any]:
-    """Return the CIA ops of aten that torch's default table leaves out on purpose.
-
-    Risk: `torch.export.decomp_utils.PRESERVED_ATEN_CIA_OPS`; absent in some versions, which leave none out.
-    """
-    from torch.export import decomp_utils
-
-    return frozenset(getattr(decomp_utils, "PRESERVED_ATEN_CIA_OPS", ()))
-
-
-@cache
-def registry_first() -> bool:
-    """Tell whether torch's default table takes the registry's entry for an aten op that has a CIA kernel too.
-
-    Risk: `CustomDecompTable.__init__` is where that is decided: torch up to 2.9 takes the kernel, later ones the
-    registry's entry. Read from its source; where that is missing, as newer versions do.
-    """
-    try:
-        return "op not in self.decomp_table" in inspect.getsource(table_class().__init__)
-    except OSError:
-        return True
-
-
-def cia_kernel(op: Any) -> Any:
-    """Return the Python CompositeImplicitAutograd kernel of an op, or None.
-
-    Risk: `OperatorBase.py_kernels`. An alias to another dispatch key is no kernel.
-    """
-    kernel = op.py_kernels.get(CIA)
-    return None if isinstance(kernel, torch._C.DispatchKey) else kernel
-
-
-def has_cia_kernel(op: Any) -> bool:
-    """Tell whether an op has a C++ CompositeImplicitAutograd kernel.
-
-    Risk: `torch._C._dispatch_has_kernel_for_dispatch_key`.
-    """
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), CIA))
-
-
-def cia_decomposition(op: Any) -> Callable[..., Any]:
-    """Return what torch's default table would hold for a CIA op.
-
-    Risk: `torch._export.utils._get_decomp_for_cia`. For a C++ kernel it makes a new `functools.partial` each time.
-    """
-    from torch._export.utils import _get_decomp_for_cia
-
-    return _get_decomp_for_cia(op)  # type: ignore[no-any-return]
-
-
-def remembered_aten_cia_ops() -> set[Any] | None:
-    """Return the CIA ops of aten that torch remembers, or None if it was not asked yet.
-
-    Risk: `torch._export.utils._collect_all_valid_cia_ops_for_aten_namespace` and its `lru_cache`.
-    """
-    from torch._export.utils import _collect_all_valid_cia_ops_for_aten_namespace as collect
-
-    return collect() if collect.cache_info().currsize else None
-
-
-def forget_aten_cia_ops() -> None:
-    """Make torch look at aten again: it remembers its CIA ops for ever, late and destroyed ones alike.
-
-    Risk: as in :func:`remembered_aten_cia_ops`. Without this `run_decompositions` raises AssertionError for an op
-    that came late to aten, and crashes the process for one that went.
-    """
-    from torch._export.utils import _collect_all_valid_cia_ops_for_aten_namespace as collect
-
-    collect.cache_clear()
-
-
-def name_of(op: Any) -> str | None:
-    """Return the name of an operator; None for what is none."""
-    return op.name() if isinstance(op, (OpOverload, HigherOrderOperator)) else None
-
-
-def tracing_mode() -> Any:
-    """Return the mode in which torch traces into a graph now, or None.
-
-    Risk: `torch.fx.experimental.proxy_tensor.get_proxy_mode`. Without it nothing would be counted as fired.
-    """
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-    return get_proxy_mode()
-
-
-def namespaces() -> Iterator[Any]:
-    """Give the namespaces of ops that torch has made so far.
-
-    Risk: `torch.ops._dir` and `torch._ops._OpNamespace`.
-    """
+    found: list[Any] = []
     for name in torch.ops._dir:
         space = vars(torch.ops).get(name)
         if isinstance(space, torch._ops._OpNamespace):
-            yield space
+            members = vars(space)
+            for packet in map(members.__getitem__, space._dir):
+                if isinstance(packet, OpOverloadPacket):
+                    found.extend(map(vars(packet).__getitem__, packet._dir))
+    return found
 
 
-def python_definitions() -> tuple[set[str], set[str]]:
-    """Return the names defined (`ns::name`) and implemented (`ns/name/key`) through Python libraries, live sets.
+def python_cia_kernels(ops: list[Any]) -> list[tuple[Any, Any]]:
+    """Return (operator, kernel) for each CompositeImplicitAutograd kernel in Python; aliases are included (0.3 ms).
 
-    Risk: `torch.library._defs` and `_impls`.
+    Risk: `OperatorBase.py_kernels`.
     """
-    return torch.library._defs, torch.library._impls
+    # Half of the dicts are empty, and torch hashes a dispatch key in Python.
+    return [(op, op.py_kernels[_CIA]) for op in ops if op.py_kernels and _CIA in op.py_kernels]
+
+
+# What changes when libraries come and go
+
+
+def registrations() -> tuple[int, int, int]:
+    """Count what Python code has defined, implemented and given decompositions (0.1 us).
+
+    Risk: the sets `torch.library._defs` and `_impls`, and the registry. Replacing a value in place changes no count.
+    """
+    return len(_python_definitions), len(_python_implementations), len(_registry)
+
+
+def defined_in_python() -> set[str]:
+    """Return the names (`ns::name`) that were defined through `torch.library`, the live set.
+
+    Risk: `torch.library._defs`. Names stay in it when their library is destroyed.
+    """
+    return _python_definitions
+
+
+_python_definitions: set[str] = torch.library._defs
+_python_implementations: set[str] = torch.library._impls
+_registry: dict[Any, Callable[..., Any]] = torch._decomp.global_decomposition_table["post_autograd"]
 
 
 class _LoadedObject(ctypes.Structure):
@@ -247,7 +275,7 @@ _adds = 0
 def _read_adds(info: Any, size: int, data: object) -> int:
     global _adds
     _adds = info.contents.adds
-    return 1  # the counter is the same in every object: the first is enough
+    return 1  # every object has the same counter, so the first ends the iteration
 
 
 _callback = _CALLBACK(_read_adds)
@@ -255,9 +283,9 @@ _dl_iterate_phdr = getattr(ctypes.CDLL(None), "dl_iterate_phdr", None) if sys.pl
 
 
 def libraries_loaded() -> int:
-    """Return a number that grows when a shared library is loaded in any way (0.6 us).
+    """Return a number that grows when the process loads a shared library in any way (0.6 us).
 
-    Risk: glibc's `dl_iterate_phdr`; elsewhere only `torch.ops.load_library` is counted.
+    Risk: glibc's `dl_iterate_phdr`. On other systems only `torch.ops.load_library` is counted.
     """
     if _dl_iterate_phdr is None:
         return len(torch.ops.loaded_libraries)
@@ -265,16 +293,143 @@ def libraries_loaded() -> int:
     return _adds
 
 
-def table_class() -> type[Any]:
-    """Return `torch.export.decomp_utils.CustomDecompTable`, which every table here is a subclass of.
+# Parts of torch that define ops when they are first imported, the fastest first (50 ms, 3 s, 0.4 s).
+_PARTS = ("torch.distributed._functional_collectives", "torch._dynamo", "torch._inductor.decomposition")
 
-    Raises:
-        UnsupportedTorch: this torch has none.
+
+def import_parts(missing: Callable[[], bool]) -> None:
+    """Import parts of torch that define ops of its own, as long as some are missing.
+
+    Risk: the names of the modules. Without one, its ops would be reported as gone where an export had imported it.
+
+    Args:
+        missing: Tells whether any op is still missing.
+    """
+    for part in _PARTS:
+        if not missing():
+            return
+        with contextlib.suppress(Exception):  # a torch built without it
+            importlib.import_module(part)
+
+
+# Torch's default table
+
+
+def table_class() -> Any | None:
+    """Return `CustomDecompTable` from where it is defined; None if this torch lacks it.
+
+    Risk: `torch.export.decomp_utils`. Every table here is a subclass of it.
+    """
+    return getattr(decomp_utils, "CustomDecompTable", None)
+
+
+def upstream_table() -> dict[Any, Callable[..., Any]]:
+    """Return torch's default decompositions, as a table made in a new process has them (20-70 ms).
+
+    Risk: as :func:`table_class` and :func:`forget_aten_cia_ops`.
+    """
+    forget_aten_cia_ops()
+    return dict(decomp_utils.CustomDecompTable().materialize())
+
+
+def registry() -> dict[Any, Callable[..., Any]]:
+    """Return torch's own registry of Python decompositions (`post_autograd`), the live dict.
+
+    Risk: `torch._decomp.global_decomposition_table`.
+    """
+    return _registry
+
+
+def core_registry() -> dict[Any, Callable[..., Any]]:
+    """Return the part of the registry that is in torch's default table (0.4 ms).
+
+    Risk: `torch._decomp._core_aten_decompositions_post_autograd`, which holds the list of core ops.
+    """
+    return torch._decomp._core_aten_decompositions_post_autograd()  # type: ignore[no-any-return]
+
+
+def preserved_by_default() -> frozenset[Any]:
+    """Return the CIA ops of aten that torch's default table leaves out on purpose.
+
+    Risk: `torch.export.decomp_utils.PRESERVED_ATEN_CIA_OPS`; versions without it leave none out.
+    """
+    return frozenset(getattr(decomp_utils, "PRESERVED_ATEN_CIA_OPS", ()))
+
+
+@functools.cache
+def registry_first() -> bool:
+    """Tell whether torch's default table prefers the registry to a CIA kernel for an aten op that has both.
+
+    Risk: the text of `CustomDecompTable.__init__`: torch up to 2.9 takes the kernel, later ones the registry's entry.
+    Without the text, this assumes a newer torch.
     """
     try:
-        from torch.export.decomp_utils import CustomDecompTable
-    except ImportError:
-        raise UnsupportedTorch(
-            f"torch {torch.__version__} has no CustomDecompTable; decomp_ledger needs torch 2.6 or newer"
-        ) from None
-    return CustomDecompTable  # type: ignore[no-any-return]
+        return "op not in self.decomp_table" in inspect.getsource(decomp_utils.CustomDecompTable.__init__)
+    except OSError:
+        return True
+
+
+def remembered_aten_cia_ops() -> set[Any] | None:
+    """Return the CIA ops of aten that torch has cached, or None if it has cached none yet.
+
+    Risk: `torch._export.utils._collect_all_valid_cia_ops_for_aten_namespace` and its `lru_cache`.
+    """
+    collect = export_utils._collect_all_valid_cia_ops_for_aten_namespace
+    return collect() if collect.cache_info().currsize else None
+
+
+def forget_aten_cia_ops() -> None:
+    """Make torch list the CIA ops of aten again: it caches the first list permanently.
+
+    Without this, `run_decompositions` raises AssertionError for an op that was added late to aten, and crashes the
+    process for one that was removed.
+    Risk: as in :func:`remembered_aten_cia_ops`.
+    """
+    export_utils._collect_all_valid_cia_ops_for_aten_namespace.cache_clear()
+
+
+def was_read_upstream(table: Any) -> bool:
+    """Tell whether a table is torch's own and was read; after that it takes in no ops that are loaded.
+
+    Risk: `CustomDecompTable.has_materialized`.
+    """
+    return bool(getattr(table, "has_materialized", False))
+
+
+def ops_popped_upstream(table: Any) -> Any:
+    """Return the custom operators that were popped from a table of torch's own before its first read.
+
+    Risk: `CustomDecompTable.deleted_custom_ops`, which torch empties at the first read.
+    """
+    return getattr(table, "deleted_custom_ops", ())
+
+
+# Tracing and graphs
+
+
+def is_tracing() -> bool:
+    """Tell whether torch traces into a graph now.
+
+    Risk: `torch.fx.experimental.proxy_tensor.get_proxy_mode`. Without it no decomposition would be counted as fired.
+    """
+    return get_proxy_mode() is not None
+
+
+def symbolic_expression(value: Any) -> Any:
+    """Return the sympy expression of a symbolic number.
+
+    Risk: `SymInt.node.expr`, which is undocumented. A graph digest renames symbols in it.
+    """
+    return value.node.expr
+
+
+def source_operator(node: Any) -> tuple[str, Any]:
+    """Return where torch says a node comes from: the name of the first node's target, and the operator decomposed last.
+
+    Risk: `Node.meta["from_node"]`, a chain back to the node's first form, whose ends name the operator as text
+    (`aten.linear.default`); and `Node.meta["original_aten"]`.
+    """
+    source = next(iter((node.meta.get("from_node") or [])[-1:]), None)
+    while source is not None and getattr(source, "from_node", None):
+        source = source.from_node[-1]
+    return str(getattr(source, "target", "")), node.meta.get("original_aten")

@@ -1,8 +1,8 @@
-"""The dict that a table is to torch: what is in it, and every way to read it.
+"""The dict that a table is to torch: its content, and every way to read it.
 
-The mapping lives in the dict storage of the object itself, so that C code reads it too. What is in it is decided by
-:func:`decomp_ledger.model.materialize.choose` alone, for each op by name. Operators are resolved again whenever the
-dispatcher changed, and never remembered across that.
+The content lives in the dict storage of the object itself, so that C code reads it too. Only
+:func:`decomp_ledger.model.materialize.choose` decides what the table holds for an op. Operators are resolved again
+whenever the dispatcher changed, because an operator whose library is destroyed crashes the process when called.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from decomp_ledger.errors import InvalidName, LedgerError
+import torch
+
+from decomp_ledger.errors import InvalidName, LedgerError, UnsupportedTorch
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
@@ -19,142 +21,148 @@ from decomp_ledger.model.materialize import ABSENT, DEFAULT, Snapshot, choose
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.pytorch import decompositions, internals
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, resolve
+from decomp_ledger.pytorch.internals import registrations
 
 if TYPE_CHECKING:
     CustomDecompTable = dict[Any, Callable[..., Any]]
 else:
     CustomDecompTable = internals.table_class()
+    if CustomDecompTable is None:
+        raise UnsupportedTorch(
+            f"torch {torch.__version__}: it has no CustomDecompTable; install torch 2.6 or newer for decomp_ledger"
+        )
 
-__all__ = ["View"]
+__all__ = ["LiveMapping"]
 
 _MISSING: Any = object()
-_contains, _getitem, _get, _set, _drop = dict.__contains__, dict.__getitem__, dict.get, dict.__setitem__, dict.pop
-_DEFS, _IMPLS = internals.python_definitions()
-_REGISTRY = internals.registry()
 
 
-class View(CustomDecompTable):
-    """A dict of operator -> decomposition, kept as the table's stream and the live dispatcher say.
+class LiveMapping(CustomDecompTable):
+    """A dict of operator -> decomposition that follows the table's log and the live dispatcher.
+
+    A read of all ops compares the dispatcher's token first. A read of one op compares only the counts of Python
+    registrations if it finds the op, and the token if it does not. So an operator whose library was destroyed and
+    registered again is found until the next read of all ops.
 
     Args:
         log: the table.
     """
 
-    # Asked before every read of one op, and a slot is found soonest.
-    __slots__ = ("_decomps", "_defs", "_impls")
+    # A slot, because every read of one op compares it (0.02 us less of 0.2).
+    __slots__ = ("_registrations",)
 
     def __init__(self, log: TableLog) -> None:
         # Not upstream's __init__, which would make a second table inside.
         dict.__init__(self)
-        # The same as the storage: to copy a plain dict asks no key for its hash, which torch computes in Python.
-        self._plain: dict[Any, Callable[..., Any]] = {}
         self._log = log
         log.is_loaded = is_loaded
+        # What the storage was built from: nothing if it could not be built.
         self._defaults: Defaults | None = None
-        # Operators, if they are loaded, of the ops it speaks of that torch's default table has not: whether these come
-        # and go does not show in the defaults.
-        self._loose: dict[str, Any] = {}
-        # Ops that are replaced by an operator: it may come and go too.
-        self._by_operator: set[str] = set()
-        self._looks = 0
-        self._defs = self._impls = self._decomps = 0
-        self._met: tuple[int, Defaults, Snapshot | None] | None = None
-        # If a recorded decomposition cannot be had here, its history can be read all the same, and a read of the
-        # mapping says what is wrong.
+        self._full_looks = 0
+        self._registrations = (0, 0, 0)
+        # Ops whose entry may change although the defaults do not: live operators (None if not loaded) of the ops with a
+        # rule and no default, and ops that are replaced by an operator.
+        self._without_default: dict[str, Any] = {}
+        self._replaced_by_operator: set[str] = set()
+        self._last_materialization: tuple[int, Defaults, Snapshot | None] | None = None
+        # Without a recorded decomposition the history can be read all the same; a read of the mapping says what is
+        # wrong.
         with contextlib.suppress(LedgerError):
-            self._look(dispatcher.quick())
+            self._follow(dispatcher.current())
 
-    # The view
+    # The storage
 
-    def _read(self) -> None:
-        """Bring the dict storage up to date, for a read of all of it."""
-        defaults = dispatcher.quick()
-        if defaults is not self._defaults or self._looks != dispatcher.looks or self._log.dirty:
-            self._look(defaults)
+    def _catch_up(self) -> None:
+        """Bring the storage up to date before a read of all ops."""
+        defaults = dispatcher.current()
+        if defaults is not self._defaults or dispatcher.full_looks != self._full_looks or self._log.dirty:
+            self._follow(defaults)
 
-    def _look(self, defaults: Defaults) -> None:
+    def _follow(self, defaults: Defaults) -> None:
+        """Make the storage what the rules and these defaults say; empty it rather than leave it wrong."""
         with self._log.lock:
             try:
-                self._update(defaults)
+                self._update_storage(defaults)
             except LedgerError:
-                self._forget()
+                self._defaults = None
+                dict.clear(self)
                 raise
 
-    def _update(self, defaults: Defaults) -> None:
+    def _update_storage(self, defaults: Defaults) -> None:
+        now = registrations()
         if defaults is not self._defaults:
-            view = dict(defaults.table) if self._log.base == "torch" else {}
-            self._loose.clear()
-            self._by_operator.clear()
-            for op in self._log.rules:
-                self._place(op, defaults, view)
-            self._plain = view
-            # In this order, so that another thread never sees less than there is.
-            dict.update(self, view)
-            if dict.__len__(self) != len(view):
-                for key in [key for key in dict.keys(self) if key not in view]:
-                    _drop(self, key, None)
+            self._rebuild_storage(defaults)
         else:
-            if self._looks != dispatcher.looks:
-                self._log.dirty.update(op for op, live in self._loose.items() if resolve(op) is not live)
-                self._log.dirty.update(op for op in self._by_operator if op in self._log.rules)
+            if self._full_looks != dispatcher.full_looks:
+                self._log.dirty.update(op for op, live in self._without_default.items() if resolve(op) is not live)
+                self._log.dirty.update(op for op in self._replaced_by_operator if op in self._log.rules)
             for op in tuple(self._log.dirty):
-                self._place(op, defaults, self, self._plain)
+                self._update_op(op, defaults, self)
         self._defaults = defaults
-        self._looks = dispatcher.looks
-        self._defs, self._impls, self._decomps = len(_DEFS), len(_IMPLS), len(_REGISTRY)
+        self._full_looks = dispatcher.full_looks
+        self._registrations = now
         self._log.dirty.clear()
 
-    def _written(self) -> None:
-        """Show a change in the storage at once, for those who look at it without asking us."""
-        if self._defaults is not None:
-            # The change was made; if what it needs cannot be had here, the next read will say so.
-            with contextlib.suppress(LedgerError):
-                self._look(self._defaults)
+    def _rebuild_storage(self, defaults: Defaults) -> None:
+        content = dict(defaults.table) if self._log.base == "torch" else {}
+        self._without_default.clear()
+        self._replaced_by_operator.clear()
+        for op in self._log.rules:
+            self._update_op(op, defaults, content)
+        # In this order, so that another thread never sees less than there is.
+        dict.update(self, content)
+        if dict.__len__(self) != len(content):
+            for key in [key for key in dict.keys(self) if key not in content]:
+                dict.pop(self, key, None)
 
-    def _forget(self) -> None:
-        """Hold nothing rather than something that is not so."""
-        self._defaults = None
-        dict.clear(self)
-        self._plain = {}
-
-    def _place(self, op: str, defaults: Defaults, *views: dict[Any, Any]) -> None:
+    def _update_op(self, op: str, defaults: Defaults, content: dict[Any, Any]) -> None:
+        """Set or drop the entry of one op."""
         live = defaults.by_name.get(op) or resolve(op)
-        before = self._loose.pop(op, None)
+        before = self._without_default.pop(op, None)
         if op in self._log.rules and op not in defaults.by_name:
-            self._loose[op] = live
+            self._without_default[op] = live
         fn = None if live is None else self._decomposition(op, defaults)
-        for view in views:
-            if before is not live:
-                _drop(view, before, None)
-            if fn is None:
-                _drop(view, live, None)
-            else:
-                _set(view, live, fn)
+        if before is not live:
+            dict.pop(content, before, None)
+        if fn is None:
+            dict.pop(content, live, None)
+        else:
+            dict.__setitem__(content, live, fn)
+
+    def _show_change(self) -> None:
+        """Put a change into the storage at once, for C code that reads it without a hook."""
+        if self._defaults is not None:
+            # The change was made; if its decomposition cannot be had here, the next read will say so.
+            with contextlib.suppress(LedgerError):
+                self._follow(self._defaults)
+
+    # What the table holds for one op
 
     def _decomposition(self, op: str, defaults: Defaults) -> Callable[..., Any] | None:
-        """Return what the table has for an op now, or None."""
+        """Return what the table holds for an op now, or None."""
         rule = self._log.rules.get(op)
-        return self._found(op, rule, self._choice(op, rule, defaults), defaults)
+        return self._chosen(op, rule, self._choose(op, rule, defaults), defaults)
 
-    def _choice(self, op: str, rule: Rule | None, defaults: Defaults) -> str:
-        """Return what the table has for an op of which that is said: `absent`, `default` or `override`."""
+    def _choose(self, op: str, rule: Rule | None, defaults: Defaults) -> str:
+        """Return what the table holds for an op with that rule: `absent`, `default` or `override`."""
         default = op in defaults.by_name
         action = None if rule is None else rule.action
         return choose(action, self._log.base, loaded=default or is_loaded(op), default=default)
 
-    def _found(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any] | None:
+    def _chosen(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any] | None:
         """Return the decomposition that a choice stands for."""
         if choice == ABSENT:
             return None
         if choice == DEFAULT:
             return defaults.get(op)
-        assert rule is not None and rule.decomposition is not None  # choose() says so
-        return self._function(op, rule.decomposition, defaults)
+        if rule is None or rule.decomposition is None:
+            raise LedgerError(f"{op}: the override in {self._log.name!r} has no decomposition; reset the op")
+        return self._override_function(op, rule.decomposition, defaults)
 
-    def _function(self, op: str, decomposition: Decomposition, defaults: Defaults) -> Callable[..., Any]:
-        """Return the function of an override: the table's own of this process, another table's, or found by name."""
+    def _override_function(self, op: str, decomposition: Decomposition, defaults: Defaults) -> Callable[..., Any]:
+        """Return the function of an override: this table's own of this process, another table's, or one by name."""
         if decomposition.module == decompositions.OPS:
-            self._by_operator.add(op)
+            self._replaced_by_operator.add(op)
         functions = ProcessFunctions() if self._log.ledger is None else self._log.ledger.functions
         fn = self._log.functions.get((op, decomposition)) or functions.recorded(op, decomposition)
         if fn is None:
@@ -162,76 +170,76 @@ class View(CustomDecompTable):
             fn = decompositions.load_function(op, decomposition, defaults, provided, functions.trust)
         return fn  # type: ignore[no-any-return]
 
-    def _miss(self, key: object) -> Any:
-        """Look again for a key that the storage does not have: by name, or loaded since."""
-        if isinstance(key, str):
-            try:
-                key = resolve(op_names.normalize(key))
-            except InvalidName:
-                return _MISSING
-        self._read()
-        return _get(self, key, _MISSING)
-
-    # Reads. Of one op: the storage answers, after a look at the sizes of what torch knows (0.1 us), and what it does
-    # not have is looked for again; a key whose library was destroyed and registered again is found until the next
-    # read of all ops. Of all ops: after a quick look at everything.
+    # Reads of one op
 
     def __getitem__(self, key: object) -> Any:
-        if len(_DEFS) != self._defs or len(_IMPLS) != self._impls or len(_REGISTRY) != self._decomps:
-            self._read()
-        return _getitem(self, key)
+        if registrations() != self._registrations:
+            self._catch_up()
+        return dict.__getitem__(self, key)  # dict calls __missing__
 
     def __missing__(self, key: object) -> Any:
-        found = self._miss(key)
+        found = self._look_again(key)
         if found is _MISSING:
             raise KeyError(key)
         return found
 
     def __contains__(self, key: object) -> bool:
-        if len(_DEFS) != self._defs or len(_IMPLS) != self._impls or len(_REGISTRY) != self._decomps:
-            self._read()
-        return _contains(self, key) or self._miss(key) is not _MISSING
+        if registrations() != self._registrations:
+            self._catch_up()
+        return dict.__contains__(self, key) or self._look_again(key) is not _MISSING
 
     def get(self, key: object, default: Any = None) -> Any:
         """Return the decomposition of an op, or `default`."""
-        if len(_DEFS) != self._defs or len(_IMPLS) != self._impls or len(_REGISTRY) != self._decomps:
-            self._read()
-        found = _get(self, key, _MISSING)
+        if registrations() != self._registrations:
+            self._catch_up()
+        found = dict.get(self, key, _MISSING)
         if found is _MISSING:
-            found = self._miss(key)
+            found = self._look_again(key)
         return default if found is _MISSING else found
+
+    def _look_again(self, key: object) -> Any:
+        """Return the value of a key that the storage lacked: a name, or an op that was loaded since."""
+        if isinstance(key, str):
+            try:
+                key = resolve(op_names.normalize(key))
+            except InvalidName:
+                return _MISSING
+        self._catch_up()
+        return dict.get(self, key, _MISSING)
+
+    # Reads of all ops
 
     def keys(self) -> Any:
         """Return a live view of the operators."""
-        self._read()
+        self._catch_up()
         return dict.keys(self)
 
     def values(self) -> Any:
         """Return a live view of the decompositions."""
-        self._read()
+        self._catch_up()
         return dict.values(self)
 
     def items(self) -> Any:
         """Return a live view of (operator, decomposition)."""
-        self._read()
+        self._catch_up()
         return dict.items(self)
 
     def __iter__(self) -> Iterator[Any]:
-        self._read()
+        self._catch_up()
         return dict.__iter__(self)
 
     def __reversed__(self) -> Iterator[Any]:
-        self._read()
+        self._catch_up()
         return dict.__reversed__(self)
 
     def __len__(self) -> int:
-        self._read()
+        self._catch_up()
         return dict.__len__(self)
 
     def __eq__(self, other: object) -> bool:
-        self._read()
-        if isinstance(other, View):
-            other._read()
+        self._catch_up()
+        if isinstance(other, LiveMapping):
+            other._catch_up()
         return dict.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:
@@ -245,26 +253,34 @@ class View(CustomDecompTable):
     def __ror__(self, other: Any) -> Any:
         return dict(other) | dict(self) if isinstance(other, dict) else NotImplemented
 
-    def materialize(self) -> dict[Any, Callable[..., Any]]:
-        """Return the table as a plain dict, after a thorough look at the dispatcher, and record that it met it."""
-        return self._use()[0]
+    # Use
 
-    def _use(self) -> tuple[dict[Any, Callable[..., Any]], int, Snapshot | None]:
-        """Return the table as a plain dict, its version, and what it is in this torch, where that was recorded."""
+    def materialize(self) -> dict[Any, Callable[..., Any]]:
+        """Return the table as a plain dict after a full look at the dispatcher, and record the materialization."""
+        return self.materialize_for_export()[0]
+
+    def materialize_for_export(self) -> tuple[dict[Any, Callable[..., Any]], int, Snapshot | None]:
+        """Materialize the table, and return what the record of an export needs.
+
+        Returns:
+            The table as a plain dict, its version, and its snapshot in this torch; None if that is not recorded.
+        """
         with self._log.lock:
             self.refresh()
             defaults = self._defaults
-            assert defaults is not None  # refresh() raised otherwise
-            if self._met is None or self._met[:2] != (self._log.version, defaults):
-                snapshot = self._record_met(defaults)
-                self._met = self._log.version, defaults, snapshot
-            return dict(self._plain), self._met[0], self._met[2]
+            if defaults is None:
+                raise LedgerError(f"{self._log.name}: the table cannot be read here; call refresh() to see why")
+            if self._last_materialization is None or self._last_materialization[:2] != (self._log.version, defaults):
+                snapshot = self._record_materialization(defaults)
+                self._last_materialization = self._log.version, defaults, snapshot
+            # Not dict(self), which would call __getitem__ for each op.
+            return dict(dict.items(self)), self._last_materialization[0], self._last_materialization[2]
 
-    def _record_met(self, defaults: Defaults) -> Snapshot | None:
+    def _record_materialization(self, defaults: Defaults) -> Snapshot | None:
         try:
             return self._log.materialize(defaults.catalog)
         except Exception as error:
-            # Whatever goes wrong in recording code that does not know of us must not stop its export.
+            # Whatever goes wrong while recording must not stop an export of code that does not know of us.
             if self._log.owner is None:
                 raise
             self._log.owner.missed(error)
@@ -279,5 +295,5 @@ class View(CustomDecompTable):
         with self._log.lock:
             before = self._defaults
             synced = self._log.sync()
-            self._look(dispatcher.full())
+            self._follow(dispatcher.full())
             return synced or before is not self._defaults

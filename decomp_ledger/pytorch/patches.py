@@ -1,9 +1,11 @@
-"""Where torch is hooked: three places, patched while somebody needs them and put back exactly.
+"""Patch torch in three places while a recording or a named table needs it, and put it back exactly.
 
-`CustomDecompTable.__new__` sees every table that is made, under whichever of its three names and also where it was
-imported by name earlier. `ExportedProgram.run_decompositions` sees every export;
-`torch.export.save` and `load` stamp programs, and keep their stamps. A module that is not imported yet is
-patched when the program imports it: nothing here imports torch, so that what a script sets before still counts.
+`CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
+name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
+stamps.
+
+Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
+imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
 """
 
 from __future__ import annotations
@@ -19,50 +21,54 @@ from typing import Any
 
 from decomp_ledger.pytorch import active
 
-__all__ = ["acquire", "release"]
+__all__ = ["install", "uninstall"]
 
 _lock = threading.RLock()
-_holders: set[object] = set()
-_restore: dict[str, Callable[[], None]] = {}
+_users: set[object] = set()
+_undo: dict[str, Callable[[], None]] = {}  # module name -> what takes its patch out
 
 
-def acquire(holder: object) -> None:
-    """Hook torch for a holder, if it is not hooked yet."""
+def install(user: object) -> None:
+    """Patch torch for a user of the patches, if it is not patched yet.
+
+    Args:
+        user: any hashable value; the patches stay until each user has uninstalled them.
+    """
     with _lock:
-        _holders.add(holder)
+        _users.add(user)
         for name in _PATCHES:
             module = sys.modules.get(name)
             if module is not None:
                 _patch(name, module)
-        if len(_restore) < len(_PATCHES) and _finder not in sys.meta_path:
+        if len(_undo) < len(_PATCHES) and _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
 
 
-def release(holder: object) -> None:
-    """Let a holder go; with the last one, torch is as it was before."""
+def uninstall(user: object) -> None:
+    """End the use of the patches; the last user's end puts torch back as it was."""
     with _lock:
-        _holders.discard(holder)
-        if _holders:
+        _users.discard(user)
+        if _users:
             return
-        for restore in _restore.values():
-            restore()
-        _restore.clear()
+        for undo in _undo.values():
+            undo()
+        _undo.clear()
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
 
 
 def _patch(name: str, module: ModuleType) -> None:
-    if name in _restore:
+    if name in _undo:
         return
-    restore = _PATCHES[name](module)
-    if restore is not None:
-        _restore[name] = restore
-    if len(_restore) == len(_PATCHES) and _finder in sys.meta_path:
+    undo = _PATCHES[name](module)
+    if undo is not None:
+        _undo[name] = undo
+    if len(_undo) == len(_PATCHES) and _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
 
 
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
-    """Make tables of a recording where upstream's are asked for.
+    """Make a table of the recording wherever a program makes one of upstream's.
 
     Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own.
     """
@@ -77,8 +83,8 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
         from decomp_ledger.pytorch.table import DecompTable
 
         made = dict.__new__(DecompTable)
-        # For its __init__, which Python calls next: by then another thread may have left the recording.
-        vars(made)["made_in"] = current
+        # For its __init__, which Python calls next, because another thread may have left the recording by then.
+        vars(made)["_recording"] = current
         return made
 
     upstream.__new__ = __new__
@@ -86,9 +92,9 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
 
 
 def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
-    """See every export.
+    """Record every export.
 
-    Risk: `ExportedProgram.run_decompositions(decomp_table=None, ...)` takes the table first, or by that name.
+    Risk: the first parameter of `ExportedProgram.run_decompositions` is `decomp_table`.
     """
     cls = getattr(module, "ExportedProgram", None)
     if cls is None:
@@ -103,18 +109,18 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
 
     cls.run_decompositions = run_decompositions
 
-    def restore() -> None:
-        # Only if it is still ours: another tool may have patched it since, and goes on working through ours.
+    def undo() -> None:
+        # Only if it is still ours, because another tool may have patched it since and calls ours.
         if vars(cls).get("run_decompositions") is run_decompositions:
             cls.run_decompositions = original
 
-    return restore
+    return undo
 
 
 def _patch_export(module: ModuleType) -> Callable[[], None] | None:
-    """Stamp what is saved within a recording, and keep in mind the stamp of what is loaded.
+    """Stamp each program that is saved within a recording, and remember the stamp of each that is loaded.
 
-    What a program took from `torch.export` by name before, it calls unhooked: `decomp_ledger.save` is for that.
+    A program that imported `save` by name before calls torch's own; `decomp_ledger.save` is for that.
     """
     originals = {name: getattr(module, name, None) for name in ("save", "load")}
     if None in originals.values():
@@ -139,15 +145,15 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
             return original_load(f, **kwargs)
         return pt2.load_stamped(original_load, f, kwargs)
 
-    hooked = {"save": save, "load": load}
-    vars(module).update(hooked)
+    patched = {"save": save, "load": load}
+    vars(module).update(patched)
 
-    def restore() -> None:
-        for name, function in hooked.items():
+    def undo() -> None:
+        for name, function in patched.items():
             if vars(module).get(name) is function:
                 setattr(module, name, originals[name])
 
-    return restore
+    return undo
 
 
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
@@ -158,7 +164,7 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Patch the modules that are to be hooked, right after they were imported."""
+    """Patch the modules of `_PATCHES` right after the program imports them."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -181,10 +187,10 @@ class _Finder(importlib.abc.MetaPathFinder):
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            del loader.exec_module  # the loader is again what it was
+            del loader.exec_module  # puts the loader's own back
             execute(module)
             with _lock:
-                if _holders:
+                if _users:
                     _patch(name, module)
 
         loader.exec_module = exec_module

@@ -1,4 +1,4 @@
-"""Stamps: which exports led to a program is kept with it, in this process and in the `.pt2` that it is saved to."""
+"""Keep with each program which exports led to it, in this process and as a stamp in its `.pt2`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from decomp_ledger.transfer.stamp import MAX_STAMP, MEMBER, File, Stamp, merge, 
 __all__ = ["history", "load", "load_stamped", "remember", "save", "save_stamped"]
 
 _histories: weakref.WeakKeyDictionary[ExportedProgram, tuple[ExportBundle, ...]] = weakref.WeakKeyDictionary()
-# Passes give a program back as another object: if its graph is as it was, so is its history.
+# Passes return a program as another object; while the graph is the same, so is the history.
 _by_graph: OrderedDict[str, tuple[ExportBundle, ...]] = OrderedDict()
 _MAX_BY_GRAPH = 32
 
 
 def remember(program: ExportedProgram, bundles: Iterable[ExportBundle], digest: str | None) -> None:
-    """Keep in mind what led to a program.
+    """Remember which exports led to a program.
 
     Args:
         program: the program.
@@ -44,11 +44,11 @@ def remember(program: ExportedProgram, bundles: Iterable[ExportBundle], digest: 
 
 
 def history(program: ExportedProgram, digest: str | None = None) -> tuple[ExportBundle, ...]:
-    """Return the recorded exports that led to a program, in their order; none if none is known.
+    """Return the recorded exports that led to a program, in their order.
 
     Args:
         program: the program.
-        digest: its graph digest, where that is known already.
+        digest: its graph digest, if the caller has it.
     """
     known = _histories.get(program)
     if known is None and _by_graph:
@@ -57,11 +57,11 @@ def history(program: ExportedProgram, digest: str | None = None) -> tuple[Export
 
 
 def save(program: ExportedProgram, f: File, **kwargs: Any) -> None:
-    """Save a program as `torch.export.save` does, with a stamp that tells how it was made.
+    """Save a program as `torch.export.save` does, with a stamp of how it was made.
 
     The stamp holds the recorded exports that led to the program, with their tables: who kept which op, where and why,
-    and what the process ran in, as the events have it (`DECOMP_LEDGER_CAPTURE=minimal` keeps host, user and paths out
-    of these). It is read by :func:`decomp_ledger.read_stamp`, and kept by `load` and `save`.
+    and the environment of the process (`DECOMP_LEDGER_CAPTURE=minimal` leaves out host, user and paths).
+    :func:`decomp_ledger.read_stamp` reads it, and `load` and `save` keep it.
 
     Args:
         program: what `run_decompositions` returned, in this process or before it was saved and loaded.
@@ -70,30 +70,30 @@ def save(program: ExportedProgram, f: File, **kwargs: Any) -> None:
 
     Raises:
         StampError: no recorded export led to the program; nothing is written.
-        UnusableValue: it is no program.
+        UnusableValue: it is not an ExportedProgram.
     """
     if not isinstance(program, ExportedProgram):
-        raise UnusableValue(f"an ExportedProgram is saved, not a {type(program).__name__}")
+        raise UnusableValue(f"{type(program).__name__}: it cannot be saved; give an ExportedProgram")
     if not (history(program) or _given(kwargs)):
         raise StampError(
-            "no recorded export led to this program, so there is nothing to stamp it with; lower it with a table of a "
-            "ledger or within record(), or save it with torch.export.save()"
+            "the program: no recorded export led to it, so there is nothing to stamp it with; lower it with a table of "
+            "a ledger or within record(), or save it with torch.export.save()"
         )
     torch.export.save(program, f, **_with_stamp(program, kwargs))
 
 
 def load(f: File, **kwargs: Any) -> ExportedProgram:
-    """Load a program as `torch.export.load` does, and keep its stamp in mind: `save` writes it again.
+    """Load a program as `torch.export.load` does, and remember its stamp, so that `save` writes it again.
 
-    Loading a `.pt2` unpickles what torch put there. To read the stamp of a file you do not trust, use
-    :func:`decomp_ledger.read_stamp`.
+    Loading a `.pt2` unpickles parts of it. For a file that you do not trust, use :func:`decomp_ledger.read_stamp`,
+    which does not.
 
     Args:
         f: a path, or a seekable binary file.
         **kwargs: for `torch.export.load`.
 
     Raises:
-        StampError: it has no stamp, or a damaged one; nothing is loaded.
+        StampError: the file has no stamp, or a damaged one; nothing is loaded.
     """
     stamp = read_stamp(f)
     program: ExportedProgram = torch.export.load(f, **kwargs)
@@ -102,12 +102,12 @@ def load(f: File, **kwargs: Any) -> ExportedProgram:
 
 
 def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: dict[str, Any]) -> None:
-    """Call `torch.export.save` with what it was given, and a stamp if one can be made; the program is saved anyhow."""
+    """Call `torch.export.save` with its arguments, and with a stamp if one can be made."""
     try:
         kwargs = _with_stamp(program, kwargs)
-    except Exception as error:  # the file must not be lost for the sake of its stamp
+    except Exception as error:  # whatever goes wrong, the program is saved
         warnings.warn(
-            f"a program is saved without a stamp: {error!r}", StampWarning, stacklevel=provenance.stack_level()
+            f"the program is saved without a stamp: {error!r}", StampWarning, stacklevel=provenance.stack_level()
         )
     original(program, f, **kwargs)
 
@@ -121,17 +121,17 @@ def _with_stamp(program: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         extra[MEMBER] = text = Stamp(bundles, _digest(program), build()["git"]).to_text()
         if len(text) > MAX_STAMP:
             raise StampError(
-                f"the stamp would have {len(text)} bytes, more than the {MAX_STAMP} that are read; save the program "
-                "with torch.export.save(), and keep the ledger"
+                f"the stamp: it would have {len(text)} bytes, more than the {MAX_STAMP} that can be read; save the "
+                "program with torch.export.save(), and keep the ledger"
             )
     return {**kwargs, "extra_files": extra} if extra else kwargs
 
 
 def load_stamped(original: Callable[..., Any], f: Any, kwargs: dict[str, Any]) -> Any:
-    """Call `torch.export.load` with what it was given, and keep the stamp in mind if there is a good one."""
+    """Call `torch.export.load` with its arguments, and remember the stamp if the file has a sound one."""
     try:
         stamp = read_stamp(f)
-    except Exception:  # what is no stamp, and no file, is torch's to judge
+    except Exception:  # without a sound stamp or file, torch's own load decides
         stamp = None
     program = original(f, **kwargs)
     if stamp is not None and isinstance(program, ExportedProgram):
@@ -140,7 +140,7 @@ def load_stamped(original: Callable[..., Any], f: Any, kwargs: dict[str, Any]) -
 
 
 def _given(kwargs: dict[str, Any]) -> tuple[ExportBundle, ...]:
-    """Return what a stamp holds that the caller has read from another file and now passes on."""
+    """Return the exports of a stamp that the caller passes on from another file, in `extra_files`."""
     text = (kwargs.get("extra_files") or {}).get(MEMBER)
     if not text:
         return ()
@@ -148,19 +148,19 @@ def _given(kwargs: dict[str, Any]) -> tuple[ExportBundle, ...]:
         return Stamp.from_text(text).bundles
     except LedgerError as error:
         warnings.warn(
-            f"extra_files[{MEMBER!r}] is left out: {error}", StampWarning, stacklevel=provenance.stack_level()
+            f"extra_files[{MEMBER!r}]: it is left out: {error}", StampWarning, stacklevel=provenance.stack_level()
         )
         return ()
 
 
 def _adopt(program: ExportedProgram, stamp: Stamp, f: Any) -> None:
     digest = _digest(program)
-    # Another torch may well read the same file as another graph.
+    # Another build of torch may read the same file as another graph.
     if stamp.build == build()["git"] and digest != stamp.graph:
         name = os.fspath(f) if isinstance(f, (str, os.PathLike)) else "the file"
         warnings.warn(
-            f"the program in {name} is not the one that was stamped: its graph digest is {str(digest)[:12]}, the stamp "
-            f"says {str(stamp.graph)[:12]}; it was changed after it was saved",
+            f"{name}: its program is not the one that was stamped: its graph digest is {str(digest)[:12]}, the stamp's "
+            f"is {str(stamp.graph)[:12]}; it was changed after it was saved",
             StampWarning,
             stacklevel=provenance.stack_level(),
         )
@@ -170,5 +170,5 @@ def _adopt(program: ExportedProgram, stamp: Stamp, f: Any) -> None:
 def _digest(program: ExportedProgram) -> str | None:
     try:
         return graph_digest.graph_digest(program)
-    except Exception:  # of a program that cannot be read, as an export's
+    except Exception:  # as in an export, a program that cannot be read has none
         return None

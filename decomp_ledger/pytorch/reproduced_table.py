@@ -1,4 +1,4 @@
-"""The exact table of an export, made again from what its bundle says; and the export itself, run again."""
+"""Make the exact table of an export again from its bundle, and run the export again."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ __all__ = [
 class ReproducedTable(DecompTable):
     """The table of an export, made again: read-only and unrecorded; `run_decompositions` takes it.
 
-    It stays what it was when libraries are loaded later: their ops do not enter. `copy()` gives one that can be
-    changed.
+    Ops of libraries that are loaded later do not enter. `copy()` gives a table that can be changed.
+
+    Args:
+        bundle: the export.
+        trust: modules that may be imported to find decompositions.
+        provided: op name -> functions that its decomposition may stand for.
 
     Attributes:
         bundle: the export.
-        differences: what differs from the table that was used; none if it is made again exactly.
-        torch: the version of torch that it is for.
+        differences: what differs from the table that was used; empty if it is the same.
+        torch: the version of torch that the table is for.
     """
 
     torch = str(torch.__version__)
@@ -62,39 +66,40 @@ class ReproducedTable(DecompTable):
         super().__init__(TableLog(None, bundle.event.table, state=bundle.state, writable=False))
         self.refresh()
 
-    def _update(self, defaults: Defaults) -> None:
-        if defaults is not self._defaults:
-            self._plan(defaults)
-        super()._update(defaults)
+    def _rebuild_storage(self, defaults: Defaults) -> None:
+        self._plan(defaults)
+        super()._rebuild_storage(defaults)
 
     def _plan(self, defaults: Defaults) -> None:
+        """Set the rules that make the table again with these defaults, and the differences."""
         then, now = self.bundle.catalog, defaults.catalog
         if then.build.get("git") != now.build.get("git"):
             then, now = catalogs.completed(then), catalogs.completed(now)
         planned = plan(self.bundle.state, then, now)
         rules, found = dict(planned.state.rules), list(planned.differences)
         for op, rule in planned.state.rules.items():
-            if rule.action == OVERRIDE and op in now.ops:
-                assert rule.decomposition is not None  # an override has one
+            if rule.action == OVERRIDE and rule.decomposition is not None and op in now.ops:
                 try:
-                    self._resolve(op, rule.decomposition, defaults, found)
+                    found += self._load(op, rule.decomposition, defaults)
                 except LedgerError as error:
-                    # The nearest to it is what torch has.
+                    # Without its function, the nearest is torch's default.
                     del rules[op]
                     kind = SOURCE if isinstance(error, DecompositionChanged) else NOT_FOUND
-                    found.append(TableDifference(op, kind, str(error)))
+                    found.append(TableDifference(op, kind, str(error).removeprefix(f"{op}: ")))
         self._log.rules.clear()
         self._log.rules.update(rules)
         self.differences = tuple(sorted(found, key=lambda each: (each.op, each.kind)))
 
-    def _resolve(self, op: str, decomposition: Decomposition, defaults: Defaults, found: list[TableDifference]) -> None:
+    def _load(self, op: str, decomposition: Decomposition, defaults: Defaults) -> list[TableDifference]:
+        """Load the function of an override; return what differs in the functions that it calls."""
         fn = decompositions.load_function(op, decomposition, defaults, self._provided.get(op, ()), self._trust)
         if decomposition.origin in TORCH_ORIGINS or decomposition.module == decompositions.OPS:
-            return
+            return []
         self._log.functions[op, decomposition] = fn
-        if decomposition.helpers is not None and decomposition.helpers != decompositions.helpers_of(fn):
-            text = f"{decomposition.label()} is as it was, but a function that it calls is not"
-            found.append(TableDifference(op, HELPERS, text))
+        if decomposition.helpers is None or decomposition.helpers == decompositions.helpers_of(fn):
+            return []
+        text = f"{decomposition.label()} has the recorded source, but a function that it calls has not"
+        return [TableDifference(op, HELPERS, text)]
 
 
 def reproduce(
@@ -104,15 +109,15 @@ def reproduce(
     provide: Mapping[Any, Any] | None = None,
     strict: bool = True,
 ) -> ReproducedTable:
-    """Make again the exact table that an export was made with: the same ops, the same decompositions.
+    """Make the exact table again that an export was made with: the same ops, the same decompositions.
 
     Args:
-        export: a stamped `.pt2` (its path, or a seekable binary file), of which only the stamp is read; or a bundle,
-            of `read_stamp(...).bundles` or `Ledger.bundle(number)`.
+        export: a stamped `.pt2` (its path, or a seekable binary file; only the stamp is read), or a bundle from
+            `read_stamp(...).bundles` or `Ledger.bundle(number)`.
         trust: modules that may be imported to find decompositions.
-        provide: op -> the function, or a list of candidates, that its decomposition without an importable name (a
-            lambda, a closure, one of a script) stands for; its source must be the recorded one.
-        strict: raise if anything differs; else return the nearest table, whose `differences` say what does.
+        provide: op -> the function, or a list of candidates, for a decomposition without an importable name (a
+            lambda, a closure, one of a script); its source must be the recorded one.
+        strict: raise if anything differs; else return the nearest table, whose `differences` list what does.
 
     Raises:
         ReproductionError: something differs: an op that is gone or new, another source, a changed helper, a function
@@ -132,41 +137,46 @@ def reproduce(
 
 def _message(bundle: ExportBundle, differences: Sequence[TableDifference]) -> str:
     count = "one thing differs" if len(differences) == 1 else f"{len(differences)} things differ"
-    lines = [f"the table of {bundle.name} cannot be made again exactly in torch {torch.__version__}: {count}"]
+    lines = [f"{bundle.name}: its table cannot be made again exactly in torch {torch.__version__}: {count}"]
     return "\n  ".join([*lines, *map(str, differences)])
 
 
 @attrs.frozen
 class Rerun:
-    """An export that was run again.
+    """The result of an export that was run again.
 
     Attributes:
-        program: what came out.
+        program: the new program.
         digest: its graph digest.
-        same: whether that is the recorded one.
+        same: whether that equals the recorded digest.
     """
 
     program: Any
     digest: str
     same: bool
 
+    @property
+    def ops(self) -> dict[str, int]:
+        """The number of nodes of each op in the result."""
+        return graph_digest.op_histogram(self.program)
+
 
 def rerun(table: ReproducedTable, program: Any) -> Rerun:
-    """Lower the program again that was lowered, with its table made again.
+    """Run an export again: lower the same program with the same table.
 
     Args:
         table: the table.
         program: the undecomposed program.
 
     Raises:
-        LedgerError: it is another program than was lowered.
+        LedgerError: it is not the program that was lowered.
     """
     body = table.bundle.body
     before = graph_digest.graph_digest(program)
     if before != body.before:
         raise LedgerError(
-            f"this is not the program that {table.bundle.name} lowered: its graph digest is {before[:12]}, recorded is "
-            f"{str(body.before)[:12]}"
+            f"{table.bundle.name}: it lowered another program: the graph digest is {before[:12]}, recorded is "
+            f"{str(body.before)[:12]}; give the program that was lowered"
         )
     result = program.run_decompositions(table)
     digest = graph_digest.graph_digest(result)
@@ -174,10 +184,10 @@ def rerun(table: ReproducedTable, program: Any) -> Rerun:
 
 
 def import_trusted(modules: Sequence[str]) -> None:
-    """Import modules that the caller trusts: those of the current folder are found too, after all others.
+    """Import modules that the caller trusts; the current folder is searched last.
 
     Raises:
-        NotImportable: one cannot be imported.
+        NotImportable: a module cannot be imported.
     """
     if modules and "" not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -185,11 +195,11 @@ def import_trusted(modules: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever it does when it is imported
-            raise NotImportable(f"the module {name!r} cannot be imported: {error!r:.300}") from error
+            raise NotImportable(f"module {name}: it cannot be imported: {error!r:.300}") from error
 
 
 def load_program(path: str) -> Any:
-    """Load a `.pt2`, which unpickles what torch put there.
+    """Load a `.pt2`, which unpickles parts of it.
 
     Raises:
         LedgerError: torch cannot load it.
@@ -198,5 +208,5 @@ def load_program(path: str) -> Any:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it
         raise LedgerError(
-            f"torch {torch.__version__} cannot load {path}: {type(error).__name__}: {error}"[:500]
+            f"{path}: torch {torch.__version__} cannot load it: {type(error).__name__}: {error}"[:500]
         ) from error

@@ -13,41 +13,43 @@ from decomp_ledger.log.table_log import TableLog, Wanted
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Set, Updated
 from decomp_ledger.model.materialize import ABSENT
-from decomp_ledger.model.rules import TORCH_ORIGINS, Rule, RuleDiff, TableState
+from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.pytorch import active, decompositions, environment, internals
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve
-from decomp_ledger.pytorch.mapping import View
+from decomp_ledger.pytorch.mapping import LiveMapping
 
 __all__ = ["DecompTable"]
 
-# Events of tables tell which torch they met.
+# Events of tables record which torch they were made in.
 provenance.torch_facts = environment.torch_facts
 
 _MISSING: Any = object()
 _MAX_WARNINGS = 10
 
 
-class DecompTable(View):
+class DecompTable(LiveMapping):
     """A decomposition table: a dict of operator -> decomposition, and its history.
 
-    It takes the place of `torch.export.CustomDecompTable`, of which it is a subclass. Wherever it takes an op, it
-    takes an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
-    `OpOverloadPacket`, which means all its overloads. Keys are always operators. Made by `Ledger.table(name)`.
+    It is a subclass of `torch.export.CustomDecompTable` and takes its place. `Ledger.table(name)` makes one. An op is
+    given as an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
+    `OpOverloadPacket`, which means all its overloads. Keys are always operators.
 
-    Reads see operators that were loaded since the last read. `materialize()`, an export and `refresh()` also see what
-    a plain read does not look for: C++ code that registers after its library was loaded, and kernels or registry
-    values replaced in place.
+    Reads see operators that were loaded since the last read. `materialize()`, an export and `refresh()` also see
+    what a plain read cannot: C++ code that registers after its library was loaded, and kernels or registry values
+    replaced in place. `Dispatcher.token` lists all of these.
 
-    Raises, on a read: UntrustedModule, NotImportable or DecompositionChanged, if a recorded decomposition cannot be
-    had in this process. On a change: LedgerFileError, if it cannot be recorded; then it has not been made.
+    A read raises UntrustedModule, NotImportable or DecompositionChanged if a recorded decomposition cannot be loaded
+    in this process. A change that cannot be recorded raises LedgerFileError, and is not made.
+
+    Args:
+        log: the table's log; without one, the table belongs to the recording that is entered.
     """
 
     def __init__(self, log: TableLog | None = None) -> None:
-        # Without a stream: made by upstream's name, inside a recording.
         if log is None:
-            recording = self.__dict__.pop("made_in", None) or active.current()
+            recording = self.__dict__.pop("_recording", None) or active.current()
             if recording is None:
-                raise UnusableValue("a DecompTable is made by Ledger.table(name); it needs a ledger to be recorded in")
+                raise UnusableValue("DecompTable(): no recording is entered; make the table with Ledger.table(name)")
             log = recording.new_log()
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
         super().__init__(log)
@@ -56,33 +58,33 @@ class DecompTable(View):
         if self._defaults is None:
             size = "cannot be read here"
         else:
-            self._read()
+            self._catch_up()
             size = f"{dict.__len__(self)} decompositions"
         return f"<DecompTable {self.name!r} version {self.version}: {size}, {len(self._log.rules)} changed>"
 
     @property
     def decomp_table(self) -> DecompTable:
-        """The mapping, where upstream keeps it: here it is the table itself."""
+        """The mapping under upstream's name: here the table itself."""
         return self
 
     @decomp_table.setter
     def decomp_table(self, table: Mapping[Any, Callable[..., Any]]) -> None:
-        """Take over another table's content, as upstream's `copy()` of a table made before a recording does."""
+        """Take over another table's content: upstream's `copy()` of a table made before a recording sets this."""
         self._taken_over = table
-        self._take([op.name() for op in self if op not in table and op_names.is_aten(op.name())])
+        self._remove([op.name() for op in self if op not in table and op_names.is_aten(op.name())])
         self.update(table)
 
     @property
     def has_materialized(self) -> bool:
-        """Always True; upstream's is False until the first read, here the content is there from the beginning."""
+        """Always True, because the content is there from the beginning; upstream's is False until the first read."""
         return True
 
     @has_materialized.setter
     def has_materialized(self, materialized: bool) -> None:
-        """Take over, last, whether the ops that are not torch's own were in the other table yet."""
+        """Take over, as the last step, whether the other table had custom ops yet."""
         table, self._taken_over = self._taken_over, None
         if materialized and table is not None:
-            self._take([op.name() for op in self if op not in table])
+            self._remove([op.name() for op in self if op not in table])
 
     @property
     def deleted_custom_ops(self) -> set[Any]:
@@ -93,7 +95,7 @@ class DecompTable(View):
     @deleted_custom_ops.setter
     def deleted_custom_ops(self, ops: Iterable[Any]) -> None:
         self._log.preserve(op.name() for op in ops)
-        self._written()
+        self._show_change()
 
     # Changes
 
@@ -121,18 +123,20 @@ class DecompTable(View):
         return found
 
     def pop(self, key: object, *default: Any) -> Any:
-        """Remove an op, so that it stays in the graph, and return its decomposition.
+        """Remove an op so that it stays in the graph, and return its decomposition.
+
+        As in upstream, a custom op that is not in the table can be popped once: it is preserved when it is loaded.
 
         Args:
-            key: the op. A packet removes all its overloads, and returns a dict of those that were there.
+            key: the op. A packet removes all its overloads.
             *default: returned instead of raising KeyError.
 
         Returns:
-            Its decomposition. As upstream has it, an op that is not torch's own, not in the table and was not removed
-            before is removed for the future, and a callable is returned.
+            The decomposition that the op had; for a packet, a dict of those that its overloads had. For an op that had
+            none, a callable that looks for one when it is called.
 
         Raises:
-            KeyError: an aten op that is not in the table, or another that was removed before.
+            KeyError: an aten op that is not in the table, or a custom op that was removed before.
         """
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
@@ -142,46 +146,46 @@ class DecompTable(View):
             if default and not isinstance(key, str):
                 return default[0]
             raise
-        taken = self._take(ops)
-        if taken and isinstance(key, internals.OpOverloadPacket):
-            return taken
-        if taken:
-            return taken[ops[0]]
+        removed = self._remove(ops)
+        if removed and isinstance(key, internals.OpOverloadPacket):
+            return removed
+        if removed:
+            return removed[ops[0]]
         if default:
             return default[0]
         if op_names.is_aten(ops[0]):
             raise KeyError(key)
         raise KeyError(f"{key} doesn't exist in the table")
 
-    def _take(self, ops: list[str]) -> dict[str, Callable[..., Any]]:
-        """Preserve those of the ops that upstream's pop would remove; return what they had."""
+    def _remove(self, ops: list[str]) -> dict[str, Callable[..., Any]]:
+        """Preserve those of the ops that upstream's pop would remove; return the decompositions that they had."""
         had: dict[str, tuple[Rule | None, str]] = {}
-        defaults = dispatcher.quick()
+        defaults = dispatcher.current()
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             had.clear()
             for op in ops:
                 rule = rules.get(op)
-                choice = self._choice(op, rule, defaults)
+                choice = self._choose(op, rule, defaults)
                 if choice != ABSENT or (not op_names.is_aten(op) and rule != Rule(PRESERVE)):
                     had[op] = rule, choice
             return [(op, PRESERVE, None) for op in had]
 
         self._log.change(Popped, decide)
-        self._written()
+        self._show_change()
         self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
-        # Only now: finding a function may import its module, which the ledger must not be locked for.
-        return {op: self._taken(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
+        # Last, because it may import a module, and the ledger must not be locked meanwhile.
+        return {op: self._removed(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
 
-    def _taken(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any]:
-        """Return what a removed op had, or what finds it, or says why it cannot be had, when it is called."""
+    def _removed(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any]:
+        """Return the decomposition that a removed op had; if it cannot be loaded, a callable that says why."""
         try:
-            return self._found(op, rule, choice, defaults) or _Later(op)
+            return self._chosen(op, rule, choice, defaults) or LateDecomposition(op)
         except LedgerError as error:
-            return _Later(op, error)
+            return LateDecomposition(op, error)
 
     def popitem(self) -> tuple[Any, Any]:
-        """Remove the last op, and return it with its decomposition.
+        """Remove the last op and return it with its decomposition.
 
         Raises:
             KeyError: the table is empty.
@@ -193,8 +197,7 @@ class DecompTable(View):
 
     def clear(self) -> None:
         """Remove all ops that are in the table now, as one event."""
-        ops = [op.name() for op in self]
-        self._take(ops)
+        self._remove([op.name() for op in self])
 
     def preserve(self, *keys: object, reason: str | None = None, expected_version: int | None = None) -> None:
         """Remove ops from the table so that they stay in the graph, loaded or not.
@@ -202,14 +205,14 @@ class DecompTable(View):
         Args:
             *keys: the ops.
             reason: why.
-            expected_version: the version the caller believes the table to have.
+            expected_version: the version that the table must have.
 
         Raises:
-            VersionConflict: it has another.
+            VersionConflict: the table has another version.
         """
         ops = [op for key in keys for op in op_names_of(key)]
         self._log.preserve(ops, reason=reason, expected_version=expected_version)
-        self._written()
+        self._show_change()
         self._warn_of_typos(ops)
 
     def override(
@@ -221,10 +224,10 @@ class DecompTable(View):
             key: the op.
             fn: its decomposition.
             reason: why.
-            expected_version: the version the caller believes the table to have.
+            expected_version: the version that the table must have.
 
         Raises:
-            VersionConflict: it has another.
+            VersionConflict: the table has another version.
             UnusableValue: `fn` is not callable.
         """
         ops = op_names_of(key)
@@ -232,10 +235,19 @@ class DecompTable(View):
         self._override(kind, dict.fromkeys(ops, fn), reason, expected_version)
 
     def reset(self, *keys: object, reason: str | None = None, expected_version: int | None = None) -> None:
-        """Say nothing of ops any more: they are as the table's base has them."""
+        """Drop the rules of ops; the ops follow the table's base again.
+
+        Args:
+            *keys: the ops.
+            reason: why.
+            expected_version: the version that the table must have.
+
+        Raises:
+            VersionConflict: the table has another version.
+        """
         ops = [op for key in keys for op in op_names_of(key)]
         self._log.reset(ops, reason=reason, expected_version=expected_version)
-        self._written()
+        self._show_change()
 
     def _override(
         self,
@@ -244,41 +256,47 @@ class DecompTable(View):
         reason: str | None = None,
         expected_version: int | None = None,
     ) -> None:
-        defaults = dispatcher.quick()
-        wanted = {op: decompositions.describe(op, fn, defaults) for op, fn in pairs.items()}
+        defaults = dispatcher.current()
+        wanted = {op: decompositions.identify(op, fn, defaults) for op, fn in pairs.items()}
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             return [
-                (op, OVERRIDE, ref)
-                for op, ref in wanted.items()
-                if rules.get(op) != Rule(OVERRIDE, ref)
+                (op, OVERRIDE, decomposition)
+                for op, decomposition in wanted.items()
+                if rules.get(op) != Rule(OVERRIDE, decomposition)
                 and not (op not in rules and self._is_unchanged(op, pairs[op], defaults))
             ]
 
         if self._log.writable:
-            for op, ref in wanted.items():
-                # Never an operator: it is dead when its library goes.
-                if ref.origin not in TORCH_ORIGINS and not isinstance(pairs[op], internals.OpOverload):
-                    self._log.functions[op, ref] = pairs[op]
-                    ledger = self._log.ledger
-                    if ledger is not None:
-                        ledger.functions.remember(op, ref, pairs[op])
+            self._remember_functions(wanted, pairs)
         self._log.change(kind, decide, reason=reason, expected_version=expected_version)
-        # A function made anew from the same source is no event; the one to use is the newest.
+        # A function made again from the same source changes no rule, so no event; the newest is the one to use.
         self._log.dirty.update(op for op in wanted if op in self._log.rules)
-        self._written()
+        self._show_change()
         self._warn_of_typos(list(wanted))
+
+    def _remember_functions(self, wanted: Mapping[str, Decomposition], pairs: Mapping[str, Any]) -> None:
+        """Keep the functions of this process that overrides are to use.
+
+        Not operators, which are dead when their library is destroyed, nor torch's own, which are found again by name.
+        """
+        ledger = self._log.ledger
+        for op, decomposition in wanted.items():
+            if decomposition.origin not in TORCH_ORIGINS and not isinstance(pairs[op], internals.OpOverload):
+                self._log.functions[op, decomposition] = pairs[op]
+                if ledger is not None:
+                    ledger.functions.remember(op, decomposition, pairs[op])
 
     def _is_unchanged(self, op: str, fn: Any, defaults: Defaults) -> bool:
         return self._log.base == "torch" and decompositions.is_default(op, fn, defaults)
 
     def _warn_of_typos(self, ops: Iterable[str]) -> None:
         pending = [op for op in ops if not is_loaded(op)]
-        # Who names hundreds of ops before their library is loaded has not mistyped them all.
+        # Few, because hundreds of pending ops are a library to come, not typos; and a search takes milliseconds.
         for op in pending[:_MAX_WARNINGS]:
             if near := near_names(op):
                 warnings.warn(
-                    f"{op} is not loaded, and is pending in {self.name!r}; did you mean {', '.join(near)}?",
+                    f"{op}: it is not loaded, so it is pending in {self.name!r}; did you mean {', '.join(near)}?",
                     PendingOpWarning,
                     stacklevel=provenance.stack_level(),
                 )
@@ -286,7 +304,7 @@ class DecompTable(View):
     # Copies
 
     def copy(self) -> DecompTable:
-        """Fork the table: the copy is recorded as a table of its own, from its first change or use on."""
+        """Fork the table: the copy becomes a table of its own in the ledger at its first change or use."""
         return DecompTable(self._log.fork())
 
     __copy__ = copy
@@ -295,17 +313,17 @@ class DecompTable(View):
         return self.copy()
 
     def fork(self, name: str) -> DecompTable:
-        """Fork the table under a name, at once.
+        """Fork the table under a name, and record it at once.
 
         Raises:
-            InvalidName: it cannot name a table.
-            LedgerError: there is such a table already.
+            InvalidName: the name cannot name a table.
+            LedgerError: the ledger has a table of that name.
         """
         return DecompTable(self._log.fork_as(name))
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise UnusableValue(
-            f"the table {self.name!r} cannot be pickled: it is bound to its ledger; "
+            f"{self.name}: the table cannot be pickled, because it is bound to its ledger; "
             "pickle dict(table), or open the table by its name in the other process"
         )
 
@@ -318,22 +336,22 @@ class DecompTable(View):
 
     @property
     def version(self) -> int:
-        """Its version: 1 when created, one more with every change; 0 while nothing was written for it."""
+        """The table's version: 1 when it is created, one more with every change, 0 before its first event."""
         return self._log.version
 
     @property
     def state(self) -> TableState:
-        """What it says of each op, as an immutable value."""
+        """The table's rules, as an immutable value."""
         return self._log.state
 
     @property
     def ledger(self) -> LedgerLog | None:
-        """Where it is recorded; None if it no longer is."""
+        """The ledger that it is recorded in; None if it is no longer recorded."""
         return self._log.ledger
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Names of the ops it speaks of that are not loaded now."""
+        """Names of the ops with a rule that are not loaded now."""
         return tuple(sorted(op for op in self._log.rules if not is_loaded(op)))
 
     def at(self, version: int | str) -> DecompTable:
@@ -341,12 +359,12 @@ class DecompTable(View):
         return DecompTable(self._log.past(version))
 
     def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> None:
-        """Bring back the state of a version or tag, by appending; nothing is rewritten."""
+        """Bring back the rules of a version or tag, as one new event."""
         self._log.revert(to, reason=reason, expected_version=expected_version)
-        self._written()
+        self._show_change()
 
     def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> None:
-        """Name a version, for ever; the present one if None."""
+        """Name a version permanently; the present one if None."""
         self._log.tag(name, version, reason=reason)
 
     def history(self, key: object) -> list[Event]:
@@ -356,20 +374,23 @@ class DecompTable(View):
         )
 
     def blame(self) -> dict[str, Event]:
-        """Return, for each op of which the table says something, the event that said it."""
+        """Return, for each op with a rule, the event that set it."""
         return self._log.blame()
 
     def diff(self, before: int | str, after: int | str | None = None) -> list[RuleDiff]:
-        """Return the ops of which two versions say different things; `after` is now if None."""
+        """Return the ops whose rules differ between two versions; `after` is now if None."""
         return self._log.diff(before, after)
 
     def events(self) -> list[Event]:
-        """Return its events, oldest first."""
+        """Return the table's events, oldest first."""
         return self._log.events()
 
 
-class _Later:
-    """What popping an op that has no decomposition yet returns: it finds one when it is called, if there is one."""
+class LateDecomposition:
+    """A callable that looks for an op's decomposition when it is called.
+
+    Popping an op that has no decomposition yet returns one.
+    """
 
     def __init__(self, op: str, error: LedgerError | None = None) -> None:
         self._op = op
@@ -383,5 +404,5 @@ class _Later:
             raise self._error
         live = resolve(self._op)
         if live is None:
-            raise InvalidName(f"{self._op} is not loaded, so it has no decomposition to call; load it first")
+            raise InvalidName(f"{self._op}: it is not loaded, so it has no decomposition to call; load its library")
         return internals.cia_decomposition(live)(*args, **kwargs)

@@ -1,1 +1,1 @@
-"""The SQLite file: connections, migrations, events and their history, backups. All SQL is here."""
+"""The SQLite file: connections, migrations, events, their history, backups. All SQL is here."""

@@ -1,56 +1,56 @@
-"""The SQLite file: opened, checked, and kept out of forked children and of the way of other threads."""
+"""The connection to a ledger file: opening, transactions, locking between threads, closing around forks."""
 
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
 from decomp_ledger.storage.migrations import apply_migrations, pending_migrations
+from decomp_ledger.storage.new_file import draft_of, link_unless_exists
+from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, is_busy
 
 __all__ = ["DURABILITY", "MEMORY", "Database"]
 
-T = TypeVar("T")
-
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
-_PAUSE = 0.0005, 0.004  # seconds between two looks at whether another writer has finished
-# SQLite quotes a damaged schema in its error. If that is no text, Python cannot read it: 3.10 gives an error without a
-# message, and newer ones a UnicodeDecodeError.
-_UNREADABLE_SCHEMA = "{} is damaged (its schema is no text); restore a backup"
+_PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
+# A ledger may come from a stranger; with trusted_schema off, its schema cannot call functions with side effects.
+_SETTINGS = "PRAGMA foreign_keys = ON", "PRAGMA trusted_schema = OFF"
+_USE_WAL = "PRAGMA journal_mode = WAL"
+_REFUSE_WRITES = "PRAGMA query_only = ON"
+_FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
-_FORKED = "{} is being written by the process that forked this one"
-
-# Connections that a parent process was using when it forked this one: to close one would undo what the parent does.
+# Connections that a parent was using when it forked this process. They are never closed, because closing one would
+# roll back the parent's transaction.
 _inherited: list[sqlite3.Connection] = []
 
 
-class _Patient(sqlite3.Connection):
-    """A connection that waits for whoever has the file locked, as long as `timeout` says.
+class _RetryingConnection(sqlite3.Connection):
+    """A connection that retries a locked file at short random intervals, for `timeout` seconds.
 
-    SQLite would look every tenth of a second in the end, and never see a gap that a busy writer leaves: some writers
-    would wait until their time is over. Looking often, at random moments, all come through.
+    SQLite's own wait grows to 0.1 s between two attempts, which can starve a writer while another one is busy.
     """
 
     timeout = 0.0
 
-    def execute(self, *arguments: Any) -> sqlite3.Cursor:  # what takes a lock; in a transaction it is taken
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
         try:
             return _execute(self, *arguments)
         except sqlite3.OperationalError as error:
             refused = error
         deadline = time.monotonic() + self.timeout
+        # Within a transaction the lock is held already, so that waiting would not help.
         while is_busy(refused) and not self.in_transaction and time.monotonic() < deadline:
-            import random  # few wait; it takes longer to import than a command to answer
-
             time.sleep(random.uniform(*_PAUSE))
             try:
                 return _execute(self, *arguments)
@@ -63,19 +63,26 @@ _execute = sqlite3.Connection.execute
 
 
 class Database:
-    """One ledger file, and the one connection that this process has to it; a fork closes it, and it is opened again.
+    """One ledger file, and the one connection that this process has to it.
+
+    A fork closes the connection; the next use in parent or child opens another.
 
     Args:
-        path: the file; made when it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
-        read_only: never write: neither make a missing ledger nor migrate an older one, of which a copy is read.
+        path: the file; made if it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
+        read_only: never write. A missing ledger is an error; an older one is migrated in a copy in memory.
         timeout: seconds to wait for another writer.
-        lazy: open the file when it is first needed, not now.
-        durability: "process": an event survives the death of the process once its call returned. "power": it
-            survives the loss of power too, at the cost of an fsync an event.
+        lazy: open the file at the first use, not now.
+        durability: "process": an event survives the death of the process once its call returned. "power": an event
+            survives the loss of power too, at the cost of one fsync an event.
+
+    Attributes:
+        path: the file's absolute path, or ":memory:".
+        identity: the open file's device and inode; None while it is closed.
+        generation: raised when row ids that this process knows may be invalid: after a rollback or a fork.
 
     Raises:
-        LedgerFileError: the file is no ledger, or cannot be opened.
-        SchemaError: the ledger was written by a newer version.
+        LedgerFileError: the file is not a ledger, or cannot be opened.
+        SchemaError: a newer version wrote the ledger.
     """
 
     def __init__(
@@ -88,98 +95,93 @@ class Database:
         lazy: bool = False,
     ) -> None:
         if durability not in DURABILITY:
-            raise LedgerFileError(f"durability is 'process' or 'power', not {durability!r}")
+            raise LedgerFileError(f"durability: {durability!r} is unknown; give 'process' or 'power'")
         self.path = MEMORY if str(path) == MEMORY else absolute(path)
         self.read_only = read_only
         self._timeout = timeout
-        self._synchronous = DURABILITY[durability]
+        self._synchronous = f"PRAGMA synchronous = {DURABILITY[durability]}"
         self._lock = threading.RLock()
-        self._users = self._depth = 0
-        self._closed = False
-        self._crossed = False
-        self.place: fork_safety.Place | None = None
+        self._users = 0  # blocks that use the connection now, all of the thread that has the lock
+        self._is_writing = False
+        self._is_closed = False
+        self._was_in_use_by_parent = False
+        self.identity: fork_safety.FileIdentity | None = None
         self.generation = 0
-        self._moment = (0, 0)
         self._connection: sqlite3.Connection | None = None
         if not lazy:
             with self.reading():
                 pass
 
+    # Opening
+
     def _open(self) -> sqlite3.Connection:
         try:
-            return self._open_file()
-        except LedgerError:  # which is an OSError too
+            if self.path == MEMORY:
+                return self._open_memory()
+            return self._open_file(Path(self.path))
+        except LedgerError:  # which may be an OSError too
             raise
         except UnicodeDecodeError as error:
-            raise LedgerFileError(_UNREADABLE_SCHEMA.format(self.path)) from error
+            raise LedgerFileError(UNREADABLE_SCHEMA.format(self.path)) from error
         except PermissionError as error:
-            raise LedgerFileError(f"{self.path} may not be read: {error.strerror}") from error
+            raise LedgerFileError(f"{self.path}: it may not be read: {error.strerror}; make it readable") from error
         except OSError as error:
-            raise LedgerFileError(f"{self.path:.200} cannot be used: {error.strerror}") from error
+            raise LedgerFileError(f"{self.path:.200}: it cannot be used: {error.strerror}") from error
 
-    def _open_file(self) -> sqlite3.Connection:
-        if self.path == MEMORY:
-            connection = self._connect(MEMORY)
-            apply_migrations(connection)
-            fork_safety.hold(self)
-            return connection
-        path = Path(self.path)
-        if self.place is not None:  # it was open before a fork
-            self._check_place()
-            check_header(path)
-            return self._up_to_date(self._connect_file(path))
-        if not path.exists():
-            self._create(path)
-        with fork_safety.opening():
-            check_header(path)
-            connection = self._connect_file(path)
-            self.place = fork_safety.place_of(path)
-            fork_safety.hold(self)
-        try:
-            connection = self._up_to_date(connection)
-        except BaseException:
-            connection.close()
-            self.place = None
-            raise
+    def _open_memory(self) -> sqlite3.Connection:
+        connection = self._connect(MEMORY)
+        apply_migrations(connection)
+        fork_safety.register_open_file(self)
         return connection
 
-    def _create(self, path: Path) -> None:
-        """Make a new ledger beside its place, then put it there: nobody ever sees half of one."""
-        if self.read_only:
-            raise LedgerFileError(f"there is no ledger at {path}; name one with --ledger, or record something first")
-        if not path.parent.is_dir():
-            raise LedgerFileError(f"{path} cannot be made: there is no folder {path.parent}")
-        if not os.access(path.parent, os.W_OK):
-            raise LedgerFileError(f"{path} cannot be made: the folder {path.parent} is not writable here")
-        check_no_log(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    def _open_file(self, path: Path) -> sqlite3.Connection:
+        if self.identity is not None:  # a fork closed the connection
+            self._check_identity()
+            check_header(path)
+            return self._migrate(self._connect_file(path))
+        if not path.exists():
+            self._create(path)
+        with fork_safety.opening_lock():
+            check_header(path)
+            connection = self._connect_file(path)
+            self.identity = fork_safety.file_identity(path)
+            fork_safety.register_open_file(self)
         try:
+            return self._migrate(connection)
+        except BaseException:
+            connection.close()
+            self.identity = None
+            raise
+
+    def _create(self, path: Path) -> None:
+        """Make a new ledger as a draft, then link it, so that no process sees half of one."""
+        if self.read_only:
+            raise LedgerFileError(
+                f"{path}: the ledger does not exist; name one with --ledger, or record something first"
+            )
+        if not path.parent.is_dir():
+            raise LedgerFileError(f"{path}: it cannot be made: the folder {path.parent} does not exist; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise LedgerFileError(f"{path}: it cannot be made: the folder {path.parent} is read-only; use another one")
+        check_no_log(path)
+        with draft_of(path) as draft:
             connection = self._connect(str(draft))
             try:
                 apply_migrations(connection)
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(_USE_WAL)
             finally:
                 connection.close()
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass  # another process was first; its ledger is as good
-            except OSError:
-                if path.exists():
-                    return
-                os.replace(draft, path)  # noqa: PTH105  # a file system without hard links
-        finally:
-            draft.unlink(missing_ok=True)
+            link_unless_exists(draft, path)  # if another process was first, its ledger serves as well
 
     def _connect_file(self, path: Path) -> sqlite3.Connection:
-        if not self.read_only:
-            # Asked first, since SQLite opens what it may not write, and says so at the first write only.
-            if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-                raise LedgerFileError(f"{path} is read-only here; its file and folder must be writable")
-            connection = self._connect(path.as_uri() + "?mode=rw")
-            connection.execute("PRAGMA journal_mode = WAL")
-            return connection
-        return self._connect(reading_uri(path))
+        if self.read_only:
+            return self._connect(reading_uri(path))
+        # Checked here, because SQLite opens a read-only file and fails at the first write.
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise LedgerFileError(f"{path}: it is read-only here; make the file and its folder writable")
+        connection = self._connect(path.as_uri() + "?mode=rw")
+        connection.execute(_USE_WAL)
+        return connection
 
     def _connect(self, target: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -188,18 +190,15 @@ class Database:
             timeout=0,
             isolation_level=None,
             check_same_thread=False,
-            cached_statements=256,
-            factory=_Patient,
+            factory=_RetryingConnection,
         )
         connection.timeout = self._timeout
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        # A ledger may come from a stranger: its schema must not reach functions with effects.
-        connection.execute("PRAGMA trusted_schema = OFF")
+        for setting in (*_SETTINGS, self._synchronous):
+            connection.execute(setting)
         return connection
 
-    def _up_to_date(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Migrate an older ledger; who may not write reads a copy of it in memory, as it is now."""
+    def _migrate(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Bring an older ledger to the newest schema; with `read_only`, a copy of it in memory."""
         if not pending_migrations(connection):
             return connection
         if self.read_only:
@@ -210,58 +209,35 @@ class Database:
         try:
             apply_migrations(connection)
         except sqlite3.IntegrityError as error:
-            # Two events that make one version, say. Who only reads sees them as they are: `verify` is to name them.
+            # Two events that make one version, for example. A reader still reads the old schema, so that `verify` can
+            # name them.
             if not self.read_only:
                 raise LedgerFileError(
-                    f"{self.path} is damaged, and cannot be brought to the newest schema ({error}); run verify"
+                    f"{self.path}: the ledger is damaged, and cannot be migrated ({error}); run verify"
                 ) from error
         if self.read_only:
-            connection.execute("PRAGMA query_only = ON")
+            connection.execute(_REFUSE_WRITES)
         return connection
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection of this process; made anew after a fork."""
-        if self._closed:
-            raise LedgerFileError(f"the ledger {self.path} is closed; open it again with Ledger({self.path!r})")
-        if self._crossed and self.path == MEMORY:
-            raise LedgerFileError("a ledger in memory stays with the process that made it; use a file to share one")
+        """The connection of this process, opened if necessary."""
+        if self._is_closed:
+            raise LedgerFileError(f"{self.path}: the ledger is closed; open it again with Ledger({self.path!r})")
+        if self._was_in_use_by_parent and self.path == MEMORY:
+            raise LedgerFileError(
+                f"{self.path}: a ledger in memory belongs to the process that made it; use a file to share one"
+            )
         if self._connection is None:
             with self._lock:
                 self._connection = self._connection or self._open()
         return self._connection
 
-    def let_go(self, seconds: float) -> bool:
-        """Before a fork: see :class:`openings.Holder`."""
-        if not self._lock.acquire(timeout=seconds):
-            return False
-        # In use by the thread that forks, if at all: within a transaction, or while it goes through what it reads.
-        if self._connection is not None and not self._users and self.path != MEMORY:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-                self._connection = None
-                self.generation += 1  # the next connection counts others' commits anew
-        return True
-
-    def go_on(self) -> None:
-        """After a fork, in the parent."""
-        self._lock.release()
-
-    def begin_anew(self) -> bool:
-        """After a fork, in the child."""
-        self._lock = threading.RLock()
-        self._users = self._depth = 0
-        self.generation += 1
-        if self._connection is None or self._closed:
-            return True
-        _inherited.append(self._connection)
-        self._connection = None
-        self._crossed = True
-        return False
+    # Transactions
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection, to this thread alone, its errors turned into LedgerError."""
+        """Give the connection to this thread alone, for a short read; raise its errors as LedgerError."""
         try:
             with self._lock:
                 connection = self.connection
@@ -270,13 +246,13 @@ class Database:
                 try:
                     yield connection
                 finally:
-                    self._users = users  # not one less: a child that was forked here has forgotten who used it
+                    self._users = users  # not -= 1, because after_fork_in_child may have set it to 0
         except (sqlite3.Error, UnicodeEncodeError) as error:
-            raise self._explained(error) from error
+            raise self._as_ledger_error(error) from error
 
     @contextmanager
     def read_transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection within BEGIN, so that every read sees the ledger at one moment; writers go on."""
+        """Give the connection within BEGIN, so that every read sees the ledger at one moment."""
         with self.reading() as connection:
             began = not connection.in_transaction
             if began:
@@ -291,118 +267,101 @@ class Database:
     def write_transaction(self) -> Iterator[sqlite3.Connection]:
         """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
-        Inside another `write_transaction()` of the same thread it takes part in that one.
+        A `write_transaction()` inside another one of the same thread is part of the outer one.
         """
         if self.read_only:
-            raise LedgerFileError(f"{self.path} was opened for reading only")
+            raise LedgerFileError(f"{self.path}: it was opened for reading only; open it without read_only")
         try:
             with self._lock:
                 connection = self.connection
-                if self._depth:
+                if self._is_writing:
                     yield connection
                     return
                 users = self._users
-                self._users, self._depth = users + 1, 1
+                self._users, self._is_writing = users + 1, True
                 try:
-                    # Inside, because an interrupt may come right after it.
+                    # Inside the try, because an interrupt may come right after the lock was taken.
                     connection.execute("BEGIN IMMEDIATE")
-                    # With the lock, which a restore holds too.
-                    self._check_place()
-                    self._moment = self._asked(connection)
+                    # Under the lock, because a restore takes the lock before it replaces the file.
+                    self._check_identity()
                     yield connection
                     if connection is not self._connection:
                         raise LedgerFileError(_FORKED.format(self.path))
                     connection.execute("COMMIT")
                 except BaseException:
-                    self.generation += 1  # ids that were handed out may be gone
+                    self.generation += 1
                     if connection is self._connection and connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
                 finally:
-                    self._users, self._depth = users, 0
+                    self._users, self._is_writing = users, False
         except (sqlite3.Error, UnicodeEncodeError) as error:
-            raise self._explained(error) from error
-
-    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call `work` with the connection within `write_transaction()`."""
-        with self.write_transaction() as connection:
-            return work(connection)
+            raise self._as_ledger_error(error) from error
 
     @property
     def transaction(self) -> sqlite3.Connection:
-        """The connection within `write()`, for what is called there."""
-        if not self._depth or self._connection is None:
+        """The connection within `write_transaction()`, for functions that the block calls."""
+        if not self._is_writing or self._connection is None:
             raise LedgerFileError(_FORKED.format(self.path))
         return self._connection
 
-    def moment(self) -> tuple[int, int]:
-        """Return what changes when another connection has committed, or a transaction of this one was undone.
-
-        What was known of the ledger at an equal moment is so still.
-        """
-        with self._lock:
-            if self._depth:
-                return self._moment  # nobody else can commit meanwhile
-            with self.reading() as connection:
-                return self._asked(connection)
-
-    def _asked(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        return connection.execute("PRAGMA data_version").fetchone()[0], self.generation
-
-    def _check_place(self) -> None:
-        """Refuse to write into a file that has been removed or replaced: nobody would ever read it."""
+    def _check_identity(self) -> None:
+        """Refuse to use a file that was removed or replaced, because its events would be lost."""
         if self.path == MEMORY:
             return
         try:
-            place = fork_safety.place_of(self.path)
+            identity = fork_safety.file_identity(self.path)
         except OSError:
-            place = None
-        if place != self.place:
+            identity = None
+        if identity != self.identity:
             raise LedgerFileError(
-                f"{self.path} was removed or replaced while it was open; put it back, or open the ledger again"
+                f"{self.path}: the file was removed or replaced while it was open; put it back, or open it again"
             )
 
-    def _explained(self, error: sqlite3.Error | UnicodeEncodeError) -> LedgerError:
-        """Return what to raise for an error of SQLite; raise it as it is, if it is our own mistake."""
+    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError) -> LedgerError:
+        """Return the LedgerError for an error of SQLite; raise it unchanged if it is a fault of this package."""
         if isinstance(error, UnicodeEncodeError):
-            # Of a text to be looked for, by an argument of a command perhaps: those may be any bytes.
-            return UnusableValue(f"{error.object!r:.80} is in no ledger: it has a lone surrogate")
+            # The text of a search, most likely from the command line, where any bytes may come in.
+            return UnusableValue(f"{error.object!r:.80}: no ledger holds a lone surrogate; give other text")
         if not isinstance(error, sqlite3.ProgrammingError):
-            return LedgerFileError(explain(self.path, error))
+            return LedgerFileError(describe_error(self.path, error))
         if "closed" not in str(error):
             raise error
-        return LedgerFileError(f"the ledger {self.path} was closed meanwhile; open it again")
+        return LedgerFileError(f"{self.path}: the ledger was closed meanwhile; open it again")
 
     def close(self) -> None:
-        """Close the file. Closing twice is fine."""
+        """Close the file. Closing twice is allowed."""
         with self._lock:
-            if self._connection is not None and not self._closed:
+            if self._connection is not None and not self._is_closed:
                 self._connection.close()
-            self._closed = True
-            self.place = None
+            self._is_closed = True
+            self.identity = None
 
+    # Forks: the methods of fork_safety.OpenFile
 
-def is_busy(error: sqlite3.Error) -> bool:
-    """Tell whether an error says that another one has the lock."""
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in str(error)
+    def before_fork(self, seconds: float) -> bool:
+        """Lock out other threads, then close the connection unless it is in use."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        # If the connection is in use, then by the thread that forks: in a transaction, or between two rows.
+        if self._connection is not None and not self._users and self.path != MEMORY:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+                self._connection = None
+        return True
 
+    def after_fork_in_parent(self) -> None:
+        """Let other threads in again."""
+        self._lock.release()
 
-def explain(path: str, error: sqlite3.Error) -> str:
-    """Say in one line what an error of SQLite means for the ledger, and what to do."""
-    code = getattr(error, "sqlite_errorname", "")  # Python 3.10 has none: there the text tells
-    text = " ".join(str(error).split())[:300]  # of a damaged schema SQLite quotes many lines
-    if is_busy(error):
-        return f"{path} is being written by another process and did not come free in time; try again"
-    if code.startswith("SQLITE_FULL") or "is full" in text:
-        return f"{path} cannot grow: the disk is full; what was recorded before is intact"
-    if code.startswith("SQLITE_READONLY") or "readonly" in text:
-        return f"{path} is read-only here; its file and folder must be writable"
-    if code.startswith("SQLITE_CANTOPEN") or "unable to open" in text:
-        return f"{path} cannot be opened: {text}; check that it and its folder are readable"
-    if not text:
-        return _UNREADABLE_SCHEMA.format(path)
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in text or "not a database" in text:
-        return f"{path} is damaged ({text}); restore a backup"
-    if "append-only" in text:
-        return f"{path}: {text}"
-    return f"{path}: SQLite says {text}"
+    def after_fork_in_child(self) -> bool:
+        """Drop the parent's threads and connection; return whether the parent had closed its connection."""
+        self._lock = threading.RLock()
+        self._users, self._is_writing = 0, False
+        self.generation += 1
+        if self._connection is None or self._is_closed:
+            return True
+        _inherited.append(self._connection)
+        self._connection = None
+        self._was_in_use_by_parent = True
+        return False

@@ -1,52 +1,125 @@
-"""Rows of the ledger to events and back: the only module that reads and writes its tables."""
+"""Events and what they name, as rows: the codec between the ledger's tables and the values of the model."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import attrs
 
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import (
     ACTIONS,
+    EVENT_KINDS,
     OVERRIDE,
     RESET,
+    VERSION_KINDS,
     Body,
     CallSite,
+    Change,
     Event,
+    Materialized,
     encode_body,
     parse,
     read_event,
 )
-from decomp_ledger.model.hash_chain import HashedText, genesis, hash_of, hashed_text
+from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
-from decomp_ledger.storage import sql
 from decomp_ledger.storage.database import Database
 
-if TYPE_CHECKING:
-    from decomp_ledger.model.catalog import Catalog
+__all__ = ["EVENT", "HEAD", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
 
-__all__ = ["Provenance", "EventStore", "TableInfo", "utc_now"]
+# One row an event, in the order of EventRow's fields.
+EVENT = """
+SELECT event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
+       provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash
+FROM event
+JOIN decomp_table ON decomp_table.id = event.table_id
+JOIN provenance ON provenance.id = event.provenance_id
+JOIN environment ON environment.id = provenance.environment_id
+"""
+MAKES_VERSION = "event.makes_version = 1"  # as the index event_version has it
+_MAKES_NO_VERSION = "event.makes_version IS NULL"  # as the index event_kind has it
+_TOUCHES_OP = f"""
+{MAKES_VERSION} AND (event.table_id, event.version) IN (
+    SELECT table_id, version FROM change WHERE op_id = (SELECT id FROM op WHERE name = ?)
+)
+"""
+# The plus keeps SQLite from the index event_kind, by which it would read every event of the kind.
+_MATERIALIZED = f"{EVENT} WHERE event.table_id = ? AND event.version = ? AND +event.kind = ?"
+_CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.seq"
+HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
 
-# Whole catalogs to compare a new one with, when it is stored as a difference.
+# The greatest version <= :version of each op, by a skip-scan over the primary key of `change`: a few milliseconds at
+# any version of a table with a million changes, where GROUP BY would read the million.
+AS_OF = """
+WITH RECURSIVE hop(op_id) AS (
+    SELECT min(op_id) FROM change WHERE table_id = :table
+    UNION ALL
+    SELECT (SELECT min(op_id) FROM change WHERE table_id = :table AND op_id > hop.op_id)
+    FROM hop WHERE hop.op_id IS NOT NULL
+)
+SELECT op.name, change.action, change.decomposition_id, change.version
+FROM hop
+JOIN change ON change.table_id = :table AND change.op_id = hop.op_id AND change.version = (
+    SELECT max(version) FROM change
+    WHERE table_id = :table AND op_id = hop.op_id AND version <= :version
+)
+JOIN op ON op.id = hop.op_id
+"""
+
+_LEDGER = "SELECT id, created_at FROM ledger"
+_TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
+_TABLE_NAMES = "SELECT name FROM decomp_table WHERE substr(name, 1, length(:prefix)) = :prefix"
+_TABLE_VERSION = "SELECT max(version) FROM event WHERE table_id = ?"
+_DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
+_DECOMPOSITION_BY_DIGEST = "SELECT body FROM decomposition WHERE digest = ?"
+_ENVIRONMENT = "SELECT body FROM environment WHERE digest = ?"
+_CATALOG = "SELECT base_id, body FROM catalog WHERE digest = ?"
+_WHOLE_CATALOG = "SELECT body FROM catalog WHERE id = ? AND base_id IS NULL"
+_NEWEST_WHOLE_CATALOGS = "SELECT id, body FROM catalog WHERE base_id IS NULL ORDER BY id DESC LIMIT ?"
+
+INSERT_EVENT = """
+INSERT INTO event
+    (seq, table_id, version, makes_version, kind, schema, recorded_at, provenance_id, body, prev_hash, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+INSERT_CHANGE = "INSERT INTO change (table_id, op_id, version, action, decomposition_id) VALUES (?, ?, ?, ?, ?)"
+_INSERT_TAG = "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)"
+_INSERT_PROVENANCE = "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)"
+_INSERT_CATALOG = "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)"
+# The tables whose rows are stored once, each found by a unique column: how to find a row, how to insert one.
+_BY_NAME = {
+    "decomp_table": (_TABLE_ID, "INSERT INTO decomp_table (name) VALUES (?)"),
+    "op": ("SELECT id FROM op WHERE name = ?", "INSERT INTO op (name) VALUES (?)"),
+}
+_BY_DIGEST = {
+    "decomposition": (
+        "SELECT id FROM decomposition WHERE digest = ?",
+        "INSERT INTO decomposition (digest, body) VALUES (?, ?)",
+    ),
+    "environment": (
+        "SELECT id FROM environment WHERE digest = ?",
+        "INSERT INTO environment (digest, body) VALUES (?, ?)",
+    ),
+}
+
+# How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
 _BASES_TRIED = 4
 
 
 class Provenance(NamedTuple):
-    """Who did it, why, where and in what.
+    """Who made an event, why, where and in what environment.
 
     Attributes:
         actor: who.
         reason: why, or None.
         call_site: the user's line, or None.
-        environment: what the process runs in, as plain data.
+        environment: the environment's facts, as JSON.
     """
 
     actor: str
@@ -55,46 +128,58 @@ class Provenance(NamedTuple):
     environment: dict[str, Json]
 
 
-class _Source:
-    """A provenance as it is stored.
+class EventRow(NamedTuple):
+    """One event as it is stored, its foreign keys resolved.
 
-    Args:
-        given: it.
-        row: its row.
-        environment: digest of its environment.
-        site: its call site, as it is stored.
+    Attributes:
+        seq: number in the ledger.
+        table: the table's name.
+        version: the table's version after the event.
+        kind: the event's kind.
+        schema: schema number of the body.
+        recorded_at: UTC, as `utc_now` writes it.
+        actor: who.
+        reason: why, or None.
+        call_site: canonical JSON of the call site, or None.
+        environment: digest of the environment, 32 bytes.
+        body: canonical JSON of the body.
+        prev_hash: hash of the event before it, 32 bytes.
+        hash: the event's hash, 32 bytes.
     """
 
-    def __init__(self, given: Provenance, row: int, environment: str, site: str | None) -> None:
-        self.given, self.row, self.environment, self._site = given, row, environment, site
-        self._texts: dict[tuple[str, str], HashedText] = {}
+    seq: int
+    table: str
+    version: int
+    kind: str
+    schema: int
+    recorded_at: str
+    actor: str
+    reason: str | None
+    call_site: str | None
+    environment: bytes
+    body: str
+    prev_hash: bytes
+    hash: bytes
 
-    def hashed_text(self, table: str, body: Body) -> HashedText:
-        """Return what is hashed of all its events of a table and a kind: made once."""
-        found = self._texts.get((table, body.kind))
-        if found is None:
-            given = self.given
-            fields = {
-                "actor": given.actor,
-                "environment": self.environment,
-                "kind": body.kind,
-                "reason": given.reason,
-                "schema": body.schema,
-                "table": table,
-            }
-            self._texts[table, body.kind] = found = hashed_text(fields, self._site)
-        return found
+    def hashed_fields(self) -> dict[str, Json]:
+        """Return what the event's hash covers besides the previous hash, for `event_hash`."""
+        return {
+            **dict(zip(self._fields[:9], self[:9], strict=True)),
+            "call_site": None if self.call_site is None else parse(self.call_site, "a call site"),
+            "environment": self.environment.hex(),
+            "body": parse(self.body, "an event"),
+        }
 
 
 class TableInfo(NamedTuple):
     """One line of the list of tables.
 
     Attributes:
-        name: the table.
-        version: its version.
-        events: how many it has.
-        first_at: when it began, UTC.
-        last_at: when its last event was recorded, UTC.
+        name: the table's name.
+        version: the table's version.
+        events: the number of its events.
+        first_at: time of the first event, UTC.
+        last_at: time of the last event, UTC.
     """
 
     name: str
@@ -105,7 +190,7 @@ class TableInfo(NamedTuple):
 
 
 class EventStore:
-    """Typed access to one store.
+    """Typed access to the rows of one ledger.
 
     Args:
         database: the open file.
@@ -113,307 +198,312 @@ class EventStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        # (table, key) -> row id. A provenance has no unique index, so that only this cache keeps its rows few.
         self._ids: dict[tuple[str, object], int] = {}
         self._generation = database.generation
-        self._sources: dict[object, _Source] = {}
-        self._head: tuple[object, tuple[int, bytes]] | None = None
 
     # Reading
 
     def identity(self) -> tuple[str, str]:
         """Return the ledger's id, and when it was made."""
         with self.database.reading() as connection:
-            rows = connection.execute("SELECT id, created_at FROM ledger").fetchall()
+            rows = connection.execute(_LEDGER).fetchall()
         if len(rows) != 1 or not all(isinstance(value, str) for value in rows[0]):
-            raise LedgerError(f"{self.database.path} is damaged: it does not say which ledger it is; run verify")
+            raise self._damaged("it has no id, or more than one")
         return rows[0][0], rows[0][1]
 
     def table_id(self, table: str) -> int | None:
-        """Return the row of a table's name, or None."""
+        """Return the row id of a table's name, or None."""
         with self.database.reading() as connection:
-            row = connection.execute("SELECT id FROM decomp_table WHERE name = ?", [table]).fetchone()
+            row = connection.execute(_TABLE_ID, [table]).fetchone()
         return None if row is None else int(row[0])
+
+    def table_names(self, prefix: str) -> list[str]:
+        """Return the names of the tables whose names start with a prefix."""
+        with self.database.reading() as connection:
+            return [str(name) for (name,) in connection.execute(_TABLE_NAMES, {"prefix": prefix}).fetchall()]
 
     def version(self, table_id: int) -> int:
         """Return a table's version; 0 if it has no event."""
         with self.database.reading() as connection:
-            (version,) = connection.execute(sql.TABLE_VERSION, [table_id]).fetchone()
+            (version,) = connection.execute(_TABLE_VERSION, [table_id]).fetchone()
         if version is not None and not isinstance(version, int):
-            raise LedgerError(f"{self.database.path} is damaged: a version is {version!r:.40}; run verify")
+            raise self._damaged(f"{version!r:.40} is not a version")
         return version or 0
 
     def as_of(self, table_id: int, version: int) -> dict[str, tuple[Rule | None, int]]:
-        """Return op -> (what is said of it, since which version) at a version; restored ops have None."""
+        """Return op -> (rule, the version that made it) at a version; the rule is None after a reset."""
         with self.database.reading() as connection:
-            rows = connection.execute(sql.AS_OF, {"table": table_id, "version": version}).fetchall()
+            rows = connection.execute(AS_OF, {"table": table_id, "version": version}).fetchall()
         decompositions = self.decompositions({row[2] for row in rows if row[2] is not None})
-        said: dict[str, tuple[Rule | None, int]] = {}
+        found: dict[str, tuple[Rule | None, int]] = {}
         for op, action, decomposition, since in rows:
-            if (
-                action not in ACTIONS
-                or (action == OVERRIDE) != (decomposition is not None)
-                or not isinstance(since, int)
-            ):
-                raise LedgerError(f"{self.database.path} is damaged: what is said of {op!r:.80} is unclear; run verify")
-            said[str(op)] = (None if action == RESET else Rule(action, decompositions.get(decomposition))), since
-        return said
+            is_override = action == OVERRIDE
+            if action not in ACTIONS or is_override != (decomposition is not None) or not isinstance(since, int):
+                raise self._damaged(f"a change of {op!r:.80} is not a change")
+            found[str(op)] = (None if action == RESET else Rule(action, decompositions.get(decomposition))), since
+        return found
 
     def decompositions(self, ids: Iterable[int]) -> dict[int, Decomposition]:
-        """Return stored decompositions by their row."""
-        found: dict[int, Decomposition] = {}
-        with self.database.reading() as connection:
-            for row_id in ids:
-                row = connection.execute("SELECT body FROM decomposition WHERE id = ?", [row_id]).fetchone()
-                if row is None:
-                    raise LedgerError(f"{self.database.path} is damaged: decomposition {row_id} is missing; run verify")
-                found[row_id] = _decomposition_of(row[0])
-        return found
+        """Return stored decompositions by row id."""
+        return {row_id: self._decomposition(_DECOMPOSITION, row_id, str(row_id)) for row_id in ids}
 
     def decompositions_by_digest(self, digests: Iterable[str]) -> dict[str, Decomposition]:
         """Return stored decompositions by the digest that an event names."""
-        found: dict[str, Decomposition] = {}
+        return {
+            digest: self._decomposition(_DECOMPOSITION_BY_DIGEST, _unhex(digest), digest[:12]) for digest in digests
+        }
+
+    def _decomposition(self, query: str, key: int | bytes, label: str) -> Decomposition:
         with self.database.reading() as connection:
-            for digest in digests:
-                row = connection.execute("SELECT body FROM decomposition WHERE digest = ?", [_unhex(digest)]).fetchone()
-                if row is None:
-                    raise LedgerError(
-                        f"{self.database.path} is damaged: decomposition {digest[:12]} is missing; run verify"
-                    )
-                found[digest] = _decomposition_of(row[0])
-        return found
+            row = connection.execute(query, [key]).fetchone()
+        if row is None:
+            raise self._damaged(f"decomposition {label} is missing")
+        return Decomposition.from_json(parse(row[0], "a decomposition"))
 
     def environment(self, digest: str) -> dict[str, Json]:
         """Return a stored environment by its digest."""
         with self.database.reading() as connection:
-            row = connection.execute("SELECT body FROM environment WHERE digest = ?", [_unhex(digest)]).fetchone()
+            row = connection.execute(_ENVIRONMENT, [_unhex(digest)]).fetchone()
         value = parse(row[0], "an environment") if row else None
         if not isinstance(value, dict):
-            raise LedgerError(f"{self.database.path} has no environment {digest[:12]}; run verify")
+            raise LedgerError(f"{self.database.path}: it has no environment {digest[:12]}; run verify")
         return value
 
     def catalog(self, digest: str) -> Catalog:
         """Return a stored catalog by its digest.
 
         Raises:
-            LedgerError: there is none, or it is damaged.
+            LedgerError: the catalog is missing or damaged.
         """
         with self.database.reading() as connection:
-            row = connection.execute("SELECT base_id, body FROM catalog WHERE digest = ?", [_unhex(digest)]).fetchone()
+            row = connection.execute(_CATALOG, [_unhex(digest)]).fetchone()
             if row is None:
-                raise LedgerError(f"{self.database.path} has no catalog {digest[:12]}")
-            return _unpacked(row[1], None if row[0] is None else self._whole_catalog(row[0]))
+                raise LedgerError(
+                    f"{self.database.path}: it has no catalog {digest[:12]}; give the digest of a `materialized` event"
+                )
+            base_id, body = row
+            return unpack(body, None if base_id is None else self._whole_catalog(base_id))
 
     def _whole_catalog(self, row_id: int) -> Catalog:
         with self.database.reading() as connection:
-            row = connection.execute("SELECT body FROM catalog WHERE id = ? AND base_id IS NULL", [row_id]).fetchone()
+            row = connection.execute(_WHOLE_CATALOG, [row_id]).fetchone()
         if row is None:
-            raise LedgerError(f"{self.database.path} is damaged: a catalog's base is missing; run verify")
-        return _unpacked(row[0], None)
+            raise self._damaged("the base of a catalog is missing")
+        return unpack(row[0], None)
 
-    def events(self, where: Sequence[str], values: Sequence[Any], *, desc: bool, limit: int | None) -> Iterator[Event]:
-        """Give events that meet all the SQL conditions, by seq."""
-        text = sql.EVENT
-        if where:
-            text += "WHERE " + " AND ".join(where)
-        text += f" ORDER BY event.seq {'DESC' if desc else 'ASC'}"
-        if limit is not None:
-            text += f" LIMIT {int(limit)}"
+    def events(
+        self,
+        *,
+        table_id: int | None = None,
+        op: str | None = None,
+        actor: str | None = None,
+        kind: str | None = None,
+        gt: int | None = None,
+        lte: int | None = None,
+        limit: int | None = None,
+        desc: bool = False,
+    ) -> Iterator[Event]:
+        """Give the events that match every given condition, by seq.
+
+        Args:
+            table_id: row id of the event's table.
+            op: name of an op that the event changed.
+            actor: who made it.
+            kind: its kind.
+            gt: its seq is greater.
+            lte: its seq is at most this.
+            limit: at most so many events.
+            desc: newest first.
+        """
+        conditions = {
+            "event.table_id = ?": table_id,
+            _TOUCHES_OP: op,
+            "provenance.actor = ?": actor,
+            "event.kind = ?": kind,
+            "event.seq > ?": gt,
+            "event.seq <= ?": lte,
+        }
+        given = {text: value for text, value in conditions.items() if value is not None}
+        where = list(given)
+        if kind in EVENT_KINDS and kind not in VERSION_KINDS:
+            where.append(_MAKES_NO_VERSION)
+        query = EVENT + ("WHERE " + " AND ".join(where) if where else "")
+        query += f" ORDER BY event.seq {'DESC' if desc else 'ASC'} LIMIT ?"
+        return self._events(query, [*given.values(), -1 if limit is None else limit])
+
+    def materializations(self, table_id: int, version: int) -> Iterator[Event]:
+        """Give the `materialized` events of one version of a table."""
+        return self._events(_MATERIALIZED, [table_id, version, Materialized.kind])
+
+    def changes_after(self, table_id: int, version: int) -> Iterator[Event]:
+        """Give the events that made the versions after one, oldest first."""
+        return self._events(_CHANGED_AFTER, [table_id, version])
+
+    def _events(self, query: str, values: list[Any]) -> Iterator[Event]:
         with self.database.reading() as connection:
-            rows = connection.execute(text, list(values)).fetchall()
+            rows = connection.execute(query, values).fetchall()
         return (read_event(row) for row in rows)
 
     def head(self) -> tuple[int, bytes]:
-        """Return the seq and the hash of the last event; 0 and what the first one is chained to, if there is none."""
-        return self._last()[1]
+        """Return seq and hash of the last event.
 
-    def _last(self) -> tuple[object, tuple[int, bytes]]:
-        """Return when the head was read, and the head."""
-        moment = self.database.moment()
-        if self._head is None or self._head[0] != moment:
-            with self.database.reading() as connection:
-                row = connection.execute(sql.HEAD).fetchone()
-            if row is not None and not isinstance(row[1], bytes):
-                raise LedgerError(f"{self.database.path} is damaged: event #{row[0]} has no hash; run verify")
-            self._head = moment, (int(row[0]), row[1]) if row else (0, genesis(*self.identity()))
-        return self._head
+        Of an empty ledger, return 0 and the hash to which the first event will be chained.
+        """
+        with self.database.reading() as connection:
+            row = connection.execute(HEAD).fetchone()
+        if row is None:
+            return 0, genesis(*self.identity())
+        if not isinstance(row[1], bytes):
+            raise self._damaged(f"event #{row[0]} has no hash")
+        return int(row[0]), row[1]
 
-    # Writing, within `store.write()`
+    # Writing, within `Database.write_transaction()`
 
     def append(self, table: str, version: int, body: Body, provenance: Provenance) -> Event:
-        """Append one event, with its change rows, in the transaction that is under way.
+        """Append one event, chained to the head that the transaction sees.
 
-        The head of the chain is read inside the transaction, so that appends of several processes follow
-        one another.
+        Args:
+            table: the table's name.
+            version: the table's version after the event.
+            body: the event's body.
+            provenance: who, why, where, in what.
+        """
+        last, prev_hash = self.head()
+        site = provenance.call_site
+        row = EventRow(
+            seq=last + 1,
+            table=table,
+            version=version,
+            kind=body.kind,
+            schema=body.schema,
+            recorded_at=utc_now(),
+            actor=provenance.actor,
+            reason=provenance.reason,
+            call_site=None if site is None else canonical_json(attrs.asdict(site)),
+            environment=bytes.fromhex(self.put_text("environment", canonical_json(provenance.environment))),
+            body=encode_body(body),
+            prev_hash=prev_hash,
+            hash=b"",
+        )
+        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields()))
+        self.insert_event(row, body)
+        return read_event(row)
+
+    def insert_event(self, row: EventRow, body: Body) -> None:
+        """Insert an event, with the rows that are derived from its body.
+
+        Its environment and its decompositions must be stored before. Neither the hash nor the chain is checked.
+
+        Args:
+            row: the event as it is stored.
+            body: its decoded body.
+
+        Raises:
+            LedgerError: the environment or a decomposition is not stored.
         """
         connection = self.database.transaction
-        table_id = self._named("decomp_table", table)
-        moment, (last, prev_hash) = self._last()
-        seq = last + 1
-        source = self._source(provenance)
-        at = utc_now()
-        text = encode_body(body)
-        own_hash = hash_of(prev_hash, source.hashed_text(table, body), text, at, seq, version)
+        table_id = self._named("decomp_table", row.table)
+        makes_version = 1 if body.makes_version else None
+        provenance_id = self._provenance(row)
         connection.execute(
-            sql.INSERT_EVENT,
-            (
-                seq,
-                table_id,
-                version,
-                1 if body.makes_version else None,
-                body.kind,
-                body.schema,
-                at,
-                source.row,
-                text,
-                prev_hash,
-                own_hash,
-            ),
+            INSERT_EVENT,
+            (row.seq, table_id, row.version, makes_version, *row[3:6], provenance_id, *row[10:]),
         )
-        self._derived_rows(connection, table_id, version, body)
-        self._head = moment, (seq, own_hash)
-        return Event(
-            seq,
-            table,
-            version,
-            body.kind,
-            at,
-            provenance.actor,
-            provenance.reason,
-            provenance.call_site,
-            source.environment,
-            body,
-            prev_hash.hex(),
-            own_hash.hex(),
-            (body.schema, text),
-        )
-
-    def _derived_rows(self, connection: sqlite3.Connection, table_id: int, version: int, body: Body) -> None:
-        """Write the rows that make reads plain indexed SQL; `verify` compares them with the bodies."""
-        connection.executemany(
-            sql.INSERT_CHANGE,
-            [
-                (
-                    table_id,
-                    self._named("op", change.op),
-                    version,
-                    change.action,
-                    None if change.decomposition is None else self._ids["decomposition", change.decomposition],
-                )
-                for change in body.changes
-            ],
-        )
+        # These rows make reads plain indexed SQL; `verify` compares them with the bodies.
+        rows = [
+            (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
+            for change in body.changes
+        ]
+        connection.executemany(INSERT_CHANGE, rows)
         if body.tag is not None:
-            connection.execute(
-                "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)", (table_id, body.tag, version)
-            )
+            connection.execute(_INSERT_TAG, (table_id, body.tag, row.version))
 
     def put_decomposition(self, decomposition: Decomposition) -> str:
         """Store a decomposition once; return its digest."""
-        digest = decomposition.identity()
-        self._put("decomposition", digest, canonical_json(decomposition.to_json()))
-        return digest
+        return self.put_text("decomposition", canonical_json(decomposition.to_json()))
+
+    def put_text(self, table: str, text: str) -> str:
+        """Store canonical JSON once; return its digest.
+
+        Args:
+            table: `decomposition` or `environment`.
+            text: the JSON.
+        """
+        raw = hashlib.sha256(text.encode()).digest()
+        ids, key = self._known_ids(), (table, raw)
+        if key not in ids:
+            connection, (find, insert) = self.database.transaction, _BY_DIGEST[table]
+            row = connection.execute(find, [raw]).fetchone()
+            ids[key] = row[0] if row else int(connection.execute(insert, [raw, text]).lastrowid or 0)
+        return raw.hex()
 
     def put_catalog(self, catalog: Catalog) -> str:
-        """Store a catalog once, as a difference where a whole one of its build is stored; return its digest."""
-        from decomp_ledger.model.catalog import pack
+        """Store a catalog once; return its digest.
 
+        It is stored as a difference from a whole catalog of the same torch build, if a recent one is stored.
+        """
         connection = self.database.transaction
         digest = bytes.fromhex(catalog.digest)
-        if connection.execute("SELECT 1 FROM catalog WHERE digest = ?", [digest]).fetchone() is None:
-            base_id, base = self._nearest_base(connection, catalog)
-            connection.execute(
-                "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)", (digest, base_id, pack(catalog, base))
-            )
+        if connection.execute(_CATALOG, [digest]).fetchone() is None:
+            base_id, base = self._base_for(catalog)
+            connection.execute(_INSERT_CATALOG, (digest, base_id, pack(catalog, base)))
         return catalog.digest
 
-    def _nearest_base(self, connection: sqlite3.Connection, catalog: Catalog) -> tuple[int | None, Catalog | None]:
-        rows = connection.execute(
-            "SELECT id, body FROM catalog WHERE base_id IS NULL ORDER BY id DESC LIMIT ?", [_BASES_TRIED]
-        )
-        for row_id, body in rows.fetchall():
-            base = _unpacked(body, None)
+    def _base_for(self, catalog: Catalog) -> tuple[int | None, Catalog | None]:
+        for row_id, body in self.database.transaction.execute(_NEWEST_WHOLE_CATALOGS, [_BASES_TRIED]).fetchall():
+            base = unpack(body, None)
             if base.build == catalog.build:
                 return int(row_id), base
         return None, None
 
-    def _source(self, given: Provenance) -> _Source:
-        """Return a provenance as it is stored."""
-        # The same object comes with every event until something changes: it is hashed once.
-        environment = given.environment
-        key = (given.actor, given.reason, given.call_site, id(environment))
-        self._known_ids()  # which forgets these too
-        known = self._sources.get(key)
-        if known is None or known.given.environment is not environment:
-            self._sources[key] = known = self._put_provenance(given)
-        return known
-
-    def _put_provenance(self, given: Provenance) -> _Source:
-        body = canonical_json(given.environment)
-        digest = hashlib.sha256(body.encode()).hexdigest()
-        site = None if given.call_site is None else canonical_json(attrs.asdict(given.call_site))
-        values = given.actor, given.reason, site, self._put("environment", digest, body)
-        ids, key = self._known_ids(), ("provenance", values)
+    def _provenance(self, row: EventRow) -> int:
+        ids, values = self._known_ids(), (*row[6:9], self._digested("environment", row.environment))
+        key = ("provenance", values)
         if key not in ids:
-            cursor = self.database.transaction.execute(
-                "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)", values
-            )
-            ids[key] = int(cursor.lastrowid or 0)
-        return _Source(given, ids[key], digest, site)
-
-    def _put(self, table: str, digest: str, body: str) -> int:
-        ids = self._known_ids()
-        key = (table, digest)
-        if key not in ids:
-            connection, raw = self.database.transaction, bytes.fromhex(digest)
-            row = connection.execute(f"SELECT id FROM {table} WHERE digest = ?", [raw]).fetchone()
-            if row is None:
-                row = [connection.execute(f"INSERT INTO {table} (digest, body) VALUES (?, ?)", (raw, body)).lastrowid]
-            ids[key] = int(row[0])
+            ids[key] = int(self.database.transaction.execute(_INSERT_PROVENANCE, values).lastrowid or 0)
         return ids[key]
 
     def _named(self, table: str, name: str) -> int:
-        ids = self._known_ids()
-        key = (table, name)
+        """Return the row id of a name, which is stored once."""
+        ids, key = self._known_ids(), (table, name)
         if key not in ids:
-            connection = self.database.transaction
-            row = connection.execute(f"SELECT id FROM {table} WHERE name = ?", [name]).fetchone()
+            connection, (find, insert) = self.database.transaction, _BY_NAME[table]
+            row = connection.execute(find, [name]).fetchone()
+            ids[key] = row[0] if row else int(connection.execute(insert, [name]).lastrowid or 0)
+        return ids[key]
+
+    def _decomposition_id(self, change: Change) -> int | None:
+        return None if change.decomposition is None else self._digested("decomposition", _unhex(change.decomposition))
+
+    def _digested(self, table: str, digest: bytes) -> int:
+        """Return the row id of a stored digest."""
+        ids, key = self._known_ids(), (table, digest)
+        if key not in ids:
+            row = self.database.transaction.execute(_BY_DIGEST[table][0], [digest]).fetchone()
             if row is None:
-                row = [connection.execute(f"INSERT INTO {table} (name) VALUES (?)", [name]).lastrowid]
-            ids[key] = int(row[0])
+                raise LedgerError(f"{self.database.path}: it has no {table} {digest.hex()[:12]}; store it first")
+            ids[key] = row[0]
         return ids[key]
 
     def _known_ids(self) -> dict[tuple[str, object], int]:
-        """Rows this process has seen; forgotten when a transaction was rolled back, or a child forked."""
+        """Return the row ids that this process knows, none after a rollback or a fork."""
         if self._generation != self.database.generation:
             self._ids.clear()
-            self._sources.clear()
             self._generation = self.database.generation
         return self._ids
 
+    def _damaged(self, problem: str) -> LedgerError:
+        return LedgerError(f"{self.database.path}: the ledger is damaged: {problem}; run verify")
+
 
 def utc_now() -> str:
-    """Return this moment as it is stored."""
-    seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
-    return f"{_second(seconds)}.{micros:06}Z"
-
-
-@lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _unpacked(data: bytes, base: Catalog | None) -> Catalog:
-    from decomp_ledger.model.catalog import unpack  # a table that met no torch is read without
-
-    return unpack(data, base)
-
-
-def _decomposition_of(text: str) -> Decomposition:
-    return Decomposition.from_json(parse(text, "a decomposition"))
+    """Return the time as it is stored: `2026-01-31T12:00:00.000000Z`."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _unhex(digest: str) -> bytes:
     try:
         return bytes.fromhex(digest)
     except ValueError:
-        raise LedgerError(f"{digest[:20]!r} is no digest") from None
+        raise LedgerError(f"{digest[:20]!r}: it is not a digest; give 64 hex digits") from None

@@ -1,4 +1,4 @@
-"""A ledger's file, before SQLite opens it: its name, what it has to be, and what lies beside it."""
+"""Check a ledger's file before SQLite opens it: its name, its header, and the write-ahead log next to it."""
 
 from __future__ import annotations
 
@@ -10,88 +10,103 @@ from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.migrations import APPLICATION_ID
 
-__all__ = ["absolute", "check_header", "check_no_log", "open_to_read", "reading_uri"]
+__all__ = ["absolute", "check_header", "check_no_log", "open_to_read", "reading_uri", "wal_has_pages"]
 
 _HEADER = b"SQLite format 3\0"
-_DUMP = b'{"ledger":{'  # what `dumping.dump` begins with
+_DUMP = b'{"ledger":{'  # the first bytes of a dump (transfer/jsonl.py)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return the absolute form of a file's name; links stay as they are.
+    """Return the absolute form of a file's name, with links kept.
 
     Raises:
-        LedgerFileError: no file can have that name, or the current folder was removed.
+        LedgerFileError: the name is invalid, or the current folder was removed.
     """
     try:
         if b"\0" in os.fsencode(path):
-            raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a null character")
-        return os.path.abspath(os.fspath(path))  # noqa: PTH100
+            raise LedgerFileError(
+                f"{os.fspath(path)!r:.200}: it cannot name a file, because it has a null character; give another name"
+            )
+        return os.path.abspath(os.fspath(path))  # noqa: PTH100  # Path.absolute keeps `..`
     except UnicodeEncodeError:
-        raise LedgerFileError(f"{os.fspath(path)!r:.200} cannot name a file: it has a lone surrogate") from None
+        raise LedgerFileError(
+            f"{os.fspath(path)!r:.200}: it cannot name a file, because it has a lone surrogate; give another name"
+        ) from None
     except FileNotFoundError:
-        raise LedgerFileError(f"{os.fspath(path)!r:.200} is in the current folder, which was removed") from None
+        raise LedgerFileError(
+            f"{os.fspath(path)!r:.200}: the current folder was removed; give an absolute path"
+        ) from None
+
+
+def wal_has_pages(path: Path) -> bool:
+    """Tell whether a database has a write-ahead log that is not empty."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def reading_uri(path: Path) -> str:
-    """Return what SQLite is to open in order to read a file and leave nothing beside it."""
-    # A ledger in a folder that may not be written has no room for SQLite's shared memory file. With no
-    # writer's log beside it, it cannot be changing, and is read as it is.
-    wal = path.with_name(path.name + "-wal")
-    frozen = not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
+    """Return the URI by which SQLite reads a file and leaves no new file next to it."""
+    # In a folder without write permission, SQLite cannot make its shared memory file. Without pages in the log the
+    # file cannot be changing, so SQLite may read it as immutable.
+    frozen = not os.access(path.parent, os.W_OK) and not wal_has_pages(path)
     return path.absolute().as_uri() + ("?immutable=1" if frozen else "?mode=ro")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file of any schema, only to read it."""
+    """Open a ledger of any schema, read-only."""
     return sqlite3.connect(reading_uri(path), uri=True, isolation_level=None)
 
 
 def check_header(path: Path) -> None:
-    """Refuse what SQLite would misread or only notice later; of what this process has open that is known.
+    """Refuse a file that SQLite would misread, or whose damage SQLite would report late.
+
+    A file that this process has open passed the check before, and is not opened again (see fork_safety.py).
 
     Raises:
-        LedgerFileError: a directory, an empty file, no SQLite file, or a truncated one; or one that the parent was
-            using when it forked this process.
+        LedgerFileError: the path is a folder, an empty file, no SQLite file, a truncated one, another application's,
+            or one that the parent was using when it forked this process.
     """
     if fork_safety.is_open(path):
         return
     if path.is_dir():
-        raise LedgerFileError(f"{path} is a folder, not a ledger; name a file in it")
+        raise LedgerFileError(f"{path}: it is a folder, not a ledger; name a file in it")
     if not path.is_file():
-        raise LedgerFileError(f"{path} is not a regular file; a ledger is one")
+        raise LedgerFileError(f"{path}: it is not a regular file; name a regular file")
     size = path.stat().st_size
     if size == 0:
-        raise LedgerFileError(f"{path} is empty, not a ledger; remove it to have a new one made there")
+        raise LedgerFileError(f"{path}: the file is empty, not a ledger; remove it, and a new ledger is made there")
     with path.open("rb") as file:
         header = file.read(100)
     if header.startswith(_DUMP):
-        raise LedgerFileError(f"{path} is the dump of a ledger, not one; make one of it with `decomp-ledger load`")
+        raise LedgerFileError(f"{path}: it is the dump of a ledger; make a ledger of it with `decomp-ledger load`")
     if header[:16] != _HEADER:
-        raise LedgerFileError(f"{path} is not a ledger: not an SQLite file, or an encrypted one")
+        raise LedgerFileError(f"{path}: it is not a ledger: not an SQLite file, or an encrypted one; name another file")
     if len(header) < 100 or _is_truncated(path, header, size):
-        raise LedgerFileError(f"{path} is truncated: it has {size} bytes, fewer than it should; restore a backup")
-    # Read here, not by a PRAGMA: opening another application's database would leave files beside it.
+        raise LedgerFileError(
+            f"{path}: the file is truncated: {size} bytes are less than its header says; restore a backup"
+        )
+    # Read here, not by a PRAGMA, because opening another application's database would leave files next to it.
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise LedgerFileError(f"{path} is an SQLite database, but not a ledger; name another file")
+        raise LedgerFileError(f"{path}: it is an SQLite database, but not a ledger; name another file")
 
 
 def check_no_log(path: Path) -> None:
-    """Refuse to put a ledger where another one's log lies: SQLite would take that in.
+    """Refuse a file name for a new ledger if an old log has it, because SQLite would replay that log.
 
     Raises:
-        LedgerFileError: there is one.
+        LedgerFileError: there is such a log.
     """
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
+    if wal_has_pages(path):
         raise LedgerFileError(
-            f"{wal} is the log of a ledger that is gone; put {path.name} back beside it, or move the log away"
+            f"{path}-wal: it is the log of a ledger that is gone; put {path.name} back next to it, or move the log away"
         )
 
 
 def _is_truncated(path: Path, header: bytes, size: int) -> bool:
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
-        return False  # pages may still be in the log; SQLite puts them together
+    if wal_has_pages(path):
+        return False  # the missing pages may be in the log; SQLite finds them there
     page_size = int.from_bytes(header[16:18], "big")
-    page_size = 65536 if page_size == 1 else page_size
+    page_size = 65536 if page_size == 1 else page_size  # 1 stands for 65536 in the file format
     return size < page_size * int.from_bytes(header[28:32], "big")

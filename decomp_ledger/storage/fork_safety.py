@@ -1,10 +1,11 @@
-"""The ledger files that this process has open: what SQLite cannot know of POSIX locks and of forks.
+"""Keep forked processes away from each other's SQLite locks; this module registers the only fork hooks.
 
-- To close a descriptor of a file drops all locks that the process has on it, whoever took them. Another process would
-  then take the write-ahead log for left over and remove it, with all that is written to it later. So a file that is
-  open is opened by nothing but SQLite.
-- A forked child has SQLite's memory of which locks its parent holds, and not the locks. A connection that it opens
-  would believe to have them. So before a fork all connections are closed, and parent and child open their own.
+Two facts about POSIX explain it:
+
+- Closing any descriptor of a file drops every lock that the process holds on it. Another process would then take the
+  write-ahead log for an orphan and delete it, with every later event. So only SQLite opens a file that is open here.
+- A forked child inherits SQLite's record of the locks, but not the locks. A connection in the child would trust that
+  record. So each connection is closed before a fork; parent and child then open their own.
 """
 
 from __future__ import annotations
@@ -20,40 +21,50 @@ from typing import Protocol, TypeAlias
 
 from decomp_ledger.errors import LedgerFileError
 
-__all__ = ["Holder", "LockOwner", "Place", "hold", "is_open", "opening", "place_of", "renew_lock_in_child", "using"]
+__all__ = [
+    "FileIdentity",
+    "LockOwner",
+    "OpenFile",
+    "file_identity",
+    "in_use",
+    "is_open",
+    "opening_lock",
+    "register_open_file",
+    "renew_lock_in_child",
+]
 
-Place: TypeAlias = "tuple[int, int]"
+FileIdentity: TypeAlias = "tuple[int, int]"  # device and inode: the same for every name of a file
 
-_PATIENCE = 2.0  # seconds that a fork waits for threads that use a ledger
+_FORK_TIMEOUT = 2.0  # seconds that a fork waits for threads that use a ledger
 
 
-class Holder(Protocol):
-    """Who has a file open.
+class OpenFile(Protocol):
+    """An object that has a ledger file open.
 
     Attributes:
-        place: which file; None before it is opened, and once it is closed.
+        identity: the file; None before the object opens it and after it closes it.
     """
 
-    place: Place | None
+    identity: FileIdentity | None
 
-    def let_go(self, seconds: float) -> bool:
-        """Keep other threads out until `go_on`, and close the connection, if nobody is using it.
+    def before_fork(self, seconds: float) -> bool:
+        """Lock out other threads, then close the connection unless it is in use.
 
         Args:
             seconds: how long to wait for other threads.
 
         Returns:
-            Whether other threads are kept out.
+            Whether other threads are locked out, so that `after_fork_in_parent` must let them in.
         """
 
-    def go_on(self) -> None:
+    def after_fork_in_parent(self) -> None:
         """Let other threads in again."""
 
-    def begin_anew(self) -> bool:
-        """Forget all threads and any connection of the parent.
+    def after_fork_in_child(self) -> bool:
+        """Drop the parent's threads and connection.
 
         Returns:
-            Whether there was no such connection any more.
+            Whether the parent had closed its connection.
         """
 
 
@@ -61,26 +72,24 @@ class LockOwner(Protocol):
     """An object with a lock, which another thread may hold at the moment of a fork."""
 
     def renew_lock(self) -> None:
-        """Get a lock that no thread holds."""
+        """Replace the lock by a free one."""
 
 
+_open_files: tuple[weakref.ref[OpenFile], ...] = ()  # replaced, never changed, so that threads read it without a lock
 _lock_owners: weakref.WeakSet[LockOwner] = weakref.WeakSet()
-
-
-def renew_lock_in_child(owner: LockOwner) -> None:
-    """Call an object's `renew_lock` in every child that is forked from now on."""
-    _lock_owners.add(owner)
-
-
-_holders: tuple[weakref.ref[Holder], ...] = ()  # replaced, never changed: threads read it as they like
-_crossed: set[Place] = set()  # files that the parent was using when it forked this process
-_opening, _holding = threading.Lock(), threading.Lock()
+_used_by_parent: set[FileIdentity] = set()  # files that the parent was using when it forked this process
+_opening, _registering = threading.Lock(), threading.Lock()
 _fork = threading.local()
 
 
-def place_of(path: str | os.PathLike[str]) -> Place:
-    """Return what tells a file from every other, whatever its name."""
-    found = os.stat(path)  # noqa: PTH116  # on the path of every event
+def renew_lock_in_child(owner: LockOwner) -> None:
+    """Call an object's `renew_lock` in every child that this process forks later."""
+    _lock_owners.add(owner)
+
+
+def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
+    """Return the device and inode of a file."""
+    found = os.stat(path)  # noqa: PTH116  # 3 us less than Path.stat, once an event
     return found.st_dev, found.st_ino
 
 
@@ -88,88 +97,88 @@ def is_open(path: Path) -> bool:
     """Tell whether this process has a file open.
 
     Raises:
-        LedgerFileError: its parent was using it when it forked this process.
+        LedgerFileError: the parent was using the file when it forked this process.
     """
     if not path.exists():
         return False
-    place = place_of(path)
-    if place in _crossed:
+    identity = file_identity(path)
+    if identity in _used_by_parent:
         raise LedgerFileError(
-            f"{path} was in use when this process was forked, and cannot be used here: fork when no thread is using a "
-            "ledger, or start processes by 'spawn'"
+            f"{path}: it was in use when this process was forked; fork when no thread is using a ledger, or start "
+            "processes by 'spawn'"
         )
-    return place in {holder.place for holder in _living()}
+    return identity in {file.identity for file in _registered()}
 
 
-def _living() -> list[Holder]:
-    return [holder for reference in _holders if (holder := reference()) is not None]
+def _registered() -> list[OpenFile]:
+    return [file for reference in _open_files if (file := reference()) is not None]
 
 
 @contextmanager
-def opening() -> Iterator[None]:
-    """Let no other thread open a ledger, nor fork, meanwhile."""
+def opening_lock() -> Iterator[None]:
+    """Keep other threads from opening a ledger, and from forking, until the block ends."""
     with _opening:
         yield
 
 
-def hold(holder: Holder) -> None:
-    """Remember who has a file open; of a file, within :func:`opening`."""
-    global _holders
-    with _holding:
-        _holders = (*(weakref.ref(each) for each in _living() if each is not holder), weakref.ref(holder))
+def register_open_file(file: OpenFile) -> None:
+    """Remember an object that opens a file; call it under `opening_lock()`."""
+    global _open_files
+    with _registering:
+        _open_files = (*(weakref.ref(each) for each in _registered() if each is not file), weakref.ref(file))
 
 
-class _Busy:
-    """A connection that is used from its opening to its closing."""
+class _FileInUse:
+    """A file whose connection stays open through a fork, because a long operation uses it."""
 
-    def __init__(self, place: Place) -> None:
-        self.place: Place | None = place
+    def __init__(self, identity: FileIdentity) -> None:
+        self.identity: FileIdentity | None = identity
 
-    def let_go(self, seconds: float) -> bool:
+    def before_fork(self, seconds: float) -> bool:
         return False
 
-    def go_on(self) -> None:
+    def after_fork_in_parent(self) -> None:
         pass
 
-    def begin_anew(self) -> bool:
+    def after_fork_in_child(self) -> bool:
         return False
 
 
 @contextmanager
-def using(path: Path) -> Iterator[None]:
-    """Have children know that a file is in use by something other than a store, if they are forked meanwhile."""
-    busy = _Busy(place_of(path))
-    with opening():
-        hold(busy)
+def in_use(path: Path) -> Iterator[None]:
+    """Make children that are forked during the block refuse the file, because a connection to it stays open."""
+    file = _FileInUse(file_identity(path))
+    with opening_lock():
+        register_open_file(file)
     try:
         yield
     finally:
-        busy.place = None
+        file.identity = None
 
 
 def _before_fork() -> None:
-    end = time.monotonic() + _PATIENCE
-    _fork.alone = _opening.acquire(timeout=_PATIENCE)
-    _fork.kept_out = [holder for holder in _living() if holder.let_go(max(0.0, end - time.monotonic()))]
+    end = time.monotonic() + _FORK_TIMEOUT
+    _fork.has_opening_lock = _opening.acquire(timeout=_FORK_TIMEOUT)
+    _fork.locked = [file for file in _registered() if file.before_fork(max(0.0, end - time.monotonic()))]
 
 
-def _in_parent() -> None:
-    for holder in _fork.kept_out:
-        holder.go_on()
-    _fork.kept_out = []
-    if _fork.alone:
+def _after_fork_in_parent() -> None:
+    for file in _fork.locked:
+        file.after_fork_in_parent()
+    _fork.locked = []
+    if _fork.has_opening_lock:
         _opening.release()
 
 
-def _in_child() -> None:
-    global _opening, _holding
-    _opening, _holding = threading.Lock(), threading.Lock()
-    for holder in _living():
-        if not holder.begin_anew() and holder.place is not None:
-            _crossed.add(holder.place)
+def _after_fork_in_child() -> None:
+    global _opening, _registering
+    _opening, _registering = threading.Lock(), threading.Lock()
+    for file in _registered():
+        if not file.after_fork_in_child() and file.identity is not None:
+            _used_by_parent.add(file.identity)
     for owner in list(_lock_owners):
         owner.renew_lock()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,11 +1,12 @@
 """Find and apply the numbered schema migrations.
 
-They lie in the repository's top-level `migrations/`, and inside the package once it is built into a wheel. Their
-names alone tell which schema a file has, so reading a ledger loads none of them.
+They are in the repository's top-level `migrations/`, and inside the package in a wheel. A file's schema is known from
+the names of its migrations, so that opening a ledger of the newest schema loads none.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sqlite3
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ __all__ = [
 
 APPLICATION_ID = 0x44434C47  # "DCLG", in the header of every ledger
 _SET = "decomp_ledger"
+_HAS_MIGRATIONS = "SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"
+_APPLIED = "SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id"
+_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 
 
 @cache
@@ -36,7 +40,7 @@ def _folder() -> Path:
     for folder in (package / "_migrations", package.parent / "migrations"):
         if folder.is_dir():
             return folder
-    raise LedgerError(f"the migrations of decomp_ledger are missing beside {package}; install it again")
+    raise LedgerError(f"{package}: the migrations of decomp_ledger are missing; install it again")
 
 
 @cache
@@ -46,35 +50,31 @@ def migration_names() -> tuple[str, ...]:
 
 
 def pending_migrations(connection: sqlite3.Connection) -> list[str]:
-    """Return the names of the migrations that a ledger has not had, in order.
+    """Return the names of the migrations that a ledger lacks, in order.
 
     Raises:
-        SchemaError: it has had one that this version does not know.
+        SchemaError: the ledger has one that this version does not know.
     """
-    has_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()
-    rows = (
-        connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id", [_SET]).fetchall()
-        if has_table
-        else []
-    )
+    has_table = connection.execute(_HAS_MIGRATIONS).fetchone() is not None
+    rows = connection.execute(_APPLIED, [_SET]).fetchall() if has_table else []
     applied = [str(name) for (name,) in rows]
     unknown = [name for name in applied if name not in migration_names()]
     if unknown:
         raise SchemaError(
-            f"the ledger was written by a newer decomp_ledger: it has the schema {unknown[-1]!r}, and this version "
-            f"knows up to {migration_names()[-1]!r}; upgrade decomp_ledger to open it"
+            f"the schema {unknown[-1]!r} is unknown: a newer decomp_ledger wrote the ledger, and this version knows "
+            f"up to {migration_names()[-1]!r}; upgrade decomp_ledger to open it"
         )
     return [name for name in migration_names() if name not in applied]
 
 
 def apply_migrations(connection: sqlite3.Connection) -> None:
-    """Bring a ledger to the newest schema, in one transaction: wholly, or not at all.
+    """Bring a ledger to the newest schema, in one transaction.
 
     Args:
-        connection: in autocommit mode, to a ledger or an empty file.
+        connection: to a ledger or an empty file, in autocommit mode.
     """
-    # sqlite_utils imports numpy where it is installed: too slow for those who only read, and too early for a
-    # script that sets OMP_NUM_THREADS before it imports numpy itself.
+    # Imported late, because sqlite_utils imports numpy where it is installed: that takes 0.1 s, and would come before
+    # a script sets OMP_NUM_THREADS.
     from sqlite_utils import Database
 
     connection.execute("BEGIN IMMEDIATE")
@@ -99,25 +99,24 @@ def _migrations() -> Migrations:
 
 
 def _module(folder: Path, name: str) -> ModuleType:
-    import importlib.util  # a reader loads no migration
-
     spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None  # a .py file always has both
+    if spec is None or spec.loader is None:
+        raise LedgerError(f"{folder / name}.py: the migration cannot be imported; install decomp_ledger again")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def schema_of(connection: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return (type, name) -> (table, SQL) of all that a file's schema has."""
-    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    """Return (type, name) -> (table, SQL) of everything in a file's schema."""
+    rows = connection.execute(_SCHEMA).fetchall()
     return {(kind, name): (table, text) for kind, name, table, text in rows}
 
 
 def expected_schema() -> dict[tuple[str, str], tuple[str, str]]:
     """Return the schema that the migrations make, as `schema_of` gives it.
 
-    Made without sqlite_utils, since a reader asks for it: a migration uses nothing of it but `execute`.
+    A migration uses only `execute` of sqlite_utils' Database, so that a plain connection serves here.
     """
     return _schema_made_by(_folder(), migration_names())
 

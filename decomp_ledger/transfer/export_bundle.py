@@ -1,7 +1,8 @@
-"""An export, with all that tells its table: small enough to travel in a `.pt2`, and checked when it is read.
+"""One export with everything that determines its table: small enough for a `.pt2`, and checked when it is read.
 
-A bundle has the export's event and the last events that spoke of each op, each as it was hashed, the decompositions
-that these name, the environment, and the catalog, as what it differs in from the one of a released torch.
+A bundle has the export's event, the last event that changed each op, the decompositions that these name, the
+environment, and the catalog as the difference from a released torch's. Each event has all the fields that its hash
+covers.
 """
 
 from __future__ import annotations
@@ -18,100 +19,83 @@ from decomp_ledger import catalogs
 from decomp_ledger.errors import LedgerError, SchemaError, StampError, UnknownCatalog
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json, digest_of
-from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.catalog import Catalog, CatalogDelta
 from decomp_ledger.model.events import BASES, CallSite, Event, Exported, decode_body
-from decomp_ledger.model.hash_chain import chain_hash
+from decomp_ledger.model.hash_chain import event_hash
+from decomp_ledger.model.json_values import as_integer, as_object, as_string
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, TableState, fold
 
-__all__ = ["ExportBundle"]
+__all__ = ["ExportBundle", "bare_catalog"]
 
 _TEXTS = ("table", "kind", "recorded_at", "actor", "environment", "prev_hash", "hash")
-_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_NUMBERS = ("seq", "version", "schema")
+_DAMAGE = (LedgerError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @attrs.define(frozen=True, slots=False)
 class ExportBundle:
-    """One export.
+    """One export, with everything that determines its table.
 
     Attributes:
         ledger: the id of the ledger that recorded it.
         event: its `exported` event.
         environment: what it ran in.
         base: the base of its table, `torch` or `empty`.
-        said: the events that spoke last of each op that the table ever spoke of, by seq.
-        decompositions: digest -> decomposition, of those that these events name.
+        rule_events: for each op that the table ever changed, the last event that did, by seq.
+        decompositions: digest -> decomposition, of those that the rules name.
         catalog: what torch offered.
     """
 
     ledger: str
     event: Event
-    environment: Mapping[str, Json]
+    environment: Mapping[str, Json] = attrs.field(repr=False)
     base: str
-    said: tuple[Event, ...]
-    decompositions: Mapping[str, Decomposition]
-    catalog: Catalog
-
-    @classmethod
-    def of(
-        cls,
-        ledger: str,
-        event: Event,
-        environment: Mapping[str, Json],
-        state: TableState,
-        last_events: Iterable[Event],
-        catalog: Catalog,
-    ) -> ExportBundle:
-        """Put together what a ledger, or the process that exported, knows of an export.
-
-        Args:
-            ledger: the ledger's id.
-            event: the `exported` event.
-            environment: what it ran in.
-            state: its table's state.
-            last_events: the events that spoke last of each op, in any order, repeated or not.
-            catalog: the catalog that it met.
-        """
-        said = tuple(sorted({each.seq: each for each in last_events}.values(), key=lambda each: each.seq))
-        decompositions = (rule.decomposition for rule in state.rules.values() if rule.decomposition is not None)
-        found = {decomposition.identity(): decomposition for decomposition in decompositions}
-        return cls(ledger, event, environment, state.base, said, found, catalog)
+    rule_events: tuple[Event, ...] = attrs.field(repr=False)
+    decompositions: Mapping[str, Decomposition] = attrs.field(repr=False)
+    catalog: Catalog = attrs.field(repr=False)
 
     @classmethod
     def from_log(cls, ledger: LedgerLog, event: Event, catalog: Catalog | None = None) -> ExportBundle:
-        """Put together what a ledger knows of an export.
+        """Collect an export from the ledger that recorded it.
 
         Args:
             ledger: the ledger.
             event: the `exported` event.
-            catalog: the catalog that it names, if the caller has it.
+            catalog: the catalog that the event names, if the caller has it already.
         """
-        rules = ledger.last_events(event.table, event.version)
         state = ledger.state(event.table, event.version)
+        last = ledger.last_events(event.table, event.version)
         body = cast("Exported", event.body)
-        found = ledger.catalog(body.catalog) if catalog is None else catalog
-        return cls.of(
-            ledger.id, event, ledger.environment(event.environment), state, (each for _, each in rules.values()), found
+        decompositions = (rule.decomposition for rule in state.rules.values() if rule.decomposition is not None)
+        return cls(
+            ledger.id,
+            event,
+            ledger.environment(event.environment),
+            state.base,
+            _by_seq(each for _, each in last.values()),
+            {decomposition.identity(): decomposition for decomposition in decompositions},
+            ledger.catalog(body.catalog) if catalog is None else catalog,
         )
 
     @property
     def body(self) -> Exported:
-        """What came of the export."""
+        """The body of its event."""
         return cast("Exported", self.event.body)
 
     @property
     def name(self) -> str:
-        """What people call it: `export:7`."""
+        """The state spec that names it: `export:7`."""
         return f"export:{self.event.seq}"
 
     @cached_property
     def state(self) -> TableState:
-        """The state of its table."""
+        """The rules of its table."""
         rules: dict[str, Rule] = {}
-        for event in self.said:
-            # Of a decomposition that a later event took back, nothing but its digest is kept.
-            fold(rules, (c for c in event.changes if c.decomposition in {None, *self.decompositions}),
-                 self.decompositions)  # fmt: skip
+        for event in self.rule_events:
+            # The decomposition of a change that a later event replaced is not in the bundle.
+            changes = (each for each in event.changes if each.decomposition in {None, *self.decompositions})
+            fold(rules, changes, self.decompositions)
         return TableState(self.event.table, self.event.version, self.base, rules)
 
     @cached_property
@@ -120,140 +104,126 @@ class ExportBundle:
         return materialize(self.state, self.catalog)
 
     def blame(self) -> dict[str, Event]:
-        """Return, for each op of which its table says something, the event that said it."""
+        """Return, for each op with a rule, the event that made the rule."""
         return {op: event for op, event in self.last_events().items() if op in self.state.rules}
 
     def last_events(self) -> dict[str, Event]:
-        """Return, for each op of which its table ever said something, the event that spoke last of it."""
-        spoke = {change.op: event for event in self.said for change in event.changes}
-        return {op: spoke[op] for op in sorted(spoke)}
+        """Return, for each op that the table ever changed, the last event that did; a reset left it without a rule."""
+        last = {change.op: event for event in self.rule_events for change in event.changes}
+        return dict(sorted(last.items()))
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
+        decompositions: dict[str, Json] = {digest: each.to_json() for digest, each in self.decompositions.items()}
         return {
             "ledger": self.ledger,
-            "event": _written(self.event),
+            "event": _event_to_json(self.event),
             "environment": dict(self.environment),
             "base": self.base,
-            "said": [_written(event) for event in self.said],
-            "decompositions": {
-                digest: decomposition.to_json() for digest, decomposition in self.decompositions.items()
-            },
-            "catalog": _packed(self.catalog),
+            "rule_events": [_event_to_json(event) for event in self.rule_events],
+            "decompositions": decompositions,
+            "catalog": _catalog_to_json(self.catalog),
         }
 
     @classmethod
     def from_json(cls, value: object) -> ExportBundle:
-        """Read one from a file of anybody's.
+        """Read untrusted data, and check that its parts fit together.
 
-        It is checked against itself: every event's hash, the digests of environment, decompositions and catalog, and
-        that the table it tells is the one of which the export's event has the digest. That it is also what a ledger
-        says is known from that ledger alone, by the hashes.
+        The hash of each event, the digests of the environment, the decompositions and the catalog, and the digest of
+        the table that they give must be the ones that the export's event names. Whether the ledger has these events
+        is not checked: only the ledger can show that, by their hashes.
 
         Raises:
-            StampError: it is none, or does not hold together.
+            StampError: it is damaged, or its parts do not fit together.
             SchemaError: a newer version wrote it.
         """
         try:
-            return cls._read(value)
+            return cls._read(as_object(value))
         except (SchemaError, StampError):
             raise
-        except (LedgerError, *_DAMAGED) as error:
-            raise StampError(f"a stamp is damaged: {type(error).__name__}: {error}"[:500]) from None
+        except _DAMAGE as error:
+            raise StampError(f"stamp: damaged: {type(error).__name__}: {error}"[:500]) from None
 
     @classmethod
-    def _read(cls, value: Any) -> ExportBundle:
-        environment, base = value["environment"], _text(value["base"])
-        event = _read_event(value["event"])
+    def _read(cls, value: dict[str, Any]) -> ExportBundle:
+        environment, base = value["environment"], as_string(value["base"])
+        event = _event_from_json(value["event"])
+        rule_events = tuple(map(_event_from_json, value["rule_events"]))
         decompositions = {digest: Decomposition.from_json(each) for digest, each in value["decompositions"].items()}
-        said = tuple(_read_event(each) for each in value["said"])
         if not isinstance(event.body, Exported) or base not in BASES:
-            raise StampError("a stamp is damaged: it tells of no export")
+            raise StampError("stamp: damaged: it has no export")
         _check(digest_of(environment) == event.environment, "its environment")
-        _check(
-            all(decomposition.identity() == digest for digest, decomposition in decompositions.items()),
-            "a decomposition",
-        )
-        _check(all(one.seq < other.seq for one, other in pairwise([*said, event])), "the order")
-        catalog = _unpacked(value["catalog"])
+        _check(all(each.identity() == digest for digest, each in decompositions.items()), "a decomposition")
+        _check(all(one.seq < other.seq for one, other in pairwise([*rule_events, event])), "the order of its events")
+        catalog = _catalog_from_json(value["catalog"])
         _check(catalog.digest == event.body.catalog, "its catalog")
-        found = cls(_text(value["ledger"]), event, environment, base, said, decompositions, catalog)
+        found = cls(as_string(value["ledger"]), event, environment, base, rule_events, decompositions, catalog)
         _check(found.snapshot.digest == event.body.snapshot, "its table")
         return found
 
 
+def _by_seq(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Return events by seq, each once."""
+    once = {event.seq: event for event in events}
+    return tuple(once[seq] for seq in sorted(once))
+
+
 def _check(holds: bool, what: str) -> None:
     if not holds:
-        raise StampError(f"a stamp is damaged: {what} is not what its export's event says")
+        raise StampError(f"stamp: damaged: {what} does not match its export's event")
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string, found {type(value).__name__}")
-    return value
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"expected an integer, found {type(value).__name__}")
-    return value
-
-
-def _written(event: Event) -> dict[str, Json]:
-    """Return an event as plain data from which its hash can be made again."""
+def _event_to_json(event: Event) -> dict[str, Json]:
+    """Return an event as plain data, with everything that its hash covers."""
     schema, body = event.written
-    value: dict[str, Json] = {name: getattr(event, name) for name in (*_TEXTS, "seq", "version", "reason")}
     site = event.call_site
-    return {
-        **value,
-        "schema": schema,
-        "body": json.loads(body),
-        "call_site": None if site is None else attrs.asdict(site),
-    }
+    value: dict[str, Json] = {name: getattr(event, name) for name in (*_TEXTS, "seq", "version", "reason")}
+    call_site = None if site is None else attrs.asdict(site)
+    return {**value, "schema": schema, "body": json.loads(body), "call_site": call_site}
 
 
-def _read_event(value: Any) -> Event:
-    fields: dict[str, Any] = {name: _text(value[name]) for name in _TEXTS}
-    for name in ("seq", "version", "schema"):
-        fields[name] = _number(value[name])
-    fields["reason"] = reason = value["reason"]
-    site = value["call_site"]
-    if reason is not None:
-        _text(reason)
-    body = canonical_json(value["body"])
-    own = chain_hash(bytes.fromhex(fields["prev_hash"]), fields, body, None if site is None else canonical_json(site))
-    _check(own.hex() == fields["hash"], f"event {fields['seq']}")
-    schema = fields.pop("schema")
-    fields["call_site"] = (
-        None if site is None else CallSite(_text(site["file"]), _number(site["line"]), _text(site["function"]))
-    )
-    return Event(**fields, body=decode_body(fields["kind"], schema, body), written=(schema, body))
+def _event_from_json(value: dict[str, Any]) -> Event:
+    """Read an event, and check its hash."""
+    fields: dict[str, Any] = {name: as_string(value[name]) for name in _TEXTS}
+    fields |= {name: as_integer(value[name]) for name in _NUMBERS}
+    fields["reason"] = None if value["reason"] is None else as_string(value["reason"])
+    covered = {name: field for name, field in fields.items() if name not in ("prev_hash", "hash")}
+    covered |= {"body": value["body"], "call_site": value["call_site"]}
+    own_hash = event_hash(bytes.fromhex(fields["prev_hash"]), covered)
+    _check(own_hash.hex() == fields["hash"], f"event {fields['seq']}")
+    schema, body = fields.pop("schema"), canonical_json(value["body"])
+    site = _call_site_from_json(value["call_site"])
+    return Event(**fields, call_site=site, body=decode_body(fields["kind"], schema, body), written=(schema, body))
 
 
-def _released(version: str) -> Catalog:
-    """Return a released torch's catalog as a process of that torch would tell it."""
-    known = catalogs.released(version)
-    return Catalog(known.build, {op: entry.bare() for op, entry in known.ops.items()})
+def _call_site_from_json(value: Any) -> CallSite | None:
+    if value is None:
+        return None
+    return CallSite(as_string(value["file"]), as_integer(value["line"]), as_string(value["function"]))
 
 
-def _packed(catalog: Catalog) -> dict[str, Json]:
+def bare_catalog(version: str) -> Catalog:
+    """Return a released torch's catalog in the form in which a live process has it.
+
+    Raises:
+        UnknownCatalog: no catalog of that version is shipped.
+    """
+    released = catalogs.released(version)
+    return Catalog(released.build, {op: entry.bare() for op, entry in released.ops.items()})
+
+
+def _catalog_to_json(catalog: Catalog) -> dict[str, Json]:
+    """Return a catalog as the difference from its release's, or from the newest release's."""
     version = catalog.build.get("torch", "").partition("+")[0]
-    every = catalogs.available()
-    near = version if version in every else every[-1]
-    base = _released(near)
-    changed: dict[str, Json] = {
-        op: entry.to_json() for op, entry in sorted(catalog.ops.items()) if base.ops.get(op) != entry
-    }
-    gone = list[Json](sorted(base.ops.keys() - catalog.ops.keys()))
-    return {"near": near, "build": dict(catalog.build), "changed": changed, "gone": gone}
+    available = catalogs.available()
+    base = version if version in available else available[-1]
+    return {"base": base, **CatalogDelta.between(bare_catalog(base), catalog).to_json()}
 
 
-def _unpacked(value: Any) -> Catalog:
+def _catalog_from_json(value: Any) -> Catalog:
+    version = as_string(value["base"])
     try:
-        base = _released(_text(value["near"]))
+        base = bare_catalog(version)
     except UnknownCatalog:
-        raise StampError(f"a stamp builds on the catalog of torch {value['near']!r:.40}; upgrade to read it") from None
-    gone = set(value["gone"])
-    ops = {op: entry for op, entry in base.ops.items() if op not in gone}
-    ops.update((op, Entry.from_json(entry)) for op, entry in value["changed"].items())
-    return Catalog({_text(key): _text(item) for key, item in value["build"].items()}, ops)
+        raise StampError(f"stamp: its catalog builds on torch {version!r:.40}; upgrade decomp_ledger") from None
+    return CatalogDelta.from_json(value).apply(base)

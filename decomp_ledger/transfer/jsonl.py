@@ -1,293 +1,266 @@
-"""A ledger as JSON Lines, which any program can read, and back: with the same hashes."""
+"""A ledger as JSON Lines, which any program can read; and a ledger made from them, with the same hashes."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
-from decomp_ledger.integrity.checkpoints import Checkpoint, insert_checkpoint, stored
+from decomp_ledger.integrity.checkpoints import Checkpoint, insert_checkpoint, stored_checkpoints
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
-from decomp_ledger.model.events import VERSION_KINDS, Changing, Tagged, decode_body
-from decomp_ledger.model.hash_chain import chain_hash, genesis
-from decomp_ledger.storage import sql
-from decomp_ledger.storage.backup import Progress, draft_of, put, target_of
+from decomp_ledger.model.events import decode_body
+from decomp_ledger.model.hash_chain import event_hash, genesis
+from decomp_ledger.storage import audit_rows
+from decomp_ledger.storage.audit_rows import CatalogRow
+from decomp_ledger.storage.backup import Progress
+from decomp_ledger.storage.event_store import EventRow, EventStore
 from decomp_ledger.storage.file_checks import check_no_log
-from decomp_ledger.transfer.restore import check_draft
+from decomp_ledger.storage.import_rows import insert_catalog, set_identity
+from decomp_ledger.storage.new_file import draft_of, put, target_of
+from decomp_ledger.transfer.restore import verify_draft
 
-__all__ = ["FORMAT", "dump", "load"]
+__all__ = ["FORMAT", "dump", "dump_to_file", "load"]
 
 FORMAT = "decomp-ledger dump 1"
-_STEP = 2000
-_EVENT = (
-    "seq", "table", "version", "kind", "schema", "recorded_at", "actor", "reason", "call_site", "environment", "body",
-    "prev_hash", "hash",
+_STEP = 2000  # events between two reports of progress
+_DAMAGE = (
+    LedgerError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, zlib.error,
+    sqlite3.IntegrityError,
 )  # fmt: skip
-_DAMAGE = (LedgerError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, zlib.error)
 
 
 def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
-    """Give a ledger, as it is at one moment, line by line: each a JSON object with one member that says what it is.
+    """Give a ledger, as it is at one moment, line by line: each a JSON object whose one member names its kind.
 
     `ledger` comes first; then every `environment`, `decomposition` and `catalog`, which events name by digest; then
     each `event`, as it was hashed, and each `checkpoint`; and `end` last, with the head of the chain.
 
     Args:
         ledger: the ledger.
-        progress: told how many events were given, and how many there are.
+        progress: called with the number of events given, and of all events.
 
     Raises:
         LedgerError: the ledger is damaged.
     """
     ledger_id, created_at = ledger.event_store.identity()
-    with ledger.database.reading() as connection:
-        began = not connection.in_transaction
-        if began:
-            connection.execute("BEGIN")
-        try:
-            yield _line("ledger", {"format": FORMAT, "id": ledger_id, "created_at": created_at})
-            for table in ("environment", "decomposition"):
-                for row_id, text in connection.execute(f"SELECT id, body FROM {table} ORDER BY id"):
-                    yield _line(table, _parsed(text, f"{table} {row_id}"))
-            yield from _catalogs(connection)
-            seq, head = 0, genesis(ledger_id, created_at).hex()
-            (total,) = connection.execute("SELECT count(*) FROM event").fetchone()
-            for row in connection.execute(sql.EVERY_EVENT):
-                seq, head = row[0], _hex(row[12])
-                if progress is not None and seq % _STEP == 0:
-                    progress(seq, total)
-                yield _line("event", _event(row))
-            count = 0
-            for checkpoint in stored(connection, ledger_id):
-                count += 1
-                yield _line("checkpoint", checkpoint.to_json())
-            yield _line("end", {"events": seq, "head": head, "checkpoints": count})
-        finally:
-            if began and connection.in_transaction:
-                connection.execute("COMMIT")
+    with ledger.database.read_transaction() as connection:
+        yield _line("ledger", {"format": FORMAT, "id": ledger_id, "created_at": created_at})
+        for table in ("environment", "decomposition"):
+            for row_id, _, text in audit_rows.digested_rows(connection, table):
+                yield _line(table, _parsed(text, f"{table} {row_id}"))
+        for catalog in audit_rows.catalog_rows(connection):
+            yield _line("catalog", _catalog_value(catalog))
+        seq, head = 0, genesis(ledger_id, created_at).hex()
+        total = audit_rows.count_events(connection)
+        for row, *_ in audit_rows.event_rows(connection):
+            seq, head = row.seq, _hex(row.hash)
+            if progress is not None and seq % _STEP == 0:
+                progress(seq, total)
+            yield _line("event", _event_value(row))
+        count = 0
+        for checkpoint in stored_checkpoints(connection, ledger_id):
+            count += 1
+            yield _line("checkpoint", checkpoint.to_json())
+        yield _line("end", {"events": seq, "head": head, "checkpoints": count})
 
 
-def _line(what: str, value: Any) -> str:
+def dump_to_file(ledger: LedgerLog, path: str | os.PathLike[str], progress: Progress | None = None) -> Path:
+    """Write a ledger as JSON Lines to a new file.
+
+    Args:
+        ledger: the ledger.
+        path: the file.
+        progress: called with the number of events written, and of all events.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        LedgerFileError: the file exists, or cannot be written; nothing is left of it then.
+        LedgerError: the ledger is damaged.
+    """
+    target = target_of(path)
+    with draft_of(target) as draft:
+        with draft.open("w", encoding="ascii") as file:
+            file.writelines(dump(ledger, progress))
+        put(draft, target)
+    return target
+
+
+def _line(kind: str, value: Any) -> str:
     try:
-        return json.dumps({what: value}, separators=(",", ":")) + "\n"  # in ASCII: one line, whatever is in it
+        return json.dumps({kind: value}, separators=(",", ":")) + "\n"  # ASCII, so that it is one line in any case
     except TypeError:  # bytes in a column of text
-        raise LedgerError(f"the {what} {value.get('seq', '')} has what is no text; run verify") from None
+        raise LedgerError(f"{kind} {value.get('seq', '')}: a value is not text; run verify") from None
 
 
-def _parsed(text: Any, what: str) -> Any:
+def _parsed(text: Any, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise LedgerError(f"{what} is damaged: {error}; run verify") from None
+        raise LedgerError(f"{name}: damaged: {error}; run verify") from None
 
 
 def _hex(value: Any) -> str:
     if not isinstance(value, bytes):
-        raise LedgerError("a hash is missing or damaged; run verify")
+        raise LedgerError("a hash: missing or damaged; run verify")
     return value.hex()
 
 
-def _event(row: tuple[Any, ...]) -> dict[str, Any]:
-    value = dict(zip(_EVENT, row, strict=True))
-    what = f"event {value['seq']}"
-    value["call_site"] = None if value["call_site"] is None else _parsed(value["call_site"], what)
-    value["body"] = _parsed(value["body"], what)
-    for name in ("environment", "prev_hash", "hash"):
-        value[name] = _hex(value[name])
+def _event_value(row: EventRow) -> dict[str, Any]:
+    name = f"event {row.seq}"
+    value = row._asdict()
+    value["call_site"] = None if row.call_site is None else _parsed(row.call_site, name)
+    value["body"] = _parsed(row.body, name)
+    for field in ("environment", "prev_hash", "hash"):
+        value[field] = _hex(value[field])
     return value
 
 
-def _catalogs(connection: sqlite3.Connection) -> Iterator[str]:
-    """Give whole catalogs, and those that differ from one as how they do, as they are stored."""
-    query = (
-        "SELECT own.digest, base.digest, own.body FROM catalog AS own LEFT JOIN catalog AS base "
-        "ON base.id = own.base_id ORDER BY own.base_id IS NOT NULL, own.id"
-    )
-    for digest, base, body in connection.execute(query):
-        try:
-            text = zlib.decompress(body)
-        except (zlib.error, TypeError) as error:
-            raise LedgerError(f"a catalog is damaged: {error}; run verify") from None
-        value = {"digest": _hex(digest), "base": None if base is None else _hex(base), "body": _parsed(text, "catalog")}
-        yield _line("catalog", value)
+def _catalog_value(row: CatalogRow) -> dict[str, Any]:
+    """Return a catalog as it is stored: whole, or the difference from its base."""
+    try:
+        text = zlib.decompress(row.body)
+    except (zlib.error, TypeError) as error:
+        raise LedgerError(f"catalog {row.row_id}: damaged: {error}; run verify") from None
+    base = None if row.base is None else _hex(row.base)
+    return {"digest": _hex(row.digest), "base": base, "body": _parsed(text, f"catalog {row.row_id}")}
 
 
-def load(lines: Iterable[str], path: str | os.PathLike[str], progress: Progress | None = None) -> Verification:
-    """Make a ledger of what `dump` gave, verify it, and only then put it in its place.
+def load(
+    source: str | os.PathLike[str] | Iterable[str], path: str | os.PathLike[str], progress: Progress | None = None
+) -> Verification:
+    """Make a ledger from a dump, verify it, and only then put it in its place.
 
     Args:
-        lines: what it gave.
-        path: the ledger; none must be there.
-        progress: told how many events were verified, and how many there are.
+        source: the file that `dump` was written to, "-" for standard input, or its lines.
+        path: the new ledger.
+        progress: called with the number of events verified, and of all events.
 
     Raises:
-        LedgerFileError: there is a file, or it cannot be written.
-        LedgerError: a line is not as it was written, some are missing, or the whole does not verify.
+        LedgerFileError: the ledger exists or cannot be written, or the dump cannot be read.
+        LedgerError: a line was changed, lines are missing, or the whole does not verify.
     """
     target = target_of(path)
     if target.exists():
-        raise LedgerFileError(f"{target} is there already; load into another file, or move it away")
+        raise LedgerFileError(f"{target}: the file exists already; load into another file, or move it away")
     check_no_log(target)
+    lines = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
     with draft_of(target) as draft:
-        with LedgerLog(draft) as ledger:
-            ledger.database.write(lambda connection: _Loader(connection).run(lines))
-        verified = check_draft(draft, "what was loaded", progress)
+        with LedgerLog(draft) as ledger, ledger.database.write_transaction() as connection:
+            _Loader(ledger.event_store, connection).load(lines)
+        verified = verify_draft(draft, "the dump", progress)
         put(draft, target)
     return verified
 
 
 class _Loader:
-    """Writes rows as they were written elsewhere; whether they belong together, `verify` says afterwards."""
+    """The state of one load, from the first line to the last."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.ids: dict[tuple[str, Any], int] = {}
-        self.whole: dict[str, Catalog] = {}
-        self.identity = ""
-        self.seq, self.head = 0, b""
-        self.checkpoints = 0
-        self.ended = False
+    def __init__(self, event_store: EventStore, connection: sqlite3.Connection) -> None:
+        self._event_store, self._connection = event_store, connection
+        self._whole_catalogs: dict[str, Catalog] = {}
+        self._ledger = ""
+        self._seq, self._head = 0, b""
+        self._checkpoints = 0
+        self._ended = False
 
-    def run(self, lines: Iterable[str]) -> None:
-        readers = {
-            "ledger": self.ledger,
-            "environment": lambda value: self.digested("environment", value),
-            "decomposition": lambda value: self.digested("decomposition", value),
-            "catalog": self.catalog,
-            "event": self.event,
-            "checkpoint": self.checkpoint,
-            "end": self.end,
-        }
+    def load(self, lines: Iterable[str]) -> None:
         number = 0
         for number, line in enumerate(lines, 1):
             try:
-                ((what, value),) = json.loads(line).items()
-                if (number == 1) != (what == "ledger") or self.ended or what not in readers:
-                    raise ValueError(f"it says {what!r:.40} there, which does not belong there")
-                readers[what](value)
-            except sqlite3.IntegrityError as error:
-                raise LedgerError(f"line {number} cannot be loaded: {error}") from None
+                ((kind, value),) = json.loads(line).items()
+                if (number == 1) != (kind == "ledger") or self._ended or kind not in _READERS:
+                    raise ValueError(f"a line of kind {kind!r:.40} does not belong there")
+                _READERS[kind](self, value)
             except _DAMAGE as error:
-                raise LedgerError(f"line {number} cannot be loaded: {error}") from None
-        if not self.ended:
-            raise LedgerError(f"the dump is cut off after line {number}: its last line must say 'end'")
+                raise LedgerError(f"line {number}: cannot be loaded: {error}") from None
+        if not self._ended:
+            raise LedgerError(f"the dump: ends after line {number} without an 'end' line; dump the ledger again")
 
-    def insert(self, table: str, **values: Any) -> int:
-        names, marks = ", ".join(values), ", ".join("?" * len(values))
-        text = f"INSERT INTO {table} ({names}) VALUES ({marks})"
-        return int(self.connection.execute(text, list(values.values())).lastrowid or 0)
-
-    def row(self, table: str, key: Any, **values: Any) -> int:
-        """Return the row of what is stored once."""
-        if (table, key) not in self.ids:
-            self.ids[table, key] = self.insert(table, **values)
-        return self.ids[table, key]
-
-    def ledger(self, value: Any) -> None:
+    def _read_ledger(self, value: Any) -> None:
         if value["format"] != FORMAT:
-            raise ValueError(f"it is of the format {value['format']!r:.40}, and this version reads {FORMAT!r}")
-        self.identity, created_at = value["id"], value["created_at"]
-        self.head = genesis(self.identity, created_at)
-        # A new ledger has an id of its own, which nobody may change: but this one is nobody's yet.
-        (guard,) = self.connection.execute("SELECT sql FROM sqlite_master WHERE name = 'ledger_no_update'").fetchone()
-        self.connection.execute("DROP TRIGGER ledger_no_update")
-        self.connection.execute("UPDATE ledger SET id = ?, created_at = ?", (self.identity, created_at))
-        self.connection.execute(guard)
+            raise ValueError(f"its format is {value['format']!r:.40}; this version reads {FORMAT!r}")
+        self._ledger, created_at = value["id"], value["created_at"]
+        self._head = genesis(self._ledger, created_at)
+        set_identity(self._connection, self._ledger, created_at)
 
-    def digested(self, table: str, value: Any) -> None:
-        import hashlib
+    def _read_environment(self, value: Any) -> None:
+        self._event_store.put_text("environment", canonical_json(value))
 
-        text = canonical_json(value)
-        digest = hashlib.sha256(text.encode()).digest()
-        self.row(table, digest.hex(), digest=digest, body=text)
+    def _read_decomposition(self, value: Any) -> None:
+        self._event_store.put_text("decomposition", canonical_json(value))
 
-    def catalog(self, value: Any) -> None:
-        base = None if value["base"] is None else self.whole[value["base"]]
+    def _read_catalog(self, value: Any) -> None:
+        base = None if value["base"] is None else self._whole_catalogs[value["base"]]
         body = zlib.compress(json.dumps(value["body"], ensure_ascii=False, sort_keys=True).encode(), 6)
         catalog = unpack(body, base)
         if catalog.digest != value["digest"]:
-            raise ValueError("the catalog is not what its digest was made of")
+            raise ValueError("the catalog does not match its digest")
         if base is None:
-            self.whole[catalog.digest] = catalog
-        base_id = None if base is None else self.ids["catalog", base.digest]
-        digest = bytes.fromhex(catalog.digest)
-        self.row("catalog", catalog.digest, digest=digest, base_id=base_id, body=pack(catalog, base))
+            self._whole_catalogs[catalog.digest] = catalog
+        # Not by `put_catalog`, which may find another base now that every whole catalog is stored.
+        insert_catalog(self._connection, catalog.digest, value["base"], pack(catalog, base))
 
-    def event(self, value: dict[str, Any]) -> None:
-        if value.keys() != set(_EVENT):
-            raise ValueError("it is no event")
+    def _read_event(self, value: dict[str, Any]) -> None:
+        if value.keys() != set(EventRow._fields):
+            raise ValueError("the event has other fields than an event has")
+        if value["seq"] != self._seq + 1:
+            raise ValueError(f"event {self._seq + 1} is missing before event {value['seq']!r:.20}")
+        fields = {name: field for name, field in value.items() if name not in ("prev_hash", "hash")}
+        prev_hash, own_hash = bytes.fromhex(value["prev_hash"]), bytes.fromhex(value["hash"])
+        if event_hash(prev_hash, fields) != own_hash:
+            raise ValueError(f"event {value['seq']} does not match its hash")
         text = canonical_json(value["body"])
         site = None if value["call_site"] is None else canonical_json(value["call_site"])
-        prev_hash, own_hash = bytes.fromhex(value["prev_hash"]), bytes.fromhex(value["hash"])
-        if value["seq"] != self.seq + 1:
-            raise ValueError(f"event {self.seq + 1} is missing before event {value['seq']!r:.20}")
-        if chain_hash(prev_hash, value, text, site) != own_hash:
-            raise ValueError(f"event {value['seq']} is not what its hash was made of")
-        table_id = self.row("decomp_table", value["table"], name=value["table"])
-        environment = self.ids["environment", value["environment"]]
-        who = {"actor": value["actor"], "reason": value["reason"], "call_site": site, "environment_id": environment}
-        provenance = self.row("provenance", tuple(who.values()), **who)
-        makes_version = 1 if value["kind"] in VERSION_KINDS else None
-        own = (
-            value["seq"],
-            table_id,
-            value["version"],
-            makes_version,
-            value["kind"],
-            value["schema"],
-            value["recorded_at"],
-        )
-        self.connection.execute(sql.INSERT_EVENT, (*own, provenance, text, prev_hash, own_hash))
-        self.derived(table_id, value["version"], decode_body(value["kind"], value["schema"], text))
-        self.seq, self.head = value["seq"], own_hash
+        stored = {**fields, "body": text, "call_site": site, "environment": bytes.fromhex(value["environment"])}
+        row = EventRow(**stored, prev_hash=prev_hash, hash=own_hash)
+        self._event_store.insert_event(row, decode_body(row.kind, row.schema, text))
+        self._seq, self._head = value["seq"], own_hash
 
-    def derived(self, table_id: int, version: int, body: object) -> None:
-        if isinstance(body, Changing):
-            for change in body.changes:
-                op = self.row("op", change.op, name=change.op)
-                digest = change.decomposition
-                decomposition = None if digest is None else self.ids["decomposition", digest]
-                self.connection.execute(sql.INSERT_CHANGE, (table_id, op, version, change.action, decomposition))
-        elif isinstance(body, Tagged):
-            self.insert("tag", table_id=table_id, name=body.name, version=version)
-
-    def checkpoint(self, value: Any) -> None:
+    def _read_checkpoint(self, value: Any) -> None:
         checkpoint = Checkpoint.from_json(value)
-        if checkpoint.ledger != self.identity:
-            raise ValueError("the checkpoint is of another ledger")
-        insert_checkpoint(self.connection, checkpoint)
-        self.checkpoints += 1
+        if checkpoint.ledger != self._ledger:
+            raise ValueError("the checkpoint belongs to another ledger")
+        insert_checkpoint(self._connection, checkpoint)
+        self._checkpoints += 1
 
-    def end(self, value: Any) -> None:
-        found = {"events": self.seq, "head": self.head.hex(), "checkpoints": self.checkpoints}
+    def _read_end(self, value: Any) -> None:
+        found = {"events": self._seq, "head": self._head.hex(), "checkpoints": self._checkpoints}
         if value != found:
             raise ValueError(f"the dump should end with {value!r:.200}, and ends with {found!r}")
-        self.ended = True
+        self._ended = True
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Give the lines of a file; "-" is standard input.
+_READERS = {
+    "ledger": _Loader._read_ledger,
+    "environment": _Loader._read_environment,
+    "decomposition": _Loader._read_decomposition,
+    "catalog": _Loader._read_catalog,
+    "event": _Loader._read_event,
+    "checkpoint": _Loader._read_checkpoint,
+    "end": _Loader._read_end,
+}
 
-    Raises:
-        LedgerFileError: it cannot be read, or is no text.
-    """
-    import sys
 
+def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give the lines of a file; "-" is standard input."""
     try:
-        if str(path) == "-":
+        if os.fspath(path) == "-":
             yield from sys.stdin
             return
-        with path.open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             yield from file
     except OSError as error:
-        raise LedgerFileError(f"{path} cannot be read: {error.strerror}") from None
+        raise LedgerFileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise LedgerFileError(f"{path} is no dump: {error}") from None
+        raise LedgerFileError(f"{path}: not a dump: {error}") from None

@@ -1,6 +1,6 @@
-"""The stamp in a `.pt2`: which exports made the program in it. Read with `zipfile`, without torch.
+"""The stamp of a `.pt2`: the exports that made its program. Read with `zipfile`, without torch.
 
-Nothing of the archive but the stamp is read, and nothing is unpickled, extracted or run.
+Only the stamp is read from the archive. Nothing is unpickled, extracted or run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["MAX_STAMP", "MEMBER", "File", "Stamp", "merge", "read_stamp"]
 
 File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 
-# What `extra_files` calls it. Torch 2.6 to 2.8 put that in `extra_files/`, later ones in `<archive's name>/extra/`.
+# Its name in `extra_files`. Torch 2.6 to 2.8 write that to `extra_files/`, later ones in `<archive's name>/extra/`.
 MEMBER = "decomp_ledger.json"
 MAX_STAMP = 16 * 1024 * 1024
 _FORMAT = 1
@@ -34,7 +34,7 @@ _UNREADABLE = (
     lzma.LZMAError,
     struct.error,
     EOFError,
-    NotImplementedError,  # an unknown way to compress
+    NotImplementedError,  # an unknown compression method
     RuntimeError,  # an encrypted member
     ValueError,
     OverflowError,
@@ -44,12 +44,12 @@ _UNREADABLE = (
 
 @attrs.frozen
 class Stamp:
-    """What a `.pt2` says of the program in it.
+    """The exports that made the program of a `.pt2`.
 
     Attributes:
-        bundles: the exports that led to it, in their order; the last one made the program.
-        graph: digest of the program's graph when it was saved; None if it could not be made.
-        build: git version of the torch that saved it: others read the same file as another graph.
+        bundles: the exports, in their order; the last one made the program.
+        graph: digest of the program's graph when it was saved; None if it could not be computed.
+        build: git version of the torch that saved it, because another torch reads the file as another graph.
     """
 
     bundles: tuple[ExportBundle, ...]
@@ -63,31 +63,31 @@ class Stamp:
 
     @property
     def edited(self) -> bool:
-        """Whether the program was changed between the export and the saving."""
+        """Whether the program was changed after its export and before it was saved."""
         return self.graph != self.last.body.after
 
     def anchors(self, ledger: str) -> tuple[tuple[int, str], ...]:
-        """Return (seq, hash in hex) of each event of a ledger that it has: what `Ledger.verify` can check that against.
+        """Return (seq, hash in hex) of each of its events that a ledger must have: anchors for `Ledger.verify`.
 
         Args:
             ledger: the ledger's id.
 
         Raises:
-            StampError: it has none of that ledger.
+            StampError: no export was recorded in that ledger.
         """
         found = {
             (event.seq, event.hash)
             for bundle in self.bundles
             if bundle.ledger == ledger
-            for event in (*bundle.said, bundle.event)
+            for event in (*bundle.rule_events, bundle.event)
         }
         if not found:
             others = ", ".join(sorted({bundle.ledger[:40] for bundle in self.bundles}))
-            raise StampError(f"its exports were recorded in the ledger {others}, and this is {ledger[:40]}")
+            raise StampError(f"its exports were recorded in the ledger {others}, not in {ledger[:40]}")
         return tuple(sorted(found))
 
     def to_text(self) -> str:
-        """Return the stamp as it is stored."""
+        """Return it as the text that is stored."""
         value = {
             "format": _FORMAT,
             "graph": self.graph,
@@ -98,7 +98,7 @@ class Stamp:
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Stamp:
-        """Read a stored stamp, and check all of it.
+        """Read and check a stored stamp.
 
         Raises:
             StampError: it is damaged.
@@ -107,32 +107,32 @@ class Stamp:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise StampError(f"a stamp is damaged: it is no JSON: {error}"[:300]) from None
+            raise StampError(f"stamp: damaged: not JSON: {error}"[:300]) from None
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
-            raise StampError("a stamp is damaged: it is not what a stamp is")
+            raise StampError("stamp: damaged: it has no format number")
         if value["format"] > _FORMAT:
-            raise SchemaError("a stamp was written by a newer decomp_ledger; upgrade to read it")
+            raise SchemaError("stamp: a newer decomp_ledger wrote it; upgrade to read it")
         exports, graph, build = value.get("exports"), value.get("graph"), value.get("torch")
         if not isinstance(exports, list) or not exports or not isinstance(build, str):
-            raise StampError("a stamp is damaged: it tells of no export")
+            raise StampError("stamp: damaged: it has no export")
         if graph is not None and not isinstance(graph, str):
-            raise StampError("a stamp is damaged: its graph digest is none")
+            raise StampError("stamp: damaged: invalid graph digest")
         return cls(tuple(map(ExportBundle.from_json, exports)), graph, build)
 
 
 def merge(*histories: Iterable[ExportBundle]) -> tuple[ExportBundle, ...]:
-    """Join what led to a program, each export once, where it stands first."""
+    """Join the histories of programs; an export that is in several is kept where it comes first."""
     return tuple({bundle.event.hash: bundle for history in histories for bundle in history}.values())
 
 
 def read_stamp(file: File) -> Stamp:
-    """Read the stamp of a `.pt2` that torch 2.6 to 2.15 saved, or anybody made.
+    """Read the stamp of a `.pt2` of torch 2.6 to 2.15. The file may come from anyone.
 
     Args:
-        file: its path, or a seekable binary file, which is left where it was.
+        file: its path, or a seekable binary file, whose position is kept.
 
     Raises:
-        StampError: it has no stamp, or a damaged one, or is no such file.
+        StampError: it is not a `.pt2`, or has no stamp or a damaged one.
         SchemaError: a newer version wrote the stamp.
     """
     named = isinstance(file, (str, os.PathLike))
@@ -141,11 +141,11 @@ def read_stamp(file: File) -> Stamp:
     try:
         text = _member(file, name)
     except OSError as error:
-        raise StampError(f"cannot read {name}: {error.strerror or error}") from None
+        raise StampError(f"{name}: cannot be read: {error.strerror or error}") from None
     except StampError:
         raise
     except _UNREADABLE as error:
-        raise StampError(f"{name} is no .pt2 file, or a damaged one: {error}"[:500]) from None
+        raise StampError(f"{name}: not a .pt2 file, or a damaged one: {error}"[:500]) from None
     finally:
         if position is not None:
             file.seek(position)  # type: ignore[union-attr]
@@ -160,18 +160,20 @@ def _member(file: Any, name: str) -> bytes:
         found = [info for info in archive.infolist() if _is_stamp(info.filename)]
         if not found:
             raise StampError(
-                f"{name} has no stamp: it was not saved with decomp_ledger.save(), nor by torch.export.save() "
-                "within a recording"
+                f"{name}: has no stamp; save it with decomp_ledger.save(), or with torch.export.save() within a "
+                "recording"
             )
         if len(found) > 1:
-            raise StampError(f"{name} has {len(found)} stamps, and none of them can be believed")
-        # The size may be a lie: no more is read than it says, and that is not much.
+            raise StampError(f"{name}: has {len(found)} stamps, so neither can be trusted; save it again")
+        # The size may be false, so no more than the limit is read below.
         if found[0].file_size > MAX_STAMP:
-            raise StampError(f"{name} has a stamp of {found[0].file_size} bytes, more than any; it is not read")
+            raise StampError(
+                f"{name}: its stamp has {found[0].file_size} bytes, over the limit of {MAX_STAMP}; save it again"
+            )
         with archive.open(found[0]) as member:
             text = member.read(MAX_STAMP + 1)
     if len(text) > MAX_STAMP:
-        raise StampError(f"{name} has a stamp of more than {MAX_STAMP} bytes, more than any; it is not read")
+        raise StampError(f"{name}: its stamp is over the limit of {MAX_STAMP} bytes; save it again")
     return text
 
 

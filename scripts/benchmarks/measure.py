@@ -1,100 +1,111 @@
-"""Two sides, timed in turns, so that what else the machine does falls on both; and what came of it."""
+"""Results, and two sides timed in turns so that other load on the machine falls on both."""
 
-import cProfile
-import io
-import pstats
+import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-SIZES = (1_000, 10_000, 100_000, 1_000_000)
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table.
+    """One row of the report.
 
     Attributes:
-        what: what was measured.
-        against: with what it was compared; "-" for a figure that stands alone.
-        goal: in words.
-        result: in words: the ratio, then both sides.
-        good: whether the goal is met; None for a line that has none, or could not be measured.
+        what: the thing measured.
+        goal: the limit, in words.
+        measured: the figures, in words.
+        reached: whether the goal is reached; None if it could not be measured.
     """
 
     what: str
-    against: str
     goal: str
-    result: str
-    good: bool | None
+    measured: str
+    reached: bool | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """What was asked for on the command line, and what the rows found about growth.
+    """The options of the command line.
 
     Attributes:
-        quick: few rounds, small ledgers: to see that the rows run, not how fast.
-        largest: how many events the largest ledger has.
-        profiled: whether to print, for each row, what our side's time goes to.
-        growth: what grows -> size of the ledger -> figure, in words.
-        notes: profiles, in the order they were made.
+        quick: fewer rounds, and a ledger of a tenth of the size.
     """
 
     quick: bool = False
-    profiled: bool = False
-    largest: int = SIZES[-1]
-    growth: dict[str, dict[int, str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        largest = min(self.largest, SIZES[1]) if self.quick else self.largest
-        return tuple(size for size in SIZES if size <= largest)
+    def sizes(self) -> tuple[int, int]:
+        """The two sizes, in events, at which the big ledger is verified."""
+        return (10_000, 100_000) if self.quick else (100_000, 1_000_000)
 
     def rounds(self, full: int) -> int:
-        return max(3, full // 10) if self.quick else full
-
-    def grew(self, what: str, size: int, figure: str) -> None:
-        self.growth.setdefault(what, {})[size] = figure
+        """Return how often to repeat a measurement."""
+        return max(5, full // 5) if self.quick else full
 
 
-def in_turns(
-    ours: Callable[[], object],
-    theirs: Callable[[], object],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[float, float]:
-    """Return the median seconds of both sides, timed in turns after one round that is thrown away."""
+class Sides(NamedTuple):
+    """The medians of two sides that were timed in turns.
+
+    Attributes:
+        ours: processor seconds of our side.
+        theirs: processor seconds of torch's side.
+        ratio: the first to the second, of the same round: a machine that slows down slows both sides of a round.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> Sides:
+    """Time two sides in turns, after one unmeasured round."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
-        # Whoever goes second finds the other's garbage: they take turns in that too.
+        # Each side comes first every other round.
         for side in (0, 1) if number % 2 else (1, 0):
             call = (ours, theirs)[side]
-            start = clock()
+            gc.collect()  # else one side pays for the other: a collection takes half of an export's time
+            start = time.process_time()
             call()
-            taken = clock() - start
+            taken = time.process_time() - start
             if number:
                 times[side].append(taken)
-    return statistics.median(times[0]), statistics.median(times[1])
+    ratios = [one / other for one, other in zip(*times, strict=True)]
+    return Sides(statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios))
 
 
-def faster(what: str, against: str, goal: float, sides: tuple[float, float], per: int = 1) -> Result:
-    """Say how many times faster ours is; `goal` is the least."""
-    ratio = sides[1] / sides[0]
-    words = "no slower" if goal == 1 else f"at least {goal:g}x as fast"
-    return Result(what, against, words, f"{ratio:.2f}x ({both(sides, per)})", ratio >= goal)
+def wall_median(call: Callable[[], object], rounds: int) -> float:
+    """Return the median seconds of a call by the clock on the wall, after one unmeasured call."""
+    call()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
-def longer(what: str, against: str, goal: float, sides: tuple[float, float], per: int = 1) -> Result:
-    """Say how many times as long ours takes; `goal` is the most."""
-    ratio = sides[0] / sides[1]
-    return Result(what, against, f"at most {goal:g}x its time", f"{ratio:.2f}x ({both(sides, per)})", ratio <= goal)
+def at_least_as_fast(what: str, factor: float, sides: Sides) -> Result:
+    """Return a row whose goal is that ours is `factor` times as fast as torch's."""
+    ratio = 1 / sides.ratio
+    return Result(what, f">= {factor:g}x as fast as torch's", f"{ratio:.2f}x ({both(sides)})", ratio >= factor)
 
 
-def both(sides: tuple[float, float], per: int = 1) -> str:
-    return f"{seconds(sides[0] / per)}; {seconds(sides[1] / per)}"
+def at_most_as_long(what: str, factor: float, sides: Sides) -> Result:
+    """Return a row whose goal is that ours takes at most `factor` times torch's time."""
+    measured = f"{sides.ratio:.3f}x ({both(sides)})"
+    return Result(what, f"<= {factor:g}x torch's time", measured, sides.ratio <= factor)
+
+
+def within(what: str, limit: float, taken: float) -> Result:
+    """Return a row whose goal is a limit in seconds."""
+    return Result(what, f"<= {seconds(limit)}", seconds(taken), taken <= limit)
+
+
+def both(sides: Sides) -> str:
+    return f"{seconds(sides.ours)} and {seconds(sides.theirs)}"
 
 
 def seconds(value: float) -> str:
@@ -102,18 +113,3 @@ def seconds(value: float) -> str:
         if value * factor >= 1:
             return f"{value * factor:.3g} {unit}"
     return f"{value * 1e9:.0f} ns"
-
-
-def profile(settings: Settings, what: str, call: Callable[[], object], times: int = 20) -> None:
-    """Note what a call's time goes to, if it was asked for."""
-    if not settings.profiled:
-        return
-    profiler = cProfile.Profile(time.process_time)  # so that others on the machine do not show
-    profiler.enable()
-    for _ in range(times):
-        call()
-    profiler.disable()
-    text = io.StringIO()
-    pstats.Stats(profiler, log=text).strip_dirs().sort_stats("tottime").print_stats(12)
-    lines = [line for line in text.getvalue().splitlines() if line.strip()]
-    settings.notes.append("\n".join([f"## {what}, {times} times", *lines[1:]]))

@@ -1,7 +1,6 @@
-"""An ordinary export script: it has never heard of decomp_ledger, and runs without it too.
+"""Export a small Llama with random weights; an ordinary script that does not import decomp_ledger.
 
-A small Llama with random weights is exported for a backend that has kernels of its own for linear layers and for
-silu-and-multiply, and then to ONNX.
+Its backend has kernels for linear layers and for silu-and-multiply. The model is exported to ONNX too.
 """
 
 import sys
@@ -15,13 +14,13 @@ warnings.filterwarnings("ignore")
 
 
 def backend_table() -> dict:
-    """Return the decompositions for the backend: what it has kernels for stays in the graph."""
+    """Return the decomposition table of the backend; the ops that it has kernels for stay in the graph."""
     table = torch.export.default_decompositions()
     table.pop(torch.ops.aten.linear.default)
     try:
         table.pop("fused_ops::silu_mul", None)
     except AttributeError:
-        print("torch's own table cannot name an op that is not loaded yet", file=sys.stderr)
+        print("fused_ops::silu_mul: torch's own table cannot name an op that is not loaded", file=sys.stderr)
     return table
 
 
@@ -41,7 +40,7 @@ def small_llama() -> torch.nn.Module:
 
 
 def fuse() -> None:
-    """Load the backend's library, and use its op in the model."""
+    """Load the library of the backend and use its op in the model."""
     import fused_ops  # noqa: F401
 
     def forward(self: LlamaMLP, x: torch.Tensor) -> torch.Tensor:
@@ -51,7 +50,7 @@ def fuse() -> None:
 
 
 def main() -> None:
-    table = backend_table()  # made before the library of its op is loaded
+    table = backend_table()  # before fuse() loads the library of its op
     fuse()
     model = small_llama()
     tokens = torch.arange(16).reshape(1, 16)

@@ -1,4 +1,4 @@
-"""A custom-op library, as a backend team would ship one: loaded when it is imported."""
+"""Define the custom op of a backend when this module is imported."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Run the faults, print the table, and exit with 1 when a goal is missed."""
+"""Inject the faults, print the table, and exit with 1 when a goal is missed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from torture import concurrency, crash, damage, disk, hostile, keeping, tampering
-from torture.common import Place, Row
+from torture.common import Row, Workspace
 
 GROUPS = {
     "crash": crash.FAULTS,
@@ -26,18 +26,18 @@ GROUPS = {
 
 
 def run(names: tuple[str, ...], *, full: bool, seed: int) -> list[Row]:
-    """Run groups of faults, each in a folder of its own; say on standard error how it goes."""
+    """Run groups of faults, each in a folder of its own; report progress on standard error."""
     rows: list[Row] = []
     for name in names or tuple(GROUPS):
         for fault in GROUPS[name]:
             begun = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-                Path(folder).chmod(0o755)  # other users have their part
+                Path(folder).chmod(0o755)  # some faults run as other users
                 try:
-                    found = fault(Place(Path(folder), seed, full))
+                    found = fault(Workspace(Path(folder), seed, full))
                 except Exception as error:
                     traceback.print_exc()
-                    found = [Row(f"{name}: {fault.__name__}", 0, "comes to its end", (repr(error),))]
+                    found = [Row(f"{name}: {fault.__name__}", 0, "ends without an exception", (repr(error),))]
             rows += found
             for row in found:
                 click.echo(f"{name}: {row.fault}: {row.result} [{time.monotonic() - begun:.1f} s]", err=True)
@@ -57,12 +57,12 @@ def markdown(rows: list[Row]) -> str:
 
 @click.command()
 @click.argument("groups", nargs=-1, type=click.Choice(list(GROUPS)))
-@click.option("--short", is_flag=True, help="A short form of each, as the tests run it.")
-@click.option("--seed", default=1, show_default=True, help="What random choices begin with.")
+@click.option("--short", is_flag=True, help="Run the short form of each fault, as the tests do.")
+@click.option("--seed", default=1, show_default=True, help="The seed of all random choices.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def main(groups: tuple[str, ...], short: bool, seed: int, as_json: bool) -> None:
-    """Make faults of every kind, and print what a ledger made of them; exit with 1 if it did not hold."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # nothing here needs it
+    """Inject faults of every kind and print whether the ledger survived; exit with 1 if a goal was missed."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # because no fault needs it
     rows = run(groups, full=not short, seed=seed)
     if as_json:
         click.echo(json.dumps([{"fault": r.fault, "runs": r.runs, "goal": r.goal, "wrong": r.wrong} for r in rows]))

@@ -1,4 +1,4 @@
-"""What the faults share: rows of the table, small ledgers, forked children, and all that can be read."""
+"""Shared by the faults: rows of the table, small ledgers, forked children, and reads of a whole ledger."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Row:
     """One line of the table.
 
     Attributes:
-        fault: what was done.
+        fault: the fault that was injected.
         runs: how often.
-        goal: what had to hold each time.
-        wrong: what did not, one text for each time; empty if all is well.
-        note: what else is worth knowing.
+        goal: what must hold each time.
+        wrong: one text for each run in which it did not hold.
+        note: figures for the reader.
     """
 
     fault: str
@@ -49,13 +49,13 @@ class Row:
 
 
 @attrs.frozen
-class Place:
-    """Where a fault may work, and how much it is to do.
+class Workspace:
+    """The folder of a fault, and the amount of its work.
 
     Attributes:
-        folder: an empty one.
-        seed: what random choices begin with.
-        full: the amounts of the table, or a short form.
+        folder: an empty folder.
+        seed: the seed of random choices.
+        full: whether to run the full amounts, not the short form.
     """
 
     folder: Path
@@ -63,12 +63,12 @@ class Place:
     full: bool
 
     def amount(self, full: int, short: int) -> int:
-        """Return how often to do something."""
+        """Return the full or the short amount."""
         return full if self.full else short
 
 
 def act(table: TableLog, number: int, unique: str) -> Event | None:
-    """Do one of the things that can be done to a table, which makes one event; `unique` names no op of others."""
+    """Append one event to a table; `unique` is a namespace that no other caller uses."""
     kind = number % 7
     if kind == 0:
         return override(table, f"{unique}::op{number}", f"fn{number % 3}", reason=f"round {number}")
@@ -80,7 +80,7 @@ def act(table: TableLog, number: int, unique: str) -> Event | None:
 
 
 def everything(path: Path, rounds: int = 3) -> None:
-    """Make a ledger with all there can be in one."""
+    """Make a ledger that has every kind of event and row."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from decomp_ledger.integrity.ssh_signatures import SigningKey
@@ -107,12 +107,12 @@ def everything(path: Path, rounds: int = 3) -> None:
 
 
 def lines_of(ledger: Ledger) -> list[str]:
-    """Return all that a ledger says, in a form of which no row number is part."""
+    """Return the contents of a ledger as lines without row numbers."""
     return list(dump(ledger))
 
 
 def read_all(ledger: Ledger) -> None:
-    """Read all that a ledger says, in each of the ways there are."""
+    """Read everything in a ledger by every method that reads."""
     for event in ledger.events():
         ledger.environment(event.environment)
         if isinstance(event.body, Materialized):
@@ -127,7 +127,7 @@ def read_all(ledger: Ledger) -> None:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Run something in a forked child, which never comes back; return its process id."""
+    """Run a function in a forked child that exits afterwards; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -141,23 +141,23 @@ def forked(work: Callable[[], object]) -> int:
         os._exit(status)
 
 
-def ended(child: int) -> str:
-    """Wait for a child; return "" if it ended well, and else how it ended."""
+def wait_for(child: int) -> str:
+    """Wait for a child; return "" if it exited with 0, else its signal or exit code."""
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return "" if code == 0 else signal.Signals(-code).name if code < 0 else f"exit {code}"
 
 
-def tell(into: int, event: Event | None) -> None:
-    """Acknowledge an event through a pipe: whoever reads it there knows that the call returned."""
+def acknowledge(into: int, event: Event | None) -> None:
+    """Write an event to a pipe; the reader then knows that the call returned."""
     assert event is not None
     os.write(into, f"{event.seq} {event.hash}\n".encode())
 
 
-def told(out: int) -> dict[int, str]:
-    """Return seq -> hash of all events that were acknowledged through a pipe, once its writers are gone."""
-    with os.fdopen(out) as said:
-        return {int(seq): text for seq, text in map(str.split, said)}
+def acknowledged(out: int) -> dict[int, str]:
+    """Return seq -> hash of all acknowledged events of a pipe, after its writers have exited."""
+    with os.fdopen(out) as lines:
+        return {int(seq): text for seq, text in map(str.split, lines)}
 
 
 @attrs.define
@@ -175,17 +175,17 @@ class _Worker:
         def work() -> None:
             for number in self.left:
                 try:
-                    said = attempt(number)
+                    wrong = attempt(number)
                 except Exception as error:
                     where = traceback.extract_tb(error.__traceback__)[-1]
-                    said = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"
-                os.write(into, json.dumps(said).encode() + b"\n")
+                    wrong = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"
+                os.write(into, json.dumps(wrong).encode() + b"\n")
 
         self.child = forked(work)
         os.close(into)
 
     def read(self) -> Iterator[str]:
-        """Give what has been said of the next numbers; close the pipe at its end."""
+        """Yield the results of the next numbers; close the pipe at its end."""
         data = os.read(self.out, 1 << 16)
         if not data:
             os.close(self.out)
@@ -197,12 +197,13 @@ class _Worker:
 
 
 def try_all(count: int, attempt: Callable[[int], str], patience: float = 5.0) -> tuple[str, ...]:
-    """Try something with each number below `count`, in a worker process for each core; return what went wrong.
+    """Call a function with each number below `count`, in one worker process per core; return the failures.
 
     Args:
-        count: how often.
-        attempt: gets the number, and says what went wrong; nothing, if all went well.
-        patience: for how many seconds it may go on. Who hangs, or kills its process, is wrong too; the rest goes on.
+        count: the number of calls.
+        attempt: takes the number; returns what went wrong, or "".
+        patience: the seconds that one call may take. A call that hangs or kills its process is a failure; the other
+            calls go on.
     """
     cores = os.cpu_count() or 1
     workers = [_Worker(list(range(first, count, cores))) for first in range(min(cores, count))]
@@ -214,22 +215,22 @@ def try_all(count: int, attempt: Callable[[int], str], patience: float = 5.0) ->
         ready, _, _ = select.select([worker.out for worker in workers], [], [], 0.2)
         for worker in workers:
             if worker.out in ready:
-                for said in worker.read():
+                for text in worker.read():
                     number = worker.left.pop(0)
-                    wrong.update({number: said} if said else {})
+                    wrong.update({number: text} if text else {})
             hangs = worker.out != -1 and bool(worker.left) and time.monotonic() - worker.since > patience
             if hangs:
                 os.kill(worker.child, signal.SIGKILL)
                 os.close(worker.out)
                 worker.out = -1
             if worker.out == -1:
-                how = ended(worker.child)
+                how = wait_for(worker.child)
                 if worker.left:
                     wrong[worker.left.pop(0)] = f"hangs for {patience:.0f} s" if hangs else f"killed its process: {how}"
         workers = [worker for worker in workers if worker.left or worker.out != -1]
-    return tuple(f"[{number}] {said}" for number, said in sorted(wrong.items()))
+    return tuple(f"[{number}] {text}" for number, text in sorted(wrong.items()))
 
 
-def faults(problems: Iterable[object]) -> str:
-    """Say in one line what verify found; empty if nothing."""
+def problems_text(problems: Iterable[object]) -> str:
+    """Return the problems that verify found, in one line, or ""."""
     return "; ".join(map(str, problems))

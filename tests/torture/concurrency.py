@@ -1,4 +1,4 @@
-"""Many writers at once: processes, threads, forked children, and one that holds the lock."""
+"""Concurrent writers: processes, threads, forked children, and a process that holds the lock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from strategies import new_table
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.ledger import Ledger
-from torture.common import Place, Row, ended, faults, forked
+from torture.common import Row, Workspace, forked, problems_text, wait_for
 
 GOAL = "nothing lost, no lock error, version and seq without gaps"
 
 
 def lost(path: Path, wanted: set[str], table: str = "shared") -> list[str]:
-    """Say what is wrong with a table to which each of these ops was added by an event of its own."""
+    """Check a table to which one event added each of these ops; return what is wrong."""
     wrong: list[str] = []
     with Ledger(path, read_only=True) as ledger:
         state = ledger.state(table)
@@ -29,37 +29,37 @@ def lost(path: Path, wanted: set[str], table: str = "shared") -> list[str]:
             wrong.append("seq has gaps")
         versions = [event.version for event in events if event.table == table]
         if versions != list(range(1, len(wanted) + 2)):
-            wrong.append(f"version has gaps: {len(versions)} events, and {len(wanted)} changes")
+            wrong.append(f"version has gaps: {len(versions)} events for {len(wanted)} changes")
         problems = ledger.verify().problems
-        wrong += [faults(problems)] if problems else []
+        wrong += [problems_text(problems)] if problems else []
     return wrong
 
 
 def writing(path: Path, name: str, count: int) -> None:
-    """Change the shared table so many times."""
+    """Change the shared table `count` times."""
     with Ledger(path, actor=name) as ledger:
         table = new_table(ledger, "shared")
         for number in range(count):
             assert table.preserve([f"{name}::op{number}"]) is not None
 
 
-def processes(place: Place) -> list[Row]:
-    """Let processes change one table."""
-    path, count, each = place.folder / "ledger.db", place.amount(8, 4), place.amount(1000, 40)
+def processes(workspace: Workspace) -> list[Row]:
+    """Change one table from several processes."""
+    path, count, each = workspace.folder / "ledger.db", workspace.amount(8, 4), workspace.amount(1000, 40)
     begun = time.monotonic()
     children = [forked(lambda n=n: writing(path, f"p{n}", each)) for n in range(count)]
-    wrong = [f"process {number} ended with {how}" for number, how in enumerate(map(ended, children)) if how]
+    wrong = [f"process {number} ended with {how}" for number, how in enumerate(map(wait_for, children)) if how]
     seconds = time.monotonic() - begun
     wrong += lost(path, {f"p{n}::op{op}" for n in range(count) for op in range(each)})
     note = f"{count * each / seconds:,.0f} changes a second"
     return [Row(f"{count} processes x {each:,} changes of one table", count * each, GOAL, tuple(wrong), note)]
 
 
-def threads(place: Place) -> list[Row]:
-    """Let threads change one table through one ledger: each its own stream of it, then one stream of all."""
+def threads(workspace: Workspace) -> list[Row]:
+    """Change one table from several threads: first with a table log each, then with one for all."""
     rows = []
     for shared in (False, True):
-        path, each = place.folder / f"ledger{shared}.db", place.amount(1000, 40)
+        path, each = workspace.folder / f"ledger{shared}.db", workspace.amount(1000, 40)
         wrong: list[str] = []
         with Ledger(path, actor="threads") as ledger:
             common = new_table(ledger, "shared")
@@ -83,9 +83,9 @@ def threads(place: Place) -> list[Row]:
     return rows
 
 
-def forks(place: Place) -> list[Row]:
-    """Fork children of a process that has a ledger open, while its threads write, and go on in all of them."""
-    path, count, each = place.folder / "ledger.db", place.amount(16, 4), place.amount(100, 10)
+def forks(workspace: Workspace) -> list[Row]:
+    """Fork a process while its threads write to an open ledger; write in the parent and in all children."""
+    path, count, each = workspace.folder / "ledger.db", workspace.amount(16, 4), workspace.amount(100, 10)
     wrong: list[str] = []
     ledger = Ledger(path, actor="parent")
     table = new_table(ledger, "shared")
@@ -114,16 +114,16 @@ def forks(place: Place) -> list[Row]:
     stop.set()
     worker.join()
     table.preserve(["parent::last"])
-    ledger.close()  # while the children go on
-    wrong += [f"child {number} ended with {how}" for number, how in enumerate(map(ended, children)) if how]
+    ledger.close()  # while the children still write
+    wrong += [f"child {number} ended with {how}" for number, how in enumerate(map(wait_for, children)) if how]
     ops = {f"c{n}::op{op}" for n in range(count) for op in range(each)}
     wrong += lost(path, {*ops, *written, "parent::last"})
     return [Row(f"{count} children forked amid writes x {each} changes", count, GOAL, tuple(wrong))]
 
 
-def held(place: Place) -> list[Row]:
-    """Hold the lock for long: who may wait longer waits, and who may not is told when the time is over."""
-    path, seconds = place.folder / "ledger.db", place.amount(30, 3)
+def held(workspace: Workspace) -> list[Row]:
+    """Hold the lock for long; writers with a longer timeout wait, others fail when theirs is over."""
+    path, seconds = workspace.folder / "ledger.db", workspace.amount(30, 3)
     with Ledger(path, actor="first") as ledger:
         new_table(ledger, "shared")
     out, into = os.pipe()
@@ -147,26 +147,26 @@ def held(place: Place) -> list[Row]:
             try:
                 table.preserve(["aten::impatient"])
             except LedgerFileError as error:
-                assert time.monotonic() - begun >= timeout * 0.9, "told before its time was over"
-                assert "is being written by another process and did not come free in time" in str(error)
+                assert time.monotonic() - begun >= timeout * 0.9, "it failed before its timeout"
+                assert "another process is writing to it and did not finish in time" in str(error)
                 assert "database is locked" not in str(error)
             else:
-                raise AssertionError("it was written while another held the lock")
+                raise AssertionError("it wrote while another process held the lock")
 
     holder = forked(hold)
     assert os.read(out, 5) == b"held\n"
     time.sleep(0.2)
     children = {
-        "one that may wait twice as long": forked(lambda: patient(2.0 * seconds)),
-        "one with the default timeout": forked(lambda: patient(None)),
-        "one that may wait a tenth": forked(lambda: impatient(seconds / 10)),
-        "one that may not wait": forked(lambda: impatient(0)),
+        "a timeout of twice as long": forked(lambda: patient(2.0 * seconds)),
+        "the default timeout": forked(lambda: patient(None)),
+        "a timeout of a tenth": forked(lambda: impatient(seconds / 10)),
+        "a timeout of 0": forked(lambda: impatient(0)),
     }
-    wrong = [f"{who}: {how}" for who, how in ((who, ended(child)) for who, child in children.items()) if how]
-    wrong += [how] if (how := ended(holder)) else []
+    wrong = [f"{who}: {how}" for who, how in ((who, wait_for(child)) for who, child in children.items()) if how]
+    wrong += [how] if (how := wait_for(holder)) else []
     wrong += lost(path, {f"aten::patient{2.0 * seconds}", "aten::patientNone"})
-    goal = "who may wait (30 s unless said otherwise) writes; who may not is told then, and not earlier"
-    return [Row(f"a writer that holds the lock for {seconds} s", len(children), goal, tuple(wrong))]
+    goal = "a writer with a longer timeout (default: 30 s) writes; others fail at their timeout, not earlier"
+    return [Row(f"a process that holds the lock for {seconds} s", len(children), goal, tuple(wrong))]
 
 
 FAULTS = (processes, threads, forks, held)

@@ -1,4 +1,4 @@
-"""A writer that dies: at random moments, and at each moment of some choice."""
+"""Writers that are killed: at random moments, at each SQL statement, and within a write to the file."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Updated
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.storage import migrations
-from torture.common import Place, Row, act, ended, faults, forked, lines_of, tell, told
+from torture.common import Row, Workspace, acknowledge, acknowledged, act, forked, lines_of, problems_text, wait_for
 
-GOAL = "acknowledged events there, none twice; the chain verifies; the next writer goes on"
+GOAL = "all acknowledged events are there, once; the chain verifies; the next writer succeeds"
 
 
 def checked(path: Path, known: dict[int, str], unique: str = "") -> str:
-    """Say what is wrong with a ledger whose acknowledged events are known; empty if nothing is."""
+    """Check a ledger against its acknowledged events; return what is wrong, or ""."""
     with Ledger(path) as ledger:
         result = ledger.verify(anchors=list(known.items()))
         if not result.ok:
-            return faults(result.problems)
+            return problems_text(result.problems)
         rows = ledger.database.connection.execute(
             "SELECT count(*), count(DISTINCT hash), coalesce(max(seq), 0) FROM event"
         ).fetchone()
@@ -43,45 +43,45 @@ def checked(path: Path, known: dict[int, str], unique: str = "") -> str:
         return f"changed twice: {ops[0][0]}" if unique and ops else ""
 
 
-def killed_at_random(place: Place) -> list[Row]:
-    """Kill a writer with SIGKILL at random moments, again and again on one ledger."""
-    path, known = place.folder / "ledger.db", dict[int, str]()
-    choose, wrong = random.Random(place.seed), list[str]()
-    runs = place.amount(300, 15)
+def killed_at_random(workspace: Workspace) -> list[Row]:
+    """Kill one writer after another with SIGKILL at random moments, on one ledger."""
+    path, known = workspace.folder / "ledger.db", dict[int, str]()
+    choose, wrong = random.Random(workspace.seed), list[str]()
+    runs = workspace.amount(300, 15)
     Ledger(path, actor="first").close()
-    mute = 0
+    silent = 0
     for number in range(runs):
         out, into = os.pipe()
 
         def write(number: int = number, into: int = into) -> None:
             with Ledger(path, actor=f"writer {number}") as ledger:
-                # A small log, so that checkpoints come often.
+                # A small WAL, so that SQLite often checkpoints.
                 ledger.database.connection.execute(f"PRAGMA wal_autocheckpoint = {1 + number % 40}")
                 table = new_table(ledger, f"table {number % 3}")
                 for step in range(1_000_000):
-                    tell(into, act(table, step, f"r{number}"))
+                    acknowledge(into, act(table, step, f"r{number}"))
 
         child = forked(write)
         os.close(into)
-        if number % 5:  # else at any moment, of the opening too
+        if number % 5:  # else it may die while it opens the ledger
             select.select([out], [], [], 60)
         time.sleep(choose.uniform(0, 0.04))
         os.kill(child, signal.SIGKILL)
-        how = ended(child)
-        new = told(out)
-        mute += not new
+        how = wait_for(child)
+        new = acknowledged(out)
+        silent += not new
         known.update(new)
         fault = checked(path, known, "r") if how == "SIGKILL" else f"the writer ended by itself: {how}"
         wrong += [f"kill {number}: {fault}"] if fault else []
     with Ledger(path, actor="last") as ledger:
         new_table(ledger, "table 0").preserve(["aten::last"])
         wrong += [] if ledger.verify().ok else ["the last writer"]
-    note = f"{len(known)} events acknowledged, {mute} kills before the first of a writer"
+    note = f"{len(known)} events acknowledged, {silent} writers killed before their first"
     return [Row("SIGKILL at random moments of a writer, one ledger", runs, GOAL, tuple(wrong), note)]
 
 
 def dying_at(count: int, connection: sqlite3.Connection) -> None:
-    """Have the process killed when SQLite begins its count-th statement from now on."""
+    """Kill this process when SQLite begins its count-th statement from now on."""
     left = [count]
 
     def traced(_: str) -> None:
@@ -93,7 +93,7 @@ def dying_at(count: int, connection: sqlite3.Connection) -> None:
 
 
 def one_event(path: Path, count: int) -> Callable[[], None]:
-    """Write one event that stores something new in every table, and die at a statement of it."""
+    """Return a function that writes new rows to every table, and dies at a statement of that."""
 
     def work() -> None:
         with Ledger(path, actor="new actor") as ledger:
@@ -109,7 +109,7 @@ def one_event(path: Path, count: int) -> Callable[[], None]:
 
 
 def opening(path: Path, count: int) -> Callable[[], None]:
-    """Open a ledger, and die at a statement of that: of what makes or migrates it."""
+    """Return a function that opens a ledger, and dies at a statement that makes or migrates it."""
 
     def work() -> None:
         connect, left = sqlite3.connect, [count]
@@ -125,20 +125,22 @@ def opening(path: Path, count: int) -> Callable[[], None]:
             connection.set_trace_callback(traced)
             return connection
 
-        sqlite3.connect = connected  # of this child alone
+        sqlite3.connect = connected  # only in this child
         with Ledger(path, actor="ann"):
             pass
 
     return work
 
 
-def at_each_statement(place: Place, name: str, start: Callable[[Path], object], work: Callable[..., object]) -> Row:
-    """Let a writer die at its first statement, its second, and so on, until it comes to its end."""
+def at_each_statement(
+    workspace: Workspace, name: str, start: Callable[[Path], object], work: Callable[..., object]
+) -> Row:
+    """Kill a writer at its first statement, the next at its second, and so on, until one ends by itself."""
     wrong: list[str] = []
     runs = 0
-    for number in itertools.count(1, 1 if place.full else 7):
+    for number in itertools.count(1, 1 if workspace.full else 7):
         runs += 1
-        folder = place.folder / f"{name} {number}"
+        folder = workspace.folder / f"{name} {number}"
         folder.mkdir()
         path = folder / "ledger.db"
         start(path)
@@ -147,7 +149,7 @@ def at_each_statement(place: Place, name: str, start: Callable[[Path], object], 
             db = sqlite3.connect(path)
             known = {seq: own.hex() for seq, own in db.execute("SELECT seq, hash FROM event")}
             db.close()
-        how = ended(forked(work(path, number)))
+        how = wait_for(forked(work(path, number)))
         if how not in ("", "SIGKILL"):
             wrong.append(f"statement {number}: the writer ended with {how}")
         with Ledger(path, actor="next") as ledger:
@@ -168,90 +170,104 @@ def small(path: Path) -> None:
             act(table, number, "first")
 
 
+# A migration after all others, which changes the schema and copies rows.
+LATER = """
+def apply(db):
+    db.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT")
+    db.execute("INSERT INTO note (text) SELECT kind FROM event")
+    db.execute("CREATE INDEX note_text ON note (text)")
+"""
+
+
 @contextlib.contextmanager
-def first_schema(folder: Path) -> Iterator[None]:
-    """Let ledgers be made as before the migrations that came after the first."""
+def migrations_in(folder: Path) -> Iterator[None]:
+    """Use the migrations of a folder meanwhile."""
     real = migrations._folder
-    shutil.copytree(real(), folder, ignore=lambda _, names: [n for n in names if not n.startswith("0001")])
-    forget = (migrations.migration_names, migrations._migrations)
+    caches = (migrations.migration_names, migrations._migrations)
     try:
         migrations._folder = lambda: folder
-        for one in forget:
-            one.cache_clear()
+        for cached in caches:
+            cached.cache_clear()
         yield
     finally:
         migrations._folder = real
-        for one in forget:
-            one.cache_clear()
-        shutil.rmtree(folder)
+        for cached in caches:
+            cached.cache_clear()
 
 
-def at_chosen_points(place: Place) -> list[Row]:
+def at_chosen_points(workspace: Workspace) -> list[Row]:
     """Kill a writer at each statement of an event, of a new ledger and of a migration."""
+    real, later = migrations._folder(), workspace.folder / "later"
+    shutil.copytree(real, later, ignore=shutil.ignore_patterns("__pycache__"))
+    (later / "9999_later.py").write_text(LATER)
 
     def old(path: Path) -> None:
-        with first_schema(place.folder / "old"):
+        with migrations_in(real):
             small(path)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            if migrations.pending_migrations(db) != ["9999_later"]:
+                raise RuntimeError("no migration is pending, so the fault is not injected")
 
-    return [
-        at_each_statement(place, "three events with all they store", small, one_event),
-        at_each_statement(place, "making a ledger", lambda path: None, opening),
-        at_each_statement(place, "a migration", old, opening),
+    rows = [
+        at_each_statement(workspace, "three events that write to every table", small, one_event),
+        at_each_statement(workspace, "making a ledger", lambda path: None, opening),
     ]
+    with migrations_in(later):
+        return [*rows, at_each_statement(workspace, "a migration", old, opening)]
 
 
-def in_the_middle_of_a_write(place: Place) -> list[Row]:
-    """Let the system kill a writer in a write: of the log, or of a checkpoint that puts the log into the file."""
-    runs = place.amount(100, 6)
+def in_the_middle_of_a_write(workspace: Workspace) -> list[Row]:
+    """Let the system kill a writer within a write to the WAL, or to the file during a WAL checkpoint."""
+    runs = workspace.amount(100, 6)
     rows = []
-    for what in ("the log", "the file, in a WAL checkpoint"):
+    for what in ("the WAL", "the file, in a WAL checkpoint"):
         wrong: list[str] = []
         cut = 0
         for number in range(runs):
-            folder = place.folder / f"torn {what} {number}"
+            folder = workspace.folder / f"torn {what} {number}"
             folder.mkdir()
             path = folder / "ledger.db"
             small(path)
             out, into = os.pipe()
-            choose = random.Random(f"{place.seed} {number}")
+            choose = random.Random(f"{workspace.seed} {number}")
             child = forked(lambda path=path, into=into, what=what, choose=choose: _torn(path, into, what, choose))
             os.close(into)
-            how = ended(child)
-            known = told(out)
+            how = wait_for(child)
+            known = acknowledged(out)
             cut += how == "SIGXFSZ"
             fault = checked(path, known) if how in ("SIGXFSZ", "") else f"the writer ended with {how}"
             if not fault:
                 with Ledger(path, actor="next") as ledger:
                     lines_of(ledger)
                     new_table(ledger, "after").preserve(["aten::after"])
-                    fault = faults(ledger.verify(anchors=list(known.items())).problems)
+                    fault = problems_text(ledger.verify(anchors=list(known.items())).problems)
             wrong += [f"{number}: {fault}"] if fault else []
             shutil.rmtree(folder)
         if cut < runs // 2:
-            wrong.append(f"only {cut} of {runs} writers died in a write: the fault was not made")
-        rows.append(Row(f"killed in the middle of writing {what}", runs, GOAL, tuple(wrong), f"{cut} torn writes"))
+            wrong.append(f"only {cut} of {runs} writers died in a write, so the fault was not injected")
+        rows.append(Row(f"killed within a write to {what}", runs, GOAL, tuple(wrong), f"{cut} torn writes"))
     return rows
 
 
 def _torn(path: Path, into: int, what: str, choose: random.Random) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python lets the system not send
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # because Python ignores it by default
     with Ledger(path, actor="torn") as ledger:
         connection = ledger.database.connection
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         table = ledger.table_log("edge")
 
         def write(number: int) -> None:
-            tell(into, act(table, number, "torn"))
+            acknowledge(into, act(table, number, "torn"))
 
         for number in range(60):
             write(number)
         log, file = path.with_name("ledger.db-wal").stat().st_size, path.stat().st_size
-        if what == "the log":
+        if what == "the WAL":
             resource.setrlimit(resource.RLIMIT_FSIZE, (log + choose.randrange(1, 60_000), resource.RLIM_INFINITY))
             for number in range(60, 10_000):
                 write(number)
         else:
-            # The file must grow by what is in the log: it may, so far.
+            # The checkpoint must make the file grow; it may grow only so far.
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             room = choose.randrange(1, max(2, 4096 * pages - file))
             resource.setrlimit(resource.RLIMIT_FSIZE, (file + room, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""Files that were mutated or truncated: each is refused, or read; and what verifies is what was written."""
+"""Damaged files: each is refused or read, and a ledger that verifies is the one that was written."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from strategies import new_table
 
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
-from torture.common import Place, Row, act, everything, lines_of, read_all, try_all
+from torture.common import Row, Workspace, act, everything, lines_of, read_all, try_all
 
 PAGE = 4096
-HEADER = (16, 18, 20, 24, 28, 32, 36, 40, 44, 52, 56, 60, 64, 68, 92, 96)  # where fields of a file's header are
+HEADER = (16, 18, 20, 24, 28, 32, 36, 40, 44, 52, 56, 60, 64, 68, 92, 96)  # offsets of fields in SQLite's file header
 
 
 @attrs.frozen
@@ -25,9 +25,9 @@ class Whole:
 
     Attributes:
         file: its bytes.
-        log: those of its write-ahead log; empty if it was closed.
-        states: all that it said, last; before that, what it said before each of the events that are in the log: a log
-            of which the end is lost is, to SQLite, one that was written less far.
+        log: the bytes of its write-ahead log; empty if it was closed.
+        states: its contents after each event in the log, the newest last, because SQLite reads a log without its
+            end as a shorter one.
     """
 
     file: bytes
@@ -36,7 +36,7 @@ class Whole:
 
 
 def closed(path: Path, rounds: int) -> Whole:
-    """Make a ledger that nobody has open: all of it is in one file."""
+    """Make a ledger that is closed, so that all of it is in one file."""
     everything(path, rounds)
     with Ledger(path, read_only=True) as ledger:
         states = (tuple(lines_of(ledger)),)
@@ -44,7 +44,7 @@ def closed(path: Path, rounds: int) -> Whole:
 
 
 def in_use(path: Path) -> Whole:
-    """Make a ledger of which the last events are still in the log, as a writer that was killed leaves it."""
+    """Make a ledger whose last events are still in the log, as after the death of a writer."""
     everything(path, 1)
     kept = path.with_name("kept.db")
     with Ledger(path, actor="ann") as ledger:
@@ -62,7 +62,7 @@ def in_use(path: Path) -> Whole:
 
 
 def mutated(data: bytes, other: bytes, choose: random.Random) -> bytes:
-    """Damage bytes in one of many ways; `other` is a source of pages that were once in such a file."""
+    """Damage bytes in one of twelve ways; `other` is a ledger to copy pages from."""
     found = bytearray(data)
     at = choose.randrange(len(found))
     page = at // PAGE * PAGE
@@ -81,13 +81,13 @@ def mutated(data: bytes, other: bytes, choose: random.Random) -> bytes:
         del found[at : at + length]
     elif how == 7:
         found[at:at] = choose.randbytes(length)
-    elif how == 8:  # a header: of the file, or of a page, with its counts and pointers
+    elif how == 8:  # the header of the file or of a page: counts and pointers
         start = choose.choice([*HEADER, page, page + 3, page + 5])
         found[start : start + 2] = choose.choice([b"\0\0", b"\0\1", b"\xff\xff", choose.randbytes(2)])
     elif how == 9:  # one page over another
         source = choose.randrange(0, max(1, len(found) - PAGE), PAGE)
         found[page : page + PAGE] = found[source : source + PAGE]
-    elif how == 10:  # a page of another ledger, or of this one at another time
+    elif how == 10:  # a page of another ledger
         source = choose.randrange(0, len(other), PAGE)
         found[page : page + PAGE] = other[source : source + PAGE]
     else:
@@ -96,7 +96,7 @@ def mutated(data: bytes, other: bytes, choose: random.Random) -> bytes:
 
 
 def damaged(whole: Whole, others: list[Whole], choose: random.Random) -> tuple[bytes, bytes]:
-    """Damage a ledger: its file or its log."""
+    """Damage the file or the log of a ledger."""
     other = choose.choice(others).file
     if whole.log and choose.random() < 0.7:
         log = b"" if choose.random() < 0.05 else mutated(whole.log, other, choose)
@@ -105,14 +105,14 @@ def damaged(whole: Whole, others: list[Whole], choose: random.Random) -> tuple[b
 
 
 def outcome(path: Path, whole: Whole, writing: bool) -> str:
-    """Use a damaged ledger in every way; say what is wrong, which begins with "=" if nothing is."""
+    """Use a damaged ledger in every way; return "=" and the outcome, or what is wrong."""
     try:
         with Ledger(path, actor="eve", read_only=not writing) as ledger:
             result = ledger.verify()
             if result.ok:
                 if (lines := tuple(lines_of(ledger))) not in whole.states:
-                    return f"it verifies, and is not what was written: {difference(lines, whole.states[-1])}"
-                read_all(ledger)  # nothing may be refused now
+                    return f"it verifies, but differs from what was written: {difference(lines, whole.states[-1])}"
+                read_all(ledger)  # a ledger that verifies can be read
                 return "=whole"
             with contextlib.suppress(LedgerError):
                 read_all(ledger)
@@ -137,17 +137,21 @@ def difference(lines: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     return f"{len(lines)} lines for {len(wanted)}"
 
 
-def damaged_files(place: Place) -> list[Row]:
-    """Mutate and truncate ledgers; open, verify and read each, in processes that may crash."""
-    wholes = [closed(place.folder / "a.db", 3), closed(place.folder / "b.db", 1), in_use(place.folder / "c.db")]
-    runs = place.amount(5000, 150)
-    counts = place.folder / "counts"
+def damaged_files(workspace: Workspace) -> list[Row]:
+    """Damage ledgers; open, verify and read each in a process that may crash."""
+    wholes = [
+        closed(workspace.folder / "a.db", 3),
+        closed(workspace.folder / "b.db", 1),
+        in_use(workspace.folder / "c.db"),
+    ]
+    runs = workspace.amount(5000, 150)
+    counts = workspace.folder / "counts"
     counts.mkdir()
 
     def attempt(number: int) -> str:
-        choose = random.Random(f"{place.seed} {number}")
+        choose = random.Random(f"{workspace.seed} {number}")
         whole = wholes[number % 3]
-        path = place.folder / f"damaged {number}.db"
+        path = workspace.folder / f"damaged {number}.db"
         file, log = damaged(whole, wholes, choose)
         path.write_bytes(file)
         if whole.log:
@@ -166,22 +170,22 @@ def damaged_files(place: Place) -> list[Row]:
     for count in counts.iterdir():
         kinds[count.name.split()[0]] += count.stat().st_size
     note = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    goal = "one LedgerError, or it opens: no traceback, no hang over 5 s, no crash; what verifies is what was written"
-    return [Row("files mutated or truncated, a third with a log", runs, goal, wrong, note)]
+    goal = "opens, or one LedgerError; no traceback, hang over 5 s or crash; verifies only if it is what was written"
+    return [Row("damaged files, a third with a WAL", runs, goal, wrong, note)]
 
 
-def cut_at_each_place(place: Place) -> list[Row]:
-    """Truncate a ledger, and a log, at places spread over all of it."""
+def truncated_everywhere(workspace: Workspace) -> list[Row]:
+    """Truncate a ledger, and a log, at offsets spread over the whole file."""
     rows = []
-    whole = closed(place.folder / "a.db", 1)
-    logged = in_use(place.folder / "c.db")
-    runs = place.amount(500, 20)
-    goal = "one LedgerError, or what was written (of a log: up to some event)"
-    for what, source in (("the file", whole), ("the log", logged)):
+    whole = closed(workspace.folder / "a.db", 1)
+    logged = in_use(workspace.folder / "c.db")
+    runs = workspace.amount(500, 20)
+    goal = "one LedgerError, or what was written (with a WAL: up to some event)"
+    for what, source in (("the file", whole), ("the WAL", logged)):
         length = len(source.log or source.file)
 
         def attempt(number: int, source: Whole = source, length: int = length) -> str:
-            path = place.folder / f"cut {number}.db"
+            path = workspace.folder / f"cut {number}.db"
             at = length * number // runs
             path.write_bytes(source.file if source.log else source.file[:at])
             if source.log:
@@ -193,15 +197,15 @@ def cut_at_each_place(place: Place) -> list[Row]:
     return rows
 
 
-def alone(place: Place) -> list[Row]:
-    """Bring together what does not belong together: a ledger and the log of another, or of its past."""
+def mismatched(workspace: Workspace) -> list[Row]:
+    """Combine a ledger with the log of another ledger, or with none."""
     wrong = []
-    whole, logged = closed(place.folder / "a.db", 1), in_use(place.folder / "c.db")
-    path = place.folder / "mixed.db"
+    whole, logged = closed(workspace.folder / "a.db", 1), in_use(workspace.folder / "c.db")
+    path = workspace.folder / "mixed.db"
     for name, file, log, states in (
-        ("another's log", whole.file, logged.log, whole.states + logged.states),
-        ("no log", logged.file, b"", logged.states),
-        ("an empty file with a log", b"", logged.log, ()),
+        ("the WAL of another ledger", whole.file, logged.log, whole.states + logged.states),
+        ("no WAL", logged.file, b"", logged.states),
+        ("an empty file with a WAL", b"", logged.log, ()),
     ):
         path.write_bytes(file)
         Path(f"{path}-wal").write_bytes(log)
@@ -209,7 +213,7 @@ def alone(place: Place) -> list[Row]:
         wrong += [] if found.startswith("=") else [f"{name}: {found}"]
         for end in ("", "-wal", "-shm"):
             Path(f"{path}{end}").unlink(missing_ok=True)
-    return [Row("a ledger with a log that is not its own", 3, "one LedgerError, or what was written", tuple(wrong))]
+    return [Row("a ledger with the WAL of another", 3, "one LedgerError, or what was written", tuple(wrong))]
 
 
-FAULTS = (damaged_files, cut_at_each_place, alone)
+FAULTS = (damaged_files, truncated_everywhere, mismatched)

@@ -1,4 +1,4 @@
-"""A disk that is full, and files that may not be written, vanish, or are somebody else's."""
+"""Full disks, and files that cannot be written, vanish, or belong to another user."""
 
 from __future__ import annotations
 
@@ -15,32 +15,43 @@ from strategies import new_table
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
-from torture.common import Place, Row, act, ended, faults, forked, lines_of, tell, told, try_all
+from torture.common import (
+    Row,
+    Workspace,
+    acknowledge,
+    acknowledged,
+    act,
+    forked,
+    lines_of,
+    problems_text,
+    try_all,
+    wait_for,
+)
 
-GOAL = "one clear error; all acknowledged intact; the same table object goes on once there is room"
-ANN, EVE = 65533, 65534  # two users who are nobody
+GOAL = "one clear error; acknowledged events intact; the same table object works again once there is room"
+ANN, EVE = 65533, 65534  # ids of two users without rights
 
 
 def refused(work: Callable[[], object], *expected: str) -> str:
-    """Do what must be refused in one clear line, of which one of some texts is a part; say what is wrong."""
+    """Call a function that must raise an error of one line with one of the expected texts; return what is wrong."""
     try:
         work()
     except LedgerError as error:
         text = str(error)
         if "\n" in text or len(text) > 1000 or not any(part in text for part in expected):
-            return f"it is refused unclearly: {text[:300]!r}"
+            return f"it raised an unclear error: {text[:300]!r}"
         return ""
-    return "it was not refused"
+    return "it raised no error"
 
 
 def checked(path: Path, known: dict[int, str]) -> str:
-    """Say what is wrong with a ledger of which events are known."""
+    """Check a ledger against its acknowledged events; return what is wrong, or ""."""
     with Ledger(path, read_only=True) as ledger:
-        return faults(ledger.verify(anchors=list(known.items())).problems)
+        return problems_text(ledger.verify(anchors=list(known.items())).problems)
 
 
 def until_full(path: Path, choose: random.Random, fill: Callable[[], object], empty: Callable[[], object]) -> str:
-    """Write while there is ever less room, then with room again, through one table object; say what is wrong."""
+    """Write until the disk is full, then with room again, through one table object; return what is wrong."""
     known: dict[int, str] = {}
     failed = 0
     with Ledger(path, actor="ann", durability=choose.choice(["process", "power"])) as ledger:
@@ -58,29 +69,29 @@ def until_full(path: Path, choose: random.Random, fill: Callable[[], object], em
                     if "\n" in str(error) or not str(error).startswith(str(path)):
                         return f"an unclear error: {error}"
                     if not isinstance(error.__cause__, Exception):
-                        return "an error without its cause"
+                        return "an error without a cause"
                     break
                 assert event is not None
                 known[event.seq] = event.hash
             if table.version != ledger.state("edge").version:
-                return f"the table is at {table.version}, and the ledger at {ledger.state('edge').version}"
+                return f"the table object is at version {table.version}, the ledger at {ledger.state('edge').version}"
             empty()
             event = table.preserve([f"after::op{number}"])
             assert event is not None
             known[event.seq] = event.hash
             if problems := ledger.verify(anchors=list(known.items())).problems:
-                return faults(problems)
-    if len(known) != max(known) - 1:  # the first is `created`
+                return problems_text(problems)
+    if len(known) != max(known) - 1:  # because the first event is `created`
         return f"{len(known)} events were acknowledged, and the last is #{max(known)}"
-    return checked(path, known) or ("" if failed else "the disk never was full: the fault was not made")
+    return checked(path, known) or ("" if failed else "the disk was never full, so the fault was not injected")
 
 
-def size_limit(place: Place) -> list[Row]:
-    """Let no file grow beyond a limit that is reached in the middle of a write."""
+def size_limit(workspace: Workspace) -> list[Row]:
+    """Limit the size of files, so that the limit is reached within a write."""
 
     def attempt(number: int) -> str:
-        choose = random.Random(f"{place.seed} {number}")
-        path = place.folder / f"limit {number}.db"
+        choose = random.Random(f"{workspace.seed} {number}")
+        path = workspace.folder / f"limit {number}.db"
 
         def fill() -> None:
             sizes = [file.stat().st_size for file in path.parent.glob(f"{path.name}*")]
@@ -95,31 +106,31 @@ def size_limit(place: Place) -> list[Row]:
             file.unlink()
         return found
 
-    runs = place.amount(100, 6)
-    return [Row("files that may grow no more in the middle of a write", runs, GOAL, try_all(runs, attempt, 60))]
+    runs = workspace.amount(100, 6)
+    return [Row("files at their size limit within a write", runs, GOAL, try_all(runs, attempt, 60))]
 
 
-def full_disk(place: Place) -> list[Row]:
-    """Fill a small disk, in the middle of a write, of the making of a ledger, and of a backup."""
-    disk = place.folder / "disk"
+def full_disk(workspace: Workspace) -> list[Row]:
+    """Fill a small disk during a write, a new ledger, and a backup."""
+    disk = workspace.folder / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     what = "a full disk of 2 MB"
     if mounted.returncode:
-        return [Row(what, 0, GOAL, (), "NOT TRIED: nothing can be mounted here; files with a size limit stand for it")]
+        return [Row(what, 0, GOAL, (), "NOT TRIED: cannot mount here; files with a size limit stand for it")]
     try:
-        runs = place.amount(100, 4)
-        # One after another: they share the disk.
-        wrong = [f"[{number}] {found}" for number in range(runs) if (found := _on_a_full_disk(disk, place, number))]
+        runs = workspace.amount(100, 4)
+        # Not in parallel, because they share the disk.
+        wrong = [f"[{number}] {found}" for number in range(runs) if (found := _on_a_full_disk(disk, workspace, number))]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return [Row(what, runs, GOAL, tuple(wrong))]
 
 
-def _on_a_full_disk(disk: Path, place: Place, number: int) -> str:
-    choose = random.Random(f"{place.seed} {number}")
+def _on_a_full_disk(disk: Path, workspace: Workspace, number: int) -> str:
+    choose = random.Random(f"{workspace.seed} {number}")
     filler = disk / "filler"
 
     def fill(room: int | None = None) -> None:
@@ -137,7 +148,7 @@ def _on_a_full_disk(disk: Path, place: Place, number: int) -> str:
             return found
         fill(choose.randrange(0, 50_000))
         with Ledger(disk / "ledger.db", read_only=True) as ledger:
-            full = ("disk is full", "No space left", "SQLite says disk I/O error")
+            full = ("disk is full", "No space left", "SQLite reports disk I/O error")
             found = refused(lambda: ledger.backup(disk / "copy.db"), *full)
             found = found or refused(lambda: Ledger(disk / "new.db"), *full)
         left = {file.name for file in disk.iterdir()} - {"filler", "ledger.db", "ledger.db-wal", "ledger.db-shm"}
@@ -147,18 +158,18 @@ def _on_a_full_disk(disk: Path, place: Place, number: int) -> str:
             file.unlink()
 
 
-def vanishing(place: Place) -> list[Row]:
-    """Take a ledger away while it is open: rename it, its folder, remove it, put another in its place."""
+def vanishing(workspace: Workspace) -> list[Row]:
+    """Rename, remove or replace a ledger or its folder while it is open."""
     wrong = []
-    home = place.folder / "home"
+    home = workspace.folder / "home"
 
     def rename_file(path: Path) -> Callable[[], object]:
         path.rename(path.with_suffix(".away"))
         return lambda: path.with_suffix(".away").rename(path)
 
     def rename_folder(path: Path) -> Callable[[], object]:
-        home.rename(place.folder / "away")
-        return lambda: (place.folder / "away").rename(home)
+        home.rename(workspace.folder / "away")
+        return lambda: (workspace.folder / "away").rename(home)
 
     def another(path: Path) -> Callable[[], object]:
         back = rename_file(path)
@@ -192,13 +203,13 @@ def vanishing(place: Place) -> list[Row]:
         if back is not None:
             wrong += [f"{way.__name__}: {found}"] if (found := checked(path, known)) else []
         elif path.exists():
-            wrong.append(f"{way.__name__}: it was made anew")
-    goal = "one clear error, nothing made anew, the table object goes on once it is back"
+            wrong.append(f"{way.__name__}: a new file was made")
+    goal = "one clear error, no new file, the table object works again once the ledger is back"
     return [Row("a ledger that vanishes while it is open", len(ways), goal, tuple(wrong))]
 
 
 def as_user(user: int, work: Callable[[], object]) -> str:
-    """Do something in a child that is somebody else; return "" if it ended well."""
+    """Run a function in a child process of another user; return "" if it exited with 0."""
 
     def become() -> None:
         os.setgroups([])
@@ -206,30 +217,32 @@ def as_user(user: int, work: Callable[[], object]) -> str:
         os.setuid(user)
         work()
 
-    return ended(forked(become))
+    return wait_for(forked(become))
 
 
-def told_by(user: int, work: Callable[[], str]) -> str:
-    """Do something as somebody else, and return what that says."""
+def result_as(user: int, work: Callable[[], str]) -> str:
+    """Run a function as another user; return its result, or how the process ended."""
     out, into = os.pipe()
     how = as_user(user, lambda: os.write(into, work().encode()))
     os.close(into)
-    with os.fdopen(out) as said:
-        return said.read() or how
+    with os.fdopen(out) as result:
+        return result.read() or how
 
 
-def rights(place: Place) -> list[Row]:
-    """Take rights away from the file and the folder, from a user to whom they apply."""
-    goal = "read, or one clear error; all acknowledged intact"
+def rights(workspace: Workspace) -> list[Row]:
+    """Take away the rights of a user to a file and its folder."""
+    goal = "works where the rights allow it, else one clear error; acknowledged events intact"
     if os.getuid() != 0:
         return [
-            Row("files and folders that may not be written", 0, goal, (), "NOT TRIED: only root can be other users")
+            Row(
+                "files and folders without rights to write", 0, goal, (), "NOT TRIED: only root can become another user"
+            )
         ]
     wrong: list[str] = []
     denied = ("read-only here", "may not be read", "cannot be opened", "not writable here", "cannot be used")
     cases = [(file, folder) for file in (0o644, 0o444, 0o000) for folder in (0o755, 0o555, 0o000)]
     for file_mode, folder_mode in cases:
-        folder = place.folder / f"rights {file_mode:o} {folder_mode:o}"
+        folder = workspace.folder / f"rights {file_mode:o} {folder_mode:o}"
         folder.mkdir()
         os.chown(folder, ANN, ANN)
         path = folder / "ledger.db"
@@ -240,7 +253,7 @@ def rights(place: Place) -> list[Row]:
                 lines_of(ledger)
             return ""
 
-        wrong += [f"made: {how}"] if (how := told_by(ANN, make)) else []
+        wrong += [f"made: {how}"] if (how := result_as(ANN, make)) else []
         path.chmod(file_mode)
         folder.chmod(folder_mode)
         readable = file_mode and folder_mode
@@ -248,7 +261,9 @@ def rights(place: Place) -> list[Row]:
 
         def read(path: Path = path) -> str:
             with Ledger(path, read_only=True) as ledger:
-                return faults(ledger.verify().problems) + ("" if ledger.state("edge").version == 2 else "it is not all")
+                return problems_text(ledger.verify().problems) + (
+                    "" if ledger.state("edge").version == 2 else "it lacks a version"
+                )
 
         def write(path: Path = path) -> str:
             with Ledger(path, actor="ann") as ledger:
@@ -256,26 +271,26 @@ def rights(place: Place) -> list[Row]:
             return ""
 
         for what, work, allowed in (("reading", read, readable), ("writing", write, writable)):
-            said = told_by(ANN, work if allowed else lambda work=work: refused(work, *denied))
-            wrong += [f"{what} {file_mode:o} in {folder_mode:o}: {said}"] if said else []
+            found = result_as(ANN, work if allowed else lambda work=work: refused(work, *denied))
+            wrong += [f"{what} {file_mode:o} in {folder_mode:o}: {found}"] if found else []
         folder.chmod(0o755)
         path.chmod(0o644)
         with Ledger(path, read_only=True) as ledger:
             versions = ledger.state("edge").version
             wrong += [] if ledger.verify().ok and versions == 2 + bool(writable) else [f"then {versions} versions"]
-    return [Row("files and folders that may not be read or written", 2 * len(cases), goal, tuple(wrong))]
+    return [Row("files and folders without rights to read or write", 2 * len(cases), goal, tuple(wrong))]
 
 
-def left_by_another(place: Place) -> list[Row]:
-    """Leave a log behind as another user, who was killed or is still writing."""
-    goal = "who may not write reads all, or gets one clear error; nothing acknowledged is lost"
-    what = "a log left by another user"
+def left_by_another(workspace: Workspace) -> list[Row]:
+    """Leave a WAL behind as another user whose process died."""
+    goal = "a user without rights to write reads everything or gets one clear error; acknowledged events intact"
+    what = "a WAL left by another user"
     if os.getuid() != 0:
-        return [Row(what, 0, goal, (), "NOT TRIED: only root can be other users")]
+        return [Row(what, 0, goal, (), "NOT TRIED: only root can become another user")]
     wrong: list[str] = []
     cases = [(mode, folder) for mode in (0o644, 0o600, 0o666) for folder in (0o777, 0o1777, 0o755)]
     for mode, folder_mode in cases:
-        folder = place.folder / f"left {mode:o} {folder_mode:o}"
+        folder = workspace.folder / f"left {mode:o} {folder_mode:o}"
         folder.mkdir()
         os.chown(folder, ANN, ANN)
         folder.chmod(folder_mode)
@@ -286,14 +301,14 @@ def left_by_another(place: Place) -> list[Row]:
             ledger = Ledger(path, actor="ann")
             table = new_table(ledger)
             for number in range(5):
-                tell(into, act(table, number, "left"))
+                acknowledge(into, act(table, number, "left"))
             for file in path.parent.iterdir():
                 file.chmod(mode)
-            os._exit(0)  # with the log as it is
+            os._exit(0)  # leaves the WAL as it is
 
         wrong += [f"made: {how}"] if (how := as_user(ANN, die)) else []
         os.close(into)
-        known = told(out)
+        known = acknowledged(out)
         name = f"{mode:o} in {folder_mode:o}"
 
         def read(path: Path = path, known: dict[int, str] = known) -> str:
@@ -307,16 +322,16 @@ def left_by_another(place: Place) -> list[Row]:
             try:
                 with Ledger(path, actor="eve") as ledger:
                     ledger.table_log("edge").preserve(["eve::op"])
-                    return faults(ledger.verify(anchors=list(known.items())).problems)
+                    return problems_text(ledger.verify(anchors=list(known.items())).problems)
             except LedgerError as error:
                 text = str(error)
                 clear = ("is read-only here", "cannot be opened", "may not be read")
                 return "" if "\n" not in text and any(part in text for part in clear) else text
 
         for act_as, work in ((EVE, read), (EVE, write), (ANN, read), (ANN, write)):
-            said = told_by(act_as, work)
-            wrong += [f"{name}: {'eve' if act_as == EVE else 'ann'} {work.__name__}s: {said}"] if said else []
-        wrong += [f"{name}: {said}"] if (said := checked(path, known)) else []
+            found = result_as(act_as, work)
+            wrong += [f"{name}: {'eve' if act_as == EVE else 'ann'} {work.__name__}s: {found}"] if found else []
+        wrong += [f"{name}: {found}"] if (found := checked(path, known)) else []
     return [Row(what, 4 * len(cases), goal, tuple(wrong))]
 
 

@@ -1,4 +1,4 @@
-"""Text that means harm: stored exactly or refused, and shown so that a terminal and a parser both get through it."""
+"""Hostile text: stored exactly or refused, and harmless to terminals and JSON parsers when printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.events import OVERRIDE, Set
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.transfer.jsonl import load
-from torture.common import MM, Place, Row, act, faults, lines_of, try_all
+from torture.common import MM, Row, Workspace, act, lines_of, problems_text, try_all
 
 TEXTS = {
     "terminal escapes": "a\x1b[31mred\x1b]0;title\x07\x9b2J",
@@ -55,7 +55,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("drift", "edge", "torch:2.13.0", "--markdown"),
 )  # fmt: skip
 
-Said = Callable[[Ledger, TableLog, str], Any]  # says a text in some place; returns what is read back there
+Store = Callable[[Ledger, TableLog, str], Any]  # stores a text in one field; returns what is read back
 
 
 def _as_source(ledger: Ledger, table: TableLog, text: str) -> Any:
@@ -85,7 +85,7 @@ def _as_a_file(ledger: Ledger, table: TableLog, text: str) -> Any:
         exec(compile(f"table.preserve(['{MM}'])", f"/x/{text}", "exec"), {"table": table})
         site = _last(ledger).call_site
         assert site is not None
-        # A file's name is spelt out where it is no text.
+        # The name of a file that is not valid text is stored with escapes.
         wanted = str(Path(f"/x/{text}")).encode("utf-8", "backslashreplace").decode()
         return text if site.file == wanted else site.file
     return text
@@ -117,7 +117,7 @@ def _as_tag(ledger: Ledger, table: TableLog, text: str) -> Any:
     return next(iter(ledger.tags("edge")))
 
 
-PLACES: dict[str, Said] = {
+FIELDS: dict[str, Store] = {
     "a reason": _as_reason,
     "a reason of because()": _because,
     "an actor": _as_actor,
@@ -135,23 +135,23 @@ def _last(ledger: Ledger) -> Any:
 
 
 def unprintable(text: str) -> str:
-    """Return the first line of an output that would do something to a terminal; empty if none would."""
+    """Return the first line of an output that would control a terminal, or ""."""
     return next((repr(line[:300]) for line in text.split("\n") if not line.isprintable()), "")
 
 
 def commanded(path: Path, arguments: tuple[str, ...]) -> Iterator[str]:
-    """Run a command, as text and as JSON; say what is wrong with what it prints."""
+    """Run a command without and with --json; yield what is wrong with its output."""
     for options in ((), ("--json",)):
         given = ["--ledger", str(path), *arguments, *options]
         done = CliRunner().invoke(cli, given, standalone_mode=False)
         name = " ".join((*arguments, *options))[:80]
         error = done.exception
         if isinstance(error, (click.ClickException, LedgerError)):
-            # What `main` prints of it.
-            said = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            output = printable(said) + "\n"
-            if len(said) > 5000:
-                yield f"{name!r}: an error of {len(said)} characters"
+            # `main` prints it in this way.
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            output = printable(message) + "\n"
+            if len(message) > 5000:
+                yield f"{name!r}: an error of {len(message)} characters"
         elif error is not None:
             yield f"{name!r}: {error!r:.300}"
             continue
@@ -161,34 +161,34 @@ def commanded(path: Path, arguments: tuple[str, ...]) -> Iterator[str]:
                 try:
                     json.loads(output)
                 except ValueError as fault:
-                    yield f"{name!r}: its JSON cannot be read: {fault}"
+                    yield f"{name!r}: its JSON cannot be parsed: {fault}"
         if bad := unprintable(output):
             yield f"{name!r} prints {bad}"
 
 
-def in_every_place(place: Place) -> list[Row]:
-    """Say each text wherever text can be said; read it back by the library and by each command."""
+def in_every_field(workspace: Workspace) -> list[Row]:
+    """Store each text in each field; read it back with the library and with each command."""
     rows = []
-    texts = list(TEXTS.items()) if place.full else [(name, TEXTS[name]) for name in FEW]
-    commands = COMMANDS if place.full else COMMANDS[:4]
-    for where, say in PLACES.items():
+    texts = list(TEXTS.items()) if workspace.full else [(name, TEXTS[name]) for name in FEW]
+    commands = COMMANDS if workspace.full else COMMANDS[:4]
+    for field, store in FIELDS.items():
 
-        def attempt(number: int, where: str = where, say: Said = say) -> str:
+        def attempt(number: int, field: str = field, store: Store = store) -> str:
             name, text = texts[number]
-            path = place.folder / f"{where} {number}.db"
+            path = workspace.folder / f"{field} {number}.db"
             wrong = []
             with Ledger(path, actor="ann") as ledger:
                 table = new_table(ledger)
                 table.materialize(catalog_of("aten::add"))
                 try:
-                    found = say(ledger, table, text)
-                    if found != text and not (where == "an actor" and not text):  # then it is the login name
+                    found = store(ledger, table, text)
+                    if found != text and not (field == "an actor" and not text):  # then it is the login name
                         wrong.append(f"stored as {found!r:.100}")
                 except LedgerError as error:
                     if not 0 < len(str(error)) < 5000:
                         wrong.append(f"refused with {len(str(error))} characters")
                 if not ledger.verify().ok:
-                    wrong.append(faults(ledger.verify().problems))
+                    wrong.append(problems_text(ledger.verify().problems))
                 lines = lines_of(ledger)
             load(lines, path.with_suffix(".again"))
             with Ledger(path.with_suffix(".again"), read_only=True) as again:
@@ -197,14 +197,14 @@ def in_every_place(place: Place) -> list[Row]:
                 wrong += commanded(path, arguments)
             return f"{name}: {wrong[0]}" if wrong else ""
 
-        goal = "stored exactly or refused, shown escaped, JSON whole, dumped and loaded the same"
-        rows.append(Row(f"hostile text as {where}", len(texts), goal, try_all(len(texts), attempt, 60)))
+        goal = "stored exactly or refused, printed escaped, valid JSON, the same after dump and load"
+        rows.append(Row(f"hostile text as {field}", len(texts), goal, try_all(len(texts), attempt, 60)))
     return rows
 
 
-def in_arguments(place: Place) -> list[Row]:
-    """Give each text to the commands."""
-    path = place.folder / "ledger.db"
+def in_arguments(workspace: Workspace) -> list[Row]:
+    """Pass each text to the commands as an argument."""
+    path = workspace.folder / "ledger.db"
     with Ledger(path, actor="ann") as ledger:
         new_table(ledger).preserve([MM])
     wrong: list[str] = []
@@ -219,7 +219,7 @@ def in_arguments(place: Place) -> list[Row]:
             ("upgrade", "edge", "--torch", text), ("checkpoint", "--key", text),
         ):  # fmt: skip
             runs += 1
-            wrong += [f"{name}: {said}" for said in commanded(path, given)]
+            wrong += [f"{name}: {text}" for text in commanded(path, given)]
     return [Row("hostile arguments of commands", runs, "one answer or one error, escaped", tuple(wrong))]
 
 
@@ -230,14 +230,16 @@ EDITS = (
 )  # fmt: skip
 
 
-def of_a_stranger(place: Place) -> list[Row]:
-    """Read ledgers whose names no library of ours would have stored, in a chain that is whole."""
-    names = [name for name in TEXTS if "surrogate" not in name] if place.full else ["terminal escapes", "line breaks"]
+def of_a_stranger(workspace: Workspace) -> list[Row]:
+    """Read ledgers with names that this package would refuse, in a valid chain."""
+    names = (
+        [name for name in TEXTS if "surrogate" not in name] if workspace.full else ["terminal escapes", "line breaks"]
+    )
 
     def attempt(number: int) -> str:
         name, query = names[number // len(EDITS)], EDITS[number % len(EDITS)]
         text = TEXTS[name]
-        path = place.folder / f"stranger {number}.db"
+        path = workspace.folder / f"stranger {number}.db"
         with Ledger(path, actor="ann") as ledger:
             table = new_table(ledger)
             table.preserve([MM])
@@ -246,7 +248,7 @@ def of_a_stranger(place: Place) -> list[Row]:
 
         def edit(db: Any) -> None:
             db.execute(query, [text])
-            # In what was hashed too.
+            # Change the hashed text too.
             for seq, body in db.execute("SELECT seq, body FROM event").fetchall():
                 for old in (json.dumps(MM), '"v1"'):
                     body = body.replace(old, json.dumps(text, ensure_ascii=False))
@@ -255,22 +257,22 @@ def of_a_stranger(place: Place) -> list[Row]:
                 rechain(db)
 
         tamper(path, edit)
-        wrong = [said for arguments in COMMANDS for said in commanded(path, arguments)]
+        wrong = [text for arguments in COMMANDS for text in commanded(path, arguments)]
         return f"{name}, {query}: {wrong[0]}" if wrong else ""
 
-    goal = "one answer or one error, escaped, JSON whole"
+    goal = "one answer or one error, escaped, valid JSON"
     runs = len(names) * len(EDITS)
     return [Row("a stranger's ledger with hostile names", runs, goal, try_all(runs, attempt, 60))]
 
 
-def as_paths(place: Place) -> list[Row]:
-    """Name a ledger by each text, from a program and from the command line."""
+def as_paths(workspace: Workspace) -> list[Row]:
+    """Use each text as the path of a ledger, in Python and on the command line."""
     wrong: list[str] = []
     runs = 0
     for name, text in TEXTS.items():
-        for file in (f"{text}.db", f"{text}/x.db") if place.full else (f"{text}.db",):
+        for file in (f"{text}.db", f"{text}/x.db") if workspace.full else (f"{text}.db",):
             runs += 1
-            folder = place.folder / f"path {runs}"
+            folder = workspace.folder / f"path {runs}"
             folder.mkdir()
             here = Path.cwd()
             os.chdir(folder)
@@ -287,7 +289,7 @@ def as_paths(place: Place) -> list[Row]:
                 wrong.append(f"{name}: {error}")
             finally:
                 os.chdir(here)
-            if "\0" in text or (not place.full and runs % 6):
+            if "\0" in text or (not workspace.full and runs % 6):
                 continue
             try:
                 given = os.fsencode(file)
@@ -304,39 +306,39 @@ def as_paths(place: Place) -> list[Row]:
                     *options,
                 ]
                 done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-                said = (done.stdout + done.stderr).decode("utf-8", "replace")
-                if b"Traceback" in done.stderr or done.returncode not in (0, 2) or unprintable(said):
-                    wrong.append(f"{name}: {options} {done.returncode} {said[-200:]!r}")
+                output = (done.stdout + done.stderr).decode("utf-8", "replace")
+                if b"Traceback" in done.stderr or done.returncode not in (0, 2) or unprintable(output):
+                    wrong.append(f"{name}: {options} {done.returncode} {output[-200:]!r}")
                 if options:
                     json.loads(done.stdout)
     return [Row("a ledger named by hostile text", runs, "used, or one error, escaped", tuple(wrong))]
 
 
-def huge(place: Place) -> list[Row]:
-    """Say 10 MB wherever text can be said, and show it."""
-    size = place.amount(10_000_000, 100_000)
+def huge(workspace: Workspace) -> list[Row]:
+    """Store 10 MB of text in each field, and print it."""
+    size = workspace.amount(10_000_000, 100_000)
 
     def attempt(number: int) -> str:
-        where, say = list(PLACES.items())[number]
+        field, store = list(FIELDS.items())[number]
         wrong: list[str] = []
-        path = place.folder / f"huge {number}.db"
+        path = workspace.folder / f"huge {number}.db"
         text = "x\x1b" * (size // 2)
         with Ledger(path, actor="ann") as ledger:
             table = new_table(ledger)
             table.materialize(catalog_of("aten::add"))
             try:
-                found = say(ledger, table, text)
+                found = store(ledger, table, text)
                 wrong += [] if found == text else [f"{len(found)} characters were stored"]
             except LedgerError as error:
                 wrong += [] if 0 < len(str(error)) < 1000 else [f"refused with {len(str(error))} characters"]
-            wrong += [] if ledger.verify().ok else [faults(ledger.verify().problems)[:300]]
+            wrong += [] if ledger.verify().ok else [problems_text(ledger.verify().problems)[:300]]
             act(table, 3, "after")
         for arguments in (("log",), ("blame", "edge"), ("verify",)):
             wrong += commanded(path, arguments)
-        return f"{where}: {wrong[0]}" if wrong else ""
+        return f"{field}: {wrong[0]}" if wrong else ""
 
-    goal = "stored exactly or refused in a short message, shown escaped"
-    return [Row(f"{size:,} bytes of text in each place", len(PLACES), goal, try_all(len(PLACES), attempt, 120))]
+    goal = "stored exactly or refused in a short message, printed escaped"
+    return [Row(f"{size:,} bytes of text in each field", len(FIELDS), goal, try_all(len(FIELDS), attempt, 120))]
 
 
-FAULTS = (in_every_place, in_arguments, of_a_stranger, as_paths, huge)
+FAULTS = (in_every_field, in_arguments, of_a_stranger, as_paths, huge)

@@ -16,44 +16,55 @@ from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.transfer.jsonl import load
 from decomp_ledger.transfer.restore import restore
-from torture.common import Place, Row, act, ended, everything, faults, forked, lines_of, tell, try_all
+from torture.common import (
+    Row,
+    Workspace,
+    acknowledge,
+    act,
+    everything,
+    forked,
+    lines_of,
+    problems_text,
+    try_all,
+    wait_for,
+)
 
 
 def writers(path: Path, count: int) -> tuple[list[int], int]:
-    """Start processes that write until they are killed; return them, and where they acknowledge events."""
+    """Start processes that write until they are killed; return them, and the pipe in which they acknowledge events."""
     out, into = os.pipe()
 
     def write(number: int) -> None:
         with Ledger(path, actor=f"writer {number}") as ledger:
             table = new_table(ledger, f"table {number}")
             for step in range(1_000_000):
-                tell(into, act(table, step, f"w{number}"))
+                acknowledge(into, act(table, step, f"w{number}"))
 
     children = [forked(lambda number=number: write(number)) for number in range(count)]
     os.close(into)
     return children, out
 
 
-def said_so_far(out: int) -> str:
-    """Return what a pipe holds now."""
+def read_available(out: int) -> str:
+    """Return the text that is in a pipe now."""
     text = b""
     while select.select([out], [], [], 0)[0]:
         text += os.read(out, 1 << 16)
     return text.decode()
 
 
-def while_written(place: Place) -> list[Row]:
-    """Take backups of a ledger that others write to, and kill every third backup on its way."""
-    path, wrong, runs = place.folder / "ledger.db", list[str](), place.amount(60, 6)
+def while_written(workspace: Workspace) -> list[Row]:
+    """Take backups of a ledger while others write to it, and kill every third backup."""
+    path, wrong, runs = workspace.folder / "ledger.db", list[str](), workspace.amount(60, 6)
     everything(path)
     children, out = writers(path, 3)
     copies: list[tuple[Path, dict[int, str]]] = []
-    said, choose = "", random.Random(place.seed)
+    lines, choose = "", random.Random(workspace.seed)
     for number in range(runs):
-        said += said_so_far(out)
-        whole = said[: said.rfind("\n") + 1]
+        lines += read_available(out)
+        whole = lines[: lines.rfind("\n") + 1]
         known = {int(seq): own for seq, own in map(str.split, whole.splitlines())}
-        copy = place.folder / f"copy {number}.db"
+        copy = workspace.folder / f"copy {number}.db"
 
         def take(copy: Path = copy) -> None:
             with Ledger(path, read_only=True) as ledger:
@@ -63,24 +74,24 @@ def while_written(place: Place) -> list[Row]:
         if number % 3 == 2:
             time.sleep(choose.uniform(0, 0.03))
             os.kill(child, signal.SIGKILL)
-            ended(child)
+            wait_for(child)
             if not copy.exists():
-                continue  # none of it is there: as good as all
-        elif how := ended(child):
+                continue  # no file is as good as a whole one
+        elif how := wait_for(child):
             wrong.append(f"backup {number}: {how}")
             continue
         copies.append((copy, known))
     for writer in children:
         os.kill(writer, signal.SIGKILL)
-        wrong += [f"a writer ended by itself: {how}"] if (how := ended(writer)) != "SIGKILL" else []
+        wrong += [f"a writer ended by itself: {how}"] if (how := wait_for(writer)) != "SIGKILL" else []
     os.close(out)
     with Ledger(path) as ledger:
-        wrong += [faults(found)] if (found := ledger.verify().problems) else []
+        wrong += [problems_text(found)] if (found := ledger.verify().problems) else []
         hashes = {event.seq: event.hash for event in ledger.events()}
     for copy, known in copies:
         with Ledger(copy, read_only=True) as ledger:
             wrong += (
-                [f"{copy.name}: {faults(found)}"]
+                [f"{copy.name}: {problems_text(found)}"]
                 if (found := ledger.verify(anchors=list(known.items())).problems)
                 else []
             )
@@ -92,9 +103,9 @@ def while_written(place: Place) -> list[Row]:
     return [Row("backups while 3 processes write, every third killed", runs, goal, tuple(wrong), note)]
 
 
-def restoring(place: Place) -> list[Row]:
-    """Restore backups, damaged ones too, and kill half of the restores on their way."""
-    good, other = place.folder / "good.db", place.folder / "other.db"
+def restoring(workspace: Workspace) -> list[Row]:
+    """Restore backups, some of them damaged, and kill half of the restores."""
+    good, other = workspace.folder / "good.db", workspace.folder / "other.db"
     everything(good, 2)
     everything(other, 1)
     with Ledger(good, read_only=True) as one, Ledger(other, read_only=True) as two:
@@ -102,8 +113,8 @@ def restoring(place: Place) -> list[Row]:
     data = good.read_bytes()
 
     def attempt(number: int) -> str:
-        choose = random.Random(f"{place.seed} {number}")
-        folder = place.folder / f"restore {number}"
+        choose = random.Random(f"{workspace.seed} {number}")
+        folder = workspace.folder / f"restore {number}"
         folder.mkdir()
         path, backup = folder / "ledger.db", folder / "backup.db"
         shutil.copy(other, path)
@@ -122,10 +133,10 @@ def restoring(place: Place) -> list[Row]:
         if number % 2:
             time.sleep(choose.uniform(0, 0.12))
             os.kill(child, signal.SIGKILL)
-        how = ended(child)
+        how = wait_for(child)
         if how not in ("", "SIGKILL"):
             return how
-        # Killed between two renames, it leaves the old one under the name that `restore` would have told.
+        # Killed between two renames, it leaves the old ledger under the name that `restore` would have returned.
         there = path if path.exists() else next(folder.glob("ledger.db.replaced-*[0-9]"))
         with Ledger(there) as ledger:
             found = (
@@ -134,20 +145,20 @@ def restoring(place: Place) -> list[Row]:
         shutil.rmtree(folder)
         return found
 
-    runs = place.amount(200, 8)
+    runs = workspace.amount(200, 8)
     goal = "the old ledger or the backup, whole; never one that does not verify"
     return [Row("restores, of damaged backups too, half of them killed", runs, goal, try_all(runs, attempt, 60))]
 
 
-def round_trips(place: Place) -> list[Row]:
+def round_trips(workspace: Workspace) -> list[Row]:
     """Dump and load ledgers, and dumps that were changed."""
-    path = place.folder / "ledger.db"
+    path = workspace.folder / "ledger.db"
     everything(path)
     with Ledger(path, read_only=True) as ledger:
         lines = lines_of(ledger)
 
     def attempt(number: int) -> str:
-        choose = random.Random(f"{place.seed} {number}")
+        choose = random.Random(f"{workspace.seed} {number}")
         changed = list(lines)
         at, other = choose.randrange(len(changed)), choose.randrange(len(changed))
         how = number % 6
@@ -163,7 +174,7 @@ def round_trips(place: Place) -> list[Row]:
             changed.insert(at, changed[other])
         elif how == 5:
             changed = changed[:at]
-        loaded = place.folder / f"loaded {number}.db"
+        loaded = workspace.folder / f"loaded {number}.db"
         try:
             load(changed, loaded)
         except LedgerError as error:
@@ -177,10 +188,10 @@ def round_trips(place: Place) -> list[Row]:
             new_table(ledger, "after").preserve(["aten::after"])
             found = "" if ledger.verify().ok else "it does not verify when it is written on"
         loaded.unlink()
-        # Where the order says nothing (of environments, say), or a change is none, it may be loaded: as what it was.
+        # A dump with environments in another order, or with an edit that changes nothing, may load as the same ledger.
         return found if sorted(again) == sorted(lines) else "it was loaded, and is another"
 
-    runs = place.amount(600, 24)
+    runs = workspace.amount(600, 24)
     goal = "loaded the same, hashes included; a changed dump is refused, or the same"
     return [Row("dumps loaded again, five of six of them changed", runs, goal, try_all(runs, attempt, 30))]
 

@@ -14,28 +14,27 @@ from typing import Any
 from forging import GUARDS, cut, forge, unguarded
 
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.integrity.checkpoints import stored
+from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.integrity.ssh_signatures import Signer
 from decomp_ledger.ledger import Ledger
-from torture.common import Place, Row, everything, try_all
+from torture.common import Row, Workspace, everything, try_all
 
 Db = sqlite3.Connection
-Known = list[tuple[int, str]]
 TABLES = (
     "ledger", "decomp_table", "op", "environment", "decomposition", "provenance", "event", "change", "tag", "catalog",
     "checkpoint",
 )  # fmt: skip
 
-# What each event is, with all that it names: made by other SQL than the product's, to be an independent witness.
+# Each event with everything that it refers to, by other SQL than the package's, so that the witness is independent.
 WITNESS = """
 SELECT event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, actor, reason,
        call_site,
        environment.digest, environment.body, event.body, prev_hash, hash,
-       (SELECT group_concat(said, '|') FROM (
-        SELECT quote(op.name) || action || coalesce(quote(d.digest) || quote(d.body), '') AS said
+       (SELECT group_concat(change, '|') FROM (
+        SELECT quote(op.name) || action || coalesce(quote(d.digest) || quote(d.body), '') AS change
         FROM change AS c LEFT JOIN op ON op.id = c.op_id LEFT JOIN decomposition AS d ON d.id = c.decomposition_id
         WHERE c.table_id = event.table_id AND c.version = event.version
-        AND event.kind NOT IN ('tagged', 'materialized', 'exported') ORDER BY said)),
+        AND event.kind NOT IN ('tagged', 'materialized', 'exported') ORDER BY change)),
        (SELECT group_concat(tag.name || tag.version) FROM tag WHERE event.kind = 'tagged'
         AND tag.table_id = event.table_id AND tag.name = json_extract(event.body, '$.name')),
        (SELECT quote(own.digest) || hexed(own.body) || coalesce(quote(base.digest) || hexed(base.body), '')
@@ -48,7 +47,7 @@ LEFT JOIN environment ON environment.id = provenance.environment_id
 
 
 def inflated(body: object) -> str:
-    """Return a catalog as it is, however it was compressed."""
+    """Return a catalog's JSON in hex, so that its compression does not matter."""
     try:
         return zlib.decompress(body).hex()
     except (zlib.error, TypeError):
@@ -56,7 +55,7 @@ def inflated(body: object) -> str:
 
 
 def witness(db: Db) -> tuple[dict[int, Any], dict[str, Any]]:
-    """Return what each event is, and all rows of each table without the numbers that only join them."""
+    """Return every event by seq, and the rows of every table."""
     db.create_function("hexed", 1, inflated)
     db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     events = {row[0]: row for row in _rows(db, WITNESS)}
@@ -70,7 +69,7 @@ def witness(db: Db) -> tuple[dict[int, Any], dict[str, Any]]:
 def _rows(db: Db, query: str) -> list[Any]:
     try:
         return db.execute(query).fetchall()
-    except sqlite3.Error:  # a body that is no JSON: then each event by itself
+    except sqlite3.Error:  # a body is not JSON: read each event by itself
         found = []
         for (seq,) in db.execute("SELECT seq FROM event").fetchall():
             try:
@@ -81,13 +80,13 @@ def _rows(db: Db, query: str) -> list[Any]:
 
 
 def first_difference(before: dict[int, Any], after: dict[int, Any]) -> int | None:
-    """Return the first event that is not what it was, or is not there, or was not there."""
-    # One that was added far behind the last one makes a gap, and the first of that is missing.
+    """Return the first event that was changed, removed or added."""
+    # An event added far after the last one leaves a gap; the first event of the gap is missing.
     seqs = range(1, max(*before, *after) + 1)
     return next((seq for seq in seqs if before.get(seq) != after.get(seq) or (seq not in after)), None)
 
 
-# The edits: each gets the database without its guards, and random choices; it raises when it cannot be done
+# The edits. Each gets the database without its guards, and raises if it cannot be done.
 
 
 def columns(db: Db, table: str) -> list[str]:
@@ -108,7 +107,7 @@ def some_row(db: Db, table: str, choose: random.Random) -> tuple[str, tuple[Any,
 
 
 def other(value: Any, choose: random.Random) -> Any:
-    """Change one byte of a value, or an integer by little or much."""
+    """Change one byte of a value, or add to an integer."""
     if value is None:
         return choose.choice(["x", 1])
     if isinstance(value, int):
@@ -139,7 +138,7 @@ def a_removal(db: Db, choose: random.Random) -> None:
 
 
 def a_swap(db: Db, choose: random.Random) -> None:
-    """Give two rows each other's values: of one column, or of all but the key."""
+    """Swap the values of two rows, in one column or in all but the key."""
     table = choose.choice(TABLES)
     (clause, one), (_, two) = some_row(db, table, choose), some_row(db, table, choose)
     key = key_of(db, table)
@@ -150,14 +149,14 @@ def a_swap(db: Db, choose: random.Random) -> None:
     ]
     marks = ", ".join(f"{name} = ?" for name in names)
     free = [f"{name} = {name} || '-swapped'" for name in names if name in ("name", "digest")]
-    if free:  # what must be unique is got out of the way first
+    if free:  # otherwise a unique column would refuse the swap
         db.execute(f"UPDATE {table} SET {free[0]} WHERE {clause}", one)
     db.execute(f"UPDATE {table} SET {marks} WHERE {clause}", [*values[0], *two])
     db.execute(f"UPDATE {table} SET {marks} WHERE {clause}", [*values[1], *one])
 
 
 def an_insertion(db: Db, choose: random.Random) -> None:
-    """Insert a row that is like another, but for its key and what must be unique."""
+    """Insert a copy of a row, with another key and other unique values."""
     table = choose.choice(TABLES)
     clause, row = some_row(db, table, choose)
     names = columns(db, table)
@@ -171,7 +170,7 @@ def an_insertion(db: Db, choose: random.Random) -> None:
 
 
 def another_row(db: Db, choose: random.Random) -> None:
-    """Make a row name another row than it did."""
+    """Make a row refer to another row."""
     table, column, of = choose.choice(
         [
             ("event", "table_id", "decomp_table"), ("event", "provenance_id", "provenance"), ("change", "op_id", "op"),
@@ -189,7 +188,7 @@ SINGLE: tuple[Callable[[Db, random.Random], None], ...] = (a_byte, a_removal, a_
 
 
 def edited(source: Path, path: Path, edit: Callable[[Db, random.Random], object], choose: random.Random) -> Any:
-    """Copy a ledger, edit it without its guards, and put those back; return what is there then, or None."""
+    """Copy a ledger and edit it without its guards; return its witness, or None if SQLite refused the edit."""
     shutil.copy(source, path)
     db = sqlite3.connect(path)
     try:
@@ -203,11 +202,11 @@ def edited(source: Path, path: Path, edit: Callable[[Db, random.Random], object]
     return found
 
 
-def verified(path: Path, **known: Any) -> tuple[bool, int | None, str]:
-    """Verify a ledger; return whether it is said to be well, the first event named, and what is said of it."""
+def verified(path: Path, **anchors: Any) -> tuple[bool, int | None, str]:
+    """Verify a ledger; return whether it is ok, and seq and text of its first problem."""
     try:
         with Ledger(path, read_only=True) as ledger:
-            result = ledger.verify(**known)
+            result = ledger.verify(**anchors)
     except LedgerError as error:
         return False, None, f"refused: {error}"
     if result.ok:
@@ -215,9 +214,9 @@ def verified(path: Path, **known: Any) -> tuple[bool, int | None, str]:
     return False, result.problems[0].seq, result.problems[0].text
 
 
-def original(place: Place) -> Path:
-    """Make the ledger that is tampered with, in one file."""
-    path = place.folder / "original.db"
+def original(workspace: Workspace) -> Path:
+    """Make the ledger to tamper with, in one file."""
+    path = workspace.folder / "original.db"
     everything(path)
     db = sqlite3.connect(path)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -225,30 +224,30 @@ def original(place: Place) -> Path:
     return path
 
 
-def single_edits(place: Place) -> list[Row]:
-    """Make random single edits; each is to be noticed, with the first event that it makes wrong."""
-    source = original(place)
-    before = edited(source, place.folder / "ledger.db", lambda db, _: None, random.Random())
+def single_edits(workspace: Workspace) -> list[Row]:
+    """Make random single edits; verify must name the first event that each makes wrong."""
+    source = original(workspace)
+    before = edited(source, workspace.folder / "ledger.db", lambda db, _: None, random.Random())
     with Ledger(source, read_only=True) as ledger:
-        kept = list(stored(ledger.database.connection, ledger.id))[-1:]
+        kept = list(stored_checkpoints(ledger.database.connection, ledger.id))[-1:]
     rows = []
     for edit in SINGLE:
 
         def attempt(number: int, edit: Callable[[Db, random.Random], None] = edit) -> str:
-            path, choose = place.folder / f"edited {number % 64}.db", random.Random(f"{place.seed} {number}")
+            path, choose = workspace.folder / f"edited {number % 64}.db", random.Random(f"{workspace.seed} {number}")
             after = before
             while after is None or after == before:  # refused by SQLite, or no edit at all
                 after = edited(source, path, edit, choose)
             if renumbered(before, after):
-                return ""  # a row's own number, which nothing names, says nothing
+                return ""  # nothing refers to the number of that row
             first = first_difference(before[0], after[0])
             ok, seq, text = verified(path, checkpoints=kept)
             if not ok and first in (None, seq):
                 return ""
             tables = [table for table in before[1] if before[1][table] != after[1][table]]
-            return f"in {tables}: the first wrong event is {first}, told {seq} ({text}), ok={ok}"
+            return f"in {tables}: the first wrong event is {first}, verify names {seq} ({text}), ok={ok}"
 
-        runs = place.amount(400, 12)
+        runs = workspace.amount(400, 12)
         goal = "noticed, and the first event that it makes wrong is named, where there is one"
         wrong = try_all(runs, attempt, patience=30)
         rows.append(Row(f"one edit: {edit.__name__.replace('_', ' ')}", runs, goal, wrong))
@@ -256,7 +255,7 @@ def single_edits(place: Place) -> list[Row]:
 
 
 def renumbered(before: Any, after: Any) -> bool:
-    """Tell whether all events are as they were, and rows differ in numbers that only join them."""
+    """Tell whether only row numbers differ, which no event depends on."""
     joined = ("decomp_table", "op", "environment", "decomposition", "provenance", "catalog")
 
     def bare(rows: dict[str, Any]) -> list[Any]:
@@ -267,64 +266,64 @@ def renumbered(before: Any, after: Any) -> bool:
     return bool(before[0] == after[0] and bare(before[1]) == bare(after[1]))
 
 
-def guards_dropped(place: Place) -> list[Row]:
-    """Drop or change what refuses edits, and nothing else."""
-    source, path = original(place), place.folder / "ledger.db"
+def guards_dropped(workspace: Workspace) -> list[Row]:
+    """Drop or disable each guard, and change nothing else."""
+    source, path = original(workspace), workspace.folder / "ledger.db"
     wrong = []
     db = sqlite3.connect(source)
     guards = db.execute(GUARDS).fetchall()
     db.close()
-    for kind, name, text in guards:
-        for new in (None, re.sub(r"RAISE\(ABORT, '.*'\)", "RAISE(IGNORE)", text) if kind == "trigger" else None):
+    for kind, name, guard in guards:
+        for new in (None, re.sub(r"RAISE\(ABORT, '.*'\)", "RAISE(IGNORE)", guard) if kind == "trigger" else None):
             shutil.copy(source, path)
             db = sqlite3.connect(path)
             db.execute(f"DROP {kind} {name}")
             if new is not None:
                 db.execute(new)
             db.close()
-            ok, _, said = verified(path)
-            wrong += [f"{name}: {said}"] if ok or name not in said else []
+            ok, _, text = verified(path)
+            wrong += [f"{name}: {text}"] if ok or name not in text else []
     return [Row("triggers dropped, or made to do nothing", 2 * len(guards), "noticed and named", tuple(wrong))]
 
 
-# What the chain alone cannot show
+# Forgeries that the chain alone cannot show
 
 
-def cut_and_forged(place: Place) -> list[Row]:
-    """Cut the tail, or write history anew, so well that the chain is whole; and ask what is known elsewhere."""
-    source = original(place)
+def cut_and_forged(workspace: Workspace) -> list[Row]:
+    """Cut the tail or rewrite the history, with a whole chain; anchors must show it."""
+    source = original(workspace)
     with Ledger(source, read_only=True) as ledger:
-        known = [(event.seq, event.hash) for event in ledger.events()]
-        kept = list(stored(ledger.database.connection, ledger.id))[-1]
+        hashes = [(event.seq, event.hash) for event in ledger.events()]
+        kept = list(stored_checkpoints(ledger.database.connection, ledger.id))[-1]
     signers = [Signer("ann", bytes.fromhex(kept.key))]
-    head = known[-1][1]
+    head = hashes[-1][1]
     rows = []
     for name, edit in (("the tail cut", cut), ("history re-chained from an event on", forge)):
 
         def attempt(number: int, edit: Callable[[Db, int], None] = edit) -> str:
-            path, choose = place.folder / f"forged {number % 64}.db", random.Random(f"{place.seed} {number}")
-            at = choose.randrange(1, len(known)) if number else 1
+            path, choose = workspace.folder / f"forged {number % 64}.db", random.Random(f"{workspace.seed} {number}")
+            at = choose.randrange(1, len(hashes)) if number else 1
             edited(source, path, lambda db, _: edit(db, at), choose)
             first = at if edit is forge else at + 1
             if not verified(path)[0]:
                 return f"#{at}: the forger was clumsy: {verified(path)}"
-            stamps = sorted(choose.sample(known, 5))  # as .pt2 files have them
+            stamps = sorted(choose.sample(hashes, 5))  # as .pt2 files have them
             later = [seq for seq, _ in stamps if seq >= first]
-            told = {
-                "all hashes": (verified(path, anchors=known), first),
-                "stamps": (verified(path, anchors=stamps), later[0] if later else "well"),
+            results = {
+                "all hashes": (verified(path, anchors=hashes), first),
+                "stamps": (verified(path, anchors=stamps), later[0] if later else "ok"),
                 "the head": (verified(path, expect=[head]), None),
                 "a kept checkpoint": (
-                    verified(path, checkpoints=[kept], signers=signers), kept.seq if kept.seq >= first else "well",
+                    verified(path, checkpoints=[kept], signers=signers), kept.seq if kept.seq >= first else "ok",
                 ),
             }  # fmt: skip
-            for what, ((ok, seq, text), wanted) in told.items():
-                if ("well" if ok else seq) != wanted:
-                    return f"#{at} against {what}: wanted {wanted}, told {seq} {text}"
+            for what, ((ok, seq, text), wanted) in results.items():
+                if ("ok" if ok else seq) != wanted:
+                    return f"#{at} against {what}: wanted {wanted}, found {seq} {text}"
             return ""
 
-        runs = place.amount(200, 8)
-        goal = "well by the chain alone; told by stamps, --expect and a kept checkpoint, with the event"
+        runs = workspace.amount(200, 8)
+        goal = "ok by the chain alone; named with its event by stamps, --expect and a kept checkpoint"
         rows.append(Row(name, runs, goal, try_all(runs, attempt, patience=30)))
     return rows
 

@@ -1,8 +1,7 @@
-"""Tell which Python functions a callable is made of, which it names, and which decorated it.
+"""Find the Python functions that a callable consists of, those that it names, and those that decorated it.
 
-Nothing is called and no property is read: what is looked at may be anything that somebody put into
-a table. Only the standard library is imported, and `syntax`: this file is also a part of the
-standalone capture program.
+Nothing is called and no property is read, because a user can put any object into a table. Only the standard library
+and `syntax` are imported, because this file is also a part of the standalone capture program.
 """
 
 import functools
@@ -15,28 +14,28 @@ from decomp_ledger.pytorch.fingerprint.syntax import find_source
 
 
 def wrapped_by(fn: Any) -> types.FunctionType | None:
-    """Return what `functools.wraps` says a callable wraps, when that is a Python function."""
+    """Return the Python function that a callable wraps according to `functools.wraps`, or None."""
     wrapped = getattr(fn, "__dict__", {}).get("__wrapped__")
     return wrapped if isinstance(wrapped, types.FunctionType) and wrapped is not fn else None
 
 
 def is_decorator_work(fn: types.FunctionType) -> bool:
-    """Tell whether a wrapper was made by a decorator; found out once for each function."""
-    known = _decorator_work.get(fn)
-    if known is None:
-        known = _decorator_work[fn] = _stands_in_a_decorator(fn)
-    return known
+    """Tell whether a decorator made a wrapper; the answer is computed once for each function."""
+    cached = _decorator_work.get(fn)
+    if cached is None:
+        cached = _decorator_work[fn] = _stands_in_a_decorator(fn)
+    return cached
 
 
-# Weak, so that no function, nor what its closure holds, is kept alive by having been looked at.
+# Weak, so that the cache keeps no function and no closure alive.
 _decorator_work: "weakref.WeakKeyDictionary[types.FunctionType, bool]" = weakref.WeakKeyDictionary()
 
 
 def _stands_in_a_decorator(fn: types.FunctionType) -> bool:
     """Tell whether a wrapper was made by a decorator that the wrapped function's text names.
 
-    Such a wrapper is one helper more, as what it comes from is told by the text that counts. It
-    stands in the definition of the decorator, or of something the decorator's definition names.
+    Such a wrapper counts as a helper, because the text that counts names where it comes from. It stands in the
+    definition of the decorator, or in that of a function that the decorator's definition names.
     """
     *_, inner = python_functions(fn, cells=False)
     found, wrapper = (None, None) if inner is fn else (find_source(inner), find_source(fn))
@@ -49,7 +48,7 @@ def _stands_in_a_decorator(fn: types.FunctionType) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _definitions(fn: types.FunctionType, depth: int) -> frozenset[tuple[str, int]]:
-    """Return where a function and what it names stand, so many names away."""
+    """Return the definitions of a function and of what it names, up to `depth` names away, as (file, line)."""
     found = find_source(fn)
     if found is None:
         return frozenset()
@@ -66,7 +65,7 @@ def python_functions(fn: Any, cells: bool = True) -> Iterator[types.FunctionType
 
     Args:
         fn: Any callable.
-        cells: Whether functions held in closure cells belong to it; a decorator's own never do.
+        cells: Whether functions in closure cells belong to it; those of a decorator's wrapper never do.
     """
     seen: set[int] = set()
     waiting = [fn]
@@ -101,10 +100,10 @@ def helpers(fn: types.FunctionType, package: str) -> Iterator[types.FunctionType
 
 
 def _named(fn: types.FunctionType) -> Iterator[Any]:
-    """Yield what the names in a function's source stand for, its own variables left out.
+    """Yield the values of the names in a function's source, without its own variables.
 
-    A name that leads through a submodule counts only if the file imports that submodule: else it
-    would lead somewhere only in a process where somebody else imported it.
+    A name that leads through a submodule counts only if the file imports that submodule. Otherwise its value would
+    depend on what else the process imported.
     """
     found = find_source(fn)
     names: Iterable[tuple[str, ...]] = found.names if found else zip(fn.__code__.co_names)
@@ -115,7 +114,7 @@ def _named(fn: types.FunctionType) -> Iterator[Any]:
 
 
 def _resolve(name: tuple[str, ...], fn: types.FunctionType) -> list[Any]:
-    """Return the modules that a dotted name in a function leads through, and where it ends."""
+    """Return the modules that a dotted name in a function leads through, and last its value."""
     first, *rest = name
     path = [cell_values(fn).get(first, fn.__globals__.get(first))]
     while rest and isinstance(path[-1], types.ModuleType):
@@ -124,7 +123,7 @@ def _resolve(name: tuple[str, ...], fn: types.FunctionType) -> list[Any]:
 
 
 def package_of(fn: types.FunctionType) -> str:
-    """Return the top-level package that a function was written in, whatever `wraps` made it say."""
+    """Return the top-level package that a function was written in, even if `wraps` changed its `__module__`."""
     return top_package(str(fn.__globals__.get("__name__", "")))
 
 
@@ -134,7 +133,7 @@ def top_package(module: str) -> str:
 
 
 def cell_values(fn: types.FunctionType) -> dict[str, Any]:
-    """Return what a function's closure holds, by name; None for what is not there yet."""
+    """Return the values of a function's closure by name; None for an empty cell."""
     values = {}
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False):
         try:
@@ -145,7 +144,7 @@ def cell_values(fn: types.FunctionType) -> dict[str, Any]:
 
 
 def is_function(value: Any) -> bool:
-    """Tell whether a value is a Python function, in whatever wrapping; a class is none."""
+    """Tell whether a value is a Python function, also if it is wrapped; a class is not."""
     if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return True
     return not isinstance(value, type) and wrapped_by(value) is not None
@@ -157,5 +156,8 @@ def has_python_call(item: Any) -> bool:
 
 
 def is_torch_operator(value: Any) -> bool:
-    """Tell whether a value is an overload, a packet or a higher-order operator of torch."""
+    """Tell whether a value is an overload, a packet or a higher-order operator of torch.
+
+    Risk: the name of the module `torch._ops`. It is compared as text, because digests are made without torch too.
+    """
     return any(base.__module__ == "torch._ops" for base in type(value).__mro__)

@@ -1,12 +1,11 @@
 """Identify a Python function by its source.
 
-A digest answers "is this the same decomposition?" across processes, Python versions and torch
-builds. It covers what changes a result (statements, decorators, defaults, closure cells, partial
-arguments) and leaves out what does not (annotations, docstrings, asserts, ``torch._check``, names).
-Nothing that depends on an address or on the hash seed enters it.
+A digest answers "is this the same decomposition?" across processes, Python versions and torch builds. It covers what
+changes a result (statements, decorators, defaults, closure cells, partial arguments) and leaves out what does not
+(annotations, docstrings, asserts, ``torch._check``, names). No address and no hash seed affects it.
 
-Only the standard library is imported, `syntax` and `functions`: this file is also a part of the
-standalone capture program.
+Only the standard library, `syntax` and `functions` are imported, because this file is also a part of the standalone
+capture program.
 """
 
 import ctypes
@@ -44,21 +43,20 @@ _TORCH_VALUES = frozenset({"dtype", "device", "layout", "memory_format", "Dispat
 def source_digest(fn: Any) -> str | None:
     """Return the SHA-256 that identifies a callable by its source.
 
-    Two functions have one digest when they do the same by their own text: annotations, docstrings,
-    asserts and ``torch._check`` calls are left out, and so is the function's own name. Decorators,
-    default values, closure cells and partial arguments count, and so does the text of a wrapper
-    made with `functools.wraps`, unless it is the work of a decorator that the wrapped function's
-    text names. What a function's helpers do does not count: see `helpers_digest`. Of an object in
-    a cell only its type counts, of a tensor over 1 MiB only shape and dtype.
+    Two functions have one digest when they do the same by their own text: annotations, docstrings, asserts and
+    ``torch._check`` calls are left out, and so is the function's own name. Decorators, default values, closure cells
+    and partial arguments count. So does the text of a wrapper made with `functools.wraps`, unless a decorator that the
+    wrapped function's text names made it. A function's helpers do not count: see `helpers_digest`. Of an object in a
+    cell only its type counts, of a tensor over 1 MiB only shape and dtype.
 
-    The digest is the same on every Python from 3.10, except for a function whose text cannot be
-    read (made in a REPL or by ``exec``): its code object stands in, with the version of Python.
+    The digest is the same on every Python from 3.10. The exception is a function whose text cannot be read (made in a
+    REPL or by ``exec``): its digest is that of its code object and the version of Python.
 
     Args:
         fn: A function, method, partial, class or object with a Python ``__call__``.
 
     Returns:
-        64 hex digits, or None for what has no Python source at all: C functions, torch operators.
+        64 hex digits, or None for a callable without any Python source: a C function, a torch operator.
     """
     described = None if is_torch_operator(fn) else _Description().callable(fn)
     return None if described is None else _sha256(described)
@@ -67,10 +65,9 @@ def source_digest(fn: Any) -> str | None:
 def helpers_digest(fn: Any, depth: int = 4) -> str | None:
     """Return a digest of a callable's source and that of the Python helpers it calls.
 
-    A helper is a Python function that the source names (as a global, a closure cell, or a dotted
-    name through modules) and that belongs to the same top-level package. The wrappers that
-    decorators made are none: see `wrappers_digest`. Imports inside a function are not followed,
-    since what they give depends on what the process has imported.
+    A helper is a Python function that the source names (as a global, a closure cell, or a dotted name through modules)
+    and that belongs to the same top-level package. Wrappers that decorators made do not count: see `wrappers_digest`.
+    Imports inside a function are not followed, because their result depends on what the process has imported.
 
     Args:
         fn: As for `source_digest`.
@@ -95,8 +92,7 @@ def helpers_digest(fn: Any, depth: int = 4) -> str | None:
 def wrappers_digest(fn: Any) -> str | None:
     """Return a digest of the wrappers that decorators put around a callable.
 
-    They are the same few for most of torch's decompositions, so a change in one of them is one
-    fact and not hundreds.
+    Most of torch's decompositions share the same few, so a change in one of them is one fact and not hundreds.
 
     Args:
         fn: As for `source_digest`.
@@ -109,14 +105,14 @@ def wrappers_digest(fn: Any) -> str | None:
 
 
 def source_text(fn: Any) -> str | None:
-    """Return the text of a callable, for people to read.
+    """Return the text of a callable for display.
 
     Args:
         fn: As for `source_digest`.
 
     Returns:
-        The dedented text, with the names of its decorators, cut to 64 KiB; a wrapper's text comes
-        before that of what it wraps. None when it cannot be read.
+        The dedented text, with the names of its decorators, cut to 64 KiB; a wrapper's text comes before that of the
+        function it wraps. None when it cannot be read.
     """
     functions = [f for f in python_functions(fn, cells=False) if not is_decorator_work(f)]
     texts = [found.text for found in map(find_source, functions) if found is not None]
@@ -125,17 +121,17 @@ def source_text(fn: Any) -> str | None:
 
 
 class _Description:
-    """Describe values as nested lists of strings, in a form that JSON renders in one way only.
+    """Describe values as nested lists of strings, which JSON renders in one way only.
 
-    It keeps the objects being described, outermost first, so that an object that contains itself
-    is described by how far out it stands.
+    It keeps the objects that are being described, outermost first. An object that contains itself is described by
+    its distance.
     """
 
     def __init__(self) -> None:
         self._open: list[int] = []
 
     def callable(self, fn: Any) -> list[Any] | None:
-        """Describe a callable, or return None when nothing of it is Python."""
+        """Describe a callable; return None when no part of it is Python."""
         if isinstance(fn, types.FunctionType):
             return self._within(fn, self._function)
         if isinstance(fn, functools.partial):
@@ -161,7 +157,7 @@ class _Description:
         return described or ["object", _type_name(value)]
 
     def state(self, fn: types.FunctionType) -> list[Any]:
-        """Describe what a function holds besides its text, other functions left out."""
+        """Describe the values of a function besides its text, without other functions."""
         cells = cell_values(fn).items()
         held = [[name, self.value(cell)] for name, cell in cells if not is_function(cell)]
         return [*self._defaults(fn), held]
@@ -180,7 +176,7 @@ class _Description:
     def _function(self, fn: types.FunctionType) -> list[Any]:
         wrapped = wrapped_by(fn)
         if wrapped is not None and is_decorator_work(fn):
-            # A function made anew by each call of another may be decorated with that call's values.
+            # A function that each call of another makes again may be decorated with that call's values.
             held = self.state(fn) if "<locals>" in wrapped.__qualname__ else []
             inner = self.callable(wrapped)
             return ["decorated", held, inner] if held else inner or []
@@ -267,7 +263,7 @@ def _torch_value(value: Any) -> list[Any] | None:
 
 
 def _texts(functions: Iterable[types.FunctionType]) -> list[str]:
-    """Describe functions by their own text and what they hold, in an order of no importance."""
+    """Describe functions by their own text and values, sorted."""
     return sorted({_json([_text(f), _Description().state(f)]) for f in functions})
 
 
@@ -277,7 +273,7 @@ def _text(fn: types.FunctionType) -> list[Any]:
 
 
 def _code_description(code: types.CodeType) -> list[Any]:
-    """Describe a function whose text cannot be read; byte code differs between Pythons."""
+    """Describe a function whose text cannot be read, with the version of Python, because byte code differs."""
     constants = [
         _code_description(c) if isinstance(c, types.CodeType) else _Description().value(c) for c in code.co_consts
     ]

@@ -1,11 +1,9 @@
-"""Find a Python function in its file, and write its syntax in one form for all Pythons.
+"""Find a Python function in its file, and write its syntax in one form for all versions of Python.
 
-The form leaves out what cannot change a result: annotations, docstrings, asserts, ``torch._check``
-calls, registration decorators, the function's own name. It is the same on Python 3.10 to 3.13,
-where ``ast.dump`` and byte code are not.
+The form leaves out what cannot change a result: annotations, docstrings, asserts, ``torch._check`` calls, registration
+decorators, the function's own name. It is the same on Python 3.10 to 3.13, where ``ast.dump`` and byte code differ.
 
-Only the standard library is imported, and nothing of this package: this file is also a part of the
-standalone capture program.
+Only the standard library is imported, because this file is also a part of the standalone capture program.
 """
 
 import ast
@@ -23,14 +21,14 @@ _IGNORED_FIELDS = frozenset({"annotation", "returns", "type_params", "type_comme
 
 
 class FunctionSource(NamedTuple):
-    """A function as its file has it.
+    """A function as it stands in its file.
 
     Attributes:
         dump: The canonical form of its syntax.
-        names: The dotted names in it, those in decorators and those of its own variables left out.
+        names: The dotted names in it, without those in decorators and those of its own variables.
         decorators: The dotted names of its decorators.
         imports: The modules that its file imports by their full name, as in ``import a.b``.
-        top: File and line of the top-level definition that it is or stands in.
+        top: File and line of the top-level definition that contains it.
         text: Its dedented text, decorators included.
     """
 
@@ -45,18 +43,18 @@ class FunctionSource(NamedTuple):
 def find_source(fn: types.FunctionType) -> FunctionSource | None:
     """Find a function in its file.
 
-    A function is looked up once, and a file parsed once, until `linecache` notices that it changed.
+    Each function is looked up once. Each file is parsed once, until `linecache` notices that it changed.
 
     Args:
         fn: A plain Python function or lambda.
 
     Returns:
-        What the file says of it; None when there is no such text, as for a function made by
-        ``exec``, or when the file no longer has a function of that name on that line.
+        The function in its file; None when it has no text, because ``exec`` made it, or when the file no longer has a
+        function of that name on that line.
     """
-    if fn not in _known:
-        _known[fn] = _look_up(fn)
-    return _known[fn]
+    if fn not in _sources:
+        _sources[fn] = _look_up(fn)
+    return _sources[fn]
 
 
 def _look_up(fn: types.FunctionType) -> FunctionSource | None:
@@ -96,7 +94,7 @@ class _File:
                     self._nodes.setdefault(key, []).append((node, statement))
 
     def find(self, code: types.CodeType) -> FunctionSource | None:
-        """Return what this file says of a code object."""
+        """Return the function of a code object, or None."""
         nodes = self._nodes.get((code.co_firstlineno, code.co_name), [])
         if len(nodes) > 1:
             nodes = [item for item in nodes if _compiles_to(item[0], code)] or nodes
@@ -122,21 +120,18 @@ class _File:
 
 
 _files: dict[str, _File] = {}
-# Weak, so that no function, nor what its closure holds, is kept alive by having been looked at.
-_known: "weakref.WeakKeyDictionary[types.FunctionType, FunctionSource | None]" = weakref.WeakKeyDictionary()
+# Weak, so that the cache keeps no function and no closure alive.
+_sources: "weakref.WeakKeyDictionary[types.FunctionType, FunctionSource | None]" = weakref.WeakKeyDictionary()
 
 
 def _first_line(node: Any) -> int:
-    """Return the line that the function's code object counts as its first."""
+    """Return the line that the function's code object has as its first."""
     decorators = getattr(node, "decorator_list", ())
     return int(decorators[0].lineno if decorators else node.lineno)
 
 
 def _compiles_to(node: Any, code: types.CodeType) -> bool:
-    """Tell whether a lambda is the one a code object was made of.
-
-    Several lambdas may share a line. Those that compile to the same do the same.
-    """
+    """Tell whether a lambda compiles to a code object, because several lambdas may share a line."""
     free = [ast.arg(name) for name in code.co_freevars]
     arguments = ast.arguments(posonlyargs=[], args=free, kwonlyargs=[], kw_defaults=[], defaults=[])
     tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, node)))
@@ -155,7 +150,7 @@ def _code_key(code: types.CodeType) -> tuple[object, ...]:
 
 
 class _Token(str):
-    """Punctuation of the dump, told apart from a string in the source."""
+    """Punctuation of the dump, of a type that strings in the source do not have."""
 
 
 def _canonical(root: ast.AST, casts: bool) -> tuple[str, tuple[tuple[str, ...], ...]]:
@@ -163,7 +158,7 @@ def _canonical(root: ast.AST, casts: bool) -> tuple[str, tuple[tuple[str, ...], 
 
     Args:
         root: The function's node.
-        casts: Whether ``cast`` is typing's, which does nothing.
+        casts: Whether ``cast`` is the one of `typing`, which does nothing.
     """
     tokens: list[str] = []
     names: set[tuple[str, ...]] = set()
@@ -187,10 +182,9 @@ def _canonical(root: ast.AST, casts: bool) -> tuple[str, tuple[tuple[str, ...], 
 
 
 def _own_variables(root: ast.AST) -> set[int]:
-    """Return the `id` of each name in a function that stands for a variable of it, or of a scope within it.
+    """Return the `id` of each node that names a variable of the function or of a scope within it.
 
-    Its code object does not tell that everywhere: only from Python 3.12 on are the variables of a comprehension among
-    those of the function around it.
+    The code object has these only from Python 3.12 on, where a comprehension's variables are those of the function.
     """
     found: set[int] = set()
     stack: list[tuple[ast.AST, frozenset[str]]] = [(root, frozenset())]
@@ -204,7 +198,7 @@ def _own_variables(root: ast.AST) -> set[int]:
 
 
 def _children(node: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
-    """Yield the parts of a node that are evaluated, and of each whether that is within the scope that it opens."""
+    """Yield the evaluated parts of a node, each with whether it is within the scope that the node opens."""
     if isinstance(node, (*_FUNCTION_NODES, ast.ClassDef)):
         around: list[Any] = [*getattr(node, "decorator_list", ()), *getattr(node, "bases", ())]
         if not isinstance(node, ast.ClassDef):
@@ -222,7 +216,7 @@ def _children(node: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
 
 
 def _bindings(scope: ast.AST) -> set[str]:
-    """Return the variables of the scope that a node opens; none for one that opens none."""
+    """Return the variables of the scope that a node opens."""
     if isinstance(scope, _COMPREHENSIONS):
         targets = [name for each in scope.generators for name in ast.walk(each.target)]
         return {name.id for name in targets if isinstance(name, ast.Name)}
@@ -252,7 +246,7 @@ def _bindings(scope: ast.AST) -> set[str]:
 
 
 def _parts(node: ast.AST, is_root: bool) -> list[Any]:
-    """List a node's type and its fields that count, each after its name."""
+    """List a node's type, and the names and values of its fields that count."""
     kind, fields = type(node).__name__, dict(ast.iter_fields(node))
     if isinstance(node, ast.Constant):
         return [_Token("(Constant"), _Token(_literal(node.value))]
@@ -274,7 +268,7 @@ def _parts(node: ast.AST, is_root: bool) -> list[Any]:
 
 
 def _has_idle_argument(call: ast.Call, casts: bool) -> bool:
-    """Tell whether the first argument says nothing: a type for ``cast``, a 0 for ``range``."""
+    """Tell whether the first argument has no effect: a type for ``cast``, a 0 for ``range``."""
     if len(call.args) != 2 or call.keywords:
         return False
     name, first = _dotted(call.func), call.args[0]
@@ -284,7 +278,7 @@ def _has_idle_argument(call: ast.Call, casts: bool) -> bool:
 
 
 def _literal(value: Any) -> str:
-    """Write a constant of the source; ``repr`` of a string differs between Pythons."""
+    """Write a constant of the source; not with ``repr``, which differs between versions of Python for strings."""
     if isinstance(value, (float, complex)):
         parts = (value.real.hex(), value.imag.hex())
         return f"{type(value).__name__} {parts[0]} {parts[1]}"
@@ -296,7 +290,7 @@ def _literal(value: Any) -> str:
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
-    """Merge the neighbouring texts of an f-string: Pythons differ in how they cut them."""
+    """Merge the adjacent texts of an f-string, because versions of Python cut them differently."""
     merged: list[ast.expr] = []
     for value in values:
         last = merged[-1] if merged else None
@@ -310,8 +304,8 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
 def _lasting_decorators(node: Any) -> list[ast.expr]:
     """List the decorators that may change what a function does.
 
-    One that registers a function gives it back as it was, and which op it was registered for is
-    said by the name under which we meet it: torch adds and moves such registrations often.
+    One that registers a function returns it unchanged. Torch adds and moves such registrations often, and the op is
+    known from the table.
     """
     lasting = []
     for decorator in getattr(node, "decorator_list", ()):
@@ -345,7 +339,7 @@ def _is_check(expression: ast.expr) -> bool:
 
 
 def _first(node: ast.AST) -> ast.AST:
-    """Return the node of a dotted name's first part, or what stands in its place."""
+    """Return the node of a dotted name's first part, or of the expression in its place."""
     while isinstance(node, ast.Attribute):
         node = node.value
     return node

@@ -1,0 +1,110 @@
+"""Commands about catalogs: list the shipped ones, show one, capture one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+
+import click
+
+from decomp_ledger import catalogs, queries
+from decomp_ledger.cli.drift_output import decomposition_text
+from decomp_ledger.cli.output import LedgerOption, columns, json_option, note, pass_ledger, write_json
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.model import op_names
+from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.state_specs import STATE
+
+__all__ = ["COMMANDS"]
+
+
+@click.group()
+def catalog() -> None:
+    """List, show and capture catalogs: what each torch offers, as data."""
+
+
+@catalog.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the torch versions whose catalogs are shipped."""
+    found = {f"torch:{version}": catalogs.released(version) for version in catalogs.available()}
+    if as_json:
+        write_json([{"name": name, **_summary(each)} for name, each in found.items()])
+        return
+    rows = (
+        (name, each.build["accelerator"], each.build["git"][:10], str(len(each.ops)), str(_default_count(each)))
+        for name, each in found.items()
+    )
+    columns(("catalog", "built for", "git", "ops", "decomposed by default"), rows)
+
+
+@catalog.command()
+@click.argument("state", metavar=f"catalog:FILE|{STATE}")
+@click.option("--op", help="Only this op.")
+@json_option
+@pass_ledger
+def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> None:
+    """Show the catalog of a torch version, of a file, or of a table's last materialization."""
+    with option.ask() as ledger:
+        found = queries.catalog(state, ledger=ledger)
+    ops = found.ops if op is None else {op_names.normalize(op): _entry(found, state, op)}
+    if as_json:
+        write_json({**_summary(found), "ops": {name: entry.to_json() for name, entry in ops.items()}})
+        return
+    note(", ".join(f"{key} {value}" for key, value in found.build.items()))
+    note(f"{len(found.ops)} ops, {_default_count(found)} of them decomposed by default")
+    if op is not None:
+        _print_entries(ops)
+        return
+    rows = (
+        (name, "yes" if entry.default else "", decomposition_text(entry))
+        for name, entry in sorted(ops.items())
+        if entry.origin is not None
+    )
+    columns(("op", "default", "decomposition"), rows)
+
+
+@catalog.command()
+@click.option("--python", "interpreter", metavar="INTERPRETER", default=sys.executable, show_default="this one",
+              help="The Python whose torch to capture. The command runs it.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write to a file, which catalog:FILE then names.")
+@json_option
+def capture(interpreter: str, output: str | None, as_json: bool) -> None:
+    """Capture the torch of a Python interpreter, which needs nothing of this package.
+
+    Without --output, print the catalog itself as JSON.
+    """
+    captured = queries.capture_catalog(interpreter, output=output)
+    if output is None:
+        click.echo(json.dumps(captured.to_json()))
+    elif as_json:
+        write_json({"name": f"catalog:{output}", **_summary(captured)})
+    else:
+        note(f"captured torch {captured.build.get('torch')}; compare it as catalog:{output}")
+
+
+def _entry(found: Catalog, state: str, op: str) -> Entry:
+    name = op_names.normalize(op)
+    if name not in found.ops:
+        raise LedgerError(f"{name}: the catalog of {state} has no such op; list its ops with `catalog show {state}`")
+    return found.ops[name]
+
+
+def _print_entries(ops: Mapping[str, Entry]) -> None:
+    for name, entry in ops.items():
+        note(name)
+        for key, value in entry.to_json().items():
+            note(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _summary(found: Catalog) -> dict[str, Json]:
+    return {"build": dict(found.build), "size": len(found.ops), "default": _default_count(found)}
+
+
+def _default_count(found: Catalog) -> int:
+    return sum(entry.default for entry in found.ops.values())
+
+
+COMMANDS = (catalog,)

@@ -1,0 +1,670 @@
+"""The public questions: each is one call, with a ledger or without one.
+
+A command of the command line and a method of :class:`decomp_ledger.Ledger` both call a function of this module. Every
+function takes `ledger=`, because a state spec such as `torch:2.13.0` or `model.pt2` needs no ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+from decomp_ledger import catalogs
+from decomp_ledger.analysis import drift as drifting
+from decomp_ledger.analysis import explain as explaining
+from decomp_ledger.analysis import upgrade as upgrading
+from decomp_ledger.analysis.drift import Drift, NamedState
+from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
+from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
+from decomp_ledger.errors import LedgerError, LedgerFileError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.integrity import verify as integrity
+from decomp_ledger.integrity.anchors import Anchors
+from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
+from decomp_ledger.integrity.ssh_signatures import Signer, read_signers
+from decomp_ledger.integrity.verify import Verification
+from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.model import op_names
+from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.events import Event, Exported, Materialized
+from decomp_ledger.model.materialize import Snapshot, materialize
+from decomp_ledger.model.rules import RuleDiff, TableState
+from decomp_ledger.model.rules import diff as rule_diff
+from decomp_ledger.model.state_specs import (
+    MAX_NUMBER,
+    CatalogSpec,
+    ExportSpec,
+    StampSpec,
+    StateSpec,
+    TableSpec,
+    TorchSpec,
+    parse_export_spec,
+    parse_state_spec,
+)
+from decomp_ledger.pytorch.capture_program import capture_with
+from decomp_ledger.storage.history import Since
+from decomp_ledger.transfer import jsonl
+from decomp_ledger.transfer.export_bundle import ExportBundle
+from decomp_ledger.transfer.stamp import Stamp, read_stamp
+
+if TYPE_CHECKING:
+    from decomp_ledger.pytorch.graph_digest import GraphDifference
+    from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
+
+__all__ = [
+    "Reproduction",
+    "ResolvedState",
+    "State",
+    "StateDiff",
+    "UpgradeReport",
+    "blame",
+    "capture_catalog",
+    "catalog",
+    "check_upgrade",
+    "diff",
+    "drift",
+    "explain",
+    "load_dump",
+    "name_of_op",
+    "reproduce_export",
+    "show",
+    "sole_table",
+    "state_and_blame",
+    "upgrade",
+    "used_ops",
+    "verify",
+]
+
+Progress: TypeAlias = Callable[[int, int], object]
+Path_: TypeAlias = "str | os.PathLike[str]"
+
+
+@attrs.frozen(repr=False)
+class ResolvedState:
+    """A table state that a state spec names, with the facts that are known about it.
+
+    Attributes:
+        name: what people call it: `edge@3`, `torch:2.6.0`, `export:7`, `model.pt2`.
+        state: the rules of the table. The default table of a torch has none.
+        catalog: the catalog of the table's last materialization, as it is stored; else the last one of any table of the
+            ledger, because both are most likely used with one torch; None if the ledger has no materialization.
+        materialization: the event that names the catalog: `materialized` or `exported`. A catalog alone has none.
+        since: op -> the version that set its rule, with the reason.
+        bundle: the export, if the spec names one.
+        stamp: the stamp, if the spec names a `.pt2` file.
+    """
+
+    name: str
+    state: TableState
+    catalog: Catalog | None
+    materialization: Event | None = None
+    since: Mapping[str, Since | Event] = MappingProxyType({})
+    bundle: ExportBundle | None = None
+    stamp: Stamp | None = None
+
+    def __repr__(self) -> str:
+        torch = "never materialized" if self.catalog is None else f"torch {self.catalog.build.get('torch')}"
+        return f"<ResolvedState {self.name}: base {self.state.base}, {len(self.state.rules)} rules, {torch}>"
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The rules applied to the catalog; None if the table was never materialized."""
+        return None if self.catalog is None else materialize(self.state, self.catalog)
+
+    def named_state(self) -> NamedState:
+        """Return the state with its whole catalog, for a comparison.
+
+        Raises:
+            LedgerError: the table was never materialized.
+        """
+        if self.catalog is None:
+            raise LedgerError(
+                f"{self.name}: the table was never materialized, so it has no catalog to compare; export with it, or "
+                f"try `upgrade {self.name} --torch VERSION`"
+            )
+        return NamedState(self.name, self.state, catalogs.completed(self.catalog))
+
+
+State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
+
+
+@attrs.frozen(repr=False)
+class StateDiff:
+    """The difference between two table states. True if anything differs.
+
+    Attributes:
+        before: the first state.
+        after: the second state.
+        rules: the ops whose rules differ.
+        exports: the difference between the two exports, if both states are of exports.
+    """
+
+    before: ResolvedState
+    after: ResolvedState
+    rules: tuple[RuleDiff, ...]
+    exports: ExportDiff | None
+
+    @property
+    def same_base(self) -> bool:
+        """Whether both tables have the same base."""
+        return self.before.state.base == self.after.state.base
+
+    def __bool__(self) -> bool:
+        return bool(self.rules or self.exports) or not self.same_base
+
+    def __repr__(self) -> str:
+        return f"<StateDiff {self.before.name} -> {self.after.name}: {len(self.rules)} rules differ>"
+
+
+@attrs.frozen(repr=False)
+class UpgradeReport:
+    """An upgrade, judged by the programs that were exported with the table.
+
+    Attributes:
+        upgrade: the table on the other torch.
+        check: the changes that touch the programs.
+        exports: the number of exports that tell which ops the programs use.
+    """
+
+    upgrade: Upgrade
+    check: UpgradeCheck
+    exports: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether no change touches the programs."""
+        return not self.check.findings
+
+    def __repr__(self) -> str:
+        return f"<UpgradeReport: {len(self.check.findings)} findings for {self.exports} exports>"
+
+
+@attrs.frozen(repr=False)
+class Reproduction:
+    """An export whose table was made again, and which was run again if a program was given.
+
+    Attributes:
+        bundle: the recorded export.
+        table: its table, made again here.
+        rerun: the second run; None if it was not run.
+        difference: the first node that differs; None if none does, or if the first result is not in a `.pt2`.
+    """
+
+    bundle: ExportBundle
+    table: ReproducedTable
+    rerun: Rerun | None = None
+    difference: GraphDifference | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the table is the recorded one, and the second run gave the recorded graph."""
+        return not self.table.differences and (self.rerun is None or self.rerun.same)
+
+    def __repr__(self) -> str:
+        run = "not run" if self.rerun is None else "the same graph" if self.rerun.same else "another graph"
+        return f"<Reproduction of {self.bundle.name}: {len(self.table.differences)} differences, {run}>"
+
+
+# One state
+
+
+def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> ResolvedState:
+    """Return a table state with the facts that are known about it.
+
+    Args:
+        spec: a state spec: `edge`, `edge@3`, `edge@v1`, `export:7`, `torch:2.13.0`, `catalog:FILE`, `model.pt2`. A
+            catalog stands for its default table. None means the only table of the ledger.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing, or needs a ledger.
+    """
+    if isinstance(spec, ResolvedState):
+        return spec
+    if isinstance(spec, Catalog):
+        return _default_table(f"torch {spec.build.get('torch')}", spec)
+    parsed = _parsed(spec, ledger)
+    if isinstance(parsed, TorchSpec):
+        return _default_table(str(parsed), catalogs.released(parsed.version))
+    if isinstance(parsed, CatalogSpec):
+        return _default_table(str(parsed), _read_catalog(Path(parsed.path)))
+    if isinstance(parsed, StampSpec):
+        stamp = read_stamp(parsed.path)
+        return attrs.evolve(_of_bundle(parsed.path, stamp.last), stamp=stamp)
+    opened = _needed(ledger, parsed)
+    if isinstance(parsed, ExportSpec):
+        return _of_bundle(str(parsed), ExportBundle.from_log(opened, opened.export(parsed.number)))
+    return _of_table(parsed, opened)
+
+
+def blame(spec: State | None = None, *, op: object = None, ledger: LedgerLog | None = None) -> dict[str, Event]:
+    """Return, for each op that has a rule, the event that set it.
+
+    Args:
+        spec: a state spec; None means the only table of the ledger.
+        op: only this op.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing, or needs a ledger.
+    """
+    return state_and_blame(spec, op=op, ledger=ledger)[1]
+
+
+def state_and_blame(
+    spec: State | None = None, *, op: object = None, ledger: LedgerLog | None = None
+) -> tuple[TableState, dict[str, Event]]:
+    """Return a table state, and for each op that has a rule, the event that set it; see :func:`blame`."""
+    parsed = spec if isinstance(spec, (Catalog, ResolvedState)) else _parsed(spec, ledger)
+    if isinstance(parsed, TableSpec):
+        opened = _needed(ledger, parsed)
+        state, events = opened.state_and_blame(parsed.table, opened.version_of(parsed.table, parsed.version))
+    else:
+        found = show(parsed, ledger=ledger)
+        state, events = found.state, {} if found.bundle is None else found.bundle.blame()
+    if op is None:
+        return state, events
+    name = name_of_op(op)
+    return state, {name: events[name]} if name in events else {}
+
+
+def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> list[Explanation]:
+    """Return why an op is, or is not, decomposed.
+
+    Args:
+        op: its name, or an `OpOverload`.
+        spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind.
+        ledger: the ledger of tables and exports.
+
+    Returns:
+        One explanation for each state.
+
+    Raises:
+        InvalidName: the text names no op.
+        LedgerError: the spec names nothing, or needs a ledger.
+    """
+    name = name_of_op(op)
+    if spec is None and ledger is not None and len(ledger.tables()) > 1:
+        return [_explain(name, show(TableSpec(table), ledger=ledger), ledger) for table in _tables_for(name, ledger)]
+    return [_explain(name, show(spec, ledger=ledger), ledger)]
+
+
+# Two states
+
+
+def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> StateDiff:
+    """Return the difference between the rules of two states, and between their exports if they have them.
+
+    Args:
+        before: a state spec.
+        after: a state spec.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: a spec names nothing, or needs a ledger.
+    """
+    one, other = show(before, ledger=ledger), show(after, ledger=ledger)
+    exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
+    return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
+
+
+def drift(before: State, after: State, *, only_used: State | None = None, ledger: LedgerLog | None = None) -> Drift:
+    """Return the difference between two states, each with its catalog.
+
+    Args:
+        before: a state spec; its table must have been materialized.
+        after: a state spec; likewise.
+        only_used: an export (`export:7`, `model.pt2`): leave out what touches none of the ops of its program.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: a spec names nothing, needs a ledger, or was never materialized.
+    """
+    used = None if only_used is None else used_ops(only_used, ledger=ledger)
+    one, other = show(before, ledger=ledger), show(after, ledger=ledger)
+    whole = drifting.drift(one.named_state(), other.named_state())
+    return whole if used is None else whole.only(used)
+
+
+def used_ops(spec: State, *, ledger: LedgerLog | None = None) -> frozenset[str]:
+    """Return the ops of an exported program: those before and after its export, and those that fired in it.
+
+    Args:
+        spec: `export:7` or `model.pt2`.
+        ledger: the ledger of the export.
+
+    Raises:
+        LedgerError: the spec names no export, or needs a ledger.
+    """
+    found = show(parse_export_spec(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec, ledger=ledger)
+    if found.bundle is None:
+        raise LedgerError(f"{found.name}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
+    return _ops_of(found.bundle.body)
+
+
+def upgrade(
+    spec: State | None = None,
+    *,
+    torch: str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    ledger: LedgerLog | None = None,
+) -> Upgrade:
+    """Return a table as it would be on another torch.
+
+    Args:
+        spec: a state spec.
+        torch: the other torch: a version whose catalog is shipped.
+        python: the other torch: a Python interpreter whose torch is captured, which runs it.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing, or needs a ledger.
+        UnknownCatalog: no catalog of that version is shipped.
+        UnsupportedTorch: the interpreter cannot be captured.
+        UnusableValue: not exactly one of `torch` and `python` was given.
+    """
+    return _upgraded(show(spec, ledger=ledger), _other_torch(torch, python))
+
+
+def check_upgrade(
+    spec: State | None = None,
+    *,
+    torch: str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    ledger: LedgerLog | None = None,
+) -> UpgradeReport:
+    """Return whether the programs exported with a table stay what they are on another torch; see :func:`upgrade`.
+
+    Raises:
+        LedgerError: as :func:`upgrade`; or no export of the table succeeded, so that its programs are not known.
+    """
+    found = show(spec, ledger=ledger)
+    exports = _successful_exports(found, ledger)
+    moved = _upgraded(found, _other_torch(torch, python))
+    used = frozenset[str]().union(*map(_ops_of, exports))
+    return UpgradeReport(moved, upgrading.check_upgrade(moved, used), len(exports))
+
+
+# Catalogs
+
+
+def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
+    """Return the whole catalog of a state.
+
+    Args:
+        spec: `torch:2.13.0`, `catalog:FILE`, or a table or an export that was materialized.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing, needs a ledger, or was never materialized.
+    """
+    return show(spec, ledger=ledger).named_state().catalog
+
+
+def capture_catalog(
+    python: str | os.PathLike[str] = sys.executable, *, output: str | os.PathLike[str] | None = None
+) -> Catalog:
+    """Run a Python interpreter, and return the catalog of its torch.
+
+    Args:
+        python: the interpreter. It needs torch, and nothing of this package.
+        output: a file to write, which `catalog:FILE` then names.
+
+    Raises:
+        UnsupportedTorch: the interpreter cannot run, has no torch, or has one that cannot be captured.
+        LedgerFileError: the file cannot be written.
+    """
+    captured = Catalog.from_json(capture_with(os.fspath(python)))
+    if output is not None:
+        try:
+            Path(output).write_text(json.dumps(captured.to_json()), encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LedgerFileError(
+                f"{os.fspath(output)}: cannot write the catalog: {reason}; name another file"
+            ) from None
+    return captured
+
+
+# Exports
+
+
+def reproduce_export(
+    spec: State | int,
+    *,
+    program: str | os.PathLike[str] | None = None,
+    trust: Sequence[str] = (),
+    nearest: bool = False,
+    ledger: LedgerLog | None = None,
+) -> Reproduction:
+    """Make the table of an export again in this process, and run the export again if its program is given.
+
+    Args:
+        spec: `export:7`, 7, or a stamped `model.pt2`.
+        program: the `.pt2` of the program before its export. `torch.export.load` unpickles it.
+        trust: modules to import: those that have decompositions or define ops.
+        nearest: run the program also with a table that is not exactly the recorded one.
+        ledger: the ledger of the export.
+
+    Raises:
+        LedgerError: the spec names no export, or the program is not the recorded one.
+        NotImportable: a module of `trust` cannot be imported.
+    """
+    from decomp_ledger.pytorch.graph_digest import first_difference
+    from decomp_ledger.pytorch.reproduced_table import import_trusted, load_program, reproduce, rerun
+
+    given = spec if isinstance(spec, (Catalog, ResolvedState)) else _export_spec(spec)
+    found = show(given, ledger=ledger)
+    if found.bundle is None:
+        raise LedgerError(f"{found.name}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
+    import_trusted(trust)
+    table = reproduce(found.bundle, trust=trust, strict=False)
+    if program is None or (table.differences and not nearest):
+        return Reproduction(found.bundle, table)
+    again = rerun(table, load_program(os.fspath(program)))
+    if again.same or found.stamp is None:
+        return Reproduction(found.bundle, table, again)
+    return Reproduction(found.bundle, table, again, first_difference(load_program(found.name), again.program))
+
+
+# Whole ledgers
+
+
+def verify(
+    ledger: LedgerLog,
+    *,
+    expect: Sequence[str] = (),
+    anchors: Sequence[tuple[int, str]] = (),
+    signers: Sequence[Signer] | Path_ | None = None,
+    checkpoints: Sequence[Checkpoint | Path_] = (),
+    against: Sequence[Path_] = (),
+    progress: Progress | None = None,
+) -> Verification:
+    """Check a ledger against itself and against facts kept elsewhere; see :meth:`decomp_ledger.Ledger.verify`."""
+    wanted = read_signers(signers) if isinstance(signers, (str, os.PathLike)) else signers
+    kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
+    stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
+    # A forged stamp can hold a seq that SQLite cannot; no event has the largest one.
+    events = [(max(0, min(seq, MAX_NUMBER)), text) for seq, text in (*anchors, *stamped)]
+    known = Anchors(expect, events, wanted, kept)
+    return integrity.verify(ledger.event_store, ledger.state, known, progress)
+
+
+def load_dump(
+    dump: str | os.PathLike[str], ledger: str | os.PathLike[str], *, progress: Progress | None = None
+) -> Verification:
+    """Make a new ledger file from what `dump` wrote, once it verifies.
+
+    Args:
+        dump: the JSON Lines file; `-` is standard input.
+        ledger: the new ledger file.
+        progress: called with the number of events verified, and the number of all events.
+
+    Raises:
+        LedgerFileError: the ledger file exists, or a file cannot be read or written.
+        LedgerError: a line is damaged or missing, or the whole does not verify.
+    """
+    return jsonl.load(dump, ledger, progress)
+
+
+def sole_table(ledger: LedgerLog) -> str:
+    """Return the name of the only table of a ledger.
+
+    Raises:
+        LedgerError: the ledger has no table, or more than one.
+    """
+    tables = [info.name for info in ledger.tables()]
+    if len(tables) == 1:
+        return tables[0]
+    some = ", ".join(tables[:8]) + (" ..." if len(tables) > 8 else "")
+    fix = f"name one of {some}" if tables else "record something first"
+    raise LedgerError(f"{ledger.path}: the ledger has {len(tables)} tables; {fix}")
+
+
+def name_of_op(op: object) -> str:
+    """Return the stored name of an op.
+
+    Args:
+        op: its name as text, an `OpOverload`, or a higher-order operator.
+
+    Raises:
+        InvalidName: the text names no op.
+        UnusableValue: the value is neither text nor an op.
+    """
+    given = op if isinstance(op, str) else getattr(op, "name", None)
+    if callable(given):
+        given = given()
+    if not isinstance(given, str):
+        raise UnusableValue(f"{op!r:.80}: not an op; give its name, or an OpOverload")
+    return op_names.normalize(given)
+
+
+def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog | None) -> StateSpec:
+    if spec is None:
+        return TableSpec(sole_table(_needed(ledger, "this question")))
+    return parse_state_spec(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec
+
+
+def _export_spec(spec: str | os.PathLike[str] | StateSpec | int) -> StateSpec:
+    if isinstance(spec, int):
+        return ExportSpec(spec)
+    return parse_export_spec(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec
+
+
+def _needed(ledger: LedgerLog | None, what: object) -> LedgerLog:
+    if ledger is None:
+        raise LedgerError(f"{what}: needs a ledger; open one with Ledger(path), and ask it")
+    return ledger
+
+
+def _default_table(name: str, found: Catalog) -> ResolvedState:
+    return ResolvedState(name, TableState(name, 0, "torch", {}), found)
+
+
+def _of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:
+    return ResolvedState(name, bundle.state, bundle.catalog, bundle.event, bundle.blame(), bundle)
+
+
+def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
+    state, since = ledger.state_and_since(spec.table, ledger.version_of(spec.table, spec.version))
+    event = ledger.last_materialization(state.table, state.version)
+    digest = _catalog_digest(event)
+    found = None if digest is None else ledger.catalog(digest)
+    return ResolvedState(f"{state.table}@{state.version}", state, found, event, since)
+
+
+def _read_catalog(path: Path) -> Catalog:
+    try:
+        return Catalog.from_json(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UnknownCatalog(f"{path}: cannot read the catalog: {error.strerror}; name another file") from None
+    except (ValueError, RecursionError):
+        raise LedgerError(f"{path}: not a catalog; make one with `catalog capture --output FILE`") from None
+
+
+def _history(op: str, found: ResolvedState, ledger: LedgerLog | None) -> list[Event]:
+    """Return the events that changed an op's rule, up to a state."""
+    if found.bundle is not None:
+        last = found.bundle.last_events().get(op)
+        return [] if last is None else [last]
+    if ledger is None or found.state.version == 0:
+        return []
+    return ledger.history(found.state.table, op, found.state.version)
+
+
+def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explanation:
+    history = _history(op, found, ledger)
+    bundle = found.bundle
+    if bundle is None:
+        return explaining.explain(op, found.state, found.materialization, found.catalog, history)
+    whole = found.named_state().catalog
+    return explaining.explain_export(op, bundle.state, bundle.event, bundle.body, whole, history)
+
+
+def _tables_for(op: str, ledger: LedgerLog) -> list[str]:
+    """Return the tables that ever had a rule for an op; else one table of each base and catalog, as these agree."""
+    states = [ledger.state(info.name) for info in ledger.tables()]
+    ruled = [each.table for each in states if op in each.rules or ledger.history(each.table, op, each.version)]
+    if ruled:
+        return ruled
+    kinds: dict[tuple[str, str | None], str] = {}
+    for state in states:
+        event = ledger.last_materialization(state.table, state.version)
+        kinds.setdefault((state.base, _catalog_digest(event)), state.table)
+    return list(kinds.values())
+
+
+def _catalog_digest(event: Event | None) -> str | None:
+    return event.body.catalog if event is not None and isinstance(event.body, Materialized) else None
+
+
+def _other_torch(torch: str | None, python: str | os.PathLike[str] | None) -> Catalog:
+    if torch is not None and python is None:
+        return catalogs.released(torch)
+    if python is not None and torch is None:
+        return capture_catalog(python)
+    raise UnusableValue("the other torch: give either a torch version or a Python interpreter, not both or none")
+
+
+def _upgraded(found: ResolvedState, other: Catalog) -> Upgrade:
+    whole = None if found.catalog is None else catalogs.completed(found.catalog)
+    release = None if whole is None else catalogs.of_build(whole.build)
+    torch_namespaces = set() if release is None else set(map(op_names.namespace, release.ops))
+    here = None if whole is None else NamedState(found.name, found.state, whole)
+    return upgrading.upgrade(NamedState(found.name, found.state, other), here, torch_namespaces)
+
+
+def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[Exported]:
+    """Return the exports that tell which ops a table is used for: those of the table, or the named one."""
+    exports: list[Exported] = []
+    if found.bundle is not None:
+        exports = [found.bundle.body]
+    elif ledger is not None and found.state.version > 0:
+        events = ledger.events(table=found.state.table, kind=Exported.kind)
+        exports = [event.body for event in events if isinstance(event.body, Exported)]
+    done = [export for export in exports if export.error is None]
+    if not done:
+        raise LedgerError(
+            f"{found.name}: no export succeeded, so the ops that its programs use are not known; record one with "
+            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
+        )
+    return done
+
+
+def _ops_of(export: Exported) -> frozenset[str]:
+    return frozenset(export.ops_before.keys() | export.ops_after.keys() | export.fired.keys())
+
+
+def _stamp_anchors(ledger: LedgerLog, path: str) -> Sequence[tuple[int, str]]:
+    stamp = read_stamp(path)
+    try:
+        return stamp.anchors(ledger.id)
+    except StampError as error:
+        raise StampError(f"{path}: {error}") from None

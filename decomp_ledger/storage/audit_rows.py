@@ -1,0 +1,231 @@
+"""Raw rows of a ledger, for `verify` and `dump`: no value is checked, and no event is skipped.
+
+The other reads of this package join tables and so never see an event whose table, provenance or environment is
+missing. These see every row, because they look for damage.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.event_store import EVENT, EventRow
+
+__all__ = [
+    "AuditRow",
+    "CatalogRow",
+    "audit",
+    "broken_reference",
+    "catalog_rows",
+    "change_at",
+    "changes_in_order",
+    "count_changes",
+    "count_events",
+    "digested_rows",
+    "environment_without_provenance",
+    "event_hash_at",
+    "event_rows",
+    "first_event_in",
+    "has_event_hash",
+    "identity_rows",
+    "named_rows",
+    "page_damage",
+    "provenance_without_event",
+    "rows_without_version",
+    "tag_rows",
+    "version_without_event",
+]
+
+# LEFT JOIN, because a row that an event refers to may be missing.
+_MORE_COLUMNS = ", event.table_id, event.provenance_id, event.makes_version"
+_EVENTS = EVENT.replace("JOIN", "LEFT JOIN").replace("\nFROM event", f"{_MORE_COLUMNS}\nFROM event")
+_EVERY_EVENT = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
+# Materializations, exports and tags: few, by the partial index of them.
+_EVENTS_WITHOUT_VERSION = f"{_EVENTS} WHERE event.makes_version IS NULL ORDER BY event.seq"
+
+_CHANGE_AT = "SELECT action, decomposition_id FROM change WHERE table_id = ? AND op_id = ? AND version = ?"
+
+_CHANGES_IN_ORDER = """
+SELECT event.seq, op.name FROM change JOIN event USING (table_id, version) JOIN op ON op.id = op_id
+WHERE makes_version = 1 ORDER BY event.seq
+"""
+
+_VERSION_WITHOUT_EVENT = """
+SELECT 1 FROM change WHERE NOT EXISTS (
+    SELECT 1 FROM event
+    WHERE event.table_id = change.table_id AND event.version = change.version AND makes_version = 1
+) LIMIT 1
+"""
+
+_CATALOGS = """
+SELECT own.id, own.digest, own.base_id, base.digest, own.body
+FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
+ORDER BY own.base_id IS NOT NULL, own.id
+"""
+
+_FIRST_EVENT_IN = """
+SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?
+"""
+
+_MAX_INTEGER = 2**63 - 1  # the largest that SQLite can hold
+
+
+class AuditRow(NamedTuple):
+    """One row of `event`, as SQLite gives it: a damaged value may be of any type, and a missing one is None.
+
+    Attributes:
+        event: the event, with the table, provenance and environment that were found.
+        table_id: the row of its table.
+        provenance_id: the row of its provenance.
+        makes_version: 1 if it makes its version, else None.
+    """
+
+    event: EventRow
+    table_id: Any
+    provenance_id: Any
+    makes_version: Any
+
+
+class CatalogRow(NamedTuple):
+    """One row of `catalog`, as SQLite gives it.
+
+    Attributes:
+        row_id: its row.
+        digest: SHA-256 of the whole catalog, 32 bytes.
+        base_id: the row of the catalog that it is a difference from, or None.
+        base: the digest of that catalog.
+        body: zlib of JSON.
+    """
+
+    row_id: Any
+    digest: Any
+    base_id: Any
+    base: Any
+    body: Any
+
+
+@contextmanager
+def audit(database: Database) -> Iterator[sqlite3.Connection]:
+    """Give a connection that sees the ledger at one moment, and can read text that is not UTF-8.
+
+    Such bytes become surrogate escapes. Without them SQLite refuses the whole read, and no event could be named.
+    """
+    with database.read_transaction() as connection:
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        try:
+            yield connection
+        finally:
+            connection.text_factory = str
+
+
+def page_damage(connection: sqlite3.Connection) -> str | None:
+    """Return what SQLite finds wrong with its pages, indexes and column types; None if nothing."""
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    return None if found == "ok" else str(found)
+
+
+def broken_reference(connection: sqlite3.Connection) -> tuple[str, str] | None:
+    """Return the first foreign key that names a missing row, as (its table, the missing row's table)."""
+    row = connection.execute("PRAGMA foreign_key_check").fetchone()
+    return None if row is None else (str(row[0]), str(row[2]))
+
+
+def identity_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any]]:
+    """Return every (id, created_at) of the table `ledger`; an undamaged ledger has one."""
+    return connection.execute("SELECT id, created_at FROM ledger").fetchall()
+
+
+def named_rows(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]]:
+    """Return (name, row) of each row of `decomp_table` or `op`."""
+    return connection.execute(f"SELECT name, id FROM {table}").fetchall()
+
+
+def digested_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any, Any, Any]]:
+    """Give (row, digest, body) of each row of `environment` or `decomposition`."""
+    yield from connection.execute(f"SELECT id, digest, body FROM {table} ORDER BY id")
+
+
+def catalog_rows(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
+    """Give the catalogs, the whole ones first."""
+    yield from map(CatalogRow._make, connection.execute(_CATALOGS))
+
+
+def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
+    """Return (row of the table, name, version) of each tag."""
+    return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
+
+
+def event_rows(connection: sqlite3.Connection, *, gte: int = -_MAX_INTEGER) -> Iterator[AuditRow]:
+    """Give every event with at least a seq, by seq. A forged seq may be negative."""
+    yield from map(_audit_row, connection.execute(_EVERY_EVENT, [gte]))
+
+
+def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
+    """Give the events that make no version, by seq."""
+    yield from map(_audit_row, connection.execute(_EVENTS_WITHOUT_VERSION))
+
+
+def _audit_row(row: tuple[Any, ...]) -> AuditRow:
+    return AuditRow(EventRow._make(row[:13]), *row[13:])
+
+
+def count_events(connection: sqlite3.Connection) -> int:
+    """Return how many events there are."""
+    return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
+
+
+def event_hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
+    """Return the hash of an event in hex; None if the event is missing or its hash damaged."""
+    if not -_MAX_INTEGER <= seq <= _MAX_INTEGER:
+        return None
+    row = connection.execute("SELECT hash FROM event WHERE seq = ?", [seq]).fetchone()
+    return row[0].hex() if row is not None and isinstance(row[0], bytes) else None
+
+
+def has_event_hash(connection: sqlite3.Connection, event_hash: str) -> bool:
+    """Tell whether any event has a hash, given in hex."""
+    found = connection.execute("SELECT 1 FROM event WHERE hash = ? LIMIT 1", [bytes.fromhex(event_hash)]).fetchone()
+    return found is not None
+
+
+def change_at(connection: sqlite3.Connection, table_id: int, op_id: int, version: int) -> tuple[Any, Any] | None:
+    """Return (action, row of the decomposition) of the change that a version made to an op, or None."""
+    found: tuple[Any, Any] | None = connection.execute(_CHANGE_AT, (table_id, op_id, version)).fetchone()
+    return found
+
+
+def count_changes(connection: sqlite3.Connection) -> int:
+    """Return how many change rows there are."""
+    return int(connection.execute("SELECT count(*) FROM change").fetchone()[0])
+
+
+def changes_in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:
+    """Give (seq of the event, name of the op) of each change row that belongs to an event, by seq."""
+    yield from connection.execute(_CHANGES_IN_ORDER)
+
+
+def version_without_event(connection: sqlite3.Connection) -> bool:
+    """Tell whether a change row belongs to a version that no event makes."""
+    return connection.execute(_VERSION_WITHOUT_EVENT).fetchone() is not None
+
+
+def first_event_in(connection: sqlite3.Connection, environment_id: int) -> int | None:
+    """Return the seq of the first event recorded in an environment, or None."""
+    (seq,) = connection.execute(_FIRST_EVENT_IN, [environment_id]).fetchone()
+    return seq if isinstance(seq, int) else None
+
+
+def provenance_without_event(connection: sqlite3.Connection) -> list[int]:
+    """Return the rows of `provenance` that no event refers to."""
+    query = "SELECT id FROM provenance WHERE id NOT IN (SELECT provenance_id FROM event)"
+    return [row_id for (row_id,) in connection.execute(query)]
+
+
+def environment_without_provenance(connection: sqlite3.Connection) -> list[int]:
+    """Return the rows of `environment` that no provenance refers to."""
+    query = "SELECT id FROM environment WHERE id NOT IN (SELECT environment_id FROM provenance)"
+    return [row_id for (row_id,) in connection.execute(query)]

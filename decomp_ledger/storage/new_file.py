@@ -1,0 +1,113 @@
+"""Make a new file whole or not at all: write a draft next to it, then give the draft the file's name."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.storage.file_checks import absolute, wal_has_pages
+from decomp_ledger.storage.sqlite_errors import describe_error
+
+__all__ = ["check_free", "draft_of", "link_unless_exists", "put", "sync_folder", "target_of"]
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a file to be made.
+
+    Raises:
+        LedgerFileError: the name is invalid, names a folder, or is in a folder that does not exist.
+    """
+    target = Path(absolute(path))
+    try:
+        is_folder, has_folder = target.is_dir(), target.parent.is_dir()
+    except OSError as error:
+        raise LedgerFileError(f"{os.fspath(path)!r:.200}: it cannot be made: {error.strerror}") from None
+    if is_folder:
+        raise LedgerFileError(f"{target}: it is a folder; name a file in it")
+    if not has_folder:
+        raise LedgerFileError(f"{target}: it cannot be made: the folder {target.parent} does not exist; make it first")
+    return target
+
+
+def check_free(target: Path, *, force: bool = False) -> None:
+    """Refuse a name that a file has; with `force`, only if that file is a database in use.
+
+    Raises:
+        LedgerFileError: the name is not free.
+    """
+    if not target.exists():
+        return
+    if not force:
+        raise LedgerFileError(f"{target}: the file exists already; name another file, or replace it (--force)")
+    if wal_has_pages(target):
+        raise LedgerFileError(f"{target}: it is in use: {target.name}-wal is not empty; name another file")
+
+
+@contextmanager
+def draft_of(target: Path) -> Iterator[Path]:
+    """Give the name of a draft next to a file; remove the draft at the end, if it still has that name.
+
+    Raises:
+        LedgerFileError: the block raised an error of SQLite or of the operating system.
+    """
+    draft = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.new")
+    try:
+        yield draft
+    except sqlite3.Error as error:
+        raise LedgerFileError(describe_error(str(target), error)) from error
+    except LedgerFileError:  # which is an OSError too
+        raise
+    except OSError as error:
+        raise LedgerFileError(f"{target}: it cannot be made: {error.strerror}") from error
+    finally:
+        for ending in ("", "-wal", "-shm", "-journal"):
+            draft.with_name(draft.name + ending).unlink(missing_ok=True)
+
+
+def put(draft: Path, target: Path, *, force: bool = False) -> None:
+    """Give a finished draft its name, durably.
+
+    Args:
+        draft: the draft.
+        target: the name.
+        force: replace a file of that name.
+
+    Raises:
+        LedgerFileError: there is a file of that name, without `force`.
+    """
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    if force:
+        draft.replace(target)
+    elif not link_unless_exists(draft, target):
+        raise LedgerFileError(f"{target}: another process made it meanwhile; it is unchanged, name another file")
+    sync_folder(target.parent)
+
+
+def link_unless_exists(draft: Path, target: Path) -> bool:
+    """Give a draft the name of a file; return False if there is a file of that name."""
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    except OSError:  # the file system has no hard links
+        if target.exists():
+            return False
+        draft.replace(target)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

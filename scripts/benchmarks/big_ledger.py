@@ -1,0 +1,151 @@
+"""Appending to a ledger, and reading a ledger of a million changes."""
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from measure import Result, Settings, seconds, wall_median, within
+
+ROOT = Path(__file__).parents[2]
+OPS = 1_000
+PER_TRANSACTION = 5_000
+VERIFY_MEMORY_MB = 10  # a ledger ten times as large may take this much more
+
+
+def append(settings: Settings, folder: Path) -> Iterator[Result]:
+    """Measure one change of one op, committed, with the default durability."""
+    from decomp_ledger import Ledger
+
+    with Ledger(folder / "append.db", actor="bench") as ledger:
+        log = ledger.create_table("edge")
+        verbs = itertools.cycle((log.preserve, log.reset))
+        rounds = settings.rounds(5_000)
+        taken = wall_median(lambda: next(verbs)(["aten::mm"]), rounds)
+        if log.version != rounds + 2:
+            raise RuntimeError(f"{log.version} versions after {rounds + 1} changes: the time is of no use")
+    yield within("append one event, durable against process death", 0.4e-3, taken)
+
+
+def large(settings: Settings, folder: Path) -> Iterator[Result]:
+    """Fill one table, and read and verify it at two sizes."""
+    small, size = settings.sizes
+    path = folder / "big.db"
+    ops = ops_in_turn()
+    fill(path, ops, small)
+    _, small_memory = verified(path)
+    fill(path, ops, size)
+    yield state(settings, path, size)
+    yield from commands(settings, path, size)
+    taken, memory = verified(path)
+    yield within(f"`verify` of {size:,} events", 60 * size / 1_000_000, taken)
+    yield Result(
+        f"memory of `verify`, {size:,} events against {small:,}",
+        f"<= {VERIFY_MEMORY_MB} MB more",
+        f"{memory:.0f} MB and {small_memory:.0f} MB",
+        memory - small_memory <= VERIFY_MEMORY_MB,
+    )
+
+
+def ops_in_turn() -> Iterator[str]:
+    """Yield the op of each change, without end."""
+    ops = [f"aten::op{number}" for number in range(OPS)]
+    yield from ops
+    yield from ops[::2]  # so that from here on about half of the ops have a rule at any version
+    yield from itertools.cycle(ops)
+
+
+def fill(path: Path, ops: Iterator[str], size: int) -> None:
+    """Append changes of one op each, until the ledger has so many events."""
+    from decomp_ledger import Ledger
+
+    with Ledger(path, actor="bench") as ledger:
+        log = ledger.create_table("edge")
+        while (left := size - log.version) > 0:
+            # One transaction for many events, because making the ledger is not what is measured.
+            with ledger.database.write_transaction():
+                for op in itertools.islice(ops, min(left, PER_TRANSACTION)):
+                    (log.reset if op in log.rules else log.preserve)([op])
+
+
+def state(settings: Settings, path: Path, size: int) -> Result:
+    """Measure the slowest of some past states."""
+    from decomp_ledger import Ledger
+
+    with Ledger(path, read_only=True) as ledger:
+        taken = {
+            version: wall_median(lambda version=version: ledger.state("edge", version), settings.rounds(40))
+            for version in (2, size // 4, size // 2, size - 1)
+        }
+    slowest = max(taken, key=taken.__getitem__)
+    return within(f"past state of {size:,} changes, slowest of {len(taken)} (version {slowest:,})", 0.02,
+                  taken[slowest])  # fmt: skip
+
+
+# The last line of standard error tells whether the command imported torch.
+_COMMAND = """
+import atexit, sys
+atexit.register(lambda: print("torch" in sys.modules, file=sys.stderr))
+from decomp_ledger.cli import main
+main()
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code of this checkout in a process of its own."""
+    # Bytecode is kept even where the shell says not to, as it is for an installed package.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
+    )
+
+
+def commands(settings: Settings, path: Path, size: int) -> Iterator[Result]:
+    """Measure whole processes of the commands that read, by the clock on the wall."""
+    named = {
+        "log -n 20": ("log", "-n", "20"),
+        "blame TABLE": ("blame", "edge"),
+        "show TABLE@V": ("show", f"edge@{size // 2}"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in named}
+    torch_free = dict.fromkeys(named, True)
+    for _ in range(settings.rounds(15) + 1):
+        for name, arguments in named.items():
+            start = time.perf_counter()
+            done = python(_COMMAND, "--ledger", str(path), *arguments)
+            times[name].append(time.perf_counter() - start)
+            torch_free[name] &= bool(done.stdout) and done.stderr.split()[-1] == "False"
+    for name in named:
+        taken = statistics.median(times[name][1:])
+        measured = seconds(taken) + ("" if torch_free[name] else ", but it imports torch")
+        what = f"`{name}` of {size:,} changes, whole process without torch"
+        yield Result(what, "<= 0.35 s", measured, taken <= 0.35 and torch_free[name])
+
+
+_VERIFY = """
+import re, resource, sys, time
+from pathlib import Path
+from decomp_ledger import Ledger
+
+def peak():
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with the memory of the parent process there
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+with Ledger(sys.argv[1], read_only=True) as ledger:
+    ledger.tables()
+    before, start = peak(), time.perf_counter()
+    assert ledger.verify().ok
+    print(time.perf_counter() - start, peak() - before)
+"""
+
+
+def verified(path: Path) -> tuple[float, float]:
+    """Return the seconds of verifying a ledger in a new process, and by how many MB its memory grew."""
+    taken, memory = map(float, python(_VERIFY, str(path)).stdout.split())
+    return taken, memory

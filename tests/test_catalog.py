@@ -288,6 +288,12 @@ def test_a_catalog_is_read_from_how_it_differs_from_another(base: Catalog, ops: 
     assert again.digest == catalog.digest
 
 
+def test_a_catalog_can_have_op_names_beyond_ascii() -> None:
+    catalog = Catalog(BUILD, {"größer_🙂": Entry(unpreservable="a higher-order operator")})
+    assert unpack(pack(catalog, None), None) == catalog
+    assert unpack(pack(catalog, Catalog(BUILD, {})), Catalog(BUILD, {})).digest == catalog.digest
+
+
 @given(catalogs, catalogs)
 def test_a_delta_makes_one_catalog_of_another(base: Catalog, catalog: Catalog) -> None:
     delta = CatalogDelta.between(base, catalog)

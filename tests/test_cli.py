@@ -166,6 +166,8 @@ def test_explain_answers_for_a_table_that_was_never_materialized(tmp_path: Path)
     assert (explained["torch"], explained["loaded"], explained["outcome"]) == (None, None, "kept")
     (other,) = answer(tmp_path / "l.db", "explain", "aten::gelu")
     assert "follows torch's default, which is unknown" in other["because"]
+    *_, torch = run(tmp_path / "l.db", "explain", "aten::gelu").stdout.splitlines()
+    assert torch.startswith("  edge was never materialized, so torch's side is unknown; export with it")
 
 
 def test_diff_exits_with_1_if_rules_differ(path: Path) -> None:

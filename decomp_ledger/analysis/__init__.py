@@ -1,1 +1,1 @@
-"""Questions answered from model values: drift, upgrade, explain, reproduction. Pure."""
+"""Answers computed from model values: drift, upgrade, explain, export diff, reproduction. Pure."""

@@ -161,11 +161,11 @@ def _report_check(report: UpgradeReport, as_json: bool) -> int:
 
 
 def _check_json(report: UpgradeReport) -> dict[str, Json]:
-    after, check, drift = report.upgrade.after, report.check, report.upgrade.drift
+    after, check = report.upgrade.after, report.check
     return {
         "table": after.state.table,
         "version": after.state.version,
-        "from": None if drift is None else dict(drift.before.catalog.build),
+        "from": dict(check.drift.before.catalog.build),
         "to": dict(after.catalog.build),
         "exports": report.exports,
         "used": list[Json](sorted(check.used)),

@@ -225,5 +225,5 @@ def digest_of_entries(value: dict[str, Json]) -> str:
 
 
 def _dump(value: dict[str, Any]) -> bytes:
-    # The text of canonical_json without its checks, which cost more than the rest: names and digests always pass them.
+    # Like canonical_json, but with keys beyond ASCII: torch accepts any name for a higher-order operator.
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -380,7 +380,7 @@ def _to_json(value: Any) -> Json:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-# Evaluating the annotations of a class takes 50 us, ten times as long as reading one body.
+# Evaluating the annotations of a class takes 70 us; reading a body takes 3 us. verify reads every body.
 @cache
 def _readers(cls: type[Any]) -> Mapping[str, Callable[[object], Any]]:
     """Return, for each field of a body class, the function that checks and reads its JSON value."""

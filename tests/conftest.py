@@ -18,7 +18,7 @@ from decomp_ledger import Ledger
 if TYPE_CHECKING:
     from torch.library import Library
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 _numbers = itertools.count(1)
 
 
@@ -64,7 +64,7 @@ def run_python(tmp_path: Path) -> Callable[..., str]:
     """Run a program in a Python of its own, in a folder of the test; return what it prints."""
 
     def run(code: str, *args: str, status: int = 0, **environment: str) -> str:
-        folders = (Path(decomp_ledger.__file__).parent.parent, TESTS, os.environ.get("PYTHONPATH"))
+        folders = (Path(decomp_ledger.__file__).parent.parent, SUPPORT, os.environ.get("PYTHONPATH"))
         paths = os.pathsep.join(str(folder) for folder in folders if folder)
         done = subprocess.run(
             [sys.executable, "-c", code, *args],

@@ -40,7 +40,7 @@ def why_not_preservable(op: Any) -> str:
 
     The answer is that of `torch._export.utils._check_valid_to_preserve`, in a fraction of its time: torch goes through
     the arguments of the schema, and `OpOverload.is_view` did so already. A reason that a later torch adds would be
-    missed; `tests/test_capture.py` notices that.
+    missed; `tests/torch/test_capture.py` notices that.
 
     Args:
         op: An operator.

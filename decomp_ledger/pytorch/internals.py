@@ -206,20 +206,36 @@ def cia_registrations() -> list[str]:
     return torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")  # type: ignore[no-any-return]
 
 
-def operators() -> list[Any]:
-    """Return all overloads that torch has made so far (2,800 after an export; 0.4 ms).
+def packets() -> list[Any]:
+    """Return all packets that torch has made so far (0.1 ms).
 
-    Risk: `torch.ops._dir`, `torch._ops._OpNamespace._dir` and `OpOverloadPacket._dir`. Without them a kernel in
-    Python, and an op that was destroyed and registered again, could not be seen.
+    Risk: `torch.ops._dir` and `torch._ops._OpNamespace._dir`. Without them a kernel in Python, and an op that was
+    destroyed and registered again, could not be seen.
     """
     found: list[Any] = []
     for name in torch.ops._dir:
         space = vars(torch.ops).get(name)
         if isinstance(space, torch._ops._OpNamespace):
-            members = vars(space)
-            for packet in map(members.__getitem__, space._dir):
-                if isinstance(packet, OpOverloadPacket):
-                    found.extend(map(vars(packet).__getitem__, packet._dir))
+            found.extend(map(vars(space).__getitem__, space._dir))
+    return [packet for packet in found if isinstance(packet, OpOverloadPacket)]
+
+
+def overload_counts(packets: list[Any]) -> list[int]:
+    """Return how many overloads torch has made of each packet so far (0.1 ms).
+
+    Risk: `OpOverloadPacket._dir`.
+    """
+    return [len(packet._dir) for packet in packets]
+
+
+def overloads(packets: list[Any]) -> list[Any]:
+    """Return the overloads that torch has made of packets so far (2,800 after an export; 0.5 ms).
+
+    Risk: `OpOverloadPacket._dir`.
+    """
+    found: list[Any] = []
+    for packet in packets:
+        found.extend(map(vars(packet).__getitem__, packet._dir))
     return found
 
 

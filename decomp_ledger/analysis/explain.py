@@ -65,7 +65,7 @@ class Explanation:
                 f"{self.table} was never materialized, so torch's side is unknown; export with it, or call "
                 "materialize() on it"
             )
-        by = f", as {self.materialization} recorded it" if self.materialization else ""
+        by = f", as materialized by {self.materialization}" if self.materialization else ""
         return f"torch {self.torch}{by}"
 
     def to_json(self) -> dict[str, Json]:

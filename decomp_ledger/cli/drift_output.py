@@ -85,7 +85,8 @@ def only_used_text(program: str, used: int, whole: Drift, found: Drift) -> str:
     total, few = (sum(change.kind != WRAPPERS for change in each.changes) for each in (whole, found))
     wrapped = len(found.changes) - few
     more = f"; for {_count(wrapped, 'op')} only wrappers changed" if wrapped else ""
-    return f"{few} of {_count(total, 'change')} affect {program}, which uses {_count(used, 'op')}{more}"
+    verb = "affects" if few == 1 else "affect"
+    return f"{few} of {_count(total, 'change')} {verb} {program}, which uses {_count(used, 'op')}{more}"
 
 
 def print_drift(found: Drift, lead: str = "", *, everything: bool) -> None:
@@ -299,8 +300,8 @@ def _notes(found: Drift) -> Iterator[str]:
     """Yield a sentence for each thing that could not be compared."""
     if found.kernels:
         yield (
-            f"not compared: the C++ code of {_count(len(found.kernels), 'kernel')}, because a catalog has only their "
-            "schema and origin"
+            f"not compared: the C++ code of {_count(len(found.kernels), 'kernel')}, because a catalog has only schemas "
+            "and origins"
         )
     if found.unclear:
         yield (

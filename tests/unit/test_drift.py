@@ -365,7 +365,7 @@ def test_only_used_restricts_drift_to_the_ops_of_a_program(exported: Path) -> No
     assert answer["counts"]["left"] == {"in_table": 1, "others": 0}
     text = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", ledger=exported).stdout
     count = sum(change["kind"] != "wrappers" for change in whole["changes"])
-    line = f"1 of {count} changes affect export:3, which uses 5 ops; for 1 op only wrappers changed"
+    line = f"1 of {count} changes affects export:3, which uses 5 ops; for 1 op only wrappers changed"
     assert text.startswith(f"{line}\n")
     assert "\n  aten::elu: in the table -> kept in graphs" in text
     marked = run("drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:3", "--markdown", ledger=exported).stdout

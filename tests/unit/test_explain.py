@@ -54,7 +54,7 @@ def test_a_table_that_was_never_materialized_is_explained_with_the_way_to_more(
 
 def test_an_explanation_names_the_torch_and_the_event_that_recorded_it() -> None:
     answer = explain("aten::mm", state(), event(Materialized("c", "s")), CATALOG, ())
-    assert answer.evidence == "torch 2.13.0, as edge@3 (#7) recorded it"
+    assert answer.evidence == "torch 2.13.0, as materialized by edge@3 (#7)"
     assert explain("aten::mm", state(), None, CATALOG, ()).evidence == "torch 2.13.0"
 
 

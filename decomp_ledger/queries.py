@@ -408,19 +408,19 @@ def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
 
 
 def capture_catalog(
-    python: str | os.PathLike[str] = sys.executable, *, output: str | os.PathLike[str] | None = None
+    python: str | os.PathLike[str] | None = None, *, output: str | os.PathLike[str] | None = None
 ) -> Catalog:
     """Run a Python interpreter, and return the catalog of its torch.
 
     Args:
-        python: the interpreter. It needs torch, and nothing of this package.
+        python: the interpreter; None is this one. It needs torch, and nothing of this package.
         output: a file to write, which `catalog:FILE` then names.
 
     Raises:
         UnsupportedTorch: the interpreter cannot run, has no torch, or has one that cannot be captured.
         LedgerFileError: the file cannot be written.
     """
-    captured = Catalog.from_json(capture_with(os.fspath(python)))
+    captured = Catalog.from_json(capture_with(os.fspath(python or sys.executable)))
     if output is not None:
         try:
             Path(output).write_text(json.dumps(captured.to_json()), encoding="utf-8")

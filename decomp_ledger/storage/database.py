@@ -179,11 +179,9 @@ class Database:
         # Checked here, because SQLite opens a read-only file and fails at the first write.
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise LedgerFileError(f"{path}: it is read-only here; make the file and its folder writable")
-        connection = self._connect(path.as_uri() + "?mode=rw")
-        connection.execute(_USE_WAL)
-        return connection
+        return self._connect(path.as_uri() + "?mode=rw", _USE_WAL)
 
-    def _connect(self, target: str) -> sqlite3.Connection:
+    def _connect(self, target: str, *settings: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             target,
             uri=target.startswith("file:"),
@@ -193,8 +191,12 @@ class Database:
             factory=_RetryingConnection,
         )
         connection.timeout = self._timeout
-        for setting in (*_SETTINGS, self._synchronous):
-            connection.execute(setting)
+        try:
+            for setting in (*_SETTINGS, self._synchronous, *settings):
+                connection.execute(setting)
+        except BaseException:
+            connection.close()  # of a damaged file, which would else stay open until it is collected
+            raise
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> sqlite3.Connection:

@@ -582,6 +582,7 @@ for file in files:
 assert "torch" not in sys.modules
 
 import torch
+sys.path.insert(0, sys.argv[2])
 import test_state_machine as here
 
 compared = 0
@@ -618,6 +619,6 @@ def test_random_histories_agree_with_the_model_here_and_in_another_process(
 
     expected = tmp_path / "written.json"
     expected.write_text(json.dumps([vars(file) for file in written]))
-    compared = int(run_python(REPLAY, str(expected)))
+    compared = int(run_python(REPLAY, str(expected), str(Path(__file__).parent)))
     assert compared == 2 * sum(len(versions) for file in written for versions in file.tables.values())
     assert compared > 100

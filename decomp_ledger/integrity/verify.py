@@ -22,11 +22,11 @@ from decomp_ledger.integrity.content_checks import (
 from decomp_ledger.integrity.problems import DAMAGE, Problem, Problems, reason_of
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import (
-    VERSION_KINDS,
     Change,
     Created,
     Event,
     Materialized,
+    makes_version,
     read_event,
 )
 from decomp_ledger.model.hash_chain import event_hash
@@ -159,7 +159,7 @@ class EventCheck:
         ids = type(audit_row.table_id) is type(audit_row.provenance_id) is int  # 1.0 finds the row 1 too
         if not ids or row.table is None or row.actor is None or row.environment is None:
             self._problems.add(row.seq, "its table, provenance or environment is missing")
-        if (audit_row.makes_version is not None) != (row.kind in VERSION_KINDS):
+        if (audit_row.makes_version is not None) != bool(makes_version(row.kind)):
             self._problems.add(row.seq, "its column makes_version does not match its kind")
 
     def _check_place(self, row: EventRow) -> None:
@@ -204,7 +204,7 @@ class EventCheck:
         """Check that an event can follow those of its table. One that makes no version may name any that exists."""
         table, version, body = event.table, event.version, event.body
         before = self._versions.get(table, 0)
-        if not (version == before + 1 if event.kind in VERSION_KINDS else 1 <= version <= before):
+        if not (version == before + 1 if event.body.makes_version else 1 <= version <= before):
             self._problems.add(event.seq, f"it has version {version} of {table!r}, which is at version {before}")
         if isinstance(body, Created):
             if before:

@@ -26,7 +26,6 @@ __all__ = [
     "PRESERVE",
     "RESET",
     "UPCASTS",
-    "VERSION_KINDS",
     "Body",
     "CallSite",
     "Change",
@@ -44,6 +43,7 @@ __all__ = [
     "body_to_json",
     "decode_body",
     "encode_body",
+    "makes_version",
     "parse",
     "read_call_site",
     "read_event",
@@ -282,7 +282,6 @@ class Exported(Body):
 EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Tagged, Materialized, Exported)
 }
-VERSION_KINDS = frozenset(kind for kind, cls in EVENT_KINDS.items() if cls.makes_version)
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -336,6 +335,12 @@ def body_to_json(body: Body) -> dict[str, Json]:
     fields = attrs.fields(type(body))
     values = ((field, getattr(body, field.name)) for field in fields)
     return {field.name: _to_json(value) for field, value in values if value != field.default}
+
+
+def makes_version(kind: str) -> bool | None:
+    """Tell whether events of a kind make a version of their table; None for an unknown kind."""
+    body = EVENT_KINDS.get(kind)
+    return None if body is None else body.makes_version
 
 
 def encode_body(body: Body) -> str:

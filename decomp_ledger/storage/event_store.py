@@ -14,16 +14,15 @@ from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import (
     ACTIONS,
-    EVENT_KINDS,
     OVERRIDE,
     RESET,
-    VERSION_KINDS,
     Body,
     CallSite,
     Change,
     Event,
     Materialized,
     encode_body,
+    makes_version,
     parse,
     read_event,
 )
@@ -326,7 +325,7 @@ class EventStore:
         }
         given = {text: value for text, value in conditions.items() if value is not None}
         where = list(given)
-        if kind in EVENT_KINDS and kind not in VERSION_KINDS:
+        if kind is not None and makes_version(kind) is False:
             where.append(_MAKES_NO_VERSION)
         query = EVENT + ("WHERE " + " AND ".join(where) if where else "")
         query += f" ORDER BY event.seq {'DESC' if desc else 'ASC'} LIMIT ?"

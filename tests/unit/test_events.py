@@ -240,7 +240,6 @@ class Merged(events.Changing):
     other: tuple[str, int] = attrs.field(kw_only=True)
 
 events.EVENT_KINDS["merged"] = Merged
-events.VERSION_KINDS |= {"merged"}
 
 from decomp_ledger.cli import cli
 from decomp_ledger.ledger import Ledger

@@ -178,7 +178,8 @@ def load_function(
         raise _changed(op, wanted, provided[-1])
     raise NotImportable(
         f"{op}: its decomposition is {wanted.label()}, a function without an importable name (a lambda, closure, "
-        f"partial, or one of a script); supply the same one with ledger.provide({op!r}, fn)"
+        f"partial, or one of a script); supply it with ledger.provide({op!r}, fn) or "
+        f"dl.reproduce(..., provide={{{op!r}: fn}}), or define it in a module and trust that"
     )
 
 

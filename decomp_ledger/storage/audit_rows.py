@@ -125,7 +125,7 @@ def audit(database: Database) -> Iterator[sqlite3.Connection]:
 def page_damage(connection: sqlite3.Connection) -> str | None:
     """Return what SQLite finds wrong with its pages, indexes and column types; None if nothing."""
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    return None if found == "ok" else str(found)
+    return None if found == "ok" else " ".join(str(found).split())  # newer SQLite writes several lines
 
 
 def broken_reference(connection: sqlite3.Connection) -> tuple[str, str] | None:

@@ -205,27 +205,27 @@ def test_an_upcast_that_fails_is_a_ledger_error(monkeypatch: pytest.MonkeyPatch)
 
 
 @attrs.frozen
-class Reviewed(Body):
+class Graded(Body):
     """A kind that this test adds."""
 
-    kind: ClassVar[str] = "reviewed"
+    kind: ClassVar[str] = "graded"
     by: str
     marks: Mapping[str, int]
     note: str | None = None
 
 
 def test_a_new_kind_needs_one_class_and_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EVENT_KINDS, Reviewed.kind, Reviewed)
-    path, body = tmp_path / "ledger.db", Reviewed("bob", {"aten::mm": 5})
+    monkeypatch.setitem(EVENT_KINDS, Graded.kind, Graded)
+    path, body = tmp_path / "ledger.db", Graded("bob", {"aten::mm": 5})
     with Ledger(path, actor="ann") as ledger:
         new_table(ledger).preserve(["aten::mm"])
         ledger.append("edge", 2, body)
-        assert [event.body for event in ledger.events(kind="reviewed")] == [body]
+        assert [event.body for event in ledger.events(kind="graded")] == [body]
         assert ledger.verify().problems == ()
         lines = list(dump(ledger))
     assert load(lines, tmp_path / "copy.db").problems == ()
     shown = CliRunner().invoke(cli, ["--ledger", str(tmp_path / "copy.db"), "log", "-n", "1"])
-    assert "edge@2  reviewed  by bob, marks {'aten::mm': 5}, note None" in shown.output
+    assert "edge@2  graded  by bob, marks {'aten::mm': 5}, note None" in shown.output
 
 
 _NEW_VERSION_KIND = """

@@ -272,8 +272,10 @@ def as_paths(workspace: Workspace) -> list[Row]:
     for name, text in TEXTS.items():
         for file in (f"{text}.db", f"{text}/x.db") if workspace.full else (f"{text}.db",):
             runs += 1
-            folder = workspace.folder / f"path {runs}"
-            folder.mkdir()
+            # Deep, so that "../../.." stays within the workspace; an absolute path is tried below it too.
+            folder = workspace.folder / f"path {runs}" / "a" / "b" / "c" / "d"
+            folder.mkdir(parents=True)
+            file = f"{folder}{file}" if file.startswith("/") else file
             here = Path.cwd()
             os.chdir(folder)
             try:

@@ -100,6 +100,7 @@ def verify(
             if progress is not None and done % _STEP == 0:
                 progress(done, total)
             events.check(row)
+        events.check_count(total)
         events.check_rest()
         events.check_snapshots(state_of)
         check_unused(connection, contents, events.used, problems)
@@ -124,7 +125,7 @@ class EventCheck:
         self.head = contents.genesis
         self.used = References()
         self._connection, self._contents, self._problems = connection, contents, problems
-        self._seq = 0
+        self._seq = self._read = 0
         self._change_rows = 0
         self._versions: dict[str, int] = {}
         self._tags = {(table, name): version for table, name, version in audit_rows.tag_rows(connection)}
@@ -133,6 +134,7 @@ class EventCheck:
     def check(self, audit_row: AuditRow) -> None:
         """Check one event: its place in the chain, its hash, and what is derived from it or named by it."""
         row = audit_row.event
+        self._read += 1
         try:
             self._check_references(audit_row)
             self._check_place(row)
@@ -145,6 +147,15 @@ class EventCheck:
             self._has_unreadable = True
             self._problems.add(row.seq, f"it is damaged: {reason_of(error)}")
         self.head = row.hash if isinstance(row.hash, bytes) else b""
+
+    def check_count(self, total: int) -> None:
+        """Check, after the last event, that the pass read every row of `event`.
+
+        Args:
+            total: how many rows SQLite counts.
+        """
+        if not self._read == self._seq == total:
+            self._problems.add(None, f"'event' has {total} rows; {self._read} were read, and the last is #{self._seq}")
 
     def check_rest(self) -> None:
         """Check, after the last event, that every change row and every tag comes from an event."""

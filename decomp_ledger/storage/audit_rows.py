@@ -43,7 +43,8 @@ __all__ = [
 # LEFT JOIN, because a row that an event refers to may be missing.
 _MORE_COLUMNS = ", event.table_id, event.provenance_id, event.makes_version"
 _EVENTS = EVENT.replace("JOIN", "LEFT JOIN").replace("\nFROM event", f"{_MORE_COLUMNS}\nFROM event")
-_EVERY_EVENT = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
+_EVERY_EVENT = f"{_EVENTS} ORDER BY event.seq"
+_EVENTS_FROM = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
 # Materializations, exports and tags: few, by the partial index of them.
 _EVENTS_WITHOUT_VERSION = f"{_EVENTS} WHERE event.makes_version IS NULL ORDER BY event.seq"
 
@@ -71,7 +72,7 @@ _FIRST_EVENT_IN = """
 SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?
 """
 
-_MAX_INTEGER = 2**63 - 1  # the largest that SQLite can hold
+_INTEGERS = range(-(2**63), 2**63)  # what SQLite can hold
 
 
 class AuditRow(NamedTuple):
@@ -159,9 +160,10 @@ def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
     return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
 
 
-def event_rows(connection: sqlite3.Connection, *, gte: int = -_MAX_INTEGER) -> Iterator[AuditRow]:
-    """Give every event with at least a seq, by seq. A forged seq may be negative."""
-    yield from map(_audit_row, connection.execute(_EVERY_EVENT, [gte]))
+def event_rows(connection: sqlite3.Connection, *, gte: int | None = None) -> Iterator[AuditRow]:
+    """Give every event by seq, from a seq on or all. A forged seq may be any integer that SQLite holds."""
+    query, values = (_EVERY_EVENT, []) if gte is None else (_EVENTS_FROM, [gte])
+    yield from map(_audit_row, connection.execute(query, values))
 
 
 def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
@@ -180,7 +182,7 @@ def count_events(connection: sqlite3.Connection) -> int:
 
 def event_hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
     """Return the hash of an event in hex; None if the event is missing or its hash damaged."""
-    if not -_MAX_INTEGER <= seq <= _MAX_INTEGER:
+    if seq not in _INTEGERS:
         return None
     row = connection.execute("SELECT hash FROM event WHERE seq = ?", [seq]).fetchone()
     return row[0].hex() if row is not None and isinstance(row[0], bytes) else None

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from decomp_ledger.storage.database import Database
-from decomp_ledger.storage.event_store import EVENT, EventRow
+from decomp_ledger.storage.event_store import EVENT_COLUMNS, EventRow
 
 __all__ = [
     "AuditRow",
@@ -41,8 +41,13 @@ __all__ = [
 ]
 
 # LEFT JOIN, because a row that an event refers to may be missing.
-_MORE_COLUMNS = ", event.table_id, event.provenance_id, event.makes_version"
-_EVENTS = EVENT.replace("JOIN", "LEFT JOIN").replace("\nFROM event", f"{_MORE_COLUMNS}\nFROM event")
+_EVENTS = f"""
+SELECT {EVENT_COLUMNS}, event.table_id, event.provenance_id, event.makes_version
+FROM event
+LEFT JOIN decomp_table ON decomp_table.id = event.table_id
+LEFT JOIN provenance ON provenance.id = event.provenance_id
+LEFT JOIN environment ON environment.id = provenance.environment_id
+"""
 _EVERY_EVENT = f"{_EVENTS} ORDER BY event.seq"
 _EVENTS_FROM = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
 # Materializations, exports and tags: few, by the partial index of them.
@@ -172,7 +177,8 @@ def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
 
 
 def _audit_row(row: tuple[Any, ...]) -> AuditRow:
-    return AuditRow(EventRow._make(row[:13]), *row[13:])
+    fields = len(EventRow._fields)
+    return AuditRow(EventRow._make(row[:fields]), *row[fields:])
 
 
 def count_events(connection: sqlite3.Connection) -> int:

@@ -30,12 +30,15 @@ from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
 
-__all__ = ["EVENT", "HEAD", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
+__all__ = ["EVENT", "EVENT_COLUMNS", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
 
-# One row an event, in the order of EventRow's fields.
-EVENT = """
-SELECT event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
-       provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash
+# The fields of EventRow, in their order.
+EVENT_COLUMNS = """
+event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
+provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash
+"""
+EVENT = f"""
+SELECT {EVENT_COLUMNS}
 FROM event
 JOIN decomp_table ON decomp_table.id = event.table_id
 JOIN provenance ON provenance.id = event.provenance_id
@@ -51,11 +54,11 @@ _TOUCHES_OP = f"""
 # The plus keeps SQLite from the index event_kind, by which it would read every event of the kind.
 _MATERIALIZED = f"{EVENT} WHERE event.table_id = ? AND event.version = ? AND +event.kind = ?"
 _CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.seq"
-HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
+_HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
 
 # The greatest version <= :version of each op, by a skip-scan over the primary key of `change`: a few milliseconds at
 # any version of a table with a million changes, where GROUP BY would read the million.
-AS_OF = """
+_AS_OF = """
 WITH RECURSIVE hop(op_id) AS (
     SELECT min(op_id) FROM change WHERE table_id = :table
     UNION ALL
@@ -82,12 +85,12 @@ _CATALOG = "SELECT base_id, body FROM catalog WHERE digest = ?"
 _WHOLE_CATALOG = "SELECT body FROM catalog WHERE id = ? AND base_id IS NULL"
 _NEWEST_WHOLE_CATALOGS = "SELECT id, body FROM catalog WHERE base_id IS NULL ORDER BY id DESC LIMIT ?"
 
-INSERT_EVENT = """
+_INSERT_EVENT = """
 INSERT INTO event
     (seq, table_id, version, makes_version, kind, schema, recorded_at, provenance_id, body, prev_hash, hash)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-INSERT_CHANGE = "INSERT INTO change (table_id, op_id, version, action, decomposition_id) VALUES (?, ?, ?, ?, ?)"
+_INSERT_CHANGE = "INSERT INTO change (table_id, op_id, version, action, decomposition_id) VALUES (?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)"
 _INSERT_PROVENANCE = "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)"
 _INSERT_CATALOG = "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)"
@@ -233,7 +236,7 @@ class EventStore:
     def as_of(self, table_id: int, version: int) -> dict[str, tuple[Rule | None, int]]:
         """Return op -> (rule, the version that made it) at a version; the rule is None after a reset."""
         with self.database.reading() as connection:
-            rows = connection.execute(AS_OF, {"table": table_id, "version": version}).fetchall()
+            rows = connection.execute(_AS_OF, {"table": table_id, "version": version}).fetchall()
         decompositions = self.decompositions({row[2] for row in rows if row[2] is not None})
         found: dict[str, tuple[Rule | None, int]] = {}
         for op, action, decomposition, since in rows:
@@ -350,7 +353,7 @@ class EventStore:
         Of an empty ledger, return 0 and the hash to which the first event will be chained.
         """
         with self.database.reading() as connection:
-            row = connection.execute(HEAD).fetchone()
+            row = connection.execute(_HEAD).fetchone()
         if row is None:
             return 0, genesis(*self.identity())
         if not isinstance(row[1], bytes):
@@ -406,7 +409,7 @@ class EventStore:
         makes_version = 1 if body.makes_version else None
         provenance_id = self._provenance(row)
         connection.execute(
-            INSERT_EVENT,
+            _INSERT_EVENT,
             (row.seq, table_id, row.version, makes_version, *row[3:6], provenance_id, *row[10:]),
         )
         # These rows make reads plain indexed SQL; `verify` compares them with the bodies.
@@ -414,7 +417,7 @@ class EventStore:
             (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
             for change in body.changes
         ]
-        connection.executemany(INSERT_CHANGE, rows)
+        connection.executemany(_INSERT_CHANGE, rows)
         if body.tag is not None:
             connection.execute(_INSERT_TAG, (table_id, body.tag, row.version))
 

@@ -138,7 +138,7 @@ class EventCheck:
         try:
             self._check_references(audit_row)
             self._check_place(row)
-            if event_hash(row.prev_hash, self._hashed_fields(row)) != row.hash:
+            if event_hash(row.prev_hash, row.hashed_fields(_parsed)) != row.hash:
                 self._problems.add(row.seq, "its content does not match its hash")
             event = read_event(row)
             self._check_version(event)
@@ -183,33 +183,6 @@ class EventCheck:
         if row.prev_hash != self.head:
             before = "the event before it" if row.seq > 1 else "the id and the date of the ledger"
             self._problems.add(row.seq, f"it does not follow {before}")
-
-    def _hashed_fields(self, row: EventRow) -> dict[str, Json]:
-        """Return the fields that the hash covers.
-
-        Raises:
-            ValueError: a text is not canonical JSON. The hash covers its value, so it would not show that.
-        """
-        return {
-            "actor": row.actor,
-            "body": self._parsed(row, "body", row.body),
-            "call_site": None if row.call_site is None else self._parsed(row, "call site", row.call_site),
-            "environment": row.environment.hex(),
-            "kind": row.kind,
-            "reason": row.reason,
-            "recorded_at": row.recorded_at,
-            "schema": row.schema,
-            "seq": row.seq,
-            "table": row.table,
-            "version": row.version,
-        }
-
-    def _parsed(self, row: EventRow, what: str, text: str) -> Json:
-        try:
-            value: Json = parse_canonical(text)
-            return value
-        except DAMAGE as error:
-            raise ValueError(f"its {what} cannot be read: {reason_of(error)}") from None
 
     def _check_version(self, event: Event) -> None:
         """Check that an event can follow those of its table. One that makes no version may name any that exists."""
@@ -311,3 +284,16 @@ class EventCheck:
             return {change.op for change in read_event(row.event).changes}
         except DAMAGE:
             return set()
+
+
+def _parsed(text: str, what: str) -> Json:
+    """Return the value of a stored text.
+
+    Raises:
+        ValueError: the text is not canonical JSON. The hash covers its value, so it would not show that.
+    """
+    try:
+        value: Json = parse_canonical(text)
+        return value
+    except DAMAGE as error:
+        raise ValueError(f"its {what} cannot be read: {reason_of(error)}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import attrs
@@ -88,7 +88,9 @@ _NEWEST_WHOLE_CATALOGS = "SELECT id, body FROM catalog WHERE base_id IS NULL ORD
 _INSERT_EVENT = """
 INSERT INTO event
     (seq, table_id, version, makes_version, kind, schema, recorded_at, provenance_id, body, prev_hash, hash)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (
+    :seq, :table_id, :version, :makes_version, :kind, :schema, :recorded_at, :provenance_id, :body, :prev_hash, :hash
+)
 """
 _INSERT_CHANGE = "INSERT INTO change (table_id, op_id, version, action, decomposition_id) VALUES (?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)"
@@ -163,13 +165,24 @@ class EventRow(NamedTuple):
     prev_hash: bytes
     hash: bytes
 
-    def hashed_fields(self) -> dict[str, Json]:
-        """Return what the event's hash covers besides the previous hash, for `event_hash`."""
+    def hashed_fields(self, parse: Callable[[str, str], Json]) -> dict[str, Json]:
+        """Return what the event's hash covers besides the previous hash, for `event_hash`.
+
+        Args:
+            parse: returns the value of a stored JSON text; its second argument names the text, for a message.
+        """
         return {
-            **dict(zip(self._fields[:9], self[:9], strict=True)),
-            "call_site": None if self.call_site is None else parse(self.call_site, "a call site"),
+            "seq": self.seq,
+            "table": self.table,
+            "version": self.version,
+            "kind": self.kind,
+            "schema": self.schema,
+            "recorded_at": self.recorded_at,
+            "actor": self.actor,
+            "reason": self.reason,
+            "call_site": None if self.call_site is None else parse(self.call_site, "call site"),
             "environment": self.environment.hex(),
-            "body": parse(self.body, "an event"),
+            "body": parse(self.body, "body"),
         }
 
 
@@ -388,7 +401,7 @@ class EventStore:
             prev_hash=prev_hash,
             hash=b"",
         )
-        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields()))
+        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields(parse)))
         self.insert_event(row, body)
         return read_event(row)
 
@@ -410,7 +423,7 @@ class EventStore:
         provenance_id = self._provenance(row)
         connection.execute(
             _INSERT_EVENT,
-            (row.seq, table_id, row.version, makes_version, *row[3:6], provenance_id, *row[10:]),
+            {**row._asdict(), "table_id": table_id, "makes_version": makes_version, "provenance_id": provenance_id},
         )
         # These rows make reads plain indexed SQL; `verify` compares them with the bodies.
         rows = [
@@ -460,7 +473,8 @@ class EventStore:
         return None, None
 
     def _provenance(self, row: EventRow) -> int:
-        ids, values = self._known_ids(), (*row[6:9], self._digested("environment", row.environment))
+        environment_id = self._digested("environment", row.environment)
+        ids, values = self._known_ids(), (row.actor, row.reason, row.call_site, environment_id)
         key = ("provenance", values)
         if key not in ids:
             ids[key] = int(self.database.transaction.execute(_INSERT_PROVENANCE, values).lastrowid or 0)

@@ -37,23 +37,32 @@ EVENT_COLUMNS = """
 event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
 provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash
 """
+# CROSS JOIN makes SQLite begin with `event`, in the order of an index, and look up the rest of each row by its id.
+_ORIGIN = """
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+CROSS JOIN environment ON environment.id = provenance.environment_id
+"""
 EVENT = f"""
 SELECT {EVENT_COLUMNS}
 FROM event
-JOIN decomp_table ON decomp_table.id = event.table_id
-JOIN provenance ON provenance.id = event.provenance_id
-JOIN environment ON environment.id = provenance.environment_id
+CROSS JOIN decomp_table ON decomp_table.id = event.table_id
+{_ORIGIN}
 """
 MAKES_VERSION = "event.makes_version = 1"  # as the index event_version has it
-_MAKES_NO_VERSION = "event.makes_version IS NULL"  # as the index event_kind has it
-_TOUCHES_OP = f"""
-{MAKES_VERSION} AND (event.table_id, event.version) IN (
-    SELECT table_id, version FROM change WHERE op_id = (SELECT id FROM op WHERE name = ?)
-)
+_MAKES_NO_VERSION = "event.makes_version IS NULL"  # as the indexes event_kind, event_kind_of_... have it
+# By the primary key of `change` for each table, because an index of it by op would slow each append.
+_EVENT_OF_OP = f"""
+SELECT {EVENT_COLUMNS}
+FROM decomp_table
+CROSS JOIN change ON change.table_id = decomp_table.id AND change.op_id = (SELECT id FROM op WHERE name = ?)
+CROSS JOIN event ON event.table_id = change.table_id AND event.version = change.version AND {MAKES_VERSION}
+{_ORIGIN}
 """
-# The plus keeps SQLite from the index event_kind, by which it would read every event of the kind.
-_MATERIALIZED = f"{EVENT} WHERE event.table_id = ? AND event.version = ? AND +event.kind = ?"
-_CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.seq"
+_MATERIALIZED = f"""
+{EVENT} WHERE event.table_id = ? AND event.version = ? AND event.kind = ? AND {_MAKES_NO_VERSION} ORDER BY event.seq
+"""
+# The order of the versions is that of the seqs.
+_CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.version"
 _HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
 
 # The greatest version <= :version of each op, by a skip-scan over the primary key of `change`: a few milliseconds at
@@ -77,7 +86,8 @@ JOIN op ON op.id = hop.op_id
 _LEDGER = "SELECT id, created_at FROM ledger"
 _TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
 _TABLE_NAMES = "SELECT name FROM decomp_table WHERE substr(name, 1, length(:prefix)) = :prefix"
-_TABLE_VERSION = "SELECT max(version) FROM event WHERE table_id = ?"
+_BY_ACTOR = "event.provenance_id IN (SELECT id FROM provenance WHERE actor = ?)"
+_TABLE_VERSION = f"SELECT max(version) FROM event WHERE table_id = ? AND {MAKES_VERSION}"
 _DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
 _DECOMPOSITION_BY_DIGEST = "SELECT body FROM decomposition WHERE digest = ?"
 _ENVIRONMENT = "SELECT body FROM environment WHERE digest = ?"
@@ -332,9 +342,8 @@ class EventStore:
             desc: newest first.
         """
         conditions = {
-            "event.table_id = ?": table_id,
-            _TOUCHES_OP: op,
-            "provenance.actor = ?": actor,
+            "decomp_table.id = ?" if op is not None else "event.table_id = ?": table_id,
+            _BY_ACTOR: actor,
             "event.kind = ?": kind,
             "event.seq > ?": gt,
             "event.seq <= ?": lte,
@@ -343,9 +352,12 @@ class EventStore:
         where = list(given)
         if kind is not None and makes_version(kind) is False:
             where.append(_MAKES_NO_VERSION)
-        query = EVENT + ("WHERE " + " AND ".join(where) if where else "")
-        query += f" ORDER BY event.seq {'DESC' if desc else 'ASC'} LIMIT ?"
-        return self._events(query, [*given.values(), -1 if limit is None else limit])
+        query = (EVENT if op is None else _EVENT_OF_OP) + ("WHERE " + " AND ".join(where) if where else "")
+        # The versions of one table have the order of their seqs, and the primary key of `change` gives that order.
+        order = "event.seq" if op is None or table_id is None else "change.version"
+        query += f" ORDER BY {order} {'DESC' if desc else 'ASC'} LIMIT ?"
+        values = [*([] if op is None else [op]), *given.values(), -1 if limit is None else limit]
+        return self._events(query, values)
 
     def materializations(self, table_id: int, version: int) -> Iterator[Event]:
         """Give the `materialized` events of one version of a table."""

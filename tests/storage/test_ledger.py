@@ -90,7 +90,7 @@ def test_an_unknown_table_is_refused_with_the_nearest_names(ledger: Ledger) -> N
         ledger.table_log("egde")
     assert isinstance(caught.value, KeyError)
     assert "car" not in str(caught.value)
-    with pytest.raises(UnknownTable, match=r"it has 'edge', 'edge-int8', 'mobile', 'server', 'desktop'$"):
+    with pytest.raises(UnknownTable, match=r"it has 'car', 'desktop', 'edge', 'edge-int8', 'mobile'$"):
         ledger.table_log("zzz")
 
 
@@ -431,6 +431,21 @@ def test_events_that_changed_an_op_are_given_by_seq_from_all_tables(ledger: Ledg
     assert [event.seq for event in ledger.events(op=MM, table="other", desc=True, gt=3)] == [8, 7, 4]
     assert [event.seq for event in ledger.events(op=MM, table="other", actor="ann", limit=1)] == [3]
     assert [event.seq for event in ledger.events(op=MM, kind="tagged")] == []
+
+
+def test_an_unknown_table_reads_no_event(ledger: Ledger) -> None:
+    new_table(ledger)
+    plan = plan_of(ledger, READS["an unknown table"])
+    assert not any(" event " in step for step in plan), plan
+    assert "SEARCH decomp_table USING COVERING INDEX" in " ".join(plan_of(ledger, READS["next name"]))
+
+
+@pytest.mark.parametrize("prefix", ["", "a", "a/", "ab", "\u00e9", "%", "A"])
+def test_table_names_are_found_by_their_start(ledger: Ledger, prefix: str) -> None:
+    names = ["b", "a", "a/1", "a0", "ab", "a%", "%", "\u00e9", "\u00e9\U0001f600", "a\U0001f600"]
+    for name in names:
+        new_table(ledger, name)
+    assert ledger.event_store.table_names(prefix) == sorted(name for name in names if name.startswith(prefix))
 
 
 # What is stored once

@@ -125,6 +125,8 @@ _BY_DIGEST = {
 
 # How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
 _BASES_TRIED = 4
+# How many row ids one process remembers: 4 MB. A provenance that is forgotten gets one more row when it comes again.
+_MAX_IDS = 10_000
 
 
 class Provenance(NamedTuple):
@@ -516,8 +518,8 @@ class EventStore:
         return ids[key]
 
     def _known_ids(self) -> dict[tuple[str, object], int]:
-        """Return the row ids that this process knows, none after a rollback or a fork."""
-        if self._generation != self.database.generation:
+        """Return the row ids that this process knows: none after a rollback or a fork, and never too many."""
+        if self._generation != self.database.generation or len(self._ids) >= _MAX_IDS:
             self._ids.clear()
             self._generation = self.database.generation
         return self._ids

@@ -477,6 +477,16 @@ def test_an_event_row_of_another_ledger_can_be_inserted(ledger: Ledger, tmp_path
         assert copy.event_store.head() == ledger.event_store.head()
 
 
+def test_a_process_remembers_a_bounded_number_of_row_ids(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decomp_ledger.storage.event_store._MAX_IDS", 20)
+    table = new_table(ledger)
+    for number in range(30):
+        table.preserve([MM], reason=f"reason {number}")
+        table.reset([MM], reason=f"reason {number}")
+    assert len(ledger.event_store._ids) <= 25
+    assert ledger.verify().ok
+
+
 def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:
     for name in ("edge", "mobile"):
         table = new_table(ledger, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import lru_cache
 
 import attrs
 
@@ -21,6 +22,7 @@ from decomp_ledger.integrity.content_checks import (
 )
 from decomp_ledger.integrity.problems import DAMAGE, Problem, Problems, reason_of
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.events import (
     Change,
     Created,
@@ -237,31 +239,31 @@ class EventCheck:
 
         Not in the pass over the events, because a damaged later event can change the state of an earlier version.
         """
+        snapshots = Snapshots(self._connection, self._contents, state_of)
         for row in audit_rows.rows_without_version(self._connection):
             try:
                 event = read_event(row.event)
             except DAMAGE:
                 continue  # a problem already
             if event.body.catalog is not None:
-                self._check_snapshot(event, event.body.catalog, state_of)
+                self._check_snapshot(event, event.body.catalog, snapshots)
 
-    def _check_snapshot(self, event: Event, digest: str, state_of: Callable[[str, int], TableState]) -> None:
+    def _check_snapshot(self, event: Event, digest: str, snapshots: Snapshots) -> None:
         """Materialize the table against the catalog that the event names, and compare the digest of the result."""
         self.used.catalogs.add(digest)
-        catalog = self._contents.catalogs.get(digest)
-        if catalog is None:
+        if digest not in self._contents.catalogs:
             self._problems.add(event.seq, f"its catalog {digest[:12]} is missing or damaged")
             return
         try:
-            snapshot = materialize(state_of(event.table, event.version), catalog)
+            found, found_pending = snapshots.of(event.table, event.version, digest)
         except DAMAGE as error:
             # An event that cannot be read is a problem already, and the likely cause.
             if not self._has_unreadable:
                 self._problems.add(event.seq, f"its table cannot be materialized: {reason_of(error)}")
             return
         body = event.body
-        pending = body.pending if isinstance(body, Materialized) else snapshot.pending
-        if (snapshot.digest, snapshot.pending) != (body.snapshot, pending):
+        pending = body.pending if isinstance(body, Materialized) else found_pending
+        if (found, found_pending) != (body.snapshot, pending):
             self._problems.add(event.seq, "its snapshot does not match its table and catalog")
 
     def _first_with_extra_row(self) -> int | None:
@@ -284,6 +286,33 @@ class EventCheck:
             return {change.op for change in read_event(row.event).changes}
         except DAMAGE:
             return set()
+
+
+class Snapshots:
+    """The snapshots of a ledger's tables; the last ones are kept, because one takes a millisecond.
+
+    Args:
+        connection: to the ledger.
+        contents: what is stored once.
+        state_of: returns a table's state at a version.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, contents: Contents, state_of: Callable[[str, int], TableState]
+    ) -> None:
+        self._connection, self._contents, self._state_of = connection, contents, state_of
+        # 140 kB a catalog, 0.3 kB a snapshot's digest.
+        self._catalog = lru_cache(maxsize=16)(self._unpacked)
+        self.of = lru_cache(maxsize=256)(self._materialized)
+
+    def _materialized(self, table: str, version: int, catalog: str) -> tuple[str, tuple[str, ...]]:
+        """Return digest and pending ops of a table at a version, against the catalog of a digest."""
+        snapshot = materialize(self._state_of(table, version), self._catalog(catalog))
+        return snapshot.digest, snapshot.pending
+
+    def _unpacked(self, digest: str) -> Catalog:
+        body, base = audit_rows.catalog_bodies(self._connection, self._contents.catalogs[digest])
+        return unpack(body, None if base is None else unpack(base, None))
 
 
 def _parsed(text: str, what: str) -> Json:

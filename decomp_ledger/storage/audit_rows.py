@@ -20,6 +20,7 @@ __all__ = [
     "CatalogRow",
     "audit",
     "broken_reference",
+    "catalog_bodies",
     "catalog_rows",
     "change_at",
     "changes_in_order",
@@ -70,7 +71,10 @@ SELECT 1 FROM change WHERE NOT EXISTS (
 _CATALOGS = """
 SELECT own.id, own.digest, own.base_id, base.digest, own.body
 FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
-ORDER BY own.base_id IS NOT NULL, own.id
+ORDER BY coalesce(own.base_id, own.id), own.base_id IS NOT NULL, own.id
+"""
+_CATALOG_BODIES = """
+SELECT own.body, base.body FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id WHERE own.id = ?
 """
 
 _FIRST_EVENT_IN = """
@@ -156,8 +160,14 @@ def digested_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[
 
 
 def catalog_rows(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
-    """Give the catalogs, the whole ones first."""
+    """Give the catalogs, each whole one directly before those that differ from it."""
     yield from map(CatalogRow._make, connection.execute(_CATALOGS))
+
+
+def catalog_bodies(connection: sqlite3.Connection, row_id: int) -> tuple[bytes, bytes | None]:
+    """Return the body of a catalog that exists, and that of the whole catalog that it differs from, or None."""
+    body, base = connection.execute(_CATALOG_BODIES, [row_id]).fetchone()
+    return body, base
 
 
 def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.integrity.problems import DAMAGE, Problems, reason_of
+from decomp_ledger.integrity.problems import Problems, reason_of
 from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.hash_chain import genesis
-from decomp_ledger.model.json_values import as_object
+from decomp_ledger.model.json_values import DAMAGE, as_object
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.migrations import expected_schema, schema_of

@@ -20,7 +20,7 @@ from decomp_ledger.integrity.content_checks import (
     check_unused,
     parse_canonical,
 )
-from decomp_ledger.integrity.problems import DAMAGE, Problem, Problems, reason_of
+from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.events import (
@@ -32,6 +32,7 @@ from decomp_ledger.model.events import (
     read_event,
 )
 from decomp_ledger.model.hash_chain import event_hash
+from decomp_ledger.model.json_values import DAMAGE
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.storage import audit_rows

@@ -57,10 +57,14 @@ CREATE TABLE event (
     prev_hash BLOB NOT NULL,
     hash BLOB NOT NULL
 ) STRICT;
--- At most one event makes a version, because in a unique index NULLs differ from each other.
-CREATE UNIQUE INDEX event_version ON event(table_id, version, makes_version);
--- Most commands search the few events that make no version by kind.
-CREATE INDEX event_kind ON event(kind, seq, table_id) WHERE makes_version IS NULL;
+-- At most one event makes a version; exports, materializations and tags name one that exists.
+CREATE UNIQUE INDEX event_version ON event(table_id, version) WHERE makes_version = 1;
+-- The newest events of a table. An index ends with the rowid, which is the seq, so that it also gives the order.
+CREATE INDEX event_table ON event(table_id);
+-- Most commands search the few events that make no version: of a kind, of a table, or of one version of it.
+CREATE INDEX event_kind ON event(kind) WHERE makes_version IS NULL;
+CREATE INDEX event_kind_of_table ON event(kind, table_id) WHERE makes_version IS NULL;
+CREATE INDEX event_kind_of_version ON event(kind, table_id, version) WHERE makes_version IS NULL;
 
 -- One row for each op that an event changed, for as-of reads, history and blame by index alone.
 CREATE TABLE change (

@@ -10,11 +10,11 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.integrity.problems import DAMAGE, Problems, reason_of
+from decomp_ledger.integrity.problems import Problems, reason_of
 from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.hash_chain import genesis
-from decomp_ledger.model.json_values import as_object
+from decomp_ledger.model.json_values import DAMAGE, as_object
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.migrations import expected_schema, schema_of
@@ -32,7 +32,7 @@ class Contents:
         tables: name of a table -> its row.
         ops: name of an op -> its row.
         decompositions: digest in hex -> row.
-        catalogs: digest in hex -> catalog.
+        catalogs: digest in hex -> row.
         bases: digest of a catalog stored as a difference -> digest of the catalog that it differs from.
     """
 
@@ -41,7 +41,7 @@ class Contents:
     tables: dict[str, int]
     ops: dict[str, int]
     decompositions: dict[str, int]
-    catalogs: dict[str, Catalog]
+    catalogs: dict[str, int]
     bases: dict[str, str]
 
 
@@ -138,22 +138,22 @@ def _check_digests(
     return found
 
 
-def _check_catalogs(connection: sqlite3.Connection, problems: Problems) -> tuple[dict[str, Catalog], dict[str, str]]:
-    """Unpack every catalog; return digest -> catalog, and digest -> digest of its base."""
-    catalogs: dict[str, Catalog] = {}
+def _check_catalogs(connection: sqlite3.Connection, problems: Problems) -> tuple[dict[str, int], dict[str, str]]:
+    """Unpack every catalog, and keep two; return digest -> row, and digest -> digest of its base."""
+    catalogs: dict[str, int] = {}
     bases: dict[str, str] = {}
-    whole: dict[int, Catalog] = {}
+    whole: tuple[int, Catalog] | None = None  # the last one, because those that differ from it follow it
     for row in audit_rows.catalog_rows(connection):
         try:
-            base = None if row.base_id is None else whole.get(row.base_id)
+            base = whole[1] if whole is not None and whole[0] == row.base_id else None
             if base is None and row.base_id is not None:
                 raise ValueError("the catalog that it differs from is missing or damaged")
             catalog = unpack(row.body, base)
             if base is None:
-                whole[row.row_id] = catalog
+                whole = row.row_id, catalog
             if bytes.fromhex(catalog.digest) != row.digest:
                 raise ValueError("its content does not match its digest")
-            catalogs[catalog.digest] = catalog
+            catalogs[catalog.digest] = row.row_id
             if base is not None:
                 bases[catalog.digest] = base.digest
         except DAMAGE as error:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from decomp_ledger.errors import LedgerError
-
-__all__ = ["DAMAGE", "MAX_PROBLEMS", "Problem", "Problems", "reason_of"]
+__all__ = ["MAX_PROBLEMS", "Problem", "Problems", "reason_of"]
 
 MAX_PROBLEMS = 20  # in a result; of more, only a count would be read
 _MAX_NOTED = 100 * MAX_PROBLEMS  # in memory, because they are sorted by seq before the first 20 are taken
-
-# What reading an edited ledger may raise.
-DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import lru_cache
 
 import attrs
 
@@ -19,8 +20,9 @@ from decomp_ledger.integrity.content_checks import (
     check_unused,
     parse_canonical,
 )
-from decomp_ledger.integrity.problems import DAMAGE, Problem, Problems, reason_of
+from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.events import (
     Change,
     Created,
@@ -30,6 +32,7 @@ from decomp_ledger.model.events import (
     read_event,
 )
 from decomp_ledger.model.hash_chain import event_hash
+from decomp_ledger.model.json_values import DAMAGE
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.storage import audit_rows
@@ -100,6 +103,7 @@ def verify(
             if progress is not None and done % _STEP == 0:
                 progress(done, total)
             events.check(row)
+        events.check_count(total)
         events.check_rest()
         events.check_snapshots(state_of)
         check_unused(connection, contents, events.used, problems)
@@ -124,7 +128,7 @@ class EventCheck:
         self.head = contents.genesis
         self.used = References()
         self._connection, self._contents, self._problems = connection, contents, problems
-        self._seq = 0
+        self._seq = self._read = 0
         self._change_rows = 0
         self._versions: dict[str, int] = {}
         self._tags = {(table, name): version for table, name, version in audit_rows.tag_rows(connection)}
@@ -133,10 +137,11 @@ class EventCheck:
     def check(self, audit_row: AuditRow) -> None:
         """Check one event: its place in the chain, its hash, and what is derived from it or named by it."""
         row = audit_row.event
+        self._read += 1
         try:
             self._check_references(audit_row)
             self._check_place(row)
-            if event_hash(row.prev_hash, self._hashed_fields(row)) != row.hash:
+            if event_hash(row.prev_hash, row.hashed_fields(_parsed)) != row.hash:
                 self._problems.add(row.seq, "its content does not match its hash")
             event = read_event(row)
             self._check_version(event)
@@ -145,6 +150,15 @@ class EventCheck:
             self._has_unreadable = True
             self._problems.add(row.seq, f"it is damaged: {reason_of(error)}")
         self.head = row.hash if isinstance(row.hash, bytes) else b""
+
+    def check_count(self, total: int) -> None:
+        """Check, after the last event, that the pass read every row of `event`.
+
+        Args:
+            total: how many rows SQLite counts.
+        """
+        if not self._read == self._seq == total:
+            self._problems.add(None, f"'event' has {total} rows; {self._read} were read, and the last is #{self._seq}")
 
     def check_rest(self) -> None:
         """Check, after the last event, that every change row and every tag comes from an event."""
@@ -172,33 +186,6 @@ class EventCheck:
         if row.prev_hash != self.head:
             before = "the event before it" if row.seq > 1 else "the id and the date of the ledger"
             self._problems.add(row.seq, f"it does not follow {before}")
-
-    def _hashed_fields(self, row: EventRow) -> dict[str, Json]:
-        """Return the fields that the hash covers.
-
-        Raises:
-            ValueError: a text is not canonical JSON. The hash covers its value, so it would not show that.
-        """
-        return {
-            "actor": row.actor,
-            "body": self._parsed(row, "body", row.body),
-            "call_site": None if row.call_site is None else self._parsed(row, "call site", row.call_site),
-            "environment": row.environment.hex(),
-            "kind": row.kind,
-            "reason": row.reason,
-            "recorded_at": row.recorded_at,
-            "schema": row.schema,
-            "seq": row.seq,
-            "table": row.table,
-            "version": row.version,
-        }
-
-    def _parsed(self, row: EventRow, what: str, text: str) -> Json:
-        try:
-            value: Json = parse_canonical(text)
-            return value
-        except DAMAGE as error:
-            raise ValueError(f"its {what} cannot be read: {reason_of(error)}") from None
 
     def _check_version(self, event: Event) -> None:
         """Check that an event can follow those of its table. One that makes no version may name any that exists."""
@@ -253,31 +240,31 @@ class EventCheck:
 
         Not in the pass over the events, because a damaged later event can change the state of an earlier version.
         """
+        snapshots = Snapshots(self._connection, self._contents, state_of)
         for row in audit_rows.rows_without_version(self._connection):
             try:
                 event = read_event(row.event)
             except DAMAGE:
                 continue  # a problem already
             if event.body.catalog is not None:
-                self._check_snapshot(event, event.body.catalog, state_of)
+                self._check_snapshot(event, event.body.catalog, snapshots)
 
-    def _check_snapshot(self, event: Event, digest: str, state_of: Callable[[str, int], TableState]) -> None:
+    def _check_snapshot(self, event: Event, digest: str, snapshots: Snapshots) -> None:
         """Materialize the table against the catalog that the event names, and compare the digest of the result."""
         self.used.catalogs.add(digest)
-        catalog = self._contents.catalogs.get(digest)
-        if catalog is None:
+        if digest not in self._contents.catalogs:
             self._problems.add(event.seq, f"its catalog {digest[:12]} is missing or damaged")
             return
         try:
-            snapshot = materialize(state_of(event.table, event.version), catalog)
+            found, found_pending = snapshots.of(event.table, event.version, digest)
         except DAMAGE as error:
             # An event that cannot be read is a problem already, and the likely cause.
             if not self._has_unreadable:
                 self._problems.add(event.seq, f"its table cannot be materialized: {reason_of(error)}")
             return
         body = event.body
-        pending = body.pending if isinstance(body, Materialized) else snapshot.pending
-        if (snapshot.digest, snapshot.pending) != (body.snapshot, pending):
+        pending = body.pending if isinstance(body, Materialized) else found_pending
+        if (found, found_pending) != (body.snapshot, pending):
             self._problems.add(event.seq, "its snapshot does not match its table and catalog")
 
     def _first_with_extra_row(self) -> int | None:
@@ -300,3 +287,43 @@ class EventCheck:
             return {change.op for change in read_event(row.event).changes}
         except DAMAGE:
             return set()
+
+
+class Snapshots:
+    """The snapshots of a ledger's tables; the last ones are kept, because one takes a millisecond.
+
+    Args:
+        connection: to the ledger.
+        contents: what is stored once.
+        state_of: returns a table's state at a version.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, contents: Contents, state_of: Callable[[str, int], TableState]
+    ) -> None:
+        self._connection, self._contents, self._state_of = connection, contents, state_of
+        # 140 kB a catalog, 0.3 kB a snapshot's digest.
+        self._catalog = lru_cache(maxsize=16)(self._unpacked)
+        self.of = lru_cache(maxsize=256)(self._materialized)
+
+    def _materialized(self, table: str, version: int, catalog: str) -> tuple[str, tuple[str, ...]]:
+        """Return digest and pending ops of a table at a version, against the catalog of a digest."""
+        snapshot = materialize(self._state_of(table, version), self._catalog(catalog))
+        return snapshot.digest, snapshot.pending
+
+    def _unpacked(self, digest: str) -> Catalog:
+        body, base = audit_rows.catalog_bodies(self._connection, self._contents.catalogs[digest])
+        return unpack(body, None if base is None else unpack(base, None))
+
+
+def _parsed(text: str, what: str) -> Json:
+    """Return the value of a stored text.
+
+    Raises:
+        ValueError: the text is not canonical JSON. The hash covers its value, so it would not show that.
+    """
+    try:
+        value: Json = parse_canonical(text)
+        return value
+    except DAMAGE as error:
+        raise ValueError(f"its {what} cannot be read: {reason_of(error)}") from None

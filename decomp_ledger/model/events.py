@@ -16,7 +16,7 @@ import attrs
 
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.model.canonical_json import Json, canonical_json
-from decomp_ledger.model.json_values import as_integer, as_object, as_string
+from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
 
 __all__ = [
     "ACTIONS",
@@ -372,7 +372,7 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
             schema += 1
         readers = _readers(cls)
         body: Body = cls(**{name: readers[name](item) for name, item in value.items()})
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, LedgerError) as error:
+    except DAMAGE as error:
         raise LedgerError(f"event of kind {kind!r}: its body is damaged: {error!r:.200}; run verify") from None
     return body
 
@@ -438,7 +438,7 @@ def _read_object(read: Callable[[object], Any], value: object) -> dict[str, Any]
 
 
 def read_event(row: Sequence[Any]) -> Event:
-    """Return the event of a row of `sql.EVENT`.
+    """Return the event of a row, whose values are those of `storage.event_store.EventRow`.
 
     Raises:
         SchemaError: a newer decomp_ledger wrote it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.canonical_json import Json, canonical_json, check_text
 
 __all__ = ["event_hash", "genesis"]
 
@@ -20,6 +20,8 @@ def genesis(ledger: str, created_at: str) -> bytes:
     Raises:
         UnusableValue: a value is not text.
     """
+    check_text(ledger, "the ledger's id")
+    check_text(created_at, "the ledger's date")
     return hashlib.sha256(canonical_json({"created_at": created_at, "ledger": ledger}).encode()).digest()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from decomp_ledger.errors import UnusableValue
+from decomp_ledger.errors import LedgerError, UnusableValue
 
-__all__ = ["as_integer", "as_object", "as_string", "as_strings"]
+__all__ = ["DAMAGE", "as_integer", "as_object", "as_string", "as_strings"]
+
+# What reading values from an edited file may raise.
+DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
 def as_string(value: object) -> str:

@@ -204,7 +204,7 @@ def is_number_like(text: str) -> bool:
 
 def clamped(number: int | None) -> int | None:
     """Return a seq or a limit that SQLite can hold and that selects the same events; None stays None."""
-    return None if number is None else max(-1, min(number, MAX_NUMBER))
+    return None if number is None else max(-MAX_NUMBER - 1, min(number, MAX_NUMBER))
 
 
 def unknown_version(table: str, version: object, newest: int, tags: Iterable[str] = ()) -> UnknownVersion:

@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from decomp_ledger.storage.database import Database
-from decomp_ledger.storage.event_store import EVENT, EventRow
+from decomp_ledger.storage.event_store import EVENT_COLUMNS, EventRow
 
 __all__ = [
     "AuditRow",
     "CatalogRow",
     "audit",
     "broken_reference",
+    "catalog_bodies",
     "catalog_rows",
     "change_at",
     "changes_in_order",
@@ -41,9 +42,15 @@ __all__ = [
 ]
 
 # LEFT JOIN, because a row that an event refers to may be missing.
-_MORE_COLUMNS = ", event.table_id, event.provenance_id, event.makes_version"
-_EVENTS = EVENT.replace("JOIN", "LEFT JOIN").replace("\nFROM event", f"{_MORE_COLUMNS}\nFROM event")
-_EVERY_EVENT = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
+_EVENTS = f"""
+SELECT {EVENT_COLUMNS}, event.table_id, event.provenance_id, event.makes_version
+FROM event
+LEFT JOIN decomp_table ON decomp_table.id = event.table_id
+LEFT JOIN provenance ON provenance.id = event.provenance_id
+LEFT JOIN environment ON environment.id = provenance.environment_id
+"""
+_EVERY_EVENT = f"{_EVENTS} ORDER BY event.seq"
+_EVENTS_FROM = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
 # Materializations, exports and tags: few, by the partial index of them.
 _EVENTS_WITHOUT_VERSION = f"{_EVENTS} WHERE event.makes_version IS NULL ORDER BY event.seq"
 
@@ -64,14 +71,17 @@ SELECT 1 FROM change WHERE NOT EXISTS (
 _CATALOGS = """
 SELECT own.id, own.digest, own.base_id, base.digest, own.body
 FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
-ORDER BY own.base_id IS NOT NULL, own.id
+ORDER BY coalesce(own.base_id, own.id), own.base_id IS NOT NULL, own.id
+"""
+_CATALOG_BODIES = """
+SELECT own.body, base.body FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id WHERE own.id = ?
 """
 
 _FIRST_EVENT_IN = """
 SELECT min(seq) FROM event JOIN provenance ON provenance.id = provenance_id WHERE environment_id IS ?
 """
 
-_MAX_INTEGER = 2**63 - 1  # the largest that SQLite can hold
+_INTEGERS = range(-(2**63), 2**63)  # what SQLite can hold
 
 
 class AuditRow(NamedTuple):
@@ -150,8 +160,14 @@ def digested_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[
 
 
 def catalog_rows(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
-    """Give the catalogs, the whole ones first."""
+    """Give the catalogs, each whole one directly before those that differ from it."""
     yield from map(CatalogRow._make, connection.execute(_CATALOGS))
+
+
+def catalog_bodies(connection: sqlite3.Connection, row_id: int) -> tuple[bytes, bytes | None]:
+    """Return the body of a catalog that exists, and that of the whole catalog that it differs from, or None."""
+    body, base = connection.execute(_CATALOG_BODIES, [row_id]).fetchone()
+    return body, base
 
 
 def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
@@ -159,9 +175,10 @@ def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
     return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
 
 
-def event_rows(connection: sqlite3.Connection, *, gte: int = -_MAX_INTEGER) -> Iterator[AuditRow]:
-    """Give every event with at least a seq, by seq. A forged seq may be negative."""
-    yield from map(_audit_row, connection.execute(_EVERY_EVENT, [gte]))
+def event_rows(connection: sqlite3.Connection, *, gte: int | None = None) -> Iterator[AuditRow]:
+    """Give every event by seq, from a seq on or all. A forged seq may be any integer that SQLite holds."""
+    query, values = (_EVERY_EVENT, []) if gte is None else (_EVENTS_FROM, [gte])
+    yield from map(_audit_row, connection.execute(query, values))
 
 
 def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
@@ -170,7 +187,8 @@ def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
 
 
 def _audit_row(row: tuple[Any, ...]) -> AuditRow:
-    return AuditRow(EventRow._make(row[:13]), *row[13:])
+    fields = len(EventRow._fields)
+    return AuditRow(EventRow._make(row[:fields]), *row[fields:])
 
 
 def count_events(connection: sqlite3.Connection) -> int:
@@ -180,7 +198,7 @@ def count_events(connection: sqlite3.Connection) -> int:
 
 def event_hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
     """Return the hash of an event in hex; None if the event is missing or its hash damaged."""
-    if not -_MAX_INTEGER <= seq <= _MAX_INTEGER:
+    if seq not in _INTEGERS:
         return None
     row = connection.execute("SELECT hash FROM event WHERE seq = ?", [seq]).fetchone()
     return row[0].hex() if row is not None and isinstance(row[0], bytes) else None

@@ -12,9 +12,9 @@ from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.database import MEMORY, Database
 from decomp_ledger.storage.file_checks import check_header, open_to_read
-from decomp_ledger.storage.new_file import check_free, draft_of, put, sync_folder, target_of
+from decomp_ledger.storage.new_file import check_free, draft_of, put, target_of
 
-__all__ = ["Progress", "backup", "copy_file", "draft_of", "put", "sync_folder", "target_of"]
+__all__ = ["Progress", "backup", "copy_file"]
 
 Progress: TypeAlias = "Callable[[int, int], object]"
 _PAGES = 2000  # copied between two reports of progress

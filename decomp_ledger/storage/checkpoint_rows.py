@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["CheckpointRow", "checkpoint_rows", "insert_checkpoint_row"]
 
-SELECT = "SELECT id, seq, hash, signed_at, previous, key, signature FROM checkpoint ORDER BY id"
-INSERT = "INSERT INTO checkpoint (seq, hash, signed_at, previous, key, signature) VALUES (?, ?, ?, ?, ?, ?)"
+_SELECT = "SELECT id, seq, hash, signed_at, previous, key, signature FROM checkpoint ORDER BY id"
+_INSERT = "INSERT INTO checkpoint (seq, hash, signed_at, previous, key, signature) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class CheckpointRow(NamedTuple):
@@ -36,9 +36,10 @@ class CheckpointRow(NamedTuple):
 
 def checkpoint_rows(connection: sqlite3.Connection) -> Iterator[CheckpointRow]:
     """Give the checkpoints of a ledger in the order of signing."""
-    yield from map(CheckpointRow._make, connection.execute(SELECT))
+    yield from map(CheckpointRow._make, connection.execute(_SELECT))
 
 
 def insert_checkpoint_row(connection: sqlite3.Connection, row: CheckpointRow) -> None:
     """Append a checkpoint within a write transaction; SQLite gives it the next row, so `row.row_id` is not used."""
-    connection.execute(INSERT, row[1:])
+    values = row.seq, row.hash, row.signed_at, row.previous, row.key, row.signature
+    connection.execute(_INSERT, values)

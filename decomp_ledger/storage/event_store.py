@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import attrs
@@ -30,32 +30,44 @@ from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
 
-__all__ = ["EVENT", "HEAD", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
+__all__ = ["EVENT", "EVENT_COLUMNS", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
 
-# One row an event, in the order of EventRow's fields.
-EVENT = """
-SELECT event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
-       provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash
+# The fields of EventRow, in their order.
+EVENT_COLUMNS = """
+event.seq, decomp_table.name, event.version, event.kind, event.schema, event.recorded_at, provenance.actor,
+provenance.reason, provenance.call_site, environment.digest, event.body, event.prev_hash, event.hash
+"""
+# CROSS JOIN makes SQLite begin with `event`, in the order of an index, and look up the rest of each row by its id.
+_ORIGIN = """
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+CROSS JOIN environment ON environment.id = provenance.environment_id
+"""
+EVENT = f"""
+SELECT {EVENT_COLUMNS}
 FROM event
-JOIN decomp_table ON decomp_table.id = event.table_id
-JOIN provenance ON provenance.id = event.provenance_id
-JOIN environment ON environment.id = provenance.environment_id
+CROSS JOIN decomp_table ON decomp_table.id = event.table_id
+{_ORIGIN}
 """
 MAKES_VERSION = "event.makes_version = 1"  # as the index event_version has it
-_MAKES_NO_VERSION = "event.makes_version IS NULL"  # as the index event_kind has it
-_TOUCHES_OP = f"""
-{MAKES_VERSION} AND (event.table_id, event.version) IN (
-    SELECT table_id, version FROM change WHERE op_id = (SELECT id FROM op WHERE name = ?)
-)
+_MAKES_NO_VERSION = "event.makes_version IS NULL"  # as the indexes event_kind, event_kind_of_... have it
+# By the primary key of `change` for each table, because an index of it by op would slow each append.
+_EVENT_OF_OP = f"""
+SELECT {EVENT_COLUMNS}
+FROM decomp_table
+CROSS JOIN change ON change.table_id = decomp_table.id AND change.op_id = (SELECT id FROM op WHERE name = ?)
+CROSS JOIN event ON event.table_id = change.table_id AND event.version = change.version AND {MAKES_VERSION}
+{_ORIGIN}
 """
-# The plus keeps SQLite from the index event_kind, by which it would read every event of the kind.
-_MATERIALIZED = f"{EVENT} WHERE event.table_id = ? AND event.version = ? AND +event.kind = ?"
-_CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.seq"
-HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
+_MATERIALIZED = f"""
+{EVENT} WHERE event.table_id = ? AND event.version = ? AND event.kind = ? AND {_MAKES_NO_VERSION} ORDER BY event.seq
+"""
+# The order of the versions is that of the seqs.
+_CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.version"
+_HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
 
 # The greatest version <= :version of each op, by a skip-scan over the primary key of `change`: a few milliseconds at
 # any version of a table with a million changes, where GROUP BY would read the million.
-AS_OF = """
+_AS_OF = """
 WITH RECURSIVE hop(op_id) AS (
     SELECT min(op_id) FROM change WHERE table_id = :table
     UNION ALL
@@ -73,8 +85,10 @@ JOIN op ON op.id = hop.op_id
 
 _LEDGER = "SELECT id, created_at FROM ledger"
 _TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
-_TABLE_NAMES = "SELECT name FROM decomp_table WHERE substr(name, 1, length(:prefix)) = :prefix"
-_TABLE_VERSION = "SELECT max(version) FROM event WHERE table_id = ?"
+# By the index of names, whose order is that of the code points. No name starts with the last code point.
+_TABLE_NAMES = "SELECT name FROM decomp_table WHERE name >= :prefix AND name < :prefix || char(0x10FFFF) ORDER BY name"
+_BY_ACTOR = "event.provenance_id IN (SELECT id FROM provenance WHERE actor = ?)"
+_TABLE_VERSION = f"SELECT max(version) FROM event WHERE table_id = ? AND {MAKES_VERSION}"
 _DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
 _DECOMPOSITION_BY_DIGEST = "SELECT body FROM decomposition WHERE digest = ?"
 _ENVIRONMENT = "SELECT body FROM environment WHERE digest = ?"
@@ -82,12 +96,14 @@ _CATALOG = "SELECT base_id, body FROM catalog WHERE digest = ?"
 _WHOLE_CATALOG = "SELECT body FROM catalog WHERE id = ? AND base_id IS NULL"
 _NEWEST_WHOLE_CATALOGS = "SELECT id, body FROM catalog WHERE base_id IS NULL ORDER BY id DESC LIMIT ?"
 
-INSERT_EVENT = """
+_INSERT_EVENT = """
 INSERT INTO event
     (seq, table_id, version, makes_version, kind, schema, recorded_at, provenance_id, body, prev_hash, hash)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (
+    :seq, :table_id, :version, :makes_version, :kind, :schema, :recorded_at, :provenance_id, :body, :prev_hash, :hash
+)
 """
-INSERT_CHANGE = "INSERT INTO change (table_id, op_id, version, action, decomposition_id) VALUES (?, ?, ?, ?, ?)"
+_INSERT_CHANGE = "INSERT INTO change (table_id, op_id, version, action, decomposition_id) VALUES (?, ?, ?, ?, ?)"
 _INSERT_TAG = "INSERT INTO tag (table_id, name, version) VALUES (?, ?, ?)"
 _INSERT_PROVENANCE = "INSERT INTO provenance (actor, reason, call_site, environment_id) VALUES (?, ?, ?, ?)"
 _INSERT_CATALOG = "INSERT INTO catalog (digest, base_id, body) VALUES (?, ?, ?)"
@@ -109,6 +125,8 @@ _BY_DIGEST = {
 
 # How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
 _BASES_TRIED = 4
+# How many row ids one process remembers: 4 MB. A provenance that is forgotten gets one more row when it comes again.
+_MAX_IDS = 10_000
 
 
 class Provenance(NamedTuple):
@@ -160,13 +178,24 @@ class EventRow(NamedTuple):
     prev_hash: bytes
     hash: bytes
 
-    def hashed_fields(self) -> dict[str, Json]:
-        """Return what the event's hash covers besides the previous hash, for `event_hash`."""
+    def hashed_fields(self, parse: Callable[[str, str], Json]) -> dict[str, Json]:
+        """Return what the event's hash covers besides the previous hash, for `event_hash`.
+
+        Args:
+            parse: returns the value of a stored JSON text; its second argument names the text, for a message.
+        """
         return {
-            **dict(zip(self._fields[:9], self[:9], strict=True)),
-            "call_site": None if self.call_site is None else parse(self.call_site, "a call site"),
+            "seq": self.seq,
+            "table": self.table,
+            "version": self.version,
+            "kind": self.kind,
+            "schema": self.schema,
+            "recorded_at": self.recorded_at,
+            "actor": self.actor,
+            "reason": self.reason,
+            "call_site": None if self.call_site is None else parse(self.call_site, "call site"),
             "environment": self.environment.hex(),
-            "body": parse(self.body, "an event"),
+            "body": parse(self.body, "body"),
         }
 
 
@@ -218,7 +247,7 @@ class EventStore:
         return None if row is None else int(row[0])
 
     def table_names(self, prefix: str) -> list[str]:
-        """Return the names of the tables whose names start with a prefix."""
+        """Return the names of the tables whose names start with a prefix, sorted by code points."""
         with self.database.reading() as connection:
             return [str(name) for (name,) in connection.execute(_TABLE_NAMES, {"prefix": prefix}).fetchall()]
 
@@ -233,7 +262,7 @@ class EventStore:
     def as_of(self, table_id: int, version: int) -> dict[str, tuple[Rule | None, int]]:
         """Return op -> (rule, the version that made it) at a version; the rule is None after a reset."""
         with self.database.reading() as connection:
-            rows = connection.execute(AS_OF, {"table": table_id, "version": version}).fetchall()
+            rows = connection.execute(_AS_OF, {"table": table_id, "version": version}).fetchall()
         decompositions = self.decompositions({row[2] for row in rows if row[2] is not None})
         found: dict[str, tuple[Rule | None, int]] = {}
         for op, action, decomposition, since in rows:
@@ -316,9 +345,8 @@ class EventStore:
             desc: newest first.
         """
         conditions = {
-            "event.table_id = ?": table_id,
-            _TOUCHES_OP: op,
-            "provenance.actor = ?": actor,
+            "decomp_table.id = ?" if op is not None else "event.table_id = ?": table_id,
+            _BY_ACTOR: actor,
             "event.kind = ?": kind,
             "event.seq > ?": gt,
             "event.seq <= ?": lte,
@@ -327,9 +355,12 @@ class EventStore:
         where = list(given)
         if kind is not None and makes_version(kind) is False:
             where.append(_MAKES_NO_VERSION)
-        query = EVENT + ("WHERE " + " AND ".join(where) if where else "")
-        query += f" ORDER BY event.seq {'DESC' if desc else 'ASC'} LIMIT ?"
-        return self._events(query, [*given.values(), -1 if limit is None else limit])
+        query = (EVENT if op is None else _EVENT_OF_OP) + ("WHERE " + " AND ".join(where) if where else "")
+        # The versions of one table have the order of their seqs, and the primary key of `change` gives that order.
+        order = "event.seq" if op is None or table_id is None else "change.version"
+        query += f" ORDER BY {order} {'DESC' if desc else 'ASC'} LIMIT ?"
+        values = [*([] if op is None else [op]), *given.values(), -1 if limit is None else limit]
+        return self._events(query, values)
 
     def materializations(self, table_id: int, version: int) -> Iterator[Event]:
         """Give the `materialized` events of one version of a table."""
@@ -350,7 +381,7 @@ class EventStore:
         Of an empty ledger, return 0 and the hash to which the first event will be chained.
         """
         with self.database.reading() as connection:
-            row = connection.execute(HEAD).fetchone()
+            row = connection.execute(_HEAD).fetchone()
         if row is None:
             return 0, genesis(*self.identity())
         if not isinstance(row[1], bytes):
@@ -385,7 +416,7 @@ class EventStore:
             prev_hash=prev_hash,
             hash=b"",
         )
-        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields()))
+        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields(parse)))
         self.insert_event(row, body)
         return read_event(row)
 
@@ -406,15 +437,15 @@ class EventStore:
         makes_version = 1 if body.makes_version else None
         provenance_id = self._provenance(row)
         connection.execute(
-            INSERT_EVENT,
-            (row.seq, table_id, row.version, makes_version, *row[3:6], provenance_id, *row[10:]),
+            _INSERT_EVENT,
+            {**row._asdict(), "table_id": table_id, "makes_version": makes_version, "provenance_id": provenance_id},
         )
         # These rows make reads plain indexed SQL; `verify` compares them with the bodies.
         rows = [
             (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
             for change in body.changes
         ]
-        connection.executemany(INSERT_CHANGE, rows)
+        connection.executemany(_INSERT_CHANGE, rows)
         if body.tag is not None:
             connection.execute(_INSERT_TAG, (table_id, body.tag, row.version))
 
@@ -457,7 +488,8 @@ class EventStore:
         return None, None
 
     def _provenance(self, row: EventRow) -> int:
-        ids, values = self._known_ids(), (*row[6:9], self._digested("environment", row.environment))
+        environment_id = self._digested("environment", row.environment)
+        ids, values = self._known_ids(), (row.actor, row.reason, row.call_site, environment_id)
         key = ("provenance", values)
         if key not in ids:
             ids[key] = int(self.database.transaction.execute(_INSERT_PROVENANCE, values).lastrowid or 0)
@@ -486,8 +518,8 @@ class EventStore:
         return ids[key]
 
     def _known_ids(self) -> dict[tuple[str, object], int]:
-        """Return the row ids that this process knows, none after a rollback or a fork."""
-        if self._generation != self.database.generation:
+        """Return the row ids that this process knows: none after a rollback or a fork, and never too many."""
+        if self._generation != self.database.generation or len(self._ids) >= _MAX_IDS:
             self._ids.clear()
             self._generation = self.database.generation
         return self._ids

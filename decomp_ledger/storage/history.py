@@ -228,7 +228,7 @@ class History:
     def _table_id(self, table: str) -> int:
         table_id = self.event_store.table_id(table)
         if table_id is None:
-            known = [info.name for info in self.tables()]
+            known = self.event_store.table_names("")
             shown = difflib.get_close_matches(table, known, 3) or known[:5]
             tables = ", ".join(map(repr, shown)) or "none yet"
             raise UnknownTable(f"{self.path}: the ledger has no table {table!r}; it has {tables}")

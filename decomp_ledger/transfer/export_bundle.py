@@ -16,13 +16,13 @@ from typing import Any, cast
 import attrs
 
 from decomp_ledger import catalogs
-from decomp_ledger.errors import LedgerError, SchemaError, StampError, UnknownCatalog
+from decomp_ledger.errors import SchemaError, StampError, UnknownCatalog
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json, digest_of
 from decomp_ledger.model.catalog import Catalog, CatalogDelta
 from decomp_ledger.model.events import BASES, CallSite, Event, Exported, decode_body
 from decomp_ledger.model.hash_chain import event_hash
-from decomp_ledger.model.json_values import as_integer, as_object, as_string
+from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, TableState, fold
 
@@ -30,7 +30,6 @@ __all__ = ["ExportBundle", "bare_catalog"]
 
 _TEXTS = ("table", "kind", "recorded_at", "actor", "environment", "prev_hash", "hash")
 _NUMBERS = ("seq", "version", "schema")
-_DAMAGE = (LedgerError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @attrs.define(frozen=True, slots=False)
@@ -141,7 +140,7 @@ class ExportBundle:
             return cls._read(as_object(value))
         except (SchemaError, StampError):
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise StampError(f"stamp: damaged: {type(error).__name__}: {error}"[:500]) from None
 
     @classmethod

@@ -19,6 +19,7 @@ from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import decode_body
 from decomp_ledger.model.hash_chain import event_hash, genesis
+from decomp_ledger.model.json_values import DAMAGE
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.audit_rows import CatalogRow
 from decomp_ledger.storage.backup import Progress
@@ -32,10 +33,7 @@ __all__ = ["FORMAT", "dump", "dump_to_file", "load"]
 
 FORMAT = "decomp-ledger dump 1"
 _STEP = 2000  # events between two reports of progress
-_DAMAGE = (
-    LedgerError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, zlib.error,
-    sqlite3.IntegrityError,
-)  # fmt: skip
+_DAMAGE = (*DAMAGE, zlib.error, sqlite3.IntegrityError)
 
 
 def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:

@@ -108,6 +108,8 @@ def commands(settings: Settings, path: Path, size: int) -> Iterator[Result]:
     """Measure whole processes of the commands that read, by the clock on the wall."""
     named = {
         "log -n 20": ("log", "-n", "20"),
+        "log TABLE -n 20": ("log", "edge", "-n", "20"),
+        "log TABLE --op OP -n 20": ("log", "edge", "--op", "aten::op5", "-n", "20"),
         "blame TABLE": ("blame", "edge"),
         "show TABLE@V": ("show", f"edge@{size // 2}"),
     }

@@ -1,8 +1,10 @@
 """A whole ledger: its tables, states, events, reasons, and the append-only log."""
 
+import contextlib
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def test_an_unknown_table_is_refused_with_the_nearest_names(ledger: Ledger) -> N
         ledger.table_log("egde")
     assert isinstance(caught.value, KeyError)
     assert "car" not in str(caught.value)
-    with pytest.raises(UnknownTable, match=r"it has 'edge', 'edge-int8', 'mobile', 'server', 'desktop'$"):
+    with pytest.raises(UnknownTable, match=r"it has 'car', 'desktop', 'edge', 'edge-int8', 'mobile'$"):
         ledger.table_log("zzz")
 
 
@@ -349,14 +351,101 @@ def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Led
     assert ledger.verify().problems == ()
 
 
-def test_has_materialized_as_reads_only_the_events_of_one_version(ledger: Ledger) -> None:
-    new_table(ledger)
+# Read -> the steps of its plan that grow with the ledger, each with the reason.
+SLOW_STEPS = {
+    "head": {"SCAN event"},  # from the last event, and only that one
+    "tags": {"USE TEMP B-TREE FOR ORDER BY"},  # all tags of a table, which are few
+    "resolve": {"USE TEMP B-TREE FOR ORDER BY"},  # by the tags
+    "events": {"SCAN event"},  # by seq, up to the limit
+    "events by actor": {"SCAN event"},  # by seq: an index by provenance would slow each append
+    "events by kind of change": {"SCAN event"},  # by seq: most events are of these kinds
+    "events by op": {"USE TEMP B-TREE FOR ORDER BY"},  # only the events of the op, of all tables
+}
+READS: dict[str, Callable[[Ledger], object]] = {
+    "tables": lambda ledger: ledger.tables(),
+    "state": lambda ledger: ledger.state("edge", 2),
+    "resolve": lambda ledger: ledger.resolve("edge@v1"),
+    "an unknown table": lambda ledger: ledger.state("nope"),
+    "tags": lambda ledger: ledger.tags("edge"),
+    "history": lambda ledger: ledger.history("edge", MM, 3),
+    "blame": lambda ledger: ledger.state_and_blame("edge", 3),
+    "since": lambda ledger: ledger.state_and_since("edge", 3),
+    "last events": lambda ledger: ledger.last_events("edge"),
+    "events": lambda ledger: list(ledger.events(desc=True, limit=20)),
+    "events after": lambda ledger: list(ledger.events(gt=2, lte=4)),
+    "events of a table": lambda ledger: list(ledger.events(table="edge", desc=True, limit=20)),
+    "events of a table after": lambda ledger: list(ledger.events(table="edge", gt=2, limit=20)),
+    "events by actor": lambda ledger: list(ledger.events(actor="ann")),
+    "events by op": lambda ledger: list(ledger.events(op=MM, desc=True, limit=20)),
+    "events by op of a table": lambda ledger: list(ledger.events(table="edge", op=MM, desc=True, limit=20)),
+    "events by kind": lambda ledger: list(ledger.events(kind="exported", desc=True, limit=20)),
+    "events by kind of a table": lambda ledger: list(ledger.events(table="edge", kind="tagged", gt=1)),
+    "events by kind of change": lambda ledger: list(ledger.events(kind="created", limit=20)),
+    "exports": lambda ledger: list(ledger.exports()),
+    "export": lambda ledger: ledger.export(7),
+    "last materialization": lambda ledger: ledger.last_materialization("edge", 2),
+    "has_materialized_as": lambda ledger: ledger.has_materialized_as("edge", 1, Materialized("", "", ())),
+    "changes after": lambda ledger: ledger.changes_after("edge", 1),
+    "next name": lambda ledger: ledger.next_name("edge"),
+    "head": lambda ledger: ledger.event_store.head(),
+}
+
+
+def plan_of(ledger: Ledger, read: Callable[[Ledger], object]) -> set[str]:
+    """Return the steps of the plans of every query that a read makes, even if it finds nothing."""
     asked: list[str] = []
-    ledger.database.connection.set_trace_callback(asked.append)
-    ledger.has_materialized_as("edge", 1, Materialized("", "", ()))
-    ledger.database.connection.set_trace_callback(None)
-    plan = ledger.database.connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}").fetchall()
-    assert any("event_version (table_id=? AND version=?)" in row[3] for row in plan), plan
+    connection = ledger.database.connection
+    connection.set_trace_callback(asked.append)
+    with contextlib.suppress(LedgerError):
+        read(ledger)
+    connection.set_trace_callback(None)
+    plans = [connection.execute(f"EXPLAIN QUERY PLAN {query}") for query in asked if "SELECT" in query]
+    assert plans
+    return {row[3] for plan in plans for row in plan}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_read_uses_an_index_for_its_rows_and_their_order(ledger: Ledger, name: str) -> None:
+    edge = new_table(ledger)
+    edge.preserve([MM, ADD])
+    edge.reset([MM])
+    edge.tag("v1")
+    slow = re.compile(r"SCAN (event|change)\b|USE TEMP B-TREE.*")
+    found = {match[0] for step in plan_of(ledger, READS[name]) if (match := slow.match(step))}
+    assert found == SLOW_STEPS.get(name, set())
+
+
+def test_has_materialized_as_reads_only_the_events_of_one_kind_and_version(ledger: Ledger) -> None:
+    new_table(ledger)
+    plan = plan_of(ledger, READS["has_materialized_as"])
+    assert "SEARCH event USING INDEX event_kind_of_version (kind=? AND table_id=? AND version=?)" in plan
+
+
+def test_events_that_changed_an_op_are_given_by_seq_from_all_tables(ledger: Ledger) -> None:
+    edge, other = new_table(ledger), new_table(ledger, "other")  # 1, 2
+    for table in (other, edge, other):  # 3 and 4, 5 and 6, 7 and 8
+        table.preserve([MM, ADD])
+        table.reset([MM])
+    assert [event.seq for event in ledger.events(op=MM)] == [3, 4, 5, 6, 7, 8]
+    assert [event.seq for event in ledger.events(op=MM, desc=True, limit=3, lte=7)] == [7, 6, 5]
+    assert [event.seq for event in ledger.events(op=MM, table="other", desc=True, gt=3)] == [8, 7, 4]
+    assert [event.seq for event in ledger.events(op=MM, table="other", actor="ann", limit=1)] == [3]
+    assert [event.seq for event in ledger.events(op=MM, kind="tagged")] == []
+
+
+def test_an_unknown_table_reads_no_event(ledger: Ledger) -> None:
+    new_table(ledger)
+    plan = plan_of(ledger, READS["an unknown table"])
+    assert not any(" event " in step for step in plan), plan
+    assert "SEARCH decomp_table USING COVERING INDEX" in " ".join(plan_of(ledger, READS["next name"]))
+
+
+@pytest.mark.parametrize("prefix", ["", "a", "a/", "ab", "\u00e9", "%", "A"])
+def test_table_names_are_found_by_their_start(ledger: Ledger, prefix: str) -> None:
+    names = ["b", "a", "a/1", "a0", "ab", "a%", "%", "\u00e9", "\u00e9\U0001f600", "a\U0001f600"]
+    for name in names:
+        new_table(ledger, name)
+    assert ledger.event_store.table_names(prefix) == sorted(name for name in names if name.startswith(prefix))
 
 
 # What is stored once
@@ -386,6 +475,16 @@ def test_an_event_row_of_another_ledger_can_be_inserted(ledger: Ledger, tmp_path
         assert list(copy.events()) == list(ledger.events())
         assert copy.state("edge") == ledger.state("edge")
         assert copy.event_store.head() == ledger.event_store.head()
+
+
+def test_a_process_remembers_a_bounded_number_of_row_ids(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decomp_ledger.storage.event_store._MAX_IDS", 20)
+    table = new_table(ledger)
+    for number in range(30):
+        table.preserve([MM], reason=f"reason {number}")
+        table.reset([MM], reason=f"reason {number}")
+    assert len(ledger.event_store._ids) <= 25
+    assert ledger.verify().ok
 
 
 def test_a_decomposition_is_stored_once(ledger: Ledger) -> None:

@@ -1,6 +1,8 @@
 """An untouched ledger verifies; every later change in it is a problem that names the first event it concerns."""
 
+import gc
 import hashlib
+import itertools
 import json
 import shutil
 import sqlite3
@@ -18,14 +20,17 @@ from strategies import (
 )
 
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.integrity.problems import Problem
+from decomp_ledger.integrity.content_checks import check_contents
+from decomp_ledger.integrity.problems import Problem, Problems
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import canonical_json, digest_of
-from decomp_ledger.model.catalog import pack
+from decomp_ledger.model.catalog import Catalog, pack
 from decomp_ledger.model.events import PRESERVE, Change, Created, Materialized, Popped, encode_body
 from decomp_ledger.model.hash_chain import genesis
-from decomp_ledger.model.materialize import materialize
+from decomp_ledger.model.materialize import Snapshot, materialize
+from decomp_ledger.model.rules import TableState
+from decomp_ledger.storage import audit_rows
 
 MM, ADD, LATE = "aten::mm", "aten::add.Tensor", "mylib::late"
 LOG = (
@@ -303,6 +308,9 @@ TAMPERINGS: dict[str, tuple[Edit | str, int | None, str]] = {
         "does not follow",
     ),
     "an event before the first": (FORGED.format(seq=0, prev=1), 0, "out of order"),
+    "an event of the smallest seq": (FORGED.format(seq="-9223372036854775807 - 1", prev=1), -(2**63), "out of order"),
+    "an event of a negative seq": (FORGED.format(seq=-1, prev=1), -1, "out of order"),
+    "an event of the largest seq": (FORGED.format(seq=2**63 - 1, prev=11), 12, "event 12 is missing"),
     "an event after the last": (FORGED.format(seq=12, prev=11), 12, "content"),
     "an event far after the last": (FORGED.format(seq=99, prev=11), 12, "event 12 is missing"),
     "an event that names no provenance": (
@@ -834,3 +842,53 @@ def test_the_body_of_the_file_s_rows_is_json_that_others_can_read(path: Path) ->
     rows = rows_of(path)
     for table, at in (("event", 8), ("environment", 2), ("decomposition", 2)):
         assert all(isinstance(json.loads(row[at]), dict) for row in rows[table])
+
+
+@pytest.mark.parametrize("seq", [-(2**63), -1, 0, 2**63 - 1])
+def test_events_are_read_whatever_integer_their_seq_is(path: Path, seq: int) -> None:
+    tamper(path, FORGED.format(seq="-9223372036854775807 - 1" if seq == -(2**63) else seq, prev=1))
+    with Ledger(path, read_only=True) as ledger, audit_rows.audit(ledger.database) as connection:
+        assert seq in [row.event.seq for row in audit_rows.event_rows(connection)]
+        assert audit_rows.event_hash_at(connection, seq) == "00" * 32
+        assert seq in [event.seq for event in ledger.events(gt=-(2**80), lte=seq)] or seq == -(2**63)
+
+
+def test_a_row_that_the_pass_does_not_read_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = audit_rows.event_rows
+    monkeypatch.setattr(audit_rows, "event_rows", lambda connection: itertools.islice(read(connection), EVENTS - 1))
+    assert "'event' has 11 rows; 10 were read, and the last is #10" in str(verified(path).problems)
+
+
+def test_catalogs_are_unpacked_one_after_another(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        edge = new_table(ledger)
+        for number in range(12):
+            edge.materialize(catalog_of(MM, f"mylib::op{number}", torch=f"2.{number % 3}.0"))
+        assert ledger.verify().ok
+        gc.collect()
+        before = sum(isinstance(found, Catalog) for found in gc.get_objects())
+        with audit_rows.audit(ledger.database) as connection:
+            contents = check_contents(connection, Problems())
+            assert len(contents.catalogs) == 12
+            assert len(contents.bases) == 9
+            assert sum(isinstance(found, Catalog) for found in gc.get_objects()) == before
+
+
+def test_a_snapshot_that_many_events_name_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(state: TableState, catalog: Catalog) -> Snapshot:
+        asked.append(str(state.version))
+        return materialize(state, catalog)
+
+    monkeypatch.setattr("decomp_ledger.integrity.verify.materialize", counted)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        edge = new_table(ledger)
+        edge.materialize(catalog_of(MM))
+        event = next(ledger.events(desc=True))
+        for _ in range(5):
+            ledger.append("edge", 1, event.body)
+        edge.preserve([MM])
+        edge.materialize(catalog_of(MM))
+        assert ledger.verify().ok
+    assert asked == ["1", "2"]

@@ -40,7 +40,7 @@ from decomp_ledger.model.events import (
     decode_body,
     encode_body,
 )
-from decomp_ledger.model.hash_chain import event_hash
+from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.transfer.jsonl import dump, load
 
 # Canonical JSON
@@ -398,3 +398,9 @@ def test_the_hash_covers_each_field() -> None:
     hashes.add(event_hash(bytes(32), {**fields, "body": {"changes": [], "to": 1}}))
     hashes.add(event_hash(bytes(32), {**fields, "call_site": {"file": "a.py", "function": "f", "line": 1}}))
     assert len(hashes) == len(fields) + 4
+
+
+@pytest.mark.parametrize("identity", [(None, "2026-01-01"), ("ab", 1), (b"ab", "2026-01-01"), ("ab", "\ud800")])
+def test_the_genesis_of_an_identity_that_is_not_text_is_refused(identity: tuple[Any, Any]) -> None:
+    with pytest.raises(UnusableValue, match=r"the ledger's (id|date)"):
+        genesis(*identity)

@@ -454,3 +454,14 @@ def test_functions_stay_short(path: Path) -> None:
         and node.end_lineno - node.lineno + 1 >= MAX_FUNCTION
     }
     assert long == {}
+
+
+def test_the_errors_that_damaged_data_raises_are_listed_once() -> None:
+    lists = [
+        f"{module_of(path)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Tuple)
+        and {"ValueError", "TypeError", "LookupError"} <= {item.id for item in node.elts if isinstance(item, ast.Name)}
+    ]
+    assert [place.partition(":")[0] for place in lists] == ["model.json_values"], lists

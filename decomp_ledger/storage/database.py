@@ -7,7 +7,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ class Database:
         self._lock = threading.RLock()
         self._users = 0  # blocks that use the connection now, all of the thread that has the lock
         self._is_writing = False
+        self._on_rollback: list[Callable[[], object]] = []
         self._is_closed = False
         self._was_in_use_by_parent = False
         self.identity: fork_safety.FileIdentity | None = None
@@ -281,6 +282,7 @@ class Database:
                     return
                 users = self._users
                 self._users, self._is_writing = users + 1, True
+                self._on_rollback = []
                 try:
                     # Inside the try, because an interrupt may come right after the lock was taken.
                     connection.execute("BEGIN IMMEDIATE")
@@ -292,6 +294,8 @@ class Database:
                     connection.execute("COMMIT")
                 except BaseException:
                     self.generation += 1
+                    for undo in reversed(self._on_rollback):
+                        undo()
                     if connection is self._connection and connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
@@ -299,6 +303,10 @@ class Database:
                     self._users, self._is_writing = users, False
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._as_ledger_error(error) from error
+
+    def on_rollback(self, undo: Callable[[], object]) -> None:
+        """Call a function if the open `write_transaction()` is rolled back."""
+        self._on_rollback.append(undo)
 
     @property
     def transaction(self) -> sqlite3.Connection:

@@ -28,6 +28,7 @@ _PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
 _SETTINGS = "PRAGMA foreign_keys = ON", "PRAGMA trusted_schema = OFF"
 _USE_WAL = "PRAGMA journal_mode = WAL"
 _REFUSE_WRITES = "PRAGMA query_only = ON"
+_START_READING = "SELECT count(*) FROM sqlite_master"  # after BEGIN alone, SQLite would still follow later writes
 _FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
 # Connections that a parent was using when it forked this process. They are never closed, because closing one would
@@ -78,6 +79,7 @@ class Database:
     Attributes:
         path: the file's absolute path, or ":memory:".
         identity: the open file's device and inode; None while it is closed.
+        in_memory: whether the ledger is in memory: ":memory:", or the migrated copy of an older one.
         generation: raised when row ids that this process knows may be invalid: after a rollback or a fork.
 
     Raises:
@@ -107,6 +109,7 @@ class Database:
         self._is_closed = False
         self._was_in_use_by_parent = False
         self.identity: fork_safety.FileIdentity | None = None
+        self.in_memory = self.path == MEMORY
         self.generation = 0
         self._connection: sqlite3.Connection | None = None
         if not lazy:
@@ -209,6 +212,7 @@ class Database:
             connection.backup(copy)
             connection.close()
             connection = copy
+            self.in_memory = True
         try:
             apply_migrations(connection)
         except sqlite3.IntegrityError as error:
@@ -267,6 +271,31 @@ class Database:
                     connection.execute("COMMIT")
 
     @contextmanager
+    def long_read(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection of its own that sees the file at one moment, for a read that may pause or change threads.
+
+        No other read or write waits for it. A child that is forked meanwhile refuses the file. Not for a ledger with
+        `in_memory`, which has one connection only.
+        """
+        with self.reading():
+            self._check_identity()
+        path, process = Path(self.path), os.getpid()
+        try:
+            with fork_safety.in_use(path):
+                connection = self._connect(reading_uri(path), _REFUSE_WRITES)
+                try:
+                    connection.execute("BEGIN")
+                    connection.execute(_START_READING).fetchone()
+                    yield connection
+                finally:
+                    if os.getpid() == process:
+                        connection.close()
+                    else:
+                        _inherited.append(connection)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._as_ledger_error(error) from error
+
+    @contextmanager
     def write_transaction(self) -> Iterator[sqlite3.Connection]:
         """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
@@ -281,6 +310,10 @@ class Database:
                     yield connection
                     return
                 users = self._users
+                if users and connection.in_transaction:
+                    raise LedgerFileError(
+                        f"{self.path}: this thread reads it in a transaction, which cannot write; end the read first"
+                    )
                 self._users, self._is_writing = users + 1, True
                 self._on_rollback = []
                 try:

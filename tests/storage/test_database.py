@@ -731,6 +731,18 @@ def test_a_read_transaction_sees_the_ledger_at_one_moment(path: Path) -> None:
         assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
 
 
+def test_a_write_within_a_read_transaction_is_refused_and_the_read_goes_on(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path) as other:
+        with ledger.database.read_transaction() as connection:
+            before = ledger.state("edge")
+            with pytest.raises(LedgerFileError, match="this thread reads it in a transaction, which cannot write"):
+                new_table(ledger, "mine")
+            assert connection.in_transaction
+            other.table_log("edge").preserve(["aten::add"])
+            assert ledger.state("edge") == before
+        assert new_table(ledger, "mine").version == 1
+
+
 @pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
 def test_a_draft_does_not_replace_a_file_made_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool

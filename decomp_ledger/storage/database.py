@@ -145,15 +145,19 @@ class Database:
             return self._migrate(self._connect_file(path))
         if not path.exists():
             self._create(path)
-        with fork_safety.opening_lock():
-            check_header(path)
-            connection = self._connect_file(path)
-            self.identity = fork_safety.file_identity(path)
-            fork_safety.register_open_file(self)
         try:
-            return self._migrate(connection)
+            with fork_safety.opening_lock():
+                check_header(path)
+                # Before the connection, so that a child that is forked meanwhile refuses the file.
+                self.identity = fork_safety.file_identity(path)
+                fork_safety.register_open_file(self)
+                connection = self._connect_file(path)
+            try:
+                return self._migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
         except BaseException:
-            connection.close()
             self.identity = None
             raise
 

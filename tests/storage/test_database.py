@@ -517,6 +517,49 @@ def test_a_child_forked_while_a_ledger_is_in_use_refuses_it(path: Path, within: 
     assert printed == f"True\nTrue\n{more}3\n"
 
 
+_FORK_OPENING = """
+import os, sys, threading
+from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.database import Database
+fork_safety._FORK_TIMEOUT = 0.1
+inside, leave = threading.Event(), threading.Event()
+real = getattr(Database, sys.argv[2])
+
+def slow(self, argument):
+    result = real(self, argument)
+    inside.set()
+    leave.wait(30)
+    return result
+
+setattr(Database, sys.argv[2], slow)
+ledger = Ledger(sys.argv[1], actor="ann", lazy=True)
+opener = threading.Thread(target=ledger.tables)
+opener.start()
+inside.wait(30)
+setattr(Database, sys.argv[2], real)
+child = os.fork()
+if child == 0:
+    for use in (ledger.tables, lambda: Ledger(sys.argv[1])):
+        try:
+            use()
+            print("the child opened it", flush=True)
+        except LedgerFileError as error:
+            print("in use when this process was forked" in str(error), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+leave.set()
+opener.join()
+print(ledger.table_log("edge").preserve(["aten::add"]).seq)
+"""
+
+
+@pytest.mark.parametrize("within", ["_connect_file", "_migrate"])
+def test_a_child_forked_while_a_thread_opens_a_ledger_refuses_it(path: Path, within: str) -> None:
+    assert run_python(_FORK_OPENING, path, within) == "True\nTrue\n3\n"
+
+
 _FORK_GONE = """
 import os, sys
 from decomp_ledger.errors import LedgerFileError

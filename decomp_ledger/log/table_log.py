@@ -327,6 +327,10 @@ class TableLog:
         """Append the first event, unless the table has one, in the open transaction."""
         if self.status is not Status.UNWRITTEN:
             return
+        if not self.writable:
+            raise ReadOnlyTable(f"{self.name}: the table has no event yet, so it has no past; use the table itself")
+        if self._name is not None:
+            _check_new(ledger, self._name)
         name = self._name if self._name is not None else ledger.next_name(self._prefix)
         ledger.database.on_rollback(partial(self._not_created, self._name))
         ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
@@ -491,8 +495,7 @@ class TableLog:
         ledger, origin = self._recorded(), self._recorded().origin()
         with self._transaction(ledger):
             self._create(ledger, origin)
-            if ledger.event_store.table_id(name) is not None:
-                raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+            _check_new(ledger, name)
             forked = self.fork(name)
             forked._create(ledger, origin)
             return forked
@@ -527,6 +530,12 @@ def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
 
 def _to_reset(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
     return [(op, RESET, None) for op in ops if op in rules]
+
+
+def _check_new(ledger: LedgerLog, name: str) -> None:
+    """Refuse the name of a table that the ledger has already."""
+    if ledger.event_store.table_id(name) is not None:
+        raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
 
 
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:

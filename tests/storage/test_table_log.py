@@ -590,6 +590,23 @@ def test_a_named_fork_is_written_at_once_and_needs_a_free_name(ledger: Ledger, t
     assert count(ledger) == 2
 
 
+def test_of_two_forks_of_one_name_the_second_one_is_refused(ledger: Ledger, table: TableLog) -> None:
+    first, second = table.fork("mine"), table.fork("mine")
+    first.preserve([MM])
+    for use in (lambda: second.preserve([ADD]), second.create, lambda: second.tag("v1")):
+        with pytest.raises(LedgerError, match="'mine': there is such a table already; fork under another name"):
+            use()
+    assert (second.status, count(ledger)) == (Status.UNWRITTEN, 3)
+
+
+def test_a_past_version_of_an_unwritten_fork_writes_nothing(ledger: Ledger, table: TableLog) -> None:
+    past = table.fork().past(0)
+    for use in (past.create, lambda: past.materialize(catalog_of(MM)), lambda: past.tag("v1")):
+        with pytest.raises(ReadOnlyTable, match=r"edge/\?: the table has no event yet, so it has no past"):
+            use()
+    assert (past.status, count(ledger)) == (Status.UNWRITTEN, 1)
+
+
 def test_a_fork_of_an_unwritten_fork_starts_from_the_table(ledger: Ledger, table: TableLog) -> None:
     table.preserve([MM])
     grandchild = table.fork().fork()

@@ -320,6 +320,7 @@ class Database:
                     )
                 self._users, self._is_writing = users + 1, True
                 self._on_rollback = []
+                is_committing = False
                 try:
                     # Inside the try, because an interrupt may come right after the lock was taken.
                     connection.execute("BEGIN IMMEDIATE")
@@ -328,9 +329,13 @@ class Database:
                     yield connection
                     if connection is not self._connection:
                         raise LedgerFileError(_FORKED.format(self.path))
+                    is_committing = True
                     connection.execute("COMMIT")
-                except BaseException:
+                except BaseException as error:
                     self.generation += 1
+                    # An interrupt may come right after the commit; an error of SQLite means that there was none.
+                    if is_committing and not connection.in_transaction and not isinstance(error, sqlite3.Error):
+                        raise
                     for undo in reversed(self._on_rollback):
                         undo()
                     if connection is self._connection and connection.in_transaction:

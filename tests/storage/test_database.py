@@ -933,6 +933,37 @@ def test_opening_a_ledger_of_the_newest_schema_writes_nothing(path: Path) -> Non
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("is_committed", [True, False], ids=["after", "before"])
+def test_an_interrupt_around_the_commit_leaves_a_log_as_the_file_is(tmp_path: Path, is_committed: bool) -> None:
+    with Ledger(tmp_path / "ledger.db", actor="ann") as ledger:
+        fork = new_table(ledger).fork("mine")
+        real = ledger.database.connection
+
+        class Interrupted:
+            """The connection, with a Ctrl-C right before or after the commit."""
+
+            def execute(self, text: str, *arguments: object) -> object:
+                if text == "COMMIT" and not is_committed:
+                    raise KeyboardInterrupt
+                result = real.execute(text, *arguments)
+                if text == "COMMIT":
+                    raise KeyboardInterrupt
+                return result
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(real, name)
+
+        ledger.database._connection = Interrupted()  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            fork.preserve(["aten::mm"])
+        ledger.database._connection = real
+        assert [info.name for info in ledger.tables()] == (["edge", "mine"] if is_committed else ["edge"])
+        fork.preserve(["aten::add"])
+        assert fork.rules.keys() == ({"aten::mm", "aten::add"} if is_committed else {"aten::add"})
+        assert fork.rules == ledger.state("mine").rules
+        assert ledger.verify().problems == ()
+
+
 def test_an_interrupt_right_after_the_lock_leaves_no_transaction_open(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.db", actor="ann", timeout=1) as ledger, Ledger(tmp_path / "ledger.db") as other:
         real = ledger.database.connection

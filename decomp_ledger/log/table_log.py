@@ -249,8 +249,9 @@ class TableLog:
             body = self._body(make, wanted, ledger)
             why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
             event = ledger.append(self.name, self.version + 1, body, reason=why, origin=origin)
-            self._synced_to = event.seq, bytes.fromhex(event.hash)
+        # After the commit: if an interrupt comes first, `sync` reads the event.
         self._apply(wanted, event.version)
+        self._synced_to = event.seq, bytes.fromhex(event.hash)
         return event
 
     def _decided(self, decide: Decide, expected_version: int | None) -> Wanted:
@@ -326,10 +327,18 @@ class TableLog:
         """Append the first event, unless the table has one, in the open transaction."""
         if self.status is not Status.UNWRITTEN:
             return
-        if self._name is None:
-            self._name = ledger.next_name(self._prefix)
-        ledger.append(self._name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
-        self.version, self.status = 1, Status.WRITTEN
+        if not self.writable:
+            raise ReadOnlyTable(f"{self.name}: the table has no event yet, so it has no past; use the table itself")
+        if self._name is not None:
+            _check_new(ledger, self._name)
+        name = self._name if self._name is not None else ledger.next_name(self._prefix)
+        ledger.database.on_rollback(partial(self._not_created, self._name))
+        ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
+        self._name, self.version, self.status = name, 1, Status.WRITTEN
+
+    def _not_created(self, name: str | None) -> None:
+        """Return to what was before `_create`, after a rollback."""
+        self._name, self.version, self.status = name, 0, Status.UNWRITTEN
 
     def detach(self) -> None:
         """Keep later changes in memory only; the events so far stay in the ledger."""
@@ -339,15 +348,9 @@ class TableLog:
 
     @contextmanager
     def _transaction(self, ledger: LedgerLog) -> Iterator[None]:
-        """Write in one transaction; after a rollback, restore status, version and name."""
-        with self.lock:
-            before = self.status, self.version, self._name, self._synced_to
-            try:
-                with ledger.database.write_transaction():
-                    yield
-            except BaseException:
-                self.status, self.version, self._name, self._synced_to = before
-                raise
+        """Write in one transaction. What `sync` reads in it stays after a rollback, because others committed it."""
+        with self.lock, ledger.database.write_transaction():
+            yield
 
     @contextmanager
     def _recording_may_stop(self) -> Iterator[None]:
@@ -423,8 +426,8 @@ class TableLog:
             raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
         ledger, origin = self._recorded(), self._recorded().origin()
         with self._transaction(ledger):
-            self._create(ledger, origin)
             self.sync()
+            self._create(ledger, origin)
             at = self.version if version is None else self._check_version(version)
             found = ledger.tags(self.name).get(name)
             if found == at:
@@ -492,8 +495,7 @@ class TableLog:
         ledger, origin = self._recorded(), self._recorded().origin()
         with self._transaction(ledger):
             self._create(ledger, origin)
-            if ledger.event_store.table_id(name) is not None:
-                raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+            _check_new(ledger, name)
             forked = self.fork(name)
             forked._create(ledger, origin)
             return forked
@@ -528,6 +530,12 @@ def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
 
 def _to_reset(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
     return [(op, RESET, None) for op in ops if op in rules]
+
+
+def _check_new(ledger: LedgerLog, name: str) -> None:
+    """Refuse the name of a table that the ledger has already."""
+    if ledger.event_store.table_id(name) is not None:
+        raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
 
 
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:

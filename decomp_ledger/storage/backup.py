@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
@@ -62,16 +63,13 @@ def copy_file(path: Path, draft: Path, progress: Progress | None) -> None:
     if not path.exists():
         raise LedgerFileError(f"{path}: the ledger does not exist; name another file")
     check_header(path)
-    source = open_to_read(path)
     try:
-        with fork_safety.in_use(path):
+        with fork_safety.in_use(path), closing(open_to_read(path)) as source:
             _copy(source, draft, progress)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError):
             raise  # a full disk, most likely that of the copy
         raise LedgerFileError(f"{path}: the file is damaged: {error}; take another backup") from error
-    finally:
-        source.close()
 
 
 def _copy(source: sqlite3.Connection, draft: Path, progress: Progress | None) -> None:

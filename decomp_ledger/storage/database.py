@@ -7,7 +7,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ _PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
 _SETTINGS = "PRAGMA foreign_keys = ON", "PRAGMA trusted_schema = OFF"
 _USE_WAL = "PRAGMA journal_mode = WAL"
 _REFUSE_WRITES = "PRAGMA query_only = ON"
+_START_READING = "SELECT count(*) FROM sqlite_master"  # after BEGIN alone, SQLite would still follow later writes
 _FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
 # Connections that a parent was using when it forked this process. They are never closed, because closing one would
@@ -78,6 +79,7 @@ class Database:
     Attributes:
         path: the file's absolute path, or ":memory:".
         identity: the open file's device and inode; None while it is closed.
+        in_memory: whether the ledger is in memory: ":memory:", or the migrated copy of an older one.
         generation: raised when row ids that this process knows may be invalid: after a rollback or a fork.
 
     Raises:
@@ -103,9 +105,11 @@ class Database:
         self._lock = threading.RLock()
         self._users = 0  # blocks that use the connection now, all of the thread that has the lock
         self._is_writing = False
+        self._on_rollback: list[Callable[[], object]] = []
         self._is_closed = False
         self._was_in_use_by_parent = False
         self.identity: fork_safety.FileIdentity | None = None
+        self.in_memory = self.path == MEMORY
         self.generation = 0
         self._connection: sqlite3.Connection | None = None
         if not lazy:
@@ -141,15 +145,19 @@ class Database:
             return self._migrate(self._connect_file(path))
         if not path.exists():
             self._create(path)
-        with fork_safety.opening_lock():
-            check_header(path)
-            connection = self._connect_file(path)
-            self.identity = fork_safety.file_identity(path)
-            fork_safety.register_open_file(self)
         try:
-            return self._migrate(connection)
+            with fork_safety.opening_lock():
+                check_header(path)
+                # Before the connection, so that a child that is forked meanwhile refuses the file.
+                self.identity = fork_safety.file_identity(path)
+                fork_safety.register_open_file(self)
+                connection = self._connect_file(path)
+            try:
+                return self._migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
         except BaseException:
-            connection.close()
             self.identity = None
             raise
 
@@ -208,6 +216,7 @@ class Database:
             connection.backup(copy)
             connection.close()
             connection = copy
+            self.in_memory = True
         try:
             apply_migrations(connection)
         except sqlite3.IntegrityError as error:
@@ -266,6 +275,31 @@ class Database:
                     connection.execute("COMMIT")
 
     @contextmanager
+    def long_read(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection of its own that sees the file at one moment, for a read that may pause or change threads.
+
+        No other read or write waits for it. A child that is forked meanwhile refuses the file. Not for a ledger with
+        `in_memory`, which has one connection only.
+        """
+        with self.reading():
+            self._check_identity()
+        path, process = Path(self.path), os.getpid()
+        try:
+            with fork_safety.in_use(path):
+                connection = self._connect(reading_uri(path), _REFUSE_WRITES)
+                try:
+                    connection.execute("BEGIN")
+                    connection.execute(_START_READING).fetchone()
+                    yield connection
+                finally:
+                    if os.getpid() == process:
+                        connection.close()
+                    else:
+                        _inherited.append(connection)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._as_ledger_error(error) from error
+
+    @contextmanager
     def write_transaction(self) -> Iterator[sqlite3.Connection]:
         """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
@@ -280,7 +314,13 @@ class Database:
                     yield connection
                     return
                 users = self._users
+                if users and connection.in_transaction:
+                    raise LedgerFileError(
+                        f"{self.path}: this thread reads it in a transaction, which cannot write; end the read first"
+                    )
                 self._users, self._is_writing = users + 1, True
+                self._on_rollback = []
+                is_committing = False
                 try:
                     # Inside the try, because an interrupt may come right after the lock was taken.
                     connection.execute("BEGIN IMMEDIATE")
@@ -289,9 +329,15 @@ class Database:
                     yield connection
                     if connection is not self._connection:
                         raise LedgerFileError(_FORKED.format(self.path))
+                    is_committing = True
                     connection.execute("COMMIT")
-                except BaseException:
+                except BaseException as error:
                     self.generation += 1
+                    # An interrupt may come right after the commit; an error of SQLite means that there was none.
+                    if is_committing and not connection.in_transaction and not isinstance(error, sqlite3.Error):
+                        raise
+                    for undo in reversed(self._on_rollback):
+                        undo()
                     if connection is self._connection and connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
@@ -299,6 +345,10 @@ class Database:
                     self._users, self._is_writing = users, False
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise self._as_ledger_error(error) from error
+
+    def on_rollback(self, undo: Callable[[], object]) -> None:
+        """Call a function if the open `write_transaction()` is rolled back."""
+        self._on_rollback.append(undo)
 
     @property
     def transaction(self) -> sqlite3.Connection:

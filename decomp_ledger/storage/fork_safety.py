@@ -174,8 +174,12 @@ def _after_fork_in_child() -> None:
     global _opening, _registering
     _opening, _registering = threading.Lock(), threading.Lock()
     for file in _registered():
-        if not file.after_fork_in_child() and file.identity is not None:
+        was_closed = file.after_fork_in_child()
+        # A file that could not be locked was in use, or was being opened: then the child sees no connection of it.
+        was_locked = any(file is each for each in _fork.locked)
+        if not (was_closed and was_locked) and file.identity is not None:
             _used_by_parent.add(file.identity)
+    _fork.locked = []
     for owner in list(_lock_owners):
         owner.renew_lock()
 

@@ -42,6 +42,8 @@ def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
     `ledger` comes first; then every `environment`, `decomposition` and `catalog`, which events name by digest; then
     each `event`, as it was hashed, and each `checkpoint`; and `end` last, with the head of the chain.
 
+    The moment is that of the first line. Between two lines, the ledger may be written to, also by the same thread.
+
     Args:
         ledger: the ledger.
         progress: called with the number of events given, and of all events.
@@ -49,26 +51,37 @@ def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
     Raises:
         LedgerError: the ledger is damaged.
     """
-    ledger_id, created_at = ledger.event_store.identity()
-    with ledger.database.read_transaction() as connection:
-        yield _line("ledger", {"format": FORMAT, "id": ledger_id, "created_at": created_at})
-        for table in ("environment", "decomposition"):
-            for row_id, _, text in audit_rows.digested_rows(connection, table):
-                yield _line(table, _parsed(text, f"{table} {row_id}"))
-        for catalog in audit_rows.catalog_rows(connection):
-            yield _line("catalog", _catalog_value(catalog))
-        seq, head = 0, genesis(ledger_id, created_at).hex()
-        total = audit_rows.count_events(connection)
-        for row, *_ in audit_rows.event_rows(connection):
-            seq, head = row.seq, _hex(row.hash)
-            if progress is not None and seq % _STEP == 0:
-                progress(seq, total)
-            yield _line("event", _event_value(row))
-        count = 0
-        for checkpoint in stored_checkpoints(connection, ledger_id):
-            count += 1
-            yield _line("checkpoint", checkpoint.to_json())
-        yield _line("end", {"events": seq, "head": head, "checkpoints": count})
+    identity = ledger.event_store.identity()
+    database = ledger.database
+    if database.in_memory:
+        with database.read_transaction() as connection:
+            lines = list(_lines(connection, identity, progress))
+        yield from lines
+    else:
+        with database.long_read() as connection:
+            yield from _lines(connection, identity, progress)
+
+
+def _lines(connection: sqlite3.Connection, identity: tuple[str, str], progress: Progress | None) -> Iterator[str]:
+    ledger_id, created_at = identity
+    yield _line("ledger", {"format": FORMAT, "id": ledger_id, "created_at": created_at})
+    for table in ("environment", "decomposition"):
+        for row_id, _, text in audit_rows.digested_rows(connection, table):
+            yield _line(table, _parsed(text, f"{table} {row_id}"))
+    for catalog in audit_rows.catalog_rows(connection):
+        yield _line("catalog", _catalog_value(catalog))
+    seq, head = 0, genesis(ledger_id, created_at).hex()
+    total = audit_rows.count_events(connection)
+    for row, *_ in audit_rows.event_rows(connection):
+        seq, head = row.seq, _hex(row.hash)
+        if progress is not None and seq % _STEP == 0:
+            progress(seq, total)
+        yield _line("event", _event_value(row))
+    count = 0
+    for checkpoint in stored_checkpoints(connection, ledger_id):
+        count += 1
+        yield _line("checkpoint", checkpoint.to_json())
+    yield _line("end", {"events": seq, "head": head, "checkpoints": count})
 
 
 def dump_to_file(ledger: LedgerLog, path: str | os.PathLike[str], progress: Progress | None = None) -> Path:

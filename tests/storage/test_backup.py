@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from test_checkpoints import command, keys, sign  # noqa: F401
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.storage import fork_safety
 from decomp_ledger.transfer.jsonl import dump, dump_to_file, load
 from decomp_ledger.transfer.restore import restore
 
@@ -351,6 +353,31 @@ def test_a_dump_file_is_written_whole_and_loaded_by_its_path(path: Path, tmp_pat
             dump_to_file(ledger, file)
     assert file.read_text() == "".join(lines_of(path))
     assert load(file, tmp_path / "loaded.db").head == head_of(path)[1]
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["file", "memory"])
+def test_writes_between_the_lines_of_a_dump_are_not_in_it(path: Path, tmp_path: Path, in_memory: bool) -> None:
+    with Ledger(":memory:" if in_memory else path, actor="ann") as ledger:
+        table = new_table(ledger)
+        lines = dump(ledger)
+        first = next(lines)
+        before = sum(info.events for info in ledger.tables())
+        table.preserve(["aten::here"])
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(table.preserve, ["aten::there"]).result(10)
+        loaded = load([first, *lines], tmp_path / "loaded.db")
+        assert loaded.events == before
+        assert sum(info.events for info in ledger.tables()) == before + 2
+
+
+def test_a_dump_that_another_thread_drops_leaves_the_ledger_free(path: Path) -> None:
+    with Ledger(path, actor="ann", timeout=1) as ledger:
+        held = [dump(ledger)]
+        next(held[0])
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(held.clear).result(10)
+            assert pool.submit(ledger.table_log("edge").preserve, ["aten::there"]).result(10) is not None
+    assert not fork_safety.is_open(path)
 
 
 def test_a_damaged_ledger_leaves_no_dump_file(path: Path, tmp_path: Path) -> None:

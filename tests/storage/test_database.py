@@ -517,6 +517,49 @@ def test_a_child_forked_while_a_ledger_is_in_use_refuses_it(path: Path, within: 
     assert printed == f"True\nTrue\n{more}3\n"
 
 
+_FORK_OPENING = """
+import os, sys, threading
+from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.database import Database
+fork_safety._FORK_TIMEOUT = 0.1
+inside, leave = threading.Event(), threading.Event()
+real = getattr(Database, sys.argv[2])
+
+def slow(self, argument):
+    result = real(self, argument)
+    inside.set()
+    leave.wait(30)
+    return result
+
+setattr(Database, sys.argv[2], slow)
+ledger = Ledger(sys.argv[1], actor="ann", lazy=True)
+opener = threading.Thread(target=ledger.tables)
+opener.start()
+inside.wait(30)
+setattr(Database, sys.argv[2], real)
+child = os.fork()
+if child == 0:
+    for use in (ledger.tables, lambda: Ledger(sys.argv[1])):
+        try:
+            use()
+            print("the child opened it", flush=True)
+        except LedgerFileError as error:
+            print("in use when this process was forked" in str(error), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+leave.set()
+opener.join()
+print(ledger.table_log("edge").preserve(["aten::add"]).seq)
+"""
+
+
+@pytest.mark.parametrize("within", ["_connect_file", "_migrate"])
+def test_a_child_forked_while_a_thread_opens_a_ledger_refuses_it(path: Path, within: str) -> None:
+    assert run_python(_FORK_OPENING, path, within) == "True\nTrue\n3\n"
+
+
 _FORK_GONE = """
 import os, sys
 from decomp_ledger.errors import LedgerFileError
@@ -731,6 +774,18 @@ def test_a_read_transaction_sees_the_ledger_at_one_moment(path: Path) -> None:
         assert [info.name for info in ledger.tables()] == ["edge", "theirs"]
 
 
+def test_a_write_within_a_read_transaction_is_refused_and_the_read_goes_on(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path) as other:
+        with ledger.database.read_transaction() as connection:
+            before = ledger.state("edge")
+            with pytest.raises(LedgerFileError, match="this thread reads it in a transaction, which cannot write"):
+                new_table(ledger, "mine")
+            assert connection.in_transaction
+            other.table_log("edge").preserve(["aten::add"])
+            assert ledger.state("edge") == before
+        assert new_table(ledger, "mine").version == 1
+
+
 @pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
 def test_a_draft_does_not_replace_a_file_made_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
@@ -876,6 +931,37 @@ def test_opening_a_ledger_of_the_newest_schema_writes_nothing(path: Path) -> Non
     before = path.read_bytes()
     Database(path).close()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("is_committed", [True, False], ids=["after", "before"])
+def test_an_interrupt_around_the_commit_leaves_a_log_as_the_file_is(tmp_path: Path, is_committed: bool) -> None:
+    with Ledger(tmp_path / "ledger.db", actor="ann") as ledger:
+        fork = new_table(ledger).fork("mine")
+        real = ledger.database.connection
+
+        class Interrupted:
+            """The connection, with a Ctrl-C right before or after the commit."""
+
+            def execute(self, text: str, *arguments: object) -> object:
+                if text == "COMMIT" and not is_committed:
+                    raise KeyboardInterrupt
+                result = real.execute(text, *arguments)
+                if text == "COMMIT":
+                    raise KeyboardInterrupt
+                return result
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(real, name)
+
+        ledger.database._connection = Interrupted()  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            fork.preserve(["aten::mm"])
+        ledger.database._connection = real
+        assert [info.name for info in ledger.tables()] == (["edge", "mine"] if is_committed else ["edge"])
+        fork.preserve(["aten::add"])
+        assert fork.rules.keys() == ({"aten::mm", "aten::add"} if is_committed else {"aten::add"})
+        assert fork.rules == ledger.state("mine").rules
+        assert ledger.verify().problems == ()
 
 
 def test_an_interrupt_right_after_the_lock_leaves_no_transaction_open(tmp_path: Path) -> None:

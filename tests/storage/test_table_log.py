@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from decomp_ledger.errors import (
     VersionConflict,
 )
 from decomp_ledger.ledger import Ledger
-from decomp_ledger.log.table_log import Status, TableLog
+from decomp_ledger.log.table_log import Status, TableLog, Wanted
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Change, Created, Reverted, Updated
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import Rule, RuleDiff, TableState, changes_between, diff, fold
@@ -343,6 +343,27 @@ def test_an_expected_version_is_compared_with_the_versions_of_others(ledger: Led
     assert table.preserve([ADD], expected_version=2) is not None
 
 
+@pytest.mark.parametrize("how", ["expected version", "raising change", "unknown version for a tag"])
+def test_a_refused_change_keeps_version_and_rules_together(ledger: Ledger, table: TableLog, how: str) -> None:
+    def fail(rules: Mapping[str, Rule]) -> Wanted:
+        raise KeyError(ADD)
+
+    refused: dict[str, Callable[[], object]] = {
+        "expected version": lambda: table.preserve([ADD], expected_version=1),
+        "raising change": lambda: table.change(Updated, fail),
+        "unknown version for a tag": lambda: table.tag("v9", 9),
+    }
+    with Ledger(ledger.path, actor="bob") as other:
+        other.table_log("edge").preserve([MM])
+    with pytest.raises((VersionConflict, KeyError, UnknownVersion)):
+        refused[how]()
+    assert (table.version, table.rules) == (2, {MM: KEPT})
+    fork = table.fork()
+    fork.materialize(catalog_of(MM))
+    assert fork.parent == ("edge", 2)
+    assert ledger.verify().problems == ()
+
+
 # Two writers
 
 
@@ -567,6 +588,23 @@ def test_a_named_fork_is_written_at_once_and_needs_a_free_name(ledger: Ledger, t
     with pytest.raises(InvalidName):
         table.fork_as("a@b")
     assert count(ledger) == 2
+
+
+def test_of_two_forks_of_one_name_the_second_one_is_refused(ledger: Ledger, table: TableLog) -> None:
+    first, second = table.fork("mine"), table.fork("mine")
+    first.preserve([MM])
+    for use in (lambda: second.preserve([ADD]), second.create, lambda: second.tag("v1")):
+        with pytest.raises(LedgerError, match="'mine': there is such a table already; fork under another name"):
+            use()
+    assert (second.status, count(ledger)) == (Status.UNWRITTEN, 3)
+
+
+def test_a_past_version_of_an_unwritten_fork_writes_nothing(ledger: Ledger, table: TableLog) -> None:
+    past = table.fork().past(0)
+    for use in (past.create, lambda: past.materialize(catalog_of(MM)), lambda: past.tag("v1")):
+        with pytest.raises(ReadOnlyTable, match=r"edge/\?: the table has no event yet, so it has no past"):
+            use()
+    assert (past.status, count(ledger)) == (Status.UNWRITTEN, 1)
 
 
 def test_a_fork_of_an_unwritten_fork_starts_from_the_table(ledger: Ledger, table: TableLog) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from decomp_ledger.errors import InvalidName, LedgerError, UnsupportedTorch
+from decomp_ledger.errors import InvalidName, LedgerError, LedgerFileError, SchemaError, UnsupportedTorch
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
@@ -294,6 +294,18 @@ class LiveMapping(CustomDecompTable):
         """
         with self._log.lock:
             before = self._defaults
-            synced = self._log.sync()
+            synced = self._sync()
             self._follow(dispatcher.full())
             return synced or before is not self._defaults
+
+    def _sync(self) -> bool:
+        """Read the events of other writers; if a recording's ledger cannot be read, go on without it."""
+        log = self._log
+        try:
+            return log.is_recorded() and log.sync()
+        except (LedgerFileError, SchemaError) as error:
+            if log.owner is None:
+                raise
+            log.owner.failed(error)
+            log.detach()
+            return False

@@ -129,12 +129,19 @@ class LiveMapping(CustomDecompTable):
         else:
             dict.__setitem__(content, live, fn)
 
-    def _show_change(self) -> None:
-        """Put a change into the storage at once, for C code that reads it without a hook."""
-        if self._defaults is not None:
-            # The change was made; if its decomposition cannot be had here, the next read will say so.
-            with contextlib.suppress(LedgerError):
-                self._follow(self._defaults)
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Put a block's changes into the storage at once, for reads of one op and for C code that reads it directly.
+
+        Also if the block raises, because a refused change has read the events of other writers all the same.
+        """
+        try:
+            yield
+        finally:
+            if self._defaults is not None:
+                # The change was made; if its decomposition cannot be loaded here, the next read raises the error.
+                with contextlib.suppress(LedgerError):
+                    self._follow(self._defaults)
 
     # What the table holds for one op
 

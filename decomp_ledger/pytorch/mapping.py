@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from decomp_ledger.errors import InvalidName, LedgerError, LedgerFileError, SchemaError, UnsupportedTorch
+from decomp_ledger.errors import InvalidName, LedgerError, LedgerFileError, SchemaError, UnsupportedTorch, UnusableValue
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
@@ -45,7 +45,10 @@ class LiveMapping(CustomDecompTable):
     registered again is found until the next read of all ops.
 
     Args:
-        log: the table.
+        log: the table. It serves one mapping only, because it keeps which changes that mapping lacks.
+
+    Raises:
+        UnusableValue: the log has a mapping.
     """
 
     # A slot, because every read of one op compares it (0.02 us less of 0.2).
@@ -54,6 +57,8 @@ class LiveMapping(CustomDecompTable):
     def __init__(self, log: TableLog) -> None:
         # Not upstream's __init__, which would make a second table inside.
         dict.__init__(self)
+        if log.is_loaded is not None:
+            raise UnusableValue(f"{log.name}: its log serves a DecompTable already; call Ledger.table() again")
         self._log = log
         log.is_loaded = is_loaded
         # What the storage was built from: nothing if it could not be built.

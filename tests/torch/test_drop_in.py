@@ -1154,3 +1154,10 @@ def test_a_refused_change_shows_what_it_read_of_other_writers(ledger: Ledger) ->
     with pytest.raises(VersionConflict):
         table.preserve(MM, expected_version=1)
     assert LINEAR not in table
+
+
+def test_a_log_serves_one_table_only(ledger: Ledger) -> None:
+    log = ledger.create_table("edge")
+    DecompTable(log)
+    with pytest.raises(UnusableValue, match=r"its log serves a DecompTable already; call Ledger\.table"):
+        DecompTable(log)

@@ -30,8 +30,10 @@ _MAX_WARNINGS = 10
 class DecompTable(LiveMapping):
     """A decomposition table: a dict of operator -> decomposition, and its history.
 
-    It is a subclass of `torch.export.CustomDecompTable` and takes its place. `Ledger.table(name)` makes one. An op is
-    given as an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
+    It is a subclass of `torch.export.CustomDecompTable` and takes its place. `Ledger.table(name)` makes one, and starts
+    the recording of exports with it. Within a recording, `DecompTable()` makes one of the recording.
+
+    An op is given as an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
     `OpOverloadPacket`, which means all its overloads. Keys are always operators.
 
     Reads see operators that were loaded since the last read. `materialize()`, an export and `refresh()` also see
@@ -41,19 +43,16 @@ class DecompTable(LiveMapping):
 
     A read raises UntrustedModule, NotImportable or DecompositionChanged if a recorded decomposition cannot be loaded
     in this process. A change that cannot be recorded raises LedgerFileError, and is not made.
-
-    Args:
-        log: the table's log; without one, the table belongs to the recording that is entered.
     """
 
-    def __init__(self, log: TableLog | None = None) -> None:
-        if log is None:
+    def __init__(self, _log: TableLog | None = None, /) -> None:
+        if _log is None:
             recording = self.__dict__.pop("_recording", None) or active.current()
             if recording is None:
                 raise UnusableValue("DecompTable(): no recording is entered; make the table with Ledger.table(name)")
-            log = recording.new_log()
+            _log = recording.new_log()
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
-        super().__init__(log)
+        super().__init__(_log)
 
     def __repr__(self) -> str:
         if self._defaults is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from decomp_ledger.errors import InvalidName, LedgerError, UnsupportedTorch
+from decomp_ledger.errors import InvalidName, LedgerError, LedgerFileError, SchemaError, UnsupportedTorch, UnusableValue
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
@@ -45,7 +45,10 @@ class LiveMapping(CustomDecompTable):
     registered again is found until the next read of all ops.
 
     Args:
-        log: the table.
+        log: the table. It serves one mapping only, because it keeps which changes that mapping lacks.
+
+    Raises:
+        UnusableValue: the log has a mapping.
     """
 
     # A slot, because every read of one op compares it (0.02 us less of 0.2).
@@ -54,6 +57,8 @@ class LiveMapping(CustomDecompTable):
     def __init__(self, log: TableLog) -> None:
         # Not upstream's __init__, which would make a second table inside.
         dict.__init__(self)
+        if log.is_loaded is not None:
+            raise UnusableValue(f"{log.name}: its log serves a DecompTable already; call Ledger.table() again")
         self._log = log
         log.is_loaded = is_loaded
         # What the storage was built from: nothing if it could not be built.
@@ -129,12 +134,19 @@ class LiveMapping(CustomDecompTable):
         else:
             dict.__setitem__(content, live, fn)
 
-    def _show_change(self) -> None:
-        """Put a change into the storage at once, for C code that reads it without a hook."""
-        if self._defaults is not None:
-            # The change was made; if its decomposition cannot be had here, the next read will say so.
-            with contextlib.suppress(LedgerError):
-                self._follow(self._defaults)
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Put a block's changes into the storage at once, for reads of one op and for C code that reads it directly.
+
+        Also if the block raises, because a refused change has read the events of other writers all the same.
+        """
+        try:
+            yield
+        finally:
+            if self._defaults is not None:
+                # The change was made; if its decomposition cannot be loaded here, the next read raises the error.
+                with contextlib.suppress(LedgerError):
+                    self._follow(self._defaults)
 
     # What the table holds for one op
 
@@ -294,6 +306,18 @@ class LiveMapping(CustomDecompTable):
         """
         with self._log.lock:
             before = self._defaults
-            synced = self._log.sync()
+            synced = self._sync()
             self._follow(dispatcher.full())
             return synced or before is not self._defaults
+
+    def _sync(self) -> bool:
+        """Read the events of other writers; if a recording's ledger cannot be read, go on without it."""
+        log = self._log
+        try:
+            return log.is_recorded() and log.sync()
+        except (LedgerFileError, SchemaError) as error:
+            if log.owner is None:
+                raise
+            log.owner.failed(error)
+            log.detach()
+            return False

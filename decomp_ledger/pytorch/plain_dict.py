@@ -10,6 +10,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.pytorch import decompositions, internals
 from decomp_ledger.pytorch.dispatcher import Defaults
+from decomp_ledger.pytorch.mapping import LiveMapping
 
 __all__ = ["changes_from_base", "stale_ops"]
 
@@ -34,9 +35,9 @@ def stale_ops(table: Mapping[Any, Any], defaults: Defaults) -> tuple[str, ...]:
     """Return the custom ops that a table of torch's own lacks, apparently because it was read before they were loaded.
 
     An op that was popped before the table was first read is among them, because torch forgets such pops. A plain dict
-    has none, nor has a table that was not read yet, because that still takes in what is loaded.
+    has none, nor has a table that was not read yet, because that still takes in what is loaded, nor one of ours.
     """
-    if not internals.was_read_upstream(table):
+    if isinstance(table, LiveMapping) or not internals.was_read_upstream(table):
         return ()
     popped = internals.ops_popped_upstream(table)
     return tuple(

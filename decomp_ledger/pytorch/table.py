@@ -30,29 +30,29 @@ _MAX_WARNINGS = 10
 class DecompTable(LiveMapping):
     """A decomposition table: a dict of operator -> decomposition, and its history.
 
-    It is a subclass of `torch.export.CustomDecompTable` and takes its place. `Ledger.table(name)` makes one. An op is
-    given as an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
+    It is a subclass of `torch.export.CustomDecompTable` and takes its place. `Ledger.table(name)` makes one, and starts
+    the recording of exports with it. Within a recording, `DecompTable()` makes one of the recording.
+
+    An op is given as an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
     `OpOverloadPacket`, which means all its overloads. Keys are always operators.
 
     Reads see operators that were loaded since the last read. `materialize()`, an export and `refresh()` also see
     what a plain read cannot: C++ code that registers after its library was loaded, and kernels or registry values
-    replaced in place. `Dispatcher.token` lists all of these.
+    replaced in place. `Dispatcher.token` lists all of these. What other writers change in the ledger is taken in by
+    these three, and by each change and tag of this table; a plain read does not open the file.
 
     A read raises UntrustedModule, NotImportable or DecompositionChanged if a recorded decomposition cannot be loaded
     in this process. A change that cannot be recorded raises LedgerFileError, and is not made.
-
-    Args:
-        log: the table's log; without one, the table belongs to the recording that is entered.
     """
 
-    def __init__(self, log: TableLog | None = None) -> None:
-        if log is None:
+    def __init__(self, _log: TableLog | None = None, /) -> None:
+        if _log is None:
             recording = self.__dict__.pop("_recording", None) or active.current()
             if recording is None:
                 raise UnusableValue("DecompTable(): no recording is entered; make the table with Ledger.table(name)")
-            log = recording.new_log()
+            _log = recording.new_log()
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
-        super().__init__(log)
+        super().__init__(_log)
 
     def __repr__(self) -> str:
         if self._defaults is None:
@@ -94,8 +94,8 @@ class DecompTable(LiveMapping):
 
     @deleted_custom_ops.setter
     def deleted_custom_ops(self, ops: Iterable[Any]) -> None:
-        self._log.preserve(op.name() for op in ops)
-        self._show_change()
+        with self._shown():
+            self._log.preserve(op.name() for op in ops)
 
     # Changes
 
@@ -171,8 +171,8 @@ class DecompTable(LiveMapping):
                     had[op] = rule, choice
             return [(op, PRESERVE, None) for op in had]
 
-        self._log.change(Popped, decide)
-        self._show_change()
+        with self._shown():
+            self._log.change(Popped, decide)
         self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
         # Last, because it may import a module, and the ledger must not be locked meanwhile.
         return {op: self._removed(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
@@ -211,8 +211,8 @@ class DecompTable(LiveMapping):
             VersionConflict: the table has another version.
         """
         ops = [op for key in keys for op in op_names_of(key)]
-        self._log.preserve(ops, reason=reason, expected_version=expected_version)
-        self._show_change()
+        with self._shown():
+            self._log.preserve(ops, reason=reason, expected_version=expected_version)
         self._warn_of_typos(ops)
 
     def override(
@@ -246,8 +246,8 @@ class DecompTable(LiveMapping):
             VersionConflict: the table has another version.
         """
         ops = [op for key in keys for op in op_names_of(key)]
-        self._log.reset(ops, reason=reason, expected_version=expected_version)
-        self._show_change()
+        with self._shown():
+            self._log.reset(ops, reason=reason, expected_version=expected_version)
 
     def _override(
         self,
@@ -269,10 +269,10 @@ class DecompTable(LiveMapping):
 
         if self._log.writable:
             self._remember_functions(wanted, pairs)
-        self._log.change(kind, decide, reason=reason, expected_version=expected_version)
-        # A function made again from the same source changes no rule, so no event; the newest is the one to use.
-        self._log.dirty.update(op for op in wanted if op in self._log.rules)
-        self._show_change()
+        with self._shown():
+            self._log.change(kind, decide, reason=reason, expected_version=expected_version)
+            # A function made again from the same source changes no rule, so no event; the newest is the one to use.
+            self._log.dirty.update(op for op in wanted if op in self._log.rules)
         self._warn_of_typos(list(wanted))
 
     def _remember_functions(self, wanted: Mapping[str, Decomposition], pairs: Mapping[str, Any]) -> None:
@@ -360,12 +360,13 @@ class DecompTable(LiveMapping):
 
     def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> None:
         """Bring back the rules of a version or tag, as one new event."""
-        self._log.revert(to, reason=reason, expected_version=expected_version)
-        self._show_change()
+        with self._shown():
+            self._log.revert(to, reason=reason, expected_version=expected_version)
 
     def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> None:
         """Name a version permanently; the present one if None."""
-        self._log.tag(name, version, reason=reason)
+        with self._shown():
+            self._log.tag(name, version, reason=reason)
 
     def history(self, key: object) -> list[Event]:
         """Return every event that touched an op, oldest first."""

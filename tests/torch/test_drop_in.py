@@ -22,7 +22,7 @@ from torch._decomp import register_decomposition, remove_decompositions
 from torch.export import CustomDecompTable
 from torch.library import Library
 
-from decomp_ledger import DecompTable, Ledger, PendingOpWarning, UnusableValue
+from decomp_ledger import DecompTable, Ledger, PendingOpWarning, UnusableValue, VersionConflict
 
 aten = torch.ops.aten
 LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
@@ -1134,3 +1134,30 @@ def test_a_change_shows_in_the_storage_at_once(table: DecompTable) -> None:
 def test_a_class_of_ours_needs_a_ledger() -> None:
     with pytest.raises(UnusableValue, match=r"make the table with Ledger\.table\(name\)"):
         DecompTable()
+
+
+# --- changes of other writers ----------------------------------------------------------------------------------------
+
+
+def test_a_tag_shows_what_it_read_of_other_writers(ledger: Ledger) -> None:
+    table, other = ledger.table("edge"), ledger.table("edge")
+    other.pop(LINEAR)
+    table.tag("v1")
+    assert table.version == 2
+    assert LINEAR not in table
+    assert not dict.__contains__(table, LINEAR)
+
+
+def test_a_refused_change_shows_what_it_read_of_other_writers(ledger: Ledger) -> None:
+    table, other = ledger.table("edge"), ledger.table("edge")
+    other.pop(LINEAR)
+    with pytest.raises(VersionConflict):
+        table.preserve(MM, expected_version=1)
+    assert LINEAR not in table
+
+
+def test_a_log_serves_one_table_only(ledger: Ledger) -> None:
+    log = ledger.create_table("edge")
+    DecompTable(log)
+    with pytest.raises(UnusableValue, match=r"its log serves a DecompTable already; call Ledger\.table"):
+        DecompTable(log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sqlite3
 import sys
 import threading
 import warnings
@@ -704,6 +705,38 @@ def test_a_ledger_that_vanishes_stops_the_recording_and_keeps_the_table(
             table.pop(SILU)
         assert {"aten.linear.default", "aten.silu.default"} <= set(targets(program.run_decompositions(table)))
     assert not path.exists()
+
+
+def damage(path: Path) -> None:
+    """Overwrite a ledger, whose write-ahead log is emptied first so that the next read reads the file."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    path.write_bytes(b"damaged " * 4096)
+
+
+def test_a_ledger_that_is_damaged_before_an_export_stops_the_recording_only(
+    tmp_path: Path, program: ExportedProgram
+) -> None:
+    path = tmp_path / "job.db"
+    with record(path, name="job"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        damage(path)
+        with pytest.warns(RecordingWarning, match="STOPPED"):
+            result = program.run_decompositions(table)
+        assert table.ledger is None
+    assert "aten.linear.default" in targets(result)
+
+
+def test_a_ledger_that_is_damaged_before_an_export_raises_if_asked(tmp_path: Path, program: ExportedProgram) -> None:
+    path = tmp_path / "job.db"
+    with record(path, name="job", on_error="raise"):
+        table = default_decompositions()
+        table.pop(LINEAR)
+        damage(path)
+        with pytest.raises(LedgerFileError):
+            program.run_decompositions(table)
 
 
 def test_on_error_is_warn_or_raise(ledger: Ledger) -> None:

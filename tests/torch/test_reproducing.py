@@ -300,8 +300,9 @@ def test_a_table_of_a_program_that_has_failed_is_made_again_too(small: Any, ledg
     assert ledger.reproduce(event.seq)["aten::silu"] is broken
 
 
-def test_a_table_made_again_is_recorded_within_a_recording(small: Any, ledger: Ledger) -> None:
-    table = ledger.table("edge")
+@pytest.mark.parametrize("base", ["torch", "empty"])
+def test_a_table_made_again_is_recorded_within_a_recording(base: str, small: Any, ledger: Ledger) -> None:
+    table = ledger.table("edge", base=base)
     table.preserve("aten::linear")
     small.run_decompositions(table)
     first = next(ledger.exports())
@@ -309,5 +310,6 @@ def test_a_table_made_again_is_recorded_within_a_recording(small: Any, ledger: L
         small.run_decompositions(ledger.reproduce(first.seq))
     *_, event = ledger.exports()
     assert event.table == "again/1"
+    assert isinstance(event.body, Exported) and event.body.stale == ()
     assert ledger.bundle(event.seq).snapshot.digest == ledger.bundle(first.seq).snapshot.digest
     assert ledger.bundle(event.seq).body.after == ledger.bundle(first.seq).body.after

@@ -262,6 +262,8 @@ def state_and_blame(
 ) -> tuple[TableState, dict[str, Event]]:
     """Return a table state, and for each op that has a rule, the event that set it; see :func:`blame`."""
     parsed = spec if isinstance(spec, (Catalog, ResolvedState)) else _parsed(spec, ledger)
+    if isinstance(parsed, ResolvedState) and parsed.bundle is None and parsed.state.version > 0:
+        parsed = TableSpec(parsed.state.table, parsed.state.version)
     if isinstance(parsed, TableSpec):
         opened = _needed(ledger, parsed)
         state, events = opened.state_and_blame(parsed.table, opened.version_of(parsed.table, parsed.version))

@@ -31,6 +31,7 @@ from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
 from decomp_ledger.integrity.ssh_signatures import Signer, read_signers
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
@@ -450,7 +451,8 @@ def reproduce_export(
     Args:
         spec: `export:7`, 7, or a stamped `model.pt2`.
         program: the `.pt2` of the program before its export. `torch.export.load` unpickles it.
-        trust: modules to import: those that have decompositions or define ops.
+        trust: modules to import: those that have decompositions or define ops. The modules that the ledger trusts
+            and the functions that were given to :meth:`decomp_ledger.Ledger.provide` are used too.
         nearest: run the program also with a table that is not exactly the recorded one.
         ledger: the ledger of the export.
 
@@ -466,7 +468,8 @@ def reproduce_export(
     if found.bundle is None:
         raise LedgerError(f"{found.name}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
     import_trusted(trust)
-    table = reproduce(found.bundle, trust=trust, strict=False)
+    known = ProcessFunctions() if ledger is None else ledger.functions
+    table = reproduce(found.bundle, trust=(*known.trust, *trust), provide=known.candidates(), strict=False)
     if program is None or (table.differences and not nearest):
         return Reproduction(found.bundle, table)
     again = rerun(table, load_program(os.fspath(program)))

@@ -248,6 +248,12 @@ def test_wrong_use_prints_one_line_and_changes_nothing(path: Path, arguments: li
     assert before == path.read_bytes()
 
 
+def test_a_table_named_run_has_json_errors_too(path: Path) -> None:
+    done = run(path, "show", "run", "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert json.loads(done.stdout)["error"]["kind"] == "UnknownTable"
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a ledger at all, but long enough to be one" * 9, "folder"])
 @pytest.mark.parametrize("command", ["log", "tables", "verify", "tag"])
 def test_a_bad_ledger_prints_one_line_and_exits_with_2(tmp_path: Path, content: object, command: str) -> None:

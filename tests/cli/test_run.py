@@ -106,6 +106,14 @@ def test_a_script_reads_standard_input(tmp_path: Path) -> None:
     assert python == ours == [0, "cba\n", ""]
 
 
+def test_an_error_before_the_program_runs_is_text_although_the_program_takes_json(tmp_path: Path) -> None:
+    assert recorded(["missing.py", "--json"], tmp_path) == [
+        2,
+        "",
+        "decomp-ledger: missing.py: cannot run it: No such file or directory; name a Python script\n",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

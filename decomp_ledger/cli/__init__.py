@@ -80,7 +80,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
-        if not sys.stdout.closed:  # the program that `run` ran may have closed it
+        # Python flushes what the program of `run` left there. A process that starts without an output has None.
+        if cli.given != "run" and sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)

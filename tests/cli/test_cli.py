@@ -329,6 +329,18 @@ def test_a_pipe_that_closes_early_gives_no_traceback(path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("command", ["show edge", "show edge --json", "verify", "tables"])
+def test_a_process_without_output_gives_no_traceback(path: Path, command: str) -> None:
+    program = f"exec {sys.executable} -m decomp_ledger --ledger {path} {command} >&- 2>{path}.errors"
+    done = subprocess.run(["sh", "-c", program], check=False)
+    assert (done.returncode, Path(f"{path}.errors").read_text()) == (0, "")
+
+
+def test_a_process_without_error_output_shows_no_progress(path: Path) -> None:
+    program = f"exec {sys.executable} -m decomp_ledger --ledger {path} verify 2>&-"
+    assert subprocess.run(["sh", "-c", program], check=False, stdout=subprocess.PIPE).returncode == 0
+
+
 @pytest.mark.parametrize("command", sorted(cli.list_commands(click.Context(cli))))
 def test_every_command_and_option_has_help(command: str) -> None:
     found = cli.commands[command]

@@ -37,6 +37,11 @@ ENDINGS = {
     "thread outlives main": "import threading, time\n"
     "threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()\nprint('early')",
     "broken output": "import sys\nsys.stdout.write('a')\nsys.stdout.close()",
+    "no output": "import sys\nsys.stdout = None",
+    "replaced output": "import sys\nclass Plain:\n    def write(self, text): sys.__stderr__.write(text)\n"
+    "    def flush(self): pass\nsys.stdout = Plain()\nprint('a')",
+    "interrupted without output": "import os, signal, sys\nsys.stdout = None\nos.kill(os.getpid(), signal.SIGINT)\n"
+    "import time; time.sleep(5)",
     "pickles what it defines": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
     "another encoding": "# -*- coding: latin-1 -*-\nprint(len('\xe9'))",
 }

@@ -15,7 +15,7 @@ from forging import tamper
 from decomp_ledger import Ledger
 from decomp_ledger.cli import cli
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import Popped
+from decomp_ledger.model.events import Exported, Popped
 from decomp_ledger.model.rules import Decomposition
 
 BUILD = {"torch": "9.9.9", "git": "abc", "accelerator": "cpu"}
@@ -179,6 +179,21 @@ def test_diff_exits_with_1_if_rules_differ(path: Path) -> None:
     assert (same.returncode, same.stdout) == (0, "")
     assert run(path, "diff", "edge@1", "plain").returncode == 1
     assert "the base is torch in edge@1 and empty in plain" in run(path, "diff", "edge@1", "plain").stdout
+
+
+def test_a_failed_export_shows_its_error_and_no_effects_of_rules(path: Path) -> None:
+    with Ledger(path, actor="Ada") as ledger:
+        counts = {"aten::linear": 1}, {"aten::addmm": 1}, {"aten::linear": 1}
+        for ops, error in ((counts, None), ((counts[0], {}, {}), ("RuntimeError", "no kernel"))):
+            body = Exported(CATALOG.digest, "0" * 64, "b", None if error else "a", *ops, 3, error)
+            ledger.append("edge", 3, body)
+    good, failed = (f"export:{event['seq']}" for event in sorted(answer(path, "exports"), key=lambda e: e["seq"]))
+    assert (answer(path, "show", good)["export"]["idle"], answer(path, "show", failed)["export"]["idle"]) == (
+        ["aten::gelu", "aten::linear", "mylib::later"],
+        [],
+    )
+    text = run(path, "show", failed).stdout
+    assert "RuntimeError: no kernel" in text and "without effect" not in text
 
 
 def test_tag_names_a_version_once(path: Path) -> None:

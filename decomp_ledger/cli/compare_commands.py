@@ -61,6 +61,9 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
 def _print_exports(found: ExportDiff, before: str, after: str) -> None:
     if found.same_program is False:
         note("the exports lowered different programs")
+    broken = [name for name, failed in zip((before, after), found.failed, strict=True) if failed]
+    if broken:
+        note(f"{' and '.join(broken)} failed, so no results are compared")
     for title, changed in (("in the graph", found.after), ("fired", found.fired)):
         if changed:
             columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))

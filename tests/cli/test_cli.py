@@ -194,6 +194,11 @@ def test_a_failed_export_shows_its_error_and_no_effects_of_rules(path: Path) -> 
     )
     text = run(path, "show", failed).stdout
     assert "RuntimeError: no kernel" in text and "without effect" not in text
+    done = run(path, "diff", good, failed)
+    assert (done.returncode, done.stdout) == (1, f"{failed} failed, so no results are compared\n")
+    assert answer(path, "diff", good, failed)["exports"] == {
+        "same_program": True, "failed": [False, True], "same_graph": None, "after": {}, "fired": {}
+    }  # fmt: skip
 
 
 def test_tag_names_a_version_once(path: Path) -> None:

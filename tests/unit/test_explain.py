@@ -101,4 +101,11 @@ def test_the_diff_of_two_exports_has_the_ops_whose_counts_differ() -> None:
     assert found.fired == {"aten::linear": (1, 0)}
     assert (found.same_program, found.same_graph, bool(found)) == (True, True, True)
     assert not export_diff(one, one)
-    assert export_diff(one, exported({}, {}, {}, ("E", "no"))).same_graph is None
+
+
+def test_an_export_that_failed_differs_from_one_that_did_not_and_no_op_is_compared() -> None:
+    good = exported({"aten::linear": 1}, {"aten::addmm": 1}, {"aten::linear": 1})
+    failed = exported({"aten::linear": 1}, {}, {}, ("E", "no"))
+    found = export_diff(good, failed)
+    assert (found.failed, found.after, found.fired, found.same_graph) == ((False, True), {}, {}, None)
+    assert (bool(found), bool(export_diff(failed, failed))) == (True, False)

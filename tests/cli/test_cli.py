@@ -114,6 +114,13 @@ def test_show_prints_the_rules_and_the_snapshot(path: Path) -> None:
     assert "override: mypkg.lower.gelu" in text
 
 
+def test_show_all_says_why_it_has_no_decompositions(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.create_table("new")
+    line = "new@1: no torch is recorded, so its decompositions are unknown; export with it first"
+    assert run(tmp_path / "l.db", "show", "--all").stdout.splitlines() == ["new@1, base torch", line]
+
+
 def test_blame_names_the_event_behind_each_op(path: Path) -> None:
     assert {op: event["seq"] for op, event in answer(path, "blame", "edge").items()} == {
         "aten::gelu": 3,

@@ -310,9 +310,11 @@ def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> Sta
         ledger: the ledger of tables and exports.
 
     Raises:
-        LedgerError: a spec names nothing, or needs a ledger.
+        LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions.
     """
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
+    if one.state.version == other.state.version == 0:
+        raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
     exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
 

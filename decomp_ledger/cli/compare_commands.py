@@ -110,7 +110,7 @@ def drift_command(
         return FOUND if found.changes else 0
     lead = "" if program is None else drift_output.only_used_text(program, len(used or ()), whole, found)
     if markdown:
-        drift_output.print_markdown(found, lead)
+        drift_output.print_markdown(found, lead, everything=everything)
     else:
         drift_output.print_drift(found, lead, everything=everything)
     return FOUND if found.changes else 0

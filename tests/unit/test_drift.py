@@ -363,6 +363,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def test_markdown_lists_every_op_with_all() -> None:
+    arguments = ("drift", "torch:2.6.0", "torch:2.9.1", "--markdown")
+    assert "\n- and " in run(*arguments).stdout
+    assert "\n- and " not in run(*arguments, "--all").stdout
+
+
 def test_only_used_restricts_drift_to_the_ops_of_a_program(exported: Path) -> None:
     used = {"aten::elu", "aten::linear", "aten::addmm", "aten::expm1", "aten::cudnn_batch_norm"}
     whole = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)

@@ -263,6 +263,7 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
         (["log", "--nonsense"], "--nonsense"),
         (["diff", "edge"], "Missing argument 'B'"),
         (["diff", "torch:2.12.1", "torch:2.13.0"], "torch's default tables have no rules to compare; use drift"),
+        (["upgrade", "edge", "--torch", "2.13.0", "--check", "--all"], "--check and --all exclude each other"),
     ],
 )
 def test_wrong_use_prints_one_line_and_changes_nothing(path: Path, arguments: list[str], message: str) -> None:

@@ -31,6 +31,7 @@ from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
 from decomp_ledger.integrity.ssh_signatures import Signer, read_signers
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
@@ -262,6 +263,8 @@ def state_and_blame(
 ) -> tuple[TableState, dict[str, Event]]:
     """Return a table state, and for each op that has a rule, the event that set it; see :func:`blame`."""
     parsed = spec if isinstance(spec, (Catalog, ResolvedState)) else _parsed(spec, ledger)
+    if isinstance(parsed, ResolvedState) and parsed.bundle is None and parsed.state.version > 0:
+        parsed = TableSpec(parsed.state.table, parsed.state.version)
     if isinstance(parsed, TableSpec):
         opened = _needed(ledger, parsed)
         state, events = opened.state_and_blame(parsed.table, opened.version_of(parsed.table, parsed.version))
@@ -307,9 +310,11 @@ def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> Sta
         ledger: the ledger of tables and exports.
 
     Raises:
-        LedgerError: a spec names nothing, or needs a ledger.
+        LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions.
     """
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
+    if one.state.version == other.state.version == 0:
+        raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
     exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
 
@@ -448,7 +453,8 @@ def reproduce_export(
     Args:
         spec: `export:7`, 7, or a stamped `model.pt2`.
         program: the `.pt2` of the program before its export. `torch.export.load` unpickles it.
-        trust: modules to import: those that have decompositions or define ops.
+        trust: modules to import: those that have decompositions or define ops. The modules that the ledger trusts
+            and the functions that were given to :meth:`decomp_ledger.Ledger.provide` are used too.
         nearest: run the program also with a table that is not exactly the recorded one.
         ledger: the ledger of the export.
 
@@ -464,7 +470,8 @@ def reproduce_export(
     if found.bundle is None:
         raise LedgerError(f"{found.name}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
     import_trusted(trust)
-    table = reproduce(found.bundle, trust=trust, strict=False)
+    known = ProcessFunctions() if ledger is None else ledger.functions
+    table = reproduce(found.bundle, trust=(*known.trust, *trust), provide=known.candidates(), strict=False)
     if program is None or (table.differences and not nearest):
         return Reproduction(found.bundle, table)
     again = rerun(table, load_program(os.fspath(program)))

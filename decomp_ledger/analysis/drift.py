@@ -252,7 +252,7 @@ def _decomposer(state: NamedState, op: str, entry: Entry) -> _Decomposer:
     decomposition = None if rule is None else rule.decomposition
     if decomposition is not None and decomposition.origin not in TORCH_ORIGINS:
         label = decomposition.label()
-        return _Decomposer(f"{decomposition.origin}: {label}", label, decomposition.digest)
+        return _Decomposer(f"{decomposition.origin}: {label}", label, decomposition.digest, decomposition.helpers)
     if decomposition is not None:
         own = own_origin(decomposition, entry, state.catalog.build.get("git"))
         if own != entry.origin:

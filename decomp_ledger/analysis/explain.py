@@ -149,8 +149,10 @@ def _in_export(
     if after:
         return "kept", _why_kept(answer, body)
     if not before:
-        rule = f"; if they did: {answer.outcome}, because {answer.because}"
-        return "not in the program", f"neither the program nor its result has the op{rule}"
+        lacks = "neither the program nor its result has the op"
+        if body.error is not None:
+            lacks = "the program does not have the op, and its export failed"
+        return "not in the program", f"{lacks}; otherwise it would be {answer.outcome}, because {answer.because}"
     if answer.outcome == "decomposed":
         return "decomposed", answer.because
     if mutates:

@@ -18,23 +18,27 @@ class ExportDiff:
 
     Attributes:
         same_program: whether both exported the same program; None if unknown.
+        failed: whether the first export failed, and whether the second did. Without two results, no op is compared.
         after: op -> its number of nodes in each result, for ops where the numbers differ.
         fired: op -> how often its decomposition fired in each export, for ops where the numbers differ.
         same_graph: whether both results are the same graph; None if unknown.
     """
 
     same_program: bool | None
+    failed: tuple[bool, bool]
     after: Mapping[str, tuple[int, int]]
     fired: Mapping[str, tuple[int, int]]
     same_graph: bool | None
 
     def __bool__(self) -> bool:
-        return bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
+        differs = bool(self.after or self.fired) or self.same_program is False or self.same_graph is False
+        return differs or self.failed[0] != self.failed[1]
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
         return {
             "same_program": self.same_program,
+            "failed": list(self.failed),
             "same_graph": self.same_graph,
             "after": {op: list(counts) for op, counts in self.after.items()},
             "fired": {op: list(counts) for op, counts in self.fired.items()},
@@ -43,10 +47,12 @@ class ExportDiff:
 
 def export_diff(before: Exported, after: Exported) -> ExportDiff:
     """Compare what two exports recorded of their programs."""
+    failed = before.error is not None, after.error is not None
     return ExportDiff(
         same_program=_same(before.before, after.before),
-        after=_different_counts(before.ops_after, after.ops_after),
-        fired=_different_counts(before.fired, after.fired),
+        failed=failed,
+        after={} if any(failed) else _different_counts(before.ops_after, after.ops_after),
+        fired={} if any(failed) else _different_counts(before.fired, after.fired),
         same_graph=_same(before.after, after.after),
     )
 

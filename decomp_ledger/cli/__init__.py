@@ -36,7 +36,20 @@ _GROUPS = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """A group that remembers which command was given, because an error from the library has no click context."""
+
+    given: str | None = None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        self.given = found[0]
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="decomp-ledger", help="Show the version and exit.")
 @click.option(
     "--ledger",
@@ -67,7 +80,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
-        if not sys.stdout.closed:  # the program that `run` ran may have closed it
+        # Python flushes what the program of `run` left there. A process that starts without an output has None.
+        if cli.given != "run" and sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(130)
@@ -82,7 +96,7 @@ def main() -> None:
 
 def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> None:
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    if "--json" in arguments and "run" not in arguments:
+    if "--json" in arguments and cli.given != "run":  # the arguments of `run` are the program's
         click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))
     else:
         click.echo(f"decomp-ledger: {printable(message)}", err=True)

@@ -61,6 +61,9 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
 def _print_exports(found: ExportDiff, before: str, after: str) -> None:
     if found.same_program is False:
         note("the exports lowered different programs")
+    broken = [name for name, failed in zip((before, after), found.failed, strict=True) if failed]
+    if broken:
+        note(f"{' and '.join(broken)} failed, so no results are compared")
     for title, changed in (("in the graph", found.after), ("fired", found.fired)):
         if changed:
             columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
@@ -107,7 +110,7 @@ def drift_command(
         return FOUND if found.changes else 0
     lead = "" if program is None else drift_output.only_used_text(program, len(used or ()), whole, found)
     if markdown:
-        drift_output.print_markdown(found, lead)
+        drift_output.print_markdown(found, lead, everything=everything)
     else:
         drift_output.print_drift(found, lead, everything=everything)
     return FOUND if found.changes else 0
@@ -141,6 +144,8 @@ def upgrade_command(
     """Show a table as it would be on another torch, and what the upgrade does to each rule."""
     if (version is None) == (interpreter is None):
         raise click.UsageError("the other torch: give either --torch VERSION or --python INTERPRETER")
+    if check and everything:
+        raise click.UsageError("--check and --all exclude each other, because --check names every op; give one of them")
     with option.ask() as ledger:
         if check:
             return _report_check(ledger.check_upgrade(state, torch=version, python=interpreter), as_json)

@@ -110,8 +110,14 @@ def print_drift(found: Drift, lead: str = "", *, everything: bool) -> None:
     _print_notes(found)
 
 
-def print_markdown(found: Drift, lead: str = "") -> None:
-    """Print a drift as Markdown: a table of counts, and a fold for each kind of change."""
+def print_markdown(found: Drift, lead: str = "", *, everything: bool) -> None:
+    """Print a drift as Markdown: a table of counts, and a fold for each kind of change.
+
+    Args:
+        found: the drift.
+        lead: a line to print first.
+        everything: list every op.
+    """
     note(f"### Decomposition drift: {_code(found.before.name)} to {_code(found.after.name)}")
     click.echo()
     if lead:
@@ -124,7 +130,7 @@ def print_markdown(found: Drift, lead: str = "") -> None:
     for group in groups:
         note(f"| {group.title} | {len(group.changes)} |")
     for group in groups:
-        _print_fold(group)
+        _print_fold(group, everything=everything)
     for text in _notes(found):
         click.echo()
         note(f"_{_plain(text)}_")
@@ -223,12 +229,12 @@ def _print_lines(lines: Iterable[str], hidden: int) -> None:
         note(f"  ... and {hidden} more; list them with --all" if shown else "  list them with --all")
 
 
-def _print_fold(group: _Group) -> None:
+def _print_fold(group: _Group, *, everything: bool) -> None:
     click.echo(f"\n<details{' open' if group.kind in (LEFT, ENTERED) else ''}>")
     note(f"<summary>{group.heading}</summary>")
     click.echo()
     lines = _lines(group.changes)
-    shown = lines if group.listed else lines[: _LIMIT * 2]
+    shown = lines if everything or group.listed else lines[: _LIMIT * 2]
     for line in shown:
         note(f"- {_code(line)}")
     if len(shown) < len(lines):

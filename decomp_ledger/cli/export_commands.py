@@ -98,7 +98,12 @@ def export_json(bundle: ExportBundle) -> dict[str, Json]:
 
 
 def idle_rules(bundle: ExportBundle) -> list[str]:
-    """Return the ops whose override did not fire, and the preserved ops that the result does not have."""
+    """Return the ops whose override did not fire, and the preserved ops that the result does not have.
+
+    A failed export has no result, so it shows the effect of no rule.
+    """
+    if bundle.body.error is not None:
+        return []
     unused = {OVERRIDE: bundle.body.fired, PRESERVE: bundle.body.ops_after}
     return sorted(op for op, rule in bundle.state.rules.items() if op not in unused[rule.action])
 

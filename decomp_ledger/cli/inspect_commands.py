@@ -127,7 +127,11 @@ def show(
         print_export(found.bundle)
     _print_table(found, snapshot)
     _print_rules(found, rules, () if snapshot is None else snapshot.pending)
-    if everything and snapshot is not None:
+    if not everything:
+        return
+    if snapshot is None:
+        note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
+    else:
         columns(("op", "decomposition"), snapshot.ops.items())
 
 

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import attrs
 import click
@@ -110,10 +110,15 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     padded = list(map(_padded, zip(heads, *cells, strict=True)))
     head, *lines = ("".join(row).rstrip() for row in zip(*padded, strict=True))
     total = sum(_width(column[0]) for column in padded) - _GAP
-    if sys.stdout.isatty() and total > shutil.get_terminal_size().columns:
+    if _is_terminal(sys.stdout) and total > shutil.get_terminal_size().columns:
         _wrapped(heads, cells)
         return
     print_lines([click.style(head, bold=True), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * total, *lines])
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal. A process that starts without the stream has None."""
+    return stream is not None and stream.isatty()
 
 
 def _padded(column: Sequence[str]) -> list[str]:
@@ -151,7 +156,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
     Yields:
         A function to call with (done, total); None where standard error is not a terminal.
     """
-    if not sys.stderr.isatty():
+    if not _is_terminal(sys.stderr):
         yield None
         return
     from rich.console import Console

@@ -89,7 +89,8 @@ class _End:
         if self.interrupted:
             # Die of the signal, as Python does, so that a shell's loop stops too.
             for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError):
+                # The program may have closed a stream, or replaced it by None or by an object without `flush`.
+                with contextlib.suppress(AttributeError, OSError, ValueError):
                     stream.flush()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)

@@ -15,7 +15,7 @@ from forging import tamper
 from decomp_ledger import Ledger
 from decomp_ledger.cli import cli
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import Popped
+from decomp_ledger.model.events import Exported, Popped
 from decomp_ledger.model.rules import Decomposition
 
 BUILD = {"torch": "9.9.9", "git": "abc", "accelerator": "cpu"}
@@ -114,6 +114,13 @@ def test_show_prints_the_rules_and_the_snapshot(path: Path) -> None:
     assert "override: mypkg.lower.gelu" in text
 
 
+def test_show_all_says_why_it_has_no_decompositions(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.create_table("new")
+    line = "new@1: no torch is recorded, so its decompositions are unknown; export with it first"
+    assert run(tmp_path / "l.db", "show", "--all").stdout.splitlines() == ["new@1, base torch", line]
+
+
 def test_blame_names_the_event_behind_each_op(path: Path) -> None:
     assert {op: event["seq"] for op, event in answer(path, "blame", "edge").items()} == {
         "aten::gelu": 3,
@@ -181,6 +188,26 @@ def test_diff_exits_with_1_if_rules_differ(path: Path) -> None:
     assert "the base is torch in edge@1 and empty in plain" in run(path, "diff", "edge@1", "plain").stdout
 
 
+def test_a_failed_export_shows_its_error_and_no_effects_of_rules(path: Path) -> None:
+    with Ledger(path, actor="Ada") as ledger:
+        counts = {"aten::linear": 1}, {"aten::addmm": 1}, {"aten::linear": 1}
+        for ops, error in ((counts, None), ((counts[0], {}, {}), ("RuntimeError", "no kernel"))):
+            body = Exported(CATALOG.digest, "0" * 64, "b", None if error else "a", *ops, 3, error)
+            ledger.append("edge", 3, body)
+    good, failed = (f"export:{event['seq']}" for event in sorted(answer(path, "exports"), key=lambda e: e["seq"]))
+    assert (answer(path, "show", good)["export"]["idle"], answer(path, "show", failed)["export"]["idle"]) == (
+        ["aten::gelu", "aten::linear", "mylib::later"],
+        [],
+    )
+    text = run(path, "show", failed).stdout
+    assert "RuntimeError: no kernel" in text and "without effect" not in text
+    done = run(path, "diff", good, failed)
+    assert (done.returncode, done.stdout) == (1, f"{failed} failed, so no results are compared\n")
+    assert answer(path, "diff", good, failed)["exports"] == {
+        "same_program": True, "failed": [False, True], "same_graph": None, "after": {}, "fired": {}
+    }  # fmt: skip
+
+
 def test_tag_names_a_version_once(path: Path) -> None:
     done = run(path, "tag", "edge@1", "start", "--reason", "the first", "--actor", "Bob")
     assert (done.returncode, done.stdout) == (0, "edge@1 is now edge@start (#7)\n")
@@ -235,6 +262,8 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
         (["nonsense"], "nonsense"),
         (["log", "--nonsense"], "--nonsense"),
         (["diff", "edge"], "Missing argument 'B'"),
+        (["diff", "torch:2.12.1", "torch:2.13.0"], "torch's default tables have no rules to compare; use drift"),
+        (["upgrade", "edge", "--torch", "2.13.0", "--check", "--all"], "--check and --all exclude each other"),
     ],
 )
 def test_wrong_use_prints_one_line_and_changes_nothing(path: Path, arguments: list[str], message: str) -> None:
@@ -246,6 +275,12 @@ def test_wrong_use_prints_one_line_and_changes_nothing(path: Path, arguments: li
     assert as_json.returncode == 2
     assert message in json.loads(as_json.stdout)["error"]["message"]
     assert before == path.read_bytes()
+
+
+def test_a_table_named_run_has_json_errors_too(path: Path) -> None:
+    done = run(path, "show", "run", "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert json.loads(done.stdout)["error"]["kind"] == "UnknownTable"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a ledger at all, but long enough to be one" * 9, "folder"])
@@ -321,6 +356,18 @@ def test_a_pipe_that_closes_early_gives_no_traceback(path: Path) -> None:
     done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, check=False)
     reader.communicate()
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["show edge", "show edge --json", "verify", "tables"])
+def test_a_process_without_output_gives_no_traceback(path: Path, command: str) -> None:
+    program = f"exec {sys.executable} -m decomp_ledger --ledger {path} {command} >&- 2>{path}.errors"
+    done = subprocess.run(["sh", "-c", program], check=False)
+    assert (done.returncode, Path(f"{path}.errors").read_text()) == (0, "")
+
+
+def test_a_process_without_error_output_shows_no_progress(path: Path) -> None:
+    program = f"exec {sys.executable} -m decomp_ledger --ledger {path} verify 2>&-"
+    assert subprocess.run(["sh", "-c", program], check=False, stdout=subprocess.PIPE).returncode == 0
 
 
 @pytest.mark.parametrize("command", sorted(cli.list_commands(click.Context(cli))))

@@ -37,6 +37,11 @@ ENDINGS = {
     "thread outlives main": "import threading, time\n"
     "threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()\nprint('early')",
     "broken output": "import sys\nsys.stdout.write('a')\nsys.stdout.close()",
+    "no output": "import sys\nsys.stdout = None",
+    "replaced output": "import sys\nclass Plain:\n    def write(self, text): sys.__stderr__.write(text)\n"
+    "    def flush(self): pass\nsys.stdout = Plain()\nprint('a')",
+    "interrupted without output": "import os, signal, sys\nsys.stdout = None\nos.kill(os.getpid(), signal.SIGINT)\n"
+    "import time; time.sleep(5)",
     "pickles what it defines": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
     "another encoding": "# -*- coding: latin-1 -*-\nprint(len('\xe9'))",
 }
@@ -104,6 +109,14 @@ def test_a_script_reads_standard_input(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("print(input()[::-1])")
     python, ours = both(["script.py"], tmp_path, input=b"abc\n")
     assert python == ours == [0, "cba\n", ""]
+
+
+def test_an_error_before_the_program_runs_is_text_although_the_program_takes_json(tmp_path: Path) -> None:
+    assert recorded(["missing.py", "--json"], tmp_path) == [
+        2,
+        "",
+        "decomp-ledger: missing.py: cannot run it: No such file or directory; name a Python script\n",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,30 @@ def test_reproduce_makes_table_and_graph_again_or_names_the_differences(folder: 
     assert [each["op"] for each in printed["differences"]] == ["aten::silu"] and printed["rerun"]["same"] is False
 
 
+def test_an_export_is_reproduced_with_the_functions_provided_to_its_ledger(tmp_path: Path) -> None:
+    nameless = (lambda x: lambda y: torch.relu(y) * x)(1)
+    with Ledger(tmp_path / "l.db") as ledger:
+        table = ledger.table("edge")
+        table["aten::silu"] = nameless
+        export(Small(), (torch.ones(3, 3),)).run_decompositions(table)
+        number = next(iter(ledger.exports())).seq
+    with Ledger(tmp_path / "l.db", read_only=True) as ledger:
+        assert not ledger.reproduce_export(number).exact
+        ledger.provide("aten::silu", nameless)
+        assert ledger.reproduce_export(number).exact
+
+
+def test_an_export_is_reproduced_with_the_modules_that_its_ledger_trusts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "lowering", raising=False)
+    with Ledger(folder / "decomp_ledger.db", read_only=True, trust=["lowering"]) as ledger:
+        number = read_stamp(folder / "one.pt2").last.event.seq
+        assert ledger.reproduce_export(number).exact
+    monkeypatch.delitem(sys.modules, "lowering")
+
+
 def test_saving_within_a_recording_stamps_the_file(folder: Path, tmp_path: Path) -> None:
     with dl.record(tmp_path / "l.db", name="again"):
         program = torch.export.load(folder / "two.pt2")

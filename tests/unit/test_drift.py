@@ -87,6 +87,18 @@ def test_each_kind_of_change_is_found(old: Entry, new: Entry, expected: list[Any
     assert expected == between(old, new)
 
 
+def test_a_changed_helper_of_an_override_is_drift() -> None:
+    mine = Decomposition("import", "mypkg", "f", "d1", helpers="h1")
+    catalog = Catalog(OLD_BUILD, {"aten::f": KEPT})
+    before, after = (
+        NamedState("edge", TableState("edge", 1, "torch", {"aten::f": Rule("override", function)}), catalog)
+        for function in (mine, attrs.evolve(mine, helpers="h2"))
+    )
+    (change,) = drift(before, after).changes
+    assert (change.kind, change.before, change.after, change.function) == ("helpers", "h1", "h2", "mypkg.f")
+    assert drift(before, before).changes == ()
+
+
 def test_an_op_that_writes_into_an_argument_is_functionalized_and_not_kept() -> None:
     out = attrs.evolve(PYTHON, schema="aten::f.out(Tensor x, *, Tensor(a!) out) -> Tensor(a!)")
     assert between(out, attrs.evolve(out, default=False)) == [("left", True, "in the table", "functionalized")]
@@ -349,6 +361,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ops = {"aten::elu": 1, "aten::linear": 2}, {"aten::addmm": 2, "aten::expm1": 1}, {"aten::cudnn_batch_norm": 1}
         ledger.append("edge", 1, Exported(released("2.6.0").digest, "0" * 64, None, None, *ops, 3))
     return file
+
+
+def test_markdown_lists_every_op_with_all() -> None:
+    arguments = ("drift", "torch:2.6.0", "torch:2.9.1", "--markdown")
+    assert "\n- and " in run(*arguments).stdout
+    assert "\n- and " not in run(*arguments, "--all").stdout
 
 
 def test_only_used_restricts_drift_to_the_ops_of_a_program(exported: Path) -> None:

@@ -65,7 +65,18 @@ def test_an_explanation_names_the_torch_and_the_event_that_recorded_it() -> None
         ("aten::linear", exported({}, {}, {"aten::linear": 1}), "decomposed", "once, within the decompositions of"),
         ("aten::linear", exported({"aten::linear": 1}, {"aten::linear": 1}, {}), "kept", "torch did not trace it"),
         ("aten::linear", exported({"aten::linear": 1}, {}, {}, ("E", "")), "decomposed", "the export failed"),
-        ("aten::linear", exported({}, {}, {}), "not in the program", "if they did: decomposed, because"),
+        (
+            "aten::linear",
+            exported({}, {}, {}),
+            "not in the program",
+            "has the op; otherwise it would be decomposed, because",
+        ),
+        (
+            "aten::mm",
+            exported({}, {}, {}, ("E", "")),
+            "not in the program",
+            "the program does not have the op, and its export failed; otherwise it would be kept, because",
+        ),
         ("aten::mm", exported({"aten::mm": 1}, {"aten::mm": 1}, {}), "kept", "nothing decomposes it"),
         ("aten::mm", exported({"aten::mm": 1}, {}, {}), "gone", "nothing decomposed it"),
         ("aten::relu_", exported({"aten::relu_": 1}, {}, {}), "gone", "replaced it by its functional form"),
@@ -90,4 +101,11 @@ def test_the_diff_of_two_exports_has_the_ops_whose_counts_differ() -> None:
     assert found.fired == {"aten::linear": (1, 0)}
     assert (found.same_program, found.same_graph, bool(found)) == (True, True, True)
     assert not export_diff(one, one)
-    assert export_diff(one, exported({}, {}, {}, ("E", "no"))).same_graph is None
+
+
+def test_an_export_that_failed_differs_from_one_that_did_not_and_no_op_is_compared() -> None:
+    good = exported({"aten::linear": 1}, {"aten::addmm": 1}, {"aten::linear": 1})
+    failed = exported({"aten::linear": 1}, {}, {}, ("E", "no"))
+    found = export_diff(good, failed)
+    assert (found.failed, found.after, found.fired, found.same_graph) == ((False, True), {}, {}, None)
+    assert (bool(found), bool(export_diff(failed, failed))) == (True, False)

@@ -11,15 +11,18 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.integrity.checkpoints import Checkpoint, stored_checkpoints
 from decomp_ledger.integrity.content_checks import Contents
 from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.integrity.ssh_signatures import Signer, fingerprint, signer_of
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.state_specs import MAX_NUMBER
 from decomp_ledger.storage import audit_rows
 
 __all__ = ["Anchors", "ValidSignature", "check_anchors", "parse_event_hash"]
+
+_TOO_LONG = 10**80  # Python refuses to print an integer of over 4300 digits
 
 
 def parse_event_hash(text: object) -> str:
@@ -39,7 +42,14 @@ def _parse_hashes(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _parse_events(given: Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
-    return tuple(sorted((int(seq), parse_event_hash(text)) for seq, text in given))
+    return tuple(sorted((_parse_seq(seq), parse_event_hash(text)) for seq, text in given))
+
+
+def _parse_seq(seq: object) -> int:
+    if type(seq) is not int or not 1 <= seq <= MAX_NUMBER:
+        shown = seq if type(seq) is not int or abs(seq) < _TOO_LONG else "an integer of over 80 digits"
+        raise UnusableValue(f"{shown!r:.80}: not the seq of an event; give an integer from 1 to 2**63 - 1")
+    return seq
 
 
 @attrs.frozen

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from forging import cut, forge, rechain, tamper
 from strategies import new_table, run_python, start_python
 
-from decomp_ledger.errors import LedgerError, SigningError
+from decomp_ledger.errors import LedgerError, SigningError, UnusableValue
 from decomp_ledger.integrity import checkpoints, ssh_signatures
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
 from decomp_ledger.integrity.ssh_signatures import SigningKey, fingerprint, load_key, read_signers
@@ -197,6 +198,20 @@ def test_anchors_show_a_cut_tail(ledger: Ledger) -> None:
         assert problem.text.endswith("the tail was cut (the anchors agree up to #2)")
         (problem,) = opened.verify(expect=[events[2].hash]).problems
         assert (problem.seq, problem.text.startswith(f"no event has the hash {events[2].hash}")) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "seq",
+    [0, -1, 2**63, 10**30, -(10**30), pytest.param(10**5000, id="5001 digits"), float("inf"), 1.5, True, "7", None],
+)
+def test_an_anchor_needs_a_seq_that_an_event_can_have(ledger: Ledger, seq: Any) -> None:
+    with pytest.raises(UnusableValue, match=r": not the seq of an event; give an integer from 1 to 2\*\*63 - 1$"):
+        ledger.verify(anchors=[(seq, "ab" * 32)])
+
+
+def test_an_anchor_of_the_largest_seq_is_missing(ledger: Ledger) -> None:
+    (problem,) = ledger.verify(anchors=[(2**63 - 1, "ab" * 32)]).problems
+    assert (problem.seq, "and is missing" in problem.text) == (2**63 - 1, True)
 
 
 def test_anchors_name_the_first_event_of_a_rewritten_history(ledger: Ledger) -> None:

@@ -866,12 +866,12 @@ def test_catalogs_are_unpacked_one_after_another(tmp_path: Path) -> None:
             edge.materialize(catalog_of(MM, f"mylib::op{number}", torch=f"2.{number % 3}.0"))
         assert ledger.verify().ok
         gc.collect()
-        before = sum(isinstance(found, Catalog) for found in gc.get_objects())
+        before = sum(type(found) is Catalog for found in gc.get_objects())
         with audit_rows.audit(ledger.database) as connection:
             contents = check_contents(connection, Problems())
             assert len(contents.catalogs) == 12
             assert len(contents.bases) == 9
-            assert sum(isinstance(found, Catalog) for found in gc.get_objects()) == before
+            assert sum(type(found) is Catalog for found in gc.get_objects()) == before
 
 
 def test_a_snapshot_that_many_events_name_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

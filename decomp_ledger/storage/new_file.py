@@ -57,6 +57,7 @@ def draft_of(target: Path) -> Iterator[Path]:
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.new")
     try:
+        _remove(draft)  # of a process that was killed, and had the same id
         yield draft
     except sqlite3.Error as error:
         raise LedgerFileError(describe_error(str(target), error)) from error
@@ -65,8 +66,12 @@ def draft_of(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise LedgerFileError(f"{target}: it cannot be made: {error.strerror}") from error
     finally:
-        for ending in ("", "-wal", "-shm", "-journal"):
-            draft.with_name(draft.name + ending).unlink(missing_ok=True)
+        _remove(draft)
+
+
+def _remove(draft: Path) -> None:
+    for ending in ("", "-wal", "-shm", "-journal"):
+        draft.with_name(draft.name + ending).unlink(missing_ok=True)
 
 
 def put(draft: Path, target: Path, *, force: bool = False) -> None:

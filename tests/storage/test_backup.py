@@ -17,6 +17,7 @@ from test_checkpoints import command, keys, sign  # noqa: F401
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.transfer import restore as restoring
 from decomp_ledger.transfer.jsonl import dump, dump_to_file, load
 from decomp_ledger.transfer.restore import restore
 
@@ -300,6 +301,34 @@ def test_each_event_that_was_acknowledged_while_a_ledger_was_replaced_is_in_the_
         assert kept.state("edge").version == int(version)
         assert kept.verify().ok
     assert lines_of(path) == lines_of(copy)
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["name taken", "disk full"])
+def test_a_restore_that_fails_at_the_end_does_not_hide_the_ledger(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    with Ledger(path) as ledger:
+        copy = ledger.backup(tmp_path / "copy.db")
+        new_table(ledger, "newer")
+        lines = list(dump(ledger))
+    real = restoring.put
+
+    def put(draft: Path, target: Path) -> None:
+        if not is_taken:
+            raise OSError(28, "No space left on device")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: Ledger(target).close()).result(10)
+        real(draft, target)
+
+    monkeypatch.setattr(restoring, "put", put)
+    with pytest.raises(LedgerFileError) as caught:
+        restore(copy, path, force=True)
+    kept = next((entry for entry in tmp_path.iterdir() if ".replaced-" in entry.name), path)
+    assert lines_of(kept) == lines
+    if is_taken:
+        assert str(caught.value).endswith(f"name another file; the ledger that was there is kept at {kept}")
+    else:
+        assert names(tmp_path) == ["copy.db", "ledger.db"]
 
 
 def test_a_log_without_its_ledger_is_taken_into_no_other(path: Path, tmp_path: Path) -> None:

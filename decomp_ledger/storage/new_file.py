@@ -45,7 +45,10 @@ def check_free(target: Path, *, force: bool = False) -> None:
     if not force:
         raise LedgerFileError(f"{target}: the file exists already; name another file, or replace it (--force)")
     if wal_has_pages(target):
-        raise LedgerFileError(f"{target}: it is in use: {target.name}-wal is not empty; name another file")
+        raise LedgerFileError(
+            f"{target}: {target.name}-wal is not empty, because a program uses the file or was killed while it wrote; "
+            "end the program, then open the file once with Ledger() and close it, or name another file"
+        )
 
 
 @contextmanager

@@ -137,8 +137,22 @@ def test_a_backup_replaces_a_file_only_with_force(path: Path, tmp_path: Path) ->
 def test_a_backup_does_not_take_the_place_of_a_ledger_in_use(path: Path, tmp_path: Path) -> None:
     with Ledger(tmp_path / "used.db", actor="ann") as used, Ledger(path) as ledger:
         new_table(used)
-        with pytest.raises(LedgerFileError, match=r"is in use: used.db-wal is not empty"):
+        with pytest.raises(
+            LedgerFileError, match=r"used.db-wal is not empty, because a program uses the file or was killed"
+        ):
             ledger.backup(tmp_path / "used.db", force=True)
+
+
+def test_a_ledger_of_a_killed_writer_can_be_replaced_once_it_was_opened(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "killed.db"
+    code = "import os, sys; from decomp_ledger.ledger import Ledger; "
+    run_python(code + "Ledger(sys.argv[1], actor='ann').create_table('edge'); os._exit(0)", target)
+    with Ledger(path) as ledger:
+        with pytest.raises(LedgerFileError, match=r"open the file once with Ledger\(\) and close it"):
+            ledger.backup(target, force=True)
+        Ledger(target).close()
+        ledger.backup(target, force=True)
+    assert head_of(target) == head_of(path)
 
 
 _LIMITED = """

@@ -855,7 +855,7 @@ def fill(table: object) -> int:
         try:
             table.preserve([f"aten::op{number}_{'x' * 300}"])
         except LedgerFileError as error:
-            assert "the disk is full; free some space (every recorded event is intact)" in str(error)
+            assert "the disk is full (every recorded event is intact); free some space" in str(error)
             return number
     raise AssertionError("the ledger was never full")
 

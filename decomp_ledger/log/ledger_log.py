@@ -26,7 +26,8 @@ from decomp_ledger.storage.history import History
 __all__ = ["LedgerLog"]
 
 _Self = TypeVar("_Self", bound="LedgerLog")
-# The reasons of `because` blocks that are open in this context: (id of the ledger, reason), outermost first.
+# The reasons of `because` blocks that are open in this context, outermost first: (key, reason). The key is Python's
+# id() of the LedgerLog, not `LedgerLog.id`.
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
 
 

@@ -113,7 +113,7 @@ def stack_level() -> int:
 
 
 def _caller() -> tuple[FrameType | None, int]:
-    """Return the frame of the call site, and its distance from the function that calls the caller of this one."""
+    """Return the frame of the call site, and the `stacklevel` for `warnings.warn`."""
     frame: FrameType | None = sys._getframe(2)
     skipped = (_PACKAGE, _torch_folder())
     level = 1

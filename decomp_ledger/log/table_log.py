@@ -43,7 +43,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
-from decomp_ledger.model.state_specs import is_number_like, unknown_version
+from decomp_ledger.model.state_specs import is_number_like
 from decomp_ledger.storage import fork_safety
 
 __all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted"]
@@ -409,16 +409,17 @@ class TableLog:
             expected_version=expected_version,
         )
 
-    def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> Event | None:
+    def tag(self, name: str, version: int | str | None = None, *, reason: str | None = None) -> Event | None:
         """Give a version a name, which never moves; no event if the version has that name already.
 
         Args:
             name: the tag; not a number, because `TABLE@7` is a version.
-            version: the version; the newest if None.
+            version: the version, a number or another tag; the newest if None.
             reason: why.
 
         Raises:
             InvalidName: the name is invalid.
+            UnknownVersion: the table has no such version or tag.
             VersionConflict: the tag names another version.
         """
         op_names.check_label(name, "a tag")
@@ -428,7 +429,7 @@ class TableLog:
         with self._transaction(ledger):
             self.sync()
             self._create(ledger, origin)
-            at = self.version if version is None else self._check_version(version)
+            at = self.version if version is None else ledger.version_of(self.name, version)
             found = ledger.tags(self.name).get(name)
             if found == at:
                 return None
@@ -442,7 +443,7 @@ class TableLog:
 
     def at(self, version: int | str) -> TableState:
         """Return the rules at a version or tag."""
-        if version == self.version:
+        if isinstance(version, int) and not isinstance(version, bool) and version == self.version:
             return self.state
         if self.status is Status.UNWRITTEN:
             raise UnknownVersion(f"{self.name}@{version}: the table has no version yet; change or use it first")
@@ -517,11 +518,6 @@ class TableLog:
         if self.ledger is None:
             raise LedgerError(f"{self.name}: the table is no longer recorded; open it with Ledger.table()")
         return self.ledger
-
-    def _check_version(self, version: int) -> int:
-        if not isinstance(version, int) or not 1 <= version <= self.version:
-            raise unknown_version(self.name, version, self.version)
-        return version
 
 
 def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:

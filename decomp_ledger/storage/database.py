@@ -66,7 +66,7 @@ _execute = sqlite3.Connection.execute
 class Database:
     """One ledger file, and the one connection that this process has to it.
 
-    A fork closes the connection; the next use in parent or child opens another.
+    A fork closes the connection, unless it is in use; the next use in parent or child opens another.
 
     Args:
         path: the file; made if it is missing, unless `read_only`. ":memory:" keeps the ledger in memory.
@@ -78,7 +78,7 @@ class Database:
 
     Attributes:
         path: the file's absolute path, or ":memory:".
-        identity: the open file's device and inode; None while it is closed.
+        identity: the file's device and inode; None before it is opened and after `close()`. A fork keeps it.
         in_memory: whether the ledger is in memory: ":memory:", or the migrated copy of an older one.
         generation: raised when row ids that this process knows may be invalid: after a rollback or a fork.
 

@@ -5,7 +5,8 @@ Two facts about POSIX explain it:
 - Closing any descriptor of a file drops every lock that the process holds on it. Another process would then take the
   write-ahead log for an orphan and delete it, with every later event. So only SQLite opens a file that is open here.
 - A forked child inherits SQLite's record of the locks, but not the locks. A connection in the child would trust that
-  record. So each connection is closed before a fork; parent and child then open their own.
+  record. So each idle connection to a file is closed before a fork; parent and child then open their own. A connection
+  in use stays open, and the child refuses its file. A ledger in memory stays with the parent.
 """
 
 from __future__ import annotations

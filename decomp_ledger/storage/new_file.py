@@ -45,7 +45,10 @@ def check_free(target: Path, *, force: bool = False) -> None:
     if not force:
         raise LedgerFileError(f"{target}: the file exists already; name another file, or replace it (--force)")
     if wal_has_pages(target):
-        raise LedgerFileError(f"{target}: it is in use: {target.name}-wal is not empty; name another file")
+        raise LedgerFileError(
+            f"{target}: {target.name}-wal is not empty, because a program uses the file or was killed while it wrote; "
+            "end the program, then open the file once with Ledger() and close it, or name another file"
+        )
 
 
 @contextmanager
@@ -57,6 +60,7 @@ def draft_of(target: Path) -> Iterator[Path]:
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.new")
     try:
+        _remove(draft)  # of a process that was killed, and had the same id
         yield draft
     except sqlite3.Error as error:
         raise LedgerFileError(describe_error(str(target), error)) from error
@@ -65,8 +69,12 @@ def draft_of(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise LedgerFileError(f"{target}: it cannot be made: {error.strerror}") from error
     finally:
-        for ending in ("", "-wal", "-shm", "-journal"):
-            draft.with_name(draft.name + ending).unlink(missing_ok=True)
+        _remove(draft)
+
+
+def _remove(draft: Path) -> None:
+    for ending in ("", "-wal", "-shm", "-journal"):
+        draft.with_name(draft.name + ending).unlink(missing_ok=True)
 
 
 def put(draft: Path, target: Path, *, force: bool = False) -> None:

@@ -23,7 +23,7 @@ def describe_error(path: str, error: sqlite3.Error) -> str:
     if is_busy(error):
         return f"{path}: another process is writing to it and did not finish in time; try again"
     if code.startswith("SQLITE_FULL") or "is full" in text:
-        return f"{path}: the disk is full; free some space (every recorded event is intact)"
+        return f"{path}: the disk is full (every recorded event is intact); free some space"
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
         return f"{path}: it is read-only here; make the file and its folder writable"
     if code.startswith("SQLITE_CANTOPEN") or "unable to open" in text:

@@ -14,7 +14,7 @@ from decomp_ledger.storage.backup import Progress, copy_file
 from decomp_ledger.storage.event_store import utc_now
 from decomp_ledger.storage.exclusive_lock import exclusive_lock, remove_log_files
 from decomp_ledger.storage.file_checks import check_no_log
-from decomp_ledger.storage.new_file import draft_of, put, sync_folder, target_of
+from decomp_ledger.storage.new_file import draft_of, link_unless_exists, put, sync_folder, target_of
 
 __all__ = ["Restoration", "restore", "verify_draft"]
 
@@ -65,8 +65,14 @@ def restore(
         copy_file(Path(backup), draft, None)
         verified = verify_draft(draft, f"{backup}", progress)
         kept = _move_away(target, timeout) if target.exists() else None
-        check_no_log(target)
-        put(draft, target)
+        try:
+            check_no_log(target)
+            put(draft, target)
+        except OSError as error:
+            if kept is None or _put_back(kept, target):
+                raise
+            problem = error if isinstance(error, LedgerFileError) else f"{target}: it cannot be made: {error.strerror}"
+            raise LedgerFileError(f"{problem}; the ledger that was there is kept at {kept}") from error
     return Restoration(target, verified, kept)
 
 
@@ -100,6 +106,16 @@ def _move_away(target: Path, timeout: float) -> Path:
         sync_folder(target.parent)
     remove_log_files(kept)
     return kept
+
+
+def _put_back(kept: Path, target: Path) -> bool:
+    """Give a ledger its name back; return False if the name is taken, or a program may have a log of it open."""
+    logs = [path.with_name(path.name + suffix) for path in (kept, target) for suffix in ("-wal", "-shm")]
+    if any(map(os.path.lexists, logs)) or not link_unless_exists(kept, target):
+        return False
+    kept.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    return True
 
 
 def _free_name(target: Path) -> Path:

@@ -17,6 +17,7 @@ from test_checkpoints import command, keys, sign  # noqa: F401
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.transfer import restore as restoring
 from decomp_ledger.transfer.jsonl import dump, dump_to_file, load
 from decomp_ledger.transfer.restore import restore
 
@@ -136,8 +137,22 @@ def test_a_backup_replaces_a_file_only_with_force(path: Path, tmp_path: Path) ->
 def test_a_backup_does_not_take_the_place_of_a_ledger_in_use(path: Path, tmp_path: Path) -> None:
     with Ledger(tmp_path / "used.db", actor="ann") as used, Ledger(path) as ledger:
         new_table(used)
-        with pytest.raises(LedgerFileError, match=r"is in use: used.db-wal is not empty"):
+        with pytest.raises(
+            LedgerFileError, match=r"used.db-wal is not empty, because a program uses the file or was killed"
+        ):
             ledger.backup(tmp_path / "used.db", force=True)
+
+
+def test_a_ledger_of_a_killed_writer_can_be_replaced_once_it_was_opened(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "killed.db"
+    code = "import os, sys; from decomp_ledger.ledger import Ledger; "
+    run_python(code + "Ledger(sys.argv[1], actor='ann').create_table('edge'); os._exit(0)", target)
+    with Ledger(path) as ledger:
+        with pytest.raises(LedgerFileError, match=r"open the file once with Ledger\(\) and close it"):
+            ledger.backup(target, force=True)
+        Ledger(target).close()
+        ledger.backup(target, force=True)
+    assert head_of(target) == head_of(path)
 
 
 _LIMITED = """
@@ -300,6 +315,34 @@ def test_each_event_that_was_acknowledged_while_a_ledger_was_replaced_is_in_the_
         assert kept.state("edge").version == int(version)
         assert kept.verify().ok
     assert lines_of(path) == lines_of(copy)
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["name taken", "disk full"])
+def test_a_restore_that_fails_at_the_end_does_not_hide_the_ledger(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    with Ledger(path) as ledger:
+        copy = ledger.backup(tmp_path / "copy.db")
+        new_table(ledger, "newer")
+        lines = list(dump(ledger))
+    real = restoring.put
+
+    def put(draft: Path, target: Path) -> None:
+        if not is_taken:
+            raise OSError(28, "No space left on device")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: Ledger(target).close()).result(10)
+        real(draft, target)
+
+    monkeypatch.setattr(restoring, "put", put)
+    with pytest.raises(LedgerFileError) as caught:
+        restore(copy, path, force=True)
+    kept = next((entry for entry in tmp_path.iterdir() if ".replaced-" in entry.name), path)
+    assert lines_of(kept) == lines
+    if is_taken:
+        assert str(caught.value).endswith(f"name another file; the ledger that was there is kept at {kept}")
+    else:
+        assert names(tmp_path) == ["copy.db", "ledger.db"]
 
 
 def test_a_log_without_its_ledger_is_taken_into_no_other(path: Path, tmp_path: Path) -> None:

@@ -807,6 +807,19 @@ def test_a_draft_does_not_replace_a_file_made_meanwhile(
     assert contents(tmp_path) == {"copy.db": b"mine"}
 
 
+def test_a_draft_that_a_killed_process_left_is_not_used(tmp_path: Path) -> None:
+    target = tmp_path / "ledger.db"
+    with draft_of(target) as draft:
+        pass
+    for ending in ("", "-wal", "-shm", "-journal"):
+        draft.with_name(draft.name + ending).write_bytes(b"left")
+    with draft_of(target):
+        assert contents(tmp_path) == {}
+    draft.write_bytes(b"left")
+    with Ledger(target) as ledger:
+        assert ledger.verify().ok
+
+
 def test_a_write_transaction_locks_other_writers_out_from_its_start(path: Path) -> None:
     with Ledger(path) as ledger, Ledger(path, timeout=0) as other:
         with ledger.database.write_transaction():
@@ -842,7 +855,7 @@ def fill(table: object) -> int:
         try:
             table.preserve([f"aten::op{number}_{'x' * 300}"])
         except LedgerFileError as error:
-            assert "the disk is full; free some space (every recorded event is intact)" in str(error)
+            assert "the disk is full (every recorded event is intact); free some space" in str(error)
             return number
     raise AssertionError("the ledger was never full")
 

@@ -20,10 +20,23 @@ from types import ModuleType
 from typing import Any
 
 from decomp_ledger.pytorch import active
+from decomp_ledger.storage import fork_safety
 
 __all__ = ["install", "uninstall"]
 
-_lock = threading.RLock()
+
+class _Shared:
+    """The lock of the state below, which a child gets free when another thread of the parent held it at the fork."""
+
+    def __init__(self) -> None:
+        self.renew_lock()
+        fork_safety.renew_lock_in_child(self)
+
+    def renew_lock(self) -> None:
+        self.lock = threading.RLock()
+
+
+_shared = _Shared()
 _users: set[object] = set()
 _undo: dict[str, Callable[[], None]] = {}  # module name -> what takes its patch out
 
@@ -34,7 +47,7 @@ def install(user: object) -> None:
     Args:
         user: any hashable value; the patches stay until each user has uninstalled them.
     """
-    with _lock:
+    with _shared.lock:
         _users.add(user)
         for name in _PATCHES:
             module = sys.modules.get(name)
@@ -46,7 +59,7 @@ def install(user: object) -> None:
 
 def uninstall(user: object) -> None:
     """End the use of the patches; the last user's end puts torch back as it was."""
-    with _lock:
+    with _shared.lock:
         _users.discard(user)
         if _users:
             return
@@ -70,16 +83,18 @@ def _patch(name: str, module: ModuleType) -> None:
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     """Make a table of the recording wherever a program makes one of upstream's.
 
-    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own.
+    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own, or one that takes any arguments.
     """
     upstream = getattr(module, "CustomDecompTable", None)
     if upstream is None:
         return None
+    own = vars(upstream).get("__new__")
+    original = upstream.__new__
 
     def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
         current = active.current() if cls is upstream else None
         if current is None:
-            return dict.__new__(cls)
+            return original(cls, *args, **kwargs)
         from decomp_ledger.pytorch.table import DecompTable
 
         made = dict.__new__(DecompTable)
@@ -88,7 +103,17 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
         return made
 
     upstream.__new__ = __new__
-    return lambda: delattr(upstream, "__new__")
+
+    def undo() -> None:
+        # Only if it is still ours, because another tool may have patched it since and calls ours.
+        if vars(upstream).get("__new__") is not __new__:
+            return
+        if own is None:
+            del upstream.__new__
+        else:
+            upstream.__new__ = own
+
+    return undo
 
 
 def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
@@ -166,20 +191,33 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
 class _Finder(importlib.abc.MetaPathFinder):
     """Patch the modules of `_PATCHES` right after the program imports them."""
 
+    def __init__(self) -> None:
+        self._here = threading.local()
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name not in _PATCHES:
+        # Another tool's finder may call all finders as this one does, so each thread comes here once a search.
+        if name not in _PATCHES or getattr(self._here, "searching", False):
             return None
-        for finder in sys.meta_path:
+        self._here.searching = True
+        try:
+            spec = self._spec_of_others(name, path, target)
+        finally:
+            self._here.searching = False
+        if spec is not None and spec.loader is not None:
+            self._patch_after(name, spec.loader)
+        return spec
+
+    def _spec_of_others(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> importlib.machinery.ModuleSpec | None:
+        for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            spec: importlib.machinery.ModuleSpec | None = (
-                find(name, path, target) if find is not None and finder is not self else None
-            )
-            if spec is not None:
-                if spec.loader is not None:
-                    self._patch_after(name, spec.loader)
-                return spec
+            if find is not None and finder is not self:
+                spec: importlib.machinery.ModuleSpec | None = find(name, path, target)
+                if spec is not None:
+                    return spec
         return None
 
     @staticmethod
@@ -189,7 +227,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
             execute(module)
-            with _lock:
+            with _shared.lock:
                 if _users:
                     _patch(name, module)
 

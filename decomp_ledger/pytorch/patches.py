@@ -10,7 +10,9 @@ imported yet is patched when the program imports it. For the same reason the pat
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -49,12 +51,18 @@ def install(user: object) -> None:
     """
     with _shared.lock:
         _users.add(user)
-        for name in _PATCHES:
-            module = sys.modules.get(name)
-            if module is not None:
-                _patch(name, module)
         if len(_undo) < len(_PATCHES) and _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
+        half_imported = [name for name in _PATCHES if _is_half_imported(name)]
+    # Wait for the threads that import these now. Not under our lock, because such a thread may need it.
+    for name in half_imported:
+        with contextlib.suppress(Exception):  # the program's own import raises it
+            importlib.import_module(name)
+    with _shared.lock:
+        for name in _PATCHES:
+            module = sys.modules.get(name)
+            if module is not None and _users:
+                _patch(name, module)
 
 
 def uninstall(user: object) -> None:
@@ -68,6 +76,12 @@ def uninstall(user: object) -> None:
         _undo.clear()
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
+
+
+def _is_half_imported(name: str) -> bool:
+    """Tell whether a module is being imported. Risk: `_initializing`, which importlib's own check reads too."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _patch(name: str, module: ModuleType) -> None:

@@ -7,6 +7,7 @@ import importlib.machinery
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,18 @@ def name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.delitem(sys.modules, "patched_module", raising=False)
     (tmp_path / "patched_module.py").write_text("READY = True")
     return "patched_module"
+
+
+def test_a_module_that_another_thread_is_importing_is_patched(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text("import time\nSTARTED = True\ntime.sleep(0.5)\nREADY = True")
+    thread = threading.Thread(target=importlib.import_module, args=(name,))
+    thread.start()
+    while not hasattr(sys.modules.get(name), "STARTED"):
+        time.sleep(0.01)
+    patches.install("test")
+    thread.join()
+    assert sys.modules[name].patched
+    patches.uninstall("test")
 
 
 class AsksOthers:

@@ -1,4 +1,7 @@
-"""Patch torch in three places while a recording or a named table needs it, and put it back exactly.
+"""Patch torch in three places while a recording or a named table needs it.
+
+The end of the last recording puts torch back as it was. After `Ledger.table` the patches stay until the process ends,
+because a named table may be used at any time; without a recording, they pass all other tables and exports through.
 
 `CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
 name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
@@ -66,7 +69,7 @@ def install(user: object) -> None:
 
 
 def uninstall(user: object) -> None:
-    """End the use of the patches; the last user's end puts torch back as it was."""
+    """End the use of the patches; the end of the last user puts torch back as it was."""
     with _shared.lock:
         _users.discard(user)
         if _users:

@@ -147,7 +147,7 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
         from decomp_ledger.pytorch import exports
 
-        return exports.run(self, decomp_table, lambda table: original(self, table, *args, **kwargs))
+        return exports.run(original, self, decomp_table, *args, **kwargs)
 
     cls.run_decompositions = run_decompositions
 

@@ -26,22 +26,24 @@ __all__ = ["run"]
 _MAX_MESSAGE = 2000
 
 
-def run(program: Any, table: Any, proceed: Callable[[Any], Any]) -> Any:
+def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Lower a program, and record it if the table is recorded.
 
     Args:
+        original: torch's own `run_decompositions`.
         program: the ExportedProgram.
         table: the caller's argument of `run_decompositions`: None, a table, or whatever `dict()` takes.
-        proceed: torch's own `run_decompositions`, called with the table to use.
+        *args: the caller's other arguments.
+        **kwargs: likewise.
 
     Returns:
-        The result of `proceed`, whose errors pass through.
+        The result of `original`, whose errors pass through.
     """
     recording = active.current()
     if table is None and recording is not None:
         table = DecompTable(recording.new_log())  # what torch would make
     if table is None or (recording is None and not isinstance(table, DecompTable)):
-        return proceed(table)
+        return original(program, table, *args, **kwargs)
     plain: Mapping[Any, Any]
     if isinstance(table, DecompTable) and (table.ledger is not None or recording is None):
         plain, version, snapshot = table.materialize_for_export()
@@ -51,8 +53,8 @@ def run(program: Any, table: Any, proceed: Callable[[Any], Any]) -> Any:
         recorded = None if recording is None else recording.record_plain_dict(plain)
         export = None if recorded is None else _Export(recorded[0], recorded[0].version, *recorded[1:])
     if export is None or export.log.ledger is None:
-        return proceed(plain)
-    return export.run(program, plain, proceed)
+        return original(program, plain, *args, **kwargs)
+    return export.run(original, program, plain, *args, **kwargs)
 
 
 class _Export:
@@ -72,11 +74,14 @@ class _Export:
         self.stale = stale
         self.fired: dict[str, int] = {}
 
-    def run(self, program: Any, table: Mapping[Any, Any], proceed: Callable[[Any], Any]) -> Any:
+    def run(
+        self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         before = _summary(program)
         started = time.perf_counter()
         try:
-            result = proceed({op: self.counted(op, fn) for op, fn in table.items()})
+            counted = {op: self.counted(op, fn) for op, fn in table.items()}
+            result = original(program, counted, *args, **kwargs)
         except BaseException as error:
             self.record(self.body(before, None, started, error))
             raise

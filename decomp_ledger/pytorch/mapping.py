@@ -84,7 +84,7 @@ class LiveMapping(CustomDecompTable):
             self._follow(defaults)
 
     def _follow(self, defaults: Defaults) -> None:
-        """Make the storage what the rules and these defaults say; empty it rather than leave it wrong."""
+        """Bring the storage up to date with the rules and these defaults; on an error, empty it."""
         with self._log.lock:
             try:
                 self._update_storage(defaults)

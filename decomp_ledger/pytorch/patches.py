@@ -1,4 +1,7 @@
-"""Patch torch in three places while a recording or a named table needs it, and put it back exactly.
+"""Patch torch in three places while a recording or a named table needs it.
+
+The end of the last recording puts torch back as it was. After `Ledger.table` the patches stay until the process ends,
+because a named table may be used at any time; without a recording, they pass all other tables and exports through.
 
 `CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
 name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
@@ -10,7 +13,9 @@ imported yet is patched when the program imports it. For the same reason the pat
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -20,10 +25,23 @@ from types import ModuleType
 from typing import Any
 
 from decomp_ledger.pytorch import active
+from decomp_ledger.storage import fork_safety
 
 __all__ = ["install", "uninstall"]
 
-_lock = threading.RLock()
+
+class _Shared:
+    """The lock of the state below, which a child gets free when another thread of the parent held it at the fork."""
+
+    def __init__(self) -> None:
+        self.renew_lock()
+        fork_safety.renew_lock_in_child(self)
+
+    def renew_lock(self) -> None:
+        self.lock = threading.RLock()
+
+
+_shared = _Shared()
 _users: set[object] = set()
 _undo: dict[str, Callable[[], None]] = {}  # module name -> what takes its patch out
 
@@ -34,19 +52,25 @@ def install(user: object) -> None:
     Args:
         user: any hashable value; the patches stay until each user has uninstalled them.
     """
-    with _lock:
+    with _shared.lock:
         _users.add(user)
-        for name in _PATCHES:
-            module = sys.modules.get(name)
-            if module is not None:
-                _patch(name, module)
         if len(_undo) < len(_PATCHES) and _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
+        half_imported = [name for name in _PATCHES if _is_half_imported(name)]
+    # Wait for the threads that import these now. Not under our lock, because such a thread may need it.
+    for name in half_imported:
+        with contextlib.suppress(Exception):  # the program's own import raises it
+            importlib.import_module(name)
+    with _shared.lock:
+        for name in _PATCHES:
+            module = sys.modules.get(name)
+            if module is not None and _users:
+                _patch(name, module)
 
 
 def uninstall(user: object) -> None:
-    """End the use of the patches; the last user's end puts torch back as it was."""
-    with _lock:
+    """End the use of the patches; the end of the last user puts torch back as it was."""
+    with _shared.lock:
         _users.discard(user)
         if _users:
             return
@@ -55,6 +79,12 @@ def uninstall(user: object) -> None:
         _undo.clear()
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
+
+
+def _is_half_imported(name: str) -> bool:
+    """Tell whether a module is being imported. Risk: `_initializing`, which importlib's own check reads too."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _patch(name: str, module: ModuleType) -> None:
@@ -70,16 +100,18 @@ def _patch(name: str, module: ModuleType) -> None:
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     """Make a table of the recording wherever a program makes one of upstream's.
 
-    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own.
+    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own, or one that takes any arguments.
     """
     upstream = getattr(module, "CustomDecompTable", None)
     if upstream is None:
         return None
+    own = vars(upstream).get("__new__")
+    original = upstream.__new__
 
     def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
         current = active.current() if cls is upstream else None
         if current is None:
-            return dict.__new__(cls)
+            return original(cls, *args, **kwargs)
         from decomp_ledger.pytorch.table import DecompTable
 
         made = dict.__new__(DecompTable)
@@ -88,7 +120,17 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
         return made
 
     upstream.__new__ = __new__
-    return lambda: delattr(upstream, "__new__")
+
+    def undo() -> None:
+        # Only if it is still ours, because another tool may have patched it since and calls ours.
+        if vars(upstream).get("__new__") is not __new__:
+            return
+        if own is None:
+            del upstream.__new__
+        else:
+            upstream.__new__ = own
+
+    return undo
 
 
 def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
@@ -105,7 +147,7 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
         from decomp_ledger.pytorch import exports
 
-        return exports.run(self, decomp_table, lambda table: original(self, table, *args, **kwargs))
+        return exports.run(original, self, decomp_table, *args, **kwargs)
 
     cls.run_decompositions = run_decompositions
 
@@ -166,20 +208,33 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
 class _Finder(importlib.abc.MetaPathFinder):
     """Patch the modules of `_PATCHES` right after the program imports them."""
 
+    def __init__(self) -> None:
+        self._here = threading.local()
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name not in _PATCHES:
+        # Another tool's finder may call all finders as this one does, so each thread comes here once a search.
+        if name not in _PATCHES or getattr(self._here, "searching", False):
             return None
-        for finder in sys.meta_path:
+        self._here.searching = True
+        try:
+            spec = self._spec_of_others(name, path, target)
+        finally:
+            self._here.searching = False
+        if spec is not None and spec.loader is not None:
+            self._patch_after(name, spec.loader)
+        return spec
+
+    def _spec_of_others(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> importlib.machinery.ModuleSpec | None:
+        for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            spec: importlib.machinery.ModuleSpec | None = (
-                find(name, path, target) if find is not None and finder is not self else None
-            )
-            if spec is not None:
-                if spec.loader is not None:
-                    self._patch_after(name, spec.loader)
-                return spec
+            if find is not None and finder is not self:
+                spec: importlib.machinery.ModuleSpec | None = find(name, path, target)
+                if spec is not None:
+                    return spec
         return None
 
     @staticmethod
@@ -189,7 +244,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
             execute(module)
-            with _lock:
+            with _shared.lock:
                 if _users:
                     _patch(name, module)
 

@@ -20,6 +20,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.events import Updated
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.pytorch import active, patches
+from decomp_ledger.storage import fork_safety
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
@@ -61,13 +62,16 @@ class Recording:
         self._reason = reason
         self._on_error = on_error
         self._failed = self._left = False
-        self._lock = threading.RLock()
+        self.renew_lock()
+        fork_safety.renew_lock_in_child(self)
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
 
     def __enter__(self) -> Recording:
         if active.is_entered(self):
             raise LedgerError(f"recording {self.name!r}: it is entered already; make another one")
+        if self._left and self._owns_ledger:
+            raise LedgerError(f"recording {self.name!r}: its ledger is closed; make another one with record()")
         self._left = False
         active.enter(self)
         patches.install(self)
@@ -76,6 +80,8 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not active.is_entered(self):
+            return  # it was left before
         active.leave(self)
         patches.uninstall(self)
         # Its tables stay usable, unrecorded.
@@ -86,6 +92,10 @@ class Recording:
             log.detach()
         if self._owns_ledger:
             self.ledger.close()
+
+    def renew_lock(self) -> None:
+        """Replace the lock by a free one, in a forked child."""
+        self._lock = threading.RLock()
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""

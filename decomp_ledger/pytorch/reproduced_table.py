@@ -98,7 +98,7 @@ class ReproducedTable(DecompTable):
         self._log.functions[op, decomposition] = fn
         if decomposition.helpers is None or decomposition.helpers == decompositions.helpers_of(fn):
             return []
-        text = f"{decomposition.label()} has the recorded source, but a function that it calls has not"
+        text = f"{decomposition.label()} is unchanged, but a function that it calls changed"
         return [TableDifference(op, HELPERS, text)]
 
 

@@ -107,7 +107,7 @@ class DecompTable(LiveMapping):
         self.pop(key)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Give decompositions to many ops, as one event."""
+        """Override many ops, as one event."""
         pairs = dict(*args, **kwargs)
         self._override(Updated, {op: fn for key, fn in pairs.items() for op in op_names_of(key)})
 
@@ -125,7 +125,7 @@ class DecompTable(LiveMapping):
     def pop(self, key: object, *default: Any) -> Any:
         """Remove an op so that it stays in the graph, and return its decomposition.
 
-        As in upstream, a custom op that is not in the table can be popped once: it is preserved when it is loaded.
+        As in upstream, a custom op that is not in the table can be popped once. Once loaded, it stays in the graph.
 
         Args:
             key: the op. A packet removes all its overloads.

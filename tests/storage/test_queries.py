@@ -145,7 +145,7 @@ def test_a_catalog_file_is_a_state(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_or_an_export_needs_a_ledger(question: Callable[[], object]) -> None:
-    with pytest.raises(dl.LedgerError, match=r": needs a ledger; open one with Ledger\(path\), and ask it"):
+    with pytest.raises(dl.LedgerError, match=r": needs a ledger; open one with Ledger\(path\), and call its method"):
         question()
 
 

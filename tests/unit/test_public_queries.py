@@ -48,3 +48,8 @@ def test_a_number_names_an_export(ledger: dl.Ledger) -> None:
         ledger.used_ops(3)
     with pytest.raises(dl.UnknownExport, match="has no export 3"):
         ledger.drift("torch:2.12.1", "torch:2.13.0", only_used=3)
+
+
+def test_the_type_of_an_open_ledger_is_public(ledger: dl.Ledger) -> None:
+    assert "LedgerLog" in dl.__all__
+    assert isinstance(ledger, dl.LedgerLog)

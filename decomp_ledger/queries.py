@@ -65,6 +65,7 @@ __all__ = [
     "State",
     "StateDiff",
     "UpgradeReport",
+    "available_catalogs",
     "blame",
     "capture_catalog",
     "catalog",
@@ -397,6 +398,11 @@ def check_upgrade(
 
 
 # Catalogs
+
+
+def available_catalogs() -> tuple[str, ...]:
+    """Return the torch versions whose catalogs are shipped, oldest first: `catalog("torch:VERSION")` gives each."""
+    return tuple(catalogs.available())
 
 
 def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:

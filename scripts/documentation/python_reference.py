@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
     "Questions": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
-        *("catalog", "capture_catalog"),
+        *("catalog", "available_catalogs", "capture_catalog"),
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
     "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),

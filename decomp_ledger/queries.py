@@ -1,4 +1,4 @@
-"""The public questions: each is one call, with a ledger or without one.
+"""The public queries: each is one call, with a ledger or without one.
 
 A command of the command line and a method of :class:`decomp_ledger.Ledger` both call a function of this module. Every
 function takes `ledger=`, because a state spec such as `torch:2.13.0` or `model.pt2` needs no ledger.

@@ -24,7 +24,7 @@ change. Importing `decomp_ledger` does not import torch; a call that needs torch
 GROUPS: dict[str, tuple[str, ...]] = {
     "Ledgers and recordings": ("Ledger", "record", "Recording"),
     "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
-    "Questions": (
+    "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
         *("catalog", "available_catalogs", "capture_catalog"),
     ),

@@ -142,8 +142,6 @@ def upgrade_command(
     as_json: bool,
 ) -> int:
     """Show a table as it would be on another torch, and what the upgrade does to each rule."""
-    if (version is None) == (interpreter is None):
-        raise click.UsageError("the other torch: give either --torch VERSION or --python INTERPRETER")
     if check and everything:
         raise click.UsageError("--check and --all exclude each other, because --check names every op; give one of them")
     with option.ask() as ledger:

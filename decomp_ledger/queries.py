@@ -585,7 +585,7 @@ def _needed(ledger: LedgerLog | None, what: object) -> LedgerLog:
 
 
 def _default_table(name: str, found: Catalog) -> ResolvedState:
-    return ResolvedState(name, TableState(name, 0, "torch", {}), found)
+    return ResolvedState(name, NamedState.of_catalog(name, found).state, found)
 
 
 def _of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:

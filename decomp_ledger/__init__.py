@@ -42,6 +42,7 @@ from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey, load_key, read_signers
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.events import (
@@ -77,6 +78,7 @@ from decomp_ledger.queries import (
     State,
     StateDiff,
     UpgradeReport,
+    available_catalogs,
     blame,
     capture_catalog,
     catalog,
@@ -130,6 +132,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LedgerLog",
     "Materialized",
     "NamedState",
     "NotImportable",
@@ -185,6 +188,7 @@ __all__ = [
     "UpgradeReport",
     "Verification",
     "VersionConflict",
+    "available_catalogs",
     "blame",
     "capture_catalog",
     "catalog",

@@ -149,7 +149,7 @@ class Ledger(LedgerLog):
             raise UnusableValue(f"{name}: its decomposition must be callable, not {type(fn).__name__}")
         self.functions.provided.setdefault(name, []).append(fn)
 
-    # Questions: each is the function of that name in `queries`, asked of this ledger.
+    # Queries: each calls the function of that name in `queries` with this ledger.
 
     def show(self, spec: State | None = None) -> ResolvedState:
         """Return a table state with the facts that are known about it; see :func:`decomp_ledger.show`."""
@@ -167,11 +167,11 @@ class Ledger(LedgerLog):
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
         return queries.diff(before, after, ledger=self)
 
-    def drift(self, before: State, after: State, *, only_used: State | None = None) -> Drift:
+    def drift(self, before: State, after: State, *, only_used: State | int | None = None) -> Drift:
         """Return the difference between two states with their catalogs; see :func:`decomp_ledger.drift`."""
         return queries.drift(before, after, only_used=only_used, ledger=self)
 
-    def used_ops(self, spec: State) -> frozenset[str]:
+    def used_ops(self, spec: State | int) -> frozenset[str]:
         """Return the ops of an exported program; see :func:`decomp_ledger.used_ops`."""
         return queries.used_ops(spec, ledger=self)
 

@@ -1,4 +1,4 @@
-"""The public questions: each is one call, with a ledger or without one.
+"""The public queries: each is one call, with a ledger or without one.
 
 A command of the command line and a method of :class:`decomp_ledger.Ledger` both call a function of this module. Every
 function takes `ledger=`, because a state spec such as `torch:2.13.0` or `model.pt2` needs no ledger.
@@ -45,6 +45,7 @@ from decomp_ledger.model.state_specs import (
     StateSpec,
     TableSpec,
     TorchSpec,
+    not_an_export,
     parse_export_spec,
     parse_state_spec,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "State",
     "StateDiff",
     "UpgradeReport",
+    "available_catalogs",
     "blame",
     "capture_catalog",
     "catalog",
@@ -319,7 +321,9 @@ def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> Sta
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
 
 
-def drift(before: State, after: State, *, only_used: State | None = None, ledger: LedgerLog | None = None) -> Drift:
+def drift(
+    before: State, after: State, *, only_used: State | int | None = None, ledger: LedgerLog | None = None
+) -> Drift:
     """Return the difference between two states, each with its catalog.
 
     Args:
@@ -337,20 +341,17 @@ def drift(before: State, after: State, *, only_used: State | None = None, ledger
     return whole if used is None else whole.only(used)
 
 
-def used_ops(spec: State, *, ledger: LedgerLog | None = None) -> frozenset[str]:
+def used_ops(spec: State | int, *, ledger: LedgerLog | None = None) -> frozenset[str]:
     """Return the ops of an exported program: those before and after its export, and those that fired in it.
 
     Args:
-        spec: `export:7` or `model.pt2`.
+        spec: `export:7`, 7, or `model.pt2`.
         ledger: the ledger of the export.
 
     Raises:
         LedgerError: the spec names no export, or needs a ledger.
     """
-    found = show(parse_export_spec(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec, ledger=ledger)
-    if found.bundle is None:
-        raise LedgerError(f"{found.name}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
-    return _ops_of(found.bundle.body)
+    return _ops_of(_export(spec, ledger)[1].body)
 
 
 def upgrade(
@@ -399,6 +400,11 @@ def check_upgrade(
 # Catalogs
 
 
+def available_catalogs() -> tuple[str, ...]:
+    """Return the torch versions whose catalogs are shipped, oldest first: `catalog("torch:VERSION")` gives each."""
+    return tuple(catalogs.available())
+
+
 def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
     """Return the whole catalog of a state.
 
@@ -424,8 +430,12 @@ def capture_catalog(
     Raises:
         UnsupportedTorch: the interpreter cannot run, has no torch, or has one that cannot be captured.
         LedgerFileError: the file cannot be written.
+        UnusableValue: `python` cannot be a path.
     """
-    captured = Catalog.from_json(capture_with(os.fspath(python or sys.executable)))
+    interpreter = sys.executable if python is None else python
+    if not isinstance(interpreter, (str, os.PathLike)) or "\0" in os.fspath(interpreter):
+        raise UnusableValue(f"{python!r:.80}: not a path; give the path of a Python interpreter")
+    captured = Catalog.from_json(capture_with(os.fspath(interpreter)))
     if output is not None:
         try:
             Path(output).write_text(json.dumps(captured.to_json()), encoding="utf-8")
@@ -465,19 +475,16 @@ def reproduce_export(
     from decomp_ledger.pytorch.graph_digest import first_difference
     from decomp_ledger.pytorch.reproduced_table import import_trusted, load_program, reproduce, rerun
 
-    given = spec if isinstance(spec, (Catalog, ResolvedState)) else _export_spec(spec)
-    found = show(given, ledger=ledger)
-    if found.bundle is None:
-        raise LedgerError(f"{found.name}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
+    found, bundle = _export(spec, ledger)
     import_trusted(trust)
     known = ProcessFunctions() if ledger is None else ledger.functions
-    table = reproduce(found.bundle, trust=(*known.trust, *trust), provide=known.candidates(), strict=False)
+    table = reproduce(bundle, trust=(*known.trust, *trust), provide=known.candidates(), strict=False)
     if program is None or (table.differences and not nearest):
-        return Reproduction(found.bundle, table)
+        return Reproduction(bundle, table)
     again = rerun(table, load_program(os.fspath(program)))
     if again.same or found.stamp is None:
-        return Reproduction(found.bundle, table, again)
-    return Reproduction(found.bundle, table, again, first_difference(load_program(found.name), again.program))
+        return Reproduction(bundle, table, again)
+    return Reproduction(bundle, table, again, first_difference(load_program(found.name), again.program))
 
 
 # Whole ledgers
@@ -552,24 +559,33 @@ def name_of_op(op: object) -> str:
 
 def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog | None) -> StateSpec:
     if spec is None:
-        return TableSpec(sole_table(_needed(ledger, "this question")))
-    return parse_state_spec(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec
+        return TableSpec(sole_table(_needed(ledger, "spec=None")))
+    if isinstance(spec, (str, os.PathLike)):
+        return parse_state_spec(os.fspath(spec))
+    if not isinstance(spec, StateSpec):
+        raise UnusableValue(f"{spec!r:.80}: not a state spec; give text, such as 'edge@3' or 'export:7'")
+    return spec
 
 
-def _export_spec(spec: str | os.PathLike[str] | StateSpec | int) -> StateSpec:
-    if isinstance(spec, int):
-        return ExportSpec(spec)
-    return parse_export_spec(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec
+def _export(spec: State | int, ledger: LedgerLog | None) -> tuple[ResolvedState, ExportBundle]:
+    """Return the state of an export, and the export."""
+    given: State = ExportSpec(spec) if isinstance(spec, int) else spec
+    if isinstance(given, (str, os.PathLike)):
+        given = parse_export_spec(os.fspath(given))
+    found = show(given, ledger=ledger)
+    if found.bundle is None:
+        raise not_an_export(found.name)
+    return found, found.bundle
 
 
 def _needed(ledger: LedgerLog | None, what: object) -> LedgerLog:
     if ledger is None:
-        raise LedgerError(f"{what}: needs a ledger; open one with Ledger(path), and ask it")
+        raise LedgerError(f"{what}: needs a ledger; open one with Ledger(path), and call its method of the same name")
     return ledger
 
 
 def _default_table(name: str, found: Catalog) -> ResolvedState:
-    return ResolvedState(name, TableState(name, 0, "torch", {}), found)
+    return ResolvedState(name, NamedState.of_catalog(name, found).state, found)
 
 
 def _of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:

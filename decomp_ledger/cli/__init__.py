@@ -1,4 +1,4 @@
-"""The decomp-ledger command. Each command parses its arguments, calls the library once, and prints the result."""
+"""The decomp-ledger command. Each command parses its arguments, calls the library, and prints the result."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import click
 
-from decomp_ledger import catalogs, queries
+from decomp_ledger import queries
 from decomp_ledger.cli.drift_output import decomposition_text
 from decomp_ledger.cli.output import LedgerOption, columns, json_option, note, pass_ledger, write_json
 from decomp_ledger.errors import LedgerError
@@ -29,7 +29,7 @@ def catalog() -> None:
 @json_option
 def list_command(as_json: bool) -> None:
     """List the torch versions whose catalogs are shipped."""
-    found = {f"torch:{version}": catalogs.released(version) for version in catalogs.available()}
+    found = {f"torch:{version}": queries.catalog(f"torch:{version}") for version in queries.available_catalogs()}
     if as_json:
         write_json([{"name": name, **_summary(each)} for name, each in found.items()])
         return

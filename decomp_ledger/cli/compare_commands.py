@@ -98,7 +98,7 @@ def _state_json(found: ResolvedState) -> dict[str, Json]:
 def drift_command(
     option: LedgerOption, before: str, after: str, everything: bool, program: str | None, markdown: bool, as_json: bool
 ) -> int:
-    """Show what differs between two tables or torch versions, the weightiest first; exit with 1 if anything does."""
+    """Show what differs between two tables or torch versions, most important first; exit with 1 if anything does."""
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other; give one of them")
     with option.ask() as ledger:
@@ -142,8 +142,6 @@ def upgrade_command(
     as_json: bool,
 ) -> int:
     """Show a table as it would be on another torch, and what the upgrade does to each rule."""
-    if (version is None) == (interpreter is None):
-        raise click.UsageError("the other torch: give either --torch VERSION or --python INTERPRETER")
     if check and everything:
         raise click.UsageError("--check and --all exclude each other, because --check names every op; give one of them")
     with option.ask() as ledger:

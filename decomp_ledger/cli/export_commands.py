@@ -177,7 +177,7 @@ def _graph_lines(found: Reproduction, again: Rerun) -> Iterator[str]:
         for op in sorted(before.keys() | after.keys())
         if before.get(op, 0) != after.get(op, 0)
     ]
-    yield f"ops, then -> now: {', '.join(steps)}" if steps else "the same ops as often: arguments or types differ"
+    yield f"ops, then -> now: {', '.join(steps)}" if steps else "the op counts are equal: arguments or types differ"
     yield "give the stamped .pt2 instead of the export's number to see the first node that differs"
 
 

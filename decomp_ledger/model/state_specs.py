@@ -24,6 +24,7 @@ __all__ = [
     "clamped",
     "is_number",
     "is_number_like",
+    "not_an_export",
     "parse_export_number",
     "parse_export_spec",
     "parse_number",
@@ -156,8 +157,13 @@ def parse_export_spec(text: str) -> ExportSpec | StampSpec:
         return ExportSpec(parse_export_number(text))
     spec = parse_state_spec(text)
     if not isinstance(spec, ExportSpec | StampSpec):
-        raise LedgerError(f"{shorten(text)}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
+        raise not_an_export(text)
     return spec
+
+
+def not_an_export(name: str) -> LedgerError:
+    """Return the error for a state that is not of an export."""
+    return LedgerError(f"{shorten(name)}: not an export; give export:N from `decomp-ledger exports`, or a FILE.pt2")
 
 
 def parse_export_number(text: str) -> int:

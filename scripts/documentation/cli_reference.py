@@ -13,6 +13,7 @@ PYTHON = {
     "backup": "ledger.backup(FILE)",
     "blame": "ledger.blame(STATE)",
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
+    "catalog list": "dl.available_catalogs()",
     "catalog show": "dl.catalog(STATE)",
     "checkpoint": "ledger.checkpoint(KEY)",
     "diff": "ledger.diff(A, B)",
@@ -32,7 +33,6 @@ PYTHON = {
     "upgrade": "ledger.upgrade(STATE, torch=VERSION)",
     "verify": "ledger.verify()",
 }
-WITHOUT_PYTHON = frozenset({"catalog list"})
 WIDTH = 84  # what the site shows without a scroll bar
 
 HEAD = """# Command line
@@ -73,8 +73,7 @@ def sections(command: click.Command, path: list[str]) -> list[str]:
         raise RuntimeError(f"{' '.join(path)} --help fails: {result.output}")
     text = "\n".join(line.rstrip() for line in result.output.rstrip().splitlines())
     name = " ".join(path)
-    without = isinstance(command, click.Group) or name in WITHOUT_PYTHON
-    python = "" if without else f"\nIn Python: `{python_call(name)}`\n"
+    python = "" if isinstance(command, click.Group) else f"\nIn Python: `{python_call(name)}`\n"
     found = [f"## {' '.join(['decomp-ledger', *path])}\n\n```text\n{text}\n```\n{python}"]
     if isinstance(command, click.Group):
         context = click.Context(command)

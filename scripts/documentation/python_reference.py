@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import decomp_ledger
@@ -24,9 +24,9 @@ change. Importing `decomp_ledger` does not import torch; a call that needs torch
 GROUPS: dict[str, tuple[str, ...]] = {
     "Ledgers and recordings": ("Ledger", "record", "Recording"),
     "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
-    "Questions": (
+    "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
-        *("catalog", "capture_catalog"),
+        *("catalog", "available_catalogs", "capture_catalog"),
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
     "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),
@@ -53,23 +53,30 @@ SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 # Members for other parts of the package, and those that only torch's own code uses: of any class, or of one.
 INTERNAL = frozenset(
     {
-        *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "weight", "of_catalog"),
+        *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "of_catalog"),
         *("append", "origin", "next_name", "has_materialized_as", "changes_after", "renew_lock"),
-        *("state_and_blame", "state_and_since", "last_events", "created", "place", "locate"),
-        *("new_log", "stopped", "adopted", "failed", "missed", "plain"),
+        *("state_and_blame", "state_and_since", "last_events", "created", "locate"),
+        *("new_log", "stopped", "adopted", "failed", "missed"),
         *("decomp_table", "has_materialized", "deleted_custom_ops"),
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
         *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),
-        *("Ledger.dump_lines", "ExportBundle.of"),
+        "Ledger.dump_lines",
     }
 )
 WIDTH = 100
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the page.
+
+    Raises:
+        RuntimeError: `INTERNAL` names a member that no public class has.
+    """
     names = [name for name in decomp_ledger.__all__ if not name.startswith("_")]
     values = {name: getattr(decomp_ledger, name) for name in names}
+    unknown = unknown_members(INTERNAL, [value for value in values.values() if inspect.isclass(value)])
+    if unknown:
+        raise RuntimeError(f"{', '.join(unknown)}: no public class has it; remove it from INTERNAL in {__file__}")
     placed = {name for group in GROUPS.values() for name in group}
     parts = [HEAD]
     for heading, first in GROUPS.items():
@@ -90,6 +97,14 @@ def page() -> str:
     errors = [name for name in names if is_error(values[name])]
     parts += [f"## {ERRORS}\n\n", errors_table({name: values[name] for name in errors})]
     return "".join(parts).rstrip() + "\n"
+
+
+def unknown_members(given: Iterable[str], classes: Iterable[type]) -> list[str]:
+    """Return the names of members, each `member` or `Class.member`, that no class has."""
+    known: set[str] = set()
+    for cls in classes:
+        known.update(name for member in dir(cls) for name in (member, f"{cls.__name__}.{member}"))
+    return sorted(set(given) - known)
 
 
 def is_error(value: Any) -> bool:

@@ -145,7 +145,7 @@ def test_a_catalog_file_is_a_state(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_or_an_export_needs_a_ledger(question: Callable[[], object]) -> None:
-    with pytest.raises(dl.LedgerError, match=r": needs a ledger; open one with Ledger\(path\), and ask it"):
+    with pytest.raises(dl.LedgerError, match=r": needs a ledger; open one with Ledger\(path\), and call its method"):
         question()
 
 
@@ -167,5 +167,13 @@ def test_results_have_short_representations(ledger: dl.Ledger, bare: dl.Ledger) 
 
 def test_every_question_is_a_method_of_a_ledger() -> None:
     questions = {name for name in queries.__all__ if name[0].islower()}
-    without_ledger = {"capture_catalog", "load_dump", "catalog", "name_of_op", "sole_table", "state_and_blame"}
+    without_ledger = {
+        "available_catalogs",
+        "capture_catalog",
+        "load_dump",
+        "catalog",
+        "name_of_op",
+        "sole_table",
+        "state_and_blame",
+    }
     assert {name for name in questions - without_ledger if not hasattr(dl.Ledger, name)} == set()

@@ -76,6 +76,16 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("documentation")
+def test_a_member_that_no_class_has_is_found() -> None:
+    import python_reference
+
+    assert python_reference.unknown_members(["append", "list.append", "str.append", "none"], [list]) == [
+        "none",
+        "str.append",
+    ]
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 160
 

@@ -314,8 +314,8 @@ def test_all_lists_the_ops_behind_a_count(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["edge"], "either --torch VERSION or --python INTERPRETER"),
-        (["edge", "--torch", "2.6.0", "--python", "python"], "either --torch VERSION or --python INTERPRETER"),
+        (["edge"], "either a torch version or a Python interpreter"),
+        (["edge", "--torch", "2.6.0", "--python", "python"], "either a torch version or a Python interpreter"),
         (["edge", "--torch", "1.0"], "torch 1.0: no catalog is shipped"),
         (["edge", "--python", "/no/python"], "cannot capture the torch of /no/python"),
         (["edgy", "--torch", "2.6.0"], "has no table 'edgy'"),

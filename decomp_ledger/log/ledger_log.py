@@ -10,14 +10,14 @@ from functools import cached_property
 from types import TracebackType
 from typing import TypeVar
 
-from decomp_ledger.errors import UnknownExport
+from decomp_ledger.errors import UnknownExport, VersionConflict
 from decomp_ledger.log import provenance
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Body, Event, Exported, Materialized
+from decomp_ledger.model.events import Body, Created, Event, Exported, Materialized
 from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventStore, Provenance
@@ -177,15 +177,34 @@ class LedgerLog(History):
 
         Args:
             table: the table's name.
-            version: the table's version after the event.
+            version: the version that the event makes, or that it is about.
             body: the event's body.
             reason: why; added to the reasons of the ledger and of `because`.
             origin: who, where and in what environment; the caller's if None.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+            UnknownVersion: the event makes no version, and the table does not have this one.
+            VersionConflict: the event makes a version that does not follow the newest one.
         """
         actor, call_site, environment = origin or self.origin()
         given = Provenance(actor, self._joined_reasons(reason), call_site, environment)
         with self.database.write_transaction():
+            self._check_version(table, version, body)
             return self.event_store.append(table, version, body, given)
+
+    def _check_version(self, table: str, version: int, body: Body) -> None:
+        """Refuse an event that `verify` would reject, because an append-only log would keep it."""
+        if not body.makes_version:
+            self.version_of(table, version)
+            return
+        table_id = self.event_store.table_id(table)
+        newest = 0 if table_id is None else self.event_store.version(table_id)
+        if version != newest + 1 or (version == 1) != isinstance(body, Created):
+            raise VersionConflict(
+                f"{table}: a {body.kind!r} event cannot make version {version} of a table at version {newest}; "
+                f"give {newest + 1}"
+            )
 
     def origin(self) -> Origin:
         """Return who acts, where and in what environment.

@@ -384,8 +384,17 @@ class TableLog:
     def preserve(
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
-        """Preserve ops, so that they stay in the graph."""
-        names = list(dict.fromkeys(ops))
+        """Preserve ops, so that they stay in the graph.
+
+        Args:
+            ops: their names, or one name.
+            reason: why.
+            expected_version: the version that the caller takes the table to have.
+
+        Raises:
+            InvalidName: a text cannot name one op.
+        """
+        names = _names_of(ops)
         return self.change(
             Popped, lambda rules: _to_preserve(names, rules), reason=reason, expected_version=expected_version
         )
@@ -393,8 +402,8 @@ class TableLog:
     def reset(
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
-        """Drop the rules of ops, which follow the base again."""
-        names = list(dict.fromkeys(ops))
+        """Drop the rules of ops, which follow the base again; the arguments are those of `preserve`."""
+        names = _names_of(ops)
         return self.change(
             Reset, lambda rules: _to_reset(names, rules), reason=reason, expected_version=expected_version
         )
@@ -532,6 +541,12 @@ def _check_new(ledger: LedgerLog, name: str) -> None:
     """Refuse the name of a table that the ledger has already."""
     if ledger.event_store.table_id(name) is not None:
         raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+
+
+def _names_of(ops: Iterable[str]) -> list[str]:
+    """Return the stored names of ops, each once."""
+    names = [ops] if isinstance(ops, str) else ops
+    return list(dict.fromkeys(op_names.normalize(name) for name in names))
 
 
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:

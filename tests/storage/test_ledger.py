@@ -27,13 +27,14 @@ from decomp_ledger.errors import (
     UnknownTable,
     UnknownVersion,
     UnusableValue,
+    VersionConflict,
 )
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import canonical_json
-from decomp_ledger.model.events import OVERRIDE, PRESERVE, Change, Created, Materialized, Popped
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Body, Change, Created, Materialized, Popped, Tagged
 from decomp_ledger.model.rules import Rule
-from decomp_ledger.storage.event_store import EVENT, EventRow
+from decomp_ledger.storage.event_store import EVENT, EventRow, Provenance
 
 MM, ADD, GELU = "aten::mm", "aten::add.Tensor", "aten::gelu"
 
@@ -230,7 +231,9 @@ def test_a_table_forked_from_itself_or_a_later_one_is_damage_not_an_endless_loop
 
 
 def test_a_table_that_does_not_begin_with_created_is_damage(ledger: Ledger) -> None:
-    ledger.append("odd", 1, Popped((Change(MM, PRESERVE),)))
+    with ledger.database.write_transaction():
+        body, who = Popped((Change(MM, PRESERVE),)), Provenance("ann", None, None, {})
+        ledger.event_store.append("odd", 1, body, who)
     with pytest.raises(LedgerError, match="the first event of the table 'odd' is not 'created'; run verify"):
         ledger.state("odd")
     assert not ledger.verify().ok
@@ -457,7 +460,7 @@ def test_an_environment_is_stored_once_for_each_that_differs(ledger: Ledger) -> 
         table.preserve([op])
     assert len({event.environment for event in ledger.events()}) == 1
     assert ledger.database.connection.execute("SELECT count(*) FROM environment").fetchone() == (1,)
-    ledger.append("edge", table.version + 1, next(ledger.events()).body, origin=("ann", None, {"a": 1}))
+    ledger.append("edge", table.version + 1, Popped((Change(OPS[0], PRESERVE),)), origin=("ann", None, {"a": 1}))
     assert ledger.environment(next(ledger.events(desc=True)).environment) == {"a": 1}
 
 
@@ -681,3 +684,26 @@ def test_a_refused_edit_through_the_ledger_is_a_ledger_error(full: Ledger) -> No
     with pytest.raises(LedgerFileError, match="append-only"), full.database.write_transaction() as connection:
         connection.execute("DELETE FROM event")
     assert len(seqs(full)) == 9
+
+
+@pytest.mark.parametrize(
+    ("table", "version", "body", "error"),
+    [
+        ("edge", 99, Tagged("v1"), UnknownVersion),
+        ("nope", 1, Tagged("v1"), UnknownTable),
+        ("edge", 9, Popped(()), VersionConflict),
+        ("nope", 1, Popped(()), VersionConflict),
+        ("edge", 1, Created("torch"), VersionConflict),
+        ("edge", 2, Created("torch"), VersionConflict),
+        ("nope", 2, Created("torch"), VersionConflict),
+    ],
+)
+def test_an_event_that_verify_would_reject_is_not_appended(
+    tmp_path: Path, table: str, version: int, body: Body, error: type[LedgerError]
+) -> None:
+    with Ledger(tmp_path / "new.db", actor="ann") as ledger:
+        new_table(ledger)
+        with pytest.raises(error):
+            ledger.append(table, version, body)
+        assert [event.kind for event in ledger.events()] == ["created"]
+        assert ledger.verify().ok

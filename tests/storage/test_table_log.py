@@ -415,15 +415,15 @@ def test_two_processes_on_one_table_take_turns(ledger: Ledger, table: TableLog) 
     assert process.stdin is not None and process.stdout is not None
     printed = []
     for number in range(3):
-        table.preserve([f"ann::{number}"])
-        process.stdin.write(f"bob::{number}\n")
+        table.preserve([f"ann::op{number}"])
+        process.stdin.write(f"bob::op{number}\n")
         process.stdin.flush()
         printed.append(process.stdout.readline().split())
     finish(process)
     assert printed == [
-        ["3", "ann::0", "bob::0"],
-        ["5", "ann::0", "ann::1", "bob::0", "bob::1"],
-        ["7", "ann::0", "ann::1", "ann::2", "bob::0", "bob::1", "bob::2"],
+        ["3", "ann::op0", "bob::op0"],
+        ["5", "ann::op0", "ann::op1", "bob::op0", "bob::op1"],
+        ["7", "ann::op0", "ann::op1", "ann::op2", "bob::op0", "bob::op1", "bob::op2"],
     ]
     table.sync()
     assert (table.version, len(table.rules)) == (7, 6)
@@ -973,3 +973,18 @@ def test_a_diff_has_exactly_the_ops_that_differ(before: dict[str, Rule], after: 
     assert [(one.op, one.before, one.after) for one in found] == [
         (op, before.get(op), after.get(op)) for op in sorted(OPS) if before.get(op) != after.get(op)
     ]
+
+
+@pytest.mark.parametrize("ops", ["aten.mm.default", [MM], ["torch.ops.aten.mm.default", MM]])
+def test_one_name_or_many_names_in_any_form_are_ops(table: TableLog, ops: object) -> None:
+    table.preserve(ops)  # type: ignore[arg-type]
+    assert table.rules.keys() == {MM}
+    table.reset(ops)  # type: ignore[arg-type]
+    assert table.rules == {}
+
+
+@pytest.mark.parametrize("ops", ["a b", ["aten::mm", ":"]])
+def test_a_text_that_names_no_op_makes_no_rule(table: TableLog, ops: object) -> None:
+    with pytest.raises(InvalidName):
+        table.preserve(ops)  # type: ignore[arg-type]
+    assert (table.rules, table.version) == ({}, 1)

@@ -51,7 +51,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
     done = run("-c", code)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 6
+    assert len(done.stdout.splitlines()) == 8
 
 
 def test_an_unknown_row_is_refused() -> None:

@@ -14,6 +14,7 @@ from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.database import MEMORY, Database
 from decomp_ledger.storage.file_checks import check_header, open_to_read
 from decomp_ledger.storage.new_file import check_free, draft_of, put, target_of
+from decomp_ledger.storage.sqlite_errors import one_line
 
 __all__ = ["Progress", "backup", "copy_file"]
 
@@ -69,7 +70,7 @@ def copy_file(path: Path, draft: Path, progress: Progress | None) -> None:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError):
             raise  # a full disk, most likely that of the copy
-        raise LedgerFileError(f"{path}: the file is damaged: {error}; take another backup") from error
+        raise LedgerFileError(f"{path}: the file is damaged: {one_line(error)}; take another backup") from error
 
 
 def _copy(source: sqlite3.Connection, draft: Path, progress: Progress | None) -> None:

@@ -17,7 +17,7 @@ from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
 from decomp_ledger.storage.migrations import apply_migrations, pending_migrations
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists
-from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, is_busy
+from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, is_busy, one_line
 
 __all__ = ["DURABILITY", "MEMORY", "Database"]
 
@@ -224,7 +224,7 @@ class Database:
             # name them.
             if not self.read_only:
                 raise LedgerFileError(
-                    f"{self.path}: the ledger is damaged, and cannot be migrated ({error}); run verify"
+                    f"{self.path}: the ledger is damaged, and cannot be migrated ({one_line(error)}); run verify"
                 ) from error
         if self.read_only:
             connection.execute(_REFUSE_WRITES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["UNREADABLE_SCHEMA", "describe_error", "is_busy"]
+__all__ = ["UNREADABLE_SCHEMA", "describe_error", "is_busy", "one_line"]
 
 # SQLite quotes a damaged schema in its error. If the quote is not UTF-8, Python 3.10 gives an error without a message,
 # and later versions raise a UnicodeDecodeError.
@@ -16,10 +16,15 @@ def is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in str(error)
 
 
+def one_line(error: Exception) -> str:
+    """Return the text of an error in one line, because SQLite quotes many lines of a damaged schema."""
+    return " ".join(str(error).split())[:300]
+
+
 def describe_error(path: str, error: sqlite3.Error) -> str:
     """Return one line that names the file, what is wrong, and what to do."""
     code = getattr(error, "sqlite_errorname", "")  # Python 3.10 has no name, only the text
-    text = " ".join(str(error).split())[:300]  # SQLite quotes many lines of a damaged schema
+    text = one_line(error)
     if is_busy(error):
         return f"{path}: another process is writing to it and did not finish in time; try again"
     if code.startswith("SQLITE_FULL") or "is full" in text:

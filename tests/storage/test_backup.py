@@ -536,3 +536,19 @@ def test_a_file_that_sqlite_left_in_another_journal_mode_is_copied_too(path: Pat
     db.close()
     done = restore(path, tmp_path / "new.db")
     assert done.verified.ok
+
+
+@pytest.mark.parametrize("table", ["op", "event", "provenance", "catalog"])
+def test_a_backup_with_a_damaged_schema_is_refused_in_one_line(path: Path, tmp_path: Path, table: str) -> None:
+    with Ledger(path) as ledger:
+        ledger.backup(tmp_path / "copy.db")
+    data = (tmp_path / "copy.db").read_bytes()
+    text = f"CREATE TABLE {table} (".encode()
+    assert text in data
+    (tmp_path / "copy.db").write_bytes(data.replace(text, text[:-1] + b'"'))  # SQLite quotes the rest, with its lines
+    with pytest.raises(LedgerError, match="malformed database schema") as raised:
+        restore(tmp_path / "copy.db", tmp_path / "new.db")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(LedgerError) as opened:
+        Ledger(tmp_path / "copy.db")
+    assert "\n" not in str(opened.value)

@@ -14,6 +14,7 @@ from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
+    DamagedSchema,
     DecompositionChanged,
     InvalidName,
     LedgerError,
@@ -116,6 +117,7 @@ __all__ = [
     "Created",
     "DecompTable",
     "Decomposition",
+    "DamagedSchema",
     "DecompositionChanged",
     "Drift",
     "DriftChange",

@@ -7,6 +7,7 @@ or `ValueError` keeps working. A message reads `<object>: <problem>; <fix>`.
 from __future__ import annotations
 
 __all__ = [
+    "DamagedSchema",
     "DecompositionChanged",
     "InvalidName",
     "LedgerError",
@@ -40,6 +41,18 @@ class LedgerError(Exception):
 
 class LedgerFileError(LedgerError, OSError):
     """The ledger file cannot be read or written, or is not a ledger."""
+
+
+class DamagedSchema(LedgerFileError):
+    """The file's tables, views, triggers, indexes or migrations are not those of a ledger.
+
+    Attributes:
+        problems: one text for each difference.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class SchemaError(LedgerError, RuntimeError):

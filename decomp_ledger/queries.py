@@ -24,7 +24,7 @@ from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import LedgerError, LedgerFileError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, LedgerFileError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
@@ -503,7 +503,10 @@ def verify(
     """Check a ledger against itself and against facts kept elsewhere; see :meth:`decomp_ledger.Ledger.verify`."""
     wanted = read_signers(signers) if isinstance(signers, (str, os.PathLike)) else signers
     kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
-    stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
+    try:
+        stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
+    except DamagedSchema as error:  # of the ledger, which this opens
+        return integrity.refused(error)
     known = Anchors(expect, (*anchors, *stamped), wanted, kept)
     return integrity.verify(ledger.event_store, ledger.state, known, progress)
 

@@ -58,7 +58,7 @@ class LedgerOption(NamedTuple):
         return Ledger(self.path, read_only=True)
 
     def ask(self) -> Ledger:
-        """Open it for reading when a state spec needs it, because `torch:2.13.0` and `model.pt2` do not."""
+        """Open it for reading at the first use: `torch:2.13.0` needs no ledger, and `verify` reports a bad file."""
         return Ledger(self.path, read_only=True, lazy=True)
 
     def write(self, actor: str | None = None) -> Ledger:

@@ -33,7 +33,7 @@ def verify(
     this command prints (--expect), or a checkpoint (--checkpoint): the last checkpoint in the ledger can be removed
     unnoticed. The stamp of a .pt2 has hashes too (--against). --expect, --checkpoint and --against can be repeated.
     """
-    with option.read() as ledger, progress("verify") as report:
+    with option.ask() as ledger, progress("verify") as report:
         result = ledger.verify(expect=expect, signers=signers, checkpoints=files, against=against, progress=report)
     if as_json:
         write_json(result.to_json())

@@ -17,7 +17,6 @@ from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.model.json_values import DAMAGE, as_object
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.storage import audit_rows
-from decomp_ledger.storage.migrations import expected_schema, schema_of
 
 __all__ = ["Contents", "References", "check_contents", "check_unused", "parse_canonical"]
 
@@ -46,7 +45,9 @@ class Contents:
 
 
 def check_contents(connection: sqlite3.Connection, problems: Problems) -> Contents:
-    """Check the file's pages and schema, the ledger's identity, and everything that is stored once.
+    """Check the file's pages, the ledger's identity, and everything that is stored once.
+
+    The schema was checked when the file was opened.
 
     Args:
         connection: to the ledger.
@@ -56,7 +57,6 @@ def check_contents(connection: sqlite3.Connection, problems: Problems) -> Conten
         What was undamaged.
     """
     _check_pages(connection, problems)
-    _check_schema(connection, problems)
     ledger, first = _check_identity(connection, problems)
     tables = _check_names(connection, "decomp_table", problems)
     ops = _check_names(connection, "op", problems)
@@ -86,20 +86,6 @@ def _check_pages(connection: sqlite3.Connection, problems: Problems) -> None:
     broken = audit_rows.broken_reference(connection)
     if broken is not None:
         problems.add(None, f"a row of {broken[0]!r} refers to a missing row of {broken[1]!r}")
-
-
-def _check_schema(connection: sqlite3.Connection, problems: Problems) -> None:
-    """Compare the file's schema with what the migrations make, above all the triggers that refuse edits."""
-    stored, expected = schema_of(connection), expected_schema()
-    tables = {table for table, _ in expected.values()}
-    for key in sorted(expected.keys() | stored.keys(), key=repr):  # a damaged name may be bytes
-        name = f"the {key[0]} {key[1]!r} of the file's schema"
-        if key not in stored:
-            problems.add(None, f"{name} is missing")
-        elif key in expected and stored[key] != expected[key]:
-            problems.add(None, f"{name} was changed")
-        elif key not in expected and stored[key][0] in tables:
-            problems.add(None, f"{name} does not belong to a ledger")
 
 
 def _check_identity(connection: sqlite3.Connection, problems: Problems) -> tuple[str, bytes]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import attrs
 
+from decomp_ledger.errors import DamagedSchema
 from decomp_ledger.integrity.anchors import Anchors, ValidSignature, check_anchors
 from decomp_ledger.integrity.content_checks import (
     Contents,
@@ -40,7 +41,7 @@ from decomp_ledger.storage.audit_rows import AuditRow
 from decomp_ledger.storage.backup import Progress
 from decomp_ledger.storage.event_store import EventRow, EventStore
 
-__all__ = ["EventCheck", "Problem", "Verification", "verify"]
+__all__ = ["EventCheck", "Problem", "Verification", "refused", "verify"]
 
 _STEP = 2000  # events between two reports of progress
 
@@ -50,9 +51,10 @@ class Verification:
     """The result of :meth:`Ledger.verify`.
 
     Attributes:
-        events: how many events were read.
-        head: hash of the last event, in hex; without events, what the first one will be chained to. Keep it elsewhere:
-            anyone with write access can truncate the chain or rewrite it, and only a hash kept elsewhere shows that.
+        events: how many events were read; 0 if the file has not the schema of a ledger.
+        head: hash of the last event, in hex; without events, what the first one will be chained to; "" if the file has
+            not the schema of a ledger. Keep it elsewhere: anyone with write access can truncate the chain or rewrite
+            it, and only a hash kept elsewhere shows that.
         problems: what is wrong, by seq, at most 20; empty if nothing is.
         signatures: the valid signatures, by the event up to which they vouch.
     """
@@ -94,6 +96,23 @@ def verify(
         anchors: facts about the ledger that are kept elsewhere.
         progress: called with the number of events checked, and of all events.
     """
+    try:
+        return _verify(event_store, state_of, anchors or Anchors(), progress)
+    except DamagedSchema as error:
+        return refused(error)
+
+
+def refused(error: DamagedSchema) -> Verification:
+    """Return the verification of a file that cannot be opened, because its schema is not that of a ledger."""
+    problems = Problems()
+    for text in error.problems:
+        problems.add(None, text)
+    return Verification(0, "", problems.first())
+
+
+def _verify(
+    event_store: EventStore, state_of: Callable[[str, int], TableState], anchors: Anchors, progress: Progress | None
+) -> Verification:
     problems = Problems()
     with audit_rows.audit(event_store.database) as connection:
         contents = check_contents(connection, problems)
@@ -107,7 +126,7 @@ def verify(
         events.check_rest()
         events.check_snapshots(state_of)
         check_unused(connection, contents, events.used, problems)
-        signatures = check_anchors(connection, contents, anchors or Anchors(), problems)
+        signatures = check_anchors(connection, contents, anchors, problems)
     return Verification(total, events.head.hex(), problems.first(), tuple(signatures))
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT_COLUMNS, EventRow
+from decomp_ledger.storage.schema_check import readable_text
 
 __all__ = [
     "AuditRow",
@@ -124,12 +124,8 @@ def audit(database: Database) -> Iterator[sqlite3.Connection]:
 
     Such bytes become surrogate escapes. Without them SQLite refuses the whole read, and no event could be named.
     """
-    with database.read_transaction() as connection:
-        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
-        try:
-            yield connection
-        finally:
-            connection.text_factory = str
+    with database.read_transaction() as connection, readable_text(connection):
+        yield connection
 
 
 def page_damage(connection: sqlite3.Connection) -> str | None:
@@ -193,7 +189,8 @@ def _audit_row(row: tuple[Any, ...]) -> AuditRow:
 
 def count_events(connection: sqlite3.Connection) -> int:
     """Return how many events there are."""
-    return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
+    # Not count(*), which SQLite does in one step, so that no interrupt could end it in a damaged file.
+    return int(connection.execute("SELECT count(seq) FROM event").fetchone()[0])
 
 
 def event_hash_at(connection: sqlite3.Connection, seq: int) -> str | None:
@@ -218,7 +215,7 @@ def change_at(connection: sqlite3.Connection, table_id: int, op_id: int, version
 
 def count_changes(connection: sqlite3.Connection) -> int:
     """Return how many change rows there are."""
-    return int(connection.execute("SELECT count(*) FROM change").fetchone()[0])
+    return int(connection.execute("SELECT count(version) FROM change").fetchone()[0])
 
 
 def changes_in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:

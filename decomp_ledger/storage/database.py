@@ -3,64 +3,32 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.connection import START_READING, LedgerConnection, connect
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
-from decomp_ledger.storage.migrations import apply_migrations, pending_migrations
+from decomp_ledger.storage.migrations import apply_migrations
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists
-from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, is_busy, one_line
+from decomp_ledger.storage.schema_check import check_schema, schema_version
+from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, one_line
 
 __all__ = ["DURABILITY", "MEMORY", "Database"]
 
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
-_PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
-# A ledger may come from a stranger; with trusted_schema off, its schema cannot call functions with side effects.
-_SETTINGS = "PRAGMA foreign_keys = ON", "PRAGMA trusted_schema = OFF"
 _USE_WAL = "PRAGMA journal_mode = WAL"
 _REFUSE_WRITES = "PRAGMA query_only = ON"
-_START_READING = "SELECT count(*) FROM sqlite_master"  # after BEGIN alone, SQLite would still follow later writes
 _FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
 # Connections that a parent was using when it forked this process. They are never closed, because closing one would
 # roll back the parent's transaction.
 _inherited: list[sqlite3.Connection] = []
-
-
-class _RetryingConnection(sqlite3.Connection):
-    """A connection that retries a locked file at short random intervals, for `timeout` seconds.
-
-    SQLite's own wait grows to 0.1 s between two attempts, which can starve a writer while another one is busy.
-    """
-
-    timeout = 0.0
-
-    def execute(self, *arguments: Any) -> sqlite3.Cursor:
-        try:
-            return _execute(self, *arguments)
-        except sqlite3.OperationalError as error:
-            refused = error
-        deadline = time.monotonic() + self.timeout
-        # Within a transaction the lock is held already, so that waiting would not help.
-        while is_busy(refused) and not self.in_transaction and time.monotonic() < deadline:
-            time.sleep(random.uniform(*_PAUSE))
-            try:
-                return _execute(self, *arguments)
-            except sqlite3.OperationalError as error:
-                refused = error
-        raise refused
-
-
-_execute = sqlite3.Connection.execute
 
 
 class Database:
@@ -111,14 +79,15 @@ class Database:
         self.identity: fork_safety.FileIdentity | None = None
         self.in_memory = self.path == MEMORY
         self.generation = 0
-        self._connection: sqlite3.Connection | None = None
+        self._schema_version = 0
+        self._connection: LedgerConnection | None = None
         if not lazy:
             with self.reading():
                 pass
 
     # Opening
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> LedgerConnection:
         try:
             if self.path == MEMORY:
                 return self._open_memory()
@@ -132,17 +101,17 @@ class Database:
         except OSError as error:
             raise LedgerFileError(f"{self.path:.200}: it cannot be used: {error.strerror}") from error
 
-    def _open_memory(self) -> sqlite3.Connection:
+    def _open_memory(self) -> LedgerConnection:
         connection = self._connect(MEMORY)
         apply_migrations(connection)
         fork_safety.register_open_file(self)
         return connection
 
-    def _open_file(self, path: Path) -> sqlite3.Connection:
+    def _open_file(self, path: Path) -> LedgerConnection:
         if self.identity is not None:  # a fork closed the connection
             self._check_identity()
             check_header(path)
-            return self._migrate(self._connect_file(path))
+            return self._checked(self._connect_file(path))
         if not path.exists():
             self._create(path)
         try:
@@ -152,11 +121,7 @@ class Database:
                 self.identity = fork_safety.file_identity(path)
                 fork_safety.register_open_file(self)
                 connection = self._connect_file(path)
-            try:
-                return self._migrate(connection)
-            except BaseException:
-                connection.close()
-                raise
+            return self._checked(connection)
         except BaseException:
             self.identity = None
             raise
@@ -181,7 +146,7 @@ class Database:
                 connection.close()
             link_unless_exists(draft, path)  # if another process was first, its ledger serves as well
 
-    def _connect_file(self, path: Path) -> sqlite3.Connection:
+    def _connect_file(self, path: Path) -> LedgerConnection:
         if self.read_only:
             return self._connect(reading_uri(path))
         # Checked here, because SQLite opens a read-only file and fails at the first write.
@@ -189,49 +154,43 @@ class Database:
             raise LedgerFileError(f"{path}: it is read-only here; make the file and its folder writable")
         return self._connect(path.as_uri() + "?mode=rw", _USE_WAL)
 
-    def _connect(self, target: str, *settings: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            target,
-            uri=target.startswith("file:"),
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=_RetryingConnection,
-        )
-        connection.timeout = self._timeout
-        try:
-            for setting in (*_SETTINGS, self._synchronous, *settings):
-                connection.execute(setting)
-        except BaseException:
-            connection.close()  # of a damaged file, which would else stay open until it is collected
-            raise
-        return connection
+    def _connect(self, target: str, *settings: str) -> LedgerConnection:
+        path = None if self.path == MEMORY else Path(self.path)
+        return connect(target, self._synchronous, *settings, path=path, timeout=self._timeout)
 
-    def _migrate(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Bring an older ledger to the newest schema; with `read_only`, a copy of it in memory."""
-        if not pending_migrations(connection):
-            return connection
-        if self.read_only:
-            copy = self._connect(MEMORY)
-            connection.backup(copy)
-            connection.close()
-            connection = copy
-            self.in_memory = True
+    def _checked(self, connection: LedgerConnection) -> LedgerConnection:
         try:
-            apply_migrations(connection)
-        except sqlite3.IntegrityError as error:
-            # Two events that make one version, for example. A reader still reads the old schema, so that `verify` can
-            # name them.
-            if not self.read_only:
-                raise LedgerFileError(
-                    f"{self.path}: the ledger is damaged, and cannot be migrated ({one_line(error)}); run verify"
-                ) from error
-        if self.read_only:
-            connection.execute(_REFUSE_WRITES)
+            return self._migrate(connection)
+        except BaseException as error:
+            connection.close()
+            raise connection.cause_of(error)  # noqa: B904  # most often `error` itself
+
+    def _migrate(self, connection: LedgerConnection) -> LedgerConnection:
+        """Check the schema, and bring it to the newest one; with `read_only`, that of a copy in memory."""
+        if check_schema(connection, self.path):
+            if self.read_only:
+                copy = self._connect(MEMORY)
+                connection.backup(copy)
+                connection.close()
+                connection = copy
+                self.in_memory = True
+            try:
+                apply_migrations(connection)
+            except sqlite3.IntegrityError as error:
+                # Two events that make one version, for example. A reader still reads the old schema, so that `verify`
+                # can name them.
+                if not self.read_only:
+                    raise LedgerFileError(
+                        f"{self.path}: the ledger is damaged, and cannot be migrated ({one_line(error)}); run verify"
+                    ) from error
+            check_schema(connection, self.path)
+            if self.read_only:
+                connection.execute(_REFUSE_WRITES)
+        self._schema_version = schema_version(connection)
         return connection
 
     @property
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> LedgerConnection:
         """The connection of this process, opened if necessary."""
         if self._is_closed:
             raise LedgerFileError(f"{self.path}: the ledger is closed; open it again with Ledger({self.path!r})")
@@ -289,8 +248,10 @@ class Database:
                 connection = self._connect(reading_uri(path), _REFUSE_WRITES)
                 try:
                     connection.execute("BEGIN")
-                    connection.execute(_START_READING).fetchone()
+                    connection.execute(START_READING).fetchone()
                     yield connection
+                except sqlite3.Error as error:
+                    raise connection.cause_of(error) from error
                 finally:
                     if os.getpid() == process:
                         connection.close()
@@ -325,7 +286,7 @@ class Database:
                     # Inside the try, because an interrupt may come right after the lock was taken.
                     connection.execute("BEGIN IMMEDIATE")
                     # Under the lock, because a restore takes the lock before it replaces the file.
-                    self._check_identity()
+                    self._check_file(connection)
                     yield connection
                     if connection is not self._connection:
                         raise LedgerFileError(_FORKED.format(self.path))
@@ -357,6 +318,14 @@ class Database:
             raise LedgerFileError(_FORKED.format(self.path))
         return self._connection
 
+    def _check_file(self, connection: LedgerConnection) -> None:
+        """Refuse to write if the file is another one, or has another schema, than when it was opened."""
+        self._check_identity()
+        version = schema_version(connection)
+        if version != self._schema_version:
+            check_schema(connection, self.path)
+            self._schema_version = version
+
     def _check_identity(self) -> None:
         """Refuse to use a file that was removed or replaced, because its events would be lost."""
         if self.path == MEMORY:
@@ -370,8 +339,11 @@ class Database:
                 f"{self.path}: the file was removed or replaced while it was open; put it back, or open it again"
             )
 
-    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError) -> LedgerError:
-        """Return the LedgerError for an error of SQLite; raise it unchanged if it is a fault of this package."""
+    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError) -> BaseException:
+        """Return the LedgerError for an error of SQLite, or what interrupted it; raise a fault of this package."""
+        cause = error if self._connection is None else self._connection.cause_of(error)
+        if cause is not error:
+            return cause
         if isinstance(error, UnicodeEncodeError):
             # The text of a search, most likely from the command line, where any bytes may come in.
             return UnusableValue(f"{error.object!r:.80}: no ledger holds a lone surrogate; give other text")

@@ -29,6 +29,7 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.inserts import insert, insert_all
 
 __all__ = ["EVENT", "EVENT_COLUMNS", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
 
@@ -436,7 +437,8 @@ class EventStore:
         table_id = self._named("decomp_table", row.table)
         makes_version = 1 if body.makes_version else None
         provenance_id = self._provenance(row)
-        connection.execute(
+        insert(
+            connection,
             _INSERT_EVENT,
             {**row._asdict(), "table_id": table_id, "makes_version": makes_version, "provenance_id": provenance_id},
         )
@@ -445,9 +447,9 @@ class EventStore:
             (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
             for change in body.changes
         ]
-        connection.executemany(_INSERT_CHANGE, rows)
+        insert_all(connection, _INSERT_CHANGE, rows)
         if body.tag is not None:
-            connection.execute(_INSERT_TAG, (table_id, body.tag, row.version))
+            insert(connection, _INSERT_TAG, (table_id, body.tag, row.version))
 
     def put_decomposition(self, decomposition: Decomposition) -> str:
         """Store a decomposition once; return its digest."""
@@ -463,9 +465,9 @@ class EventStore:
         raw = hashlib.sha256(text.encode()).digest()
         ids, key = self._known_ids(), (table, raw)
         if key not in ids:
-            connection, (find, insert) = self.database.transaction, _BY_DIGEST[table]
+            connection, (find, into) = self.database.transaction, _BY_DIGEST[table]
             row = connection.execute(find, [raw]).fetchone()
-            ids[key] = row[0] if row else int(connection.execute(insert, [raw, text]).lastrowid or 0)
+            ids[key] = row[0] if row else insert(connection, into, [raw, text])
         return raw.hex()
 
     def put_catalog(self, catalog: Catalog) -> str:
@@ -477,7 +479,7 @@ class EventStore:
         digest = bytes.fromhex(catalog.digest)
         if connection.execute(_CATALOG, [digest]).fetchone() is None:
             base_id, base = self._base_for(catalog)
-            connection.execute(_INSERT_CATALOG, (digest, base_id, pack(catalog, base)))
+            insert(connection, _INSERT_CATALOG, (digest, base_id, pack(catalog, base)))
         return catalog.digest
 
     def _base_for(self, catalog: Catalog) -> tuple[int | None, Catalog | None]:
@@ -492,16 +494,16 @@ class EventStore:
         ids, values = self._known_ids(), (row.actor, row.reason, row.call_site, environment_id)
         key = ("provenance", values)
         if key not in ids:
-            ids[key] = int(self.database.transaction.execute(_INSERT_PROVENANCE, values).lastrowid or 0)
+            ids[key] = insert(self.database.transaction, _INSERT_PROVENANCE, values)
         return ids[key]
 
     def _named(self, table: str, name: str) -> int:
         """Return the row id of a name, which is stored once."""
         ids, key = self._known_ids(), (table, name)
         if key not in ids:
-            connection, (find, insert) = self.database.transaction, _BY_NAME[table]
+            connection, (find, into) = self.database.transaction, _BY_NAME[table]
             row = connection.execute(find, [name]).fetchone()
-            ids[key] = row[0] if row else int(connection.execute(insert, [name]).lastrowid or 0)
+            ids[key] = row[0] if row else insert(connection, into, [name])
         return ids[key]
 
     def _decomposition_id(self, change: Change) -> int | None:

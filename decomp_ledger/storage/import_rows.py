@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from decomp_ledger.storage.inserts import insert
+
 __all__ = ["insert_catalog", "set_identity"]
 
 _TRIGGER = "SELECT sql FROM sqlite_master WHERE name = 'ledger_no_update'"
@@ -35,4 +37,4 @@ def insert_catalog(connection: sqlite3.Connection, digest: str, base: str | None
         body: the packed catalog.
     """
     base_digest = None if base is None else bytes.fromhex(base)
-    connection.execute(_INSERT_CATALOG, (bytes.fromhex(digest), base_digest, body))
+    insert(connection, _INSERT_CATALOG, (bytes.fromhex(digest), base_digest, body))

@@ -1,37 +1,57 @@
 """Find and apply the numbered schema migrations.
 
-They are in the repository's top-level `migrations/`, and inside the package in a wheel. A file's schema is known from
-the names of its migrations, so that opening a ledger of the newest schema loads none.
+They are in the repository's top-level `migrations/`, and inside the package in a wheel. A file's schema must be exactly
+what its migrations make: see schema_check.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from decomp_ledger.errors import LedgerError, SchemaError
+from decomp_ledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
 
 __all__ = [
     "APPLICATION_ID",
+    "MIGRATIONS_TABLE",
+    "MIGRATION_SET",
+    "SCHEMA",
+    "SchemaRow",
     "apply_migrations",
-    "expected_schema",
+    "digest_of",
     "migration_names",
-    "pending_migrations",
-    "schema_of",
+    "schema_digest",
+    "schema_made_by",
 ]
 
 APPLICATION_ID = 0x44434C47  # "DCLG", in the header of every ledger
-_SET = "decomp_ledger"
-_HAS_MIGRATIONS = "SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"
+MIGRATION_SET = "decomp_ledger"
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
+# (type, name, table, SQL). A damaged file may have values of any type.
+SchemaRow: TypeAlias = "tuple[Any, Any, Any, Any]"
 _APPLIED = "SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id"
-_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+# The table of sqlite_utils.Migrations, made here so that its text does not depend on the version of sqlite_utils.
+_TABLE, _INDEX = "_sqlite_migrations", "_sqlite_migrations_name"
+MIGRATIONS_TABLE: tuple[SchemaRow, ...] = (
+    (
+        "table", _TABLE, _TABLE,
+        f"CREATE TABLE {_TABLE} (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)",
+    ),
+    ("index", _INDEX, _TABLE, f"CREATE UNIQUE INDEX {_INDEX} ON {_TABLE} (migration_set, name)"),
+)  # fmt: skip
+# The newest migration of a ledger -> digest of its schema. Making the schema to compare with takes 5 ms, which every
+# command would wait for.
+_DIGESTS = {"0001_initial": "7ef5c1adf265701577a0fd52e79037dcfd35a5d6df7cbb2fec6e78be658f311d"}
 
 
 @cache
@@ -49,24 +69,6 @@ def migration_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder().glob("[0-9][0-9][0-9][0-9]_*.py")))
 
 
-def pending_migrations(connection: sqlite3.Connection) -> list[str]:
-    """Return the names of the migrations that a ledger lacks, in order.
-
-    Raises:
-        SchemaError: the ledger has one that this version does not know.
-    """
-    has_table = connection.execute(_HAS_MIGRATIONS).fetchone() is not None
-    rows = connection.execute(_APPLIED, [_SET]).fetchall() if has_table else []
-    applied = [str(name) for (name,) in rows]
-    unknown = [name for name in applied if name not in migration_names()]
-    if unknown:
-        raise SchemaError(
-            f"the schema {unknown[-1]!r} is unknown: a newer decomp_ledger wrote the ledger, and this version knows "
-            f"up to {migration_names()[-1]!r}; upgrade decomp_ledger to open it"
-        )
-    return [name for name in migration_names() if name not in applied]
-
-
 def apply_migrations(connection: sqlite3.Connection) -> None:
     """Bring a ledger to the newest schema, in one transaction.
 
@@ -79,7 +81,11 @@ def apply_migrations(connection: sqlite3.Connection) -> None:
 
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if pending_migrations(connection):
+        if not connection.execute(SCHEMA, [1]).fetchall():
+            _make_table(connection)
+        # Read again, because another process may have migrated it before this one had the lock.
+        applied = [name for (name,) in connection.execute(_APPLIED, [MIGRATION_SET])]
+        if applied != list(migration_names()):
             _migrations().apply(Database(connection, execute_plugins=False))
         connection.execute("COMMIT")
     except BaseException:
@@ -88,11 +94,16 @@ def apply_migrations(connection: sqlite3.Connection) -> None:
         raise
 
 
+def _make_table(connection: sqlite3.Connection) -> None:
+    for *_, statement in MIGRATIONS_TABLE:
+        connection.execute(statement)
+
+
 @cache
 def _migrations() -> Migrations:
     from sqlite_utils import Migrations
 
-    migrations = Migrations(_SET)
+    migrations = Migrations(MIGRATION_SET)
     for name in migration_names():
         migrations(name=name)(_module(_folder(), name).apply)
     return migrations
@@ -107,26 +118,23 @@ def _module(folder: Path, name: str) -> ModuleType:
     return module
 
 
-def schema_of(connection: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return (type, name) -> (table, SQL) of everything in a file's schema."""
-    rows = connection.execute(_SCHEMA).fetchall()
-    return {(kind, name): (table, text) for kind, name, table, text in rows}
+def schema_digest(names: tuple[str, ...]) -> str:
+    """Return the digest of the schema that some migrations make."""
+    return _DIGESTS.get(names[-1]) or digest_of(schema_made_by(names))
 
 
-def expected_schema() -> dict[tuple[str, str], tuple[str, str]]:
-    """Return the schema that the migrations make, as `schema_of` gives it.
+def digest_of(rows: Iterable[SchemaRow]) -> str:
+    """Return the digest of a schema, whose rows may have any order."""
+    return hashlib.sha256(repr(sorted(rows, key=repr)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def schema_made_by(names: tuple[str, ...]) -> list[SchemaRow]:
+    """Return the schema that some migrations make.
 
     A migration uses only `execute` of sqlite_utils' Database, so that a plain connection serves here.
     """
-    return _schema_made_by(_folder(), migration_names())
-
-
-@cache
-def _schema_made_by(folder: Path, names: tuple[str, ...]) -> dict[tuple[str, str], tuple[str, str]]:
-    connection = sqlite3.connect(":memory:")
-    try:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        _make_table(connection)
         for name in names:
-            _module(folder, name).apply(connection)
-        return schema_of(connection)
-    finally:
-        connection.close()
+            _module(_folder(), name).apply(connection)
+        return connection.execute(SCHEMA, [-1]).fetchall()

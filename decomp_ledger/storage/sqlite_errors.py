@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["UNREADABLE_SCHEMA", "describe_error", "is_busy", "one_line"]
+__all__ = ["UNREADABLE_SCHEMA", "describe_error", "is_busy", "is_interrupted", "one_line"]
 
 # SQLite quotes a damaged schema in its error. If the quote is not UTF-8, Python 3.10 gives an error without a message,
 # and later versions raise a UnicodeDecodeError.
@@ -14,6 +14,11 @@ UNREADABLE_SCHEMA = "{}: the file is damaged: its schema is not text; restore a 
 def is_busy(error: sqlite3.Error) -> bool:
     """Tell whether an error means that another connection holds the lock."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in str(error)
+
+
+def is_interrupted(error: sqlite3.Error) -> bool:
+    """Tell whether an error means that the progress handler stopped the statement."""
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT" or str(error) == "interrupted"
 
 
 def one_line(error: Exception) -> str:

@@ -87,7 +87,7 @@ def verify_draft(draft: Path, name: str, progress: Progress | None) -> Verificat
     Raises:
         LedgerError: it does not verify.
     """
-    with LedgerLog(draft) as ledger:
+    with LedgerLog(draft, lazy=True) as ledger:  # so that `verify` reports a bad schema
         verified = verify(ledger.event_store, ledger.state, progress=progress)
     if not verified.ok:
         raise LedgerError(f"{name}: it does not verify, so nothing was replaced: {verified.problems[0]}")

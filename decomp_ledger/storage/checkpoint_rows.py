@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from decomp_ledger.storage.inserts import insert
+from decomp_ledger.storage.inserts import inserted
 
 __all__ = ["CheckpointRow", "checkpoint_rows", "insert_checkpoint_row"]
 
@@ -44,4 +44,4 @@ def checkpoint_rows(connection: sqlite3.Connection) -> Iterator[CheckpointRow]:
 def insert_checkpoint_row(connection: sqlite3.Connection, row: CheckpointRow) -> None:
     """Append a checkpoint within a write transaction; SQLite gives it the next row, so `row.row_id` is not used."""
     values = row.seq, row.hash, row.signed_at, row.previous, row.key, row.signature
-    insert(connection, _INSERT, values)
+    inserted(connection.execute(_INSERT, values), "checkpoint")

@@ -29,7 +29,7 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
-from decomp_ledger.storage.inserts import insert, insert_all
+from decomp_ledger.storage.inserts import inserted
 
 __all__ = ["EVENT", "EVENT_COLUMNS", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
 
@@ -437,19 +437,20 @@ class EventStore:
         table_id = self._named("decomp_table", row.table)
         makes_version = 1 if body.makes_version else None
         provenance_id = self._provenance(row)
-        insert(
-            connection,
+        cursor = connection.execute(
             _INSERT_EVENT,
             {**row._asdict(), "table_id": table_id, "makes_version": makes_version, "provenance_id": provenance_id},
         )
+        inserted(cursor, "event")
         # These rows make reads plain indexed SQL; `verify` compares them with the bodies.
         rows = [
             (table_id, self._named("op", change.op), row.version, change.action, self._decomposition_id(change))
             for change in body.changes
         ]
-        insert_all(connection, _INSERT_CHANGE, rows)
+        if rows:
+            inserted(connection.executemany(_INSERT_CHANGE, rows), "change", len(rows))
         if body.tag is not None:
-            insert(connection, _INSERT_TAG, (table_id, body.tag, row.version))
+            inserted(connection.execute(_INSERT_TAG, (table_id, body.tag, row.version)), "tag")
 
     def put_decomposition(self, decomposition: Decomposition) -> str:
         """Store a decomposition once; return its digest."""
@@ -465,9 +466,9 @@ class EventStore:
         raw = hashlib.sha256(text.encode()).digest()
         ids, key = self._known_ids(), (table, raw)
         if key not in ids:
-            connection, (find, into) = self.database.transaction, _BY_DIGEST[table]
+            connection, (find, insert) = self.database.transaction, _BY_DIGEST[table]
             row = connection.execute(find, [raw]).fetchone()
-            ids[key] = row[0] if row else insert(connection, into, [raw, text])
+            ids[key] = row[0] if row else inserted(connection.execute(insert, [raw, text]), table)
         return raw.hex()
 
     def put_catalog(self, catalog: Catalog) -> str:
@@ -479,7 +480,7 @@ class EventStore:
         digest = bytes.fromhex(catalog.digest)
         if connection.execute(_CATALOG, [digest]).fetchone() is None:
             base_id, base = self._base_for(catalog)
-            insert(connection, _INSERT_CATALOG, (digest, base_id, pack(catalog, base)))
+            inserted(connection.execute(_INSERT_CATALOG, (digest, base_id, pack(catalog, base))), "catalog")
         return catalog.digest
 
     def _base_for(self, catalog: Catalog) -> tuple[int | None, Catalog | None]:
@@ -494,16 +495,16 @@ class EventStore:
         ids, values = self._known_ids(), (row.actor, row.reason, row.call_site, environment_id)
         key = ("provenance", values)
         if key not in ids:
-            ids[key] = insert(self.database.transaction, _INSERT_PROVENANCE, values)
+            ids[key] = inserted(self.database.transaction.execute(_INSERT_PROVENANCE, values), "provenance")
         return ids[key]
 
     def _named(self, table: str, name: str) -> int:
         """Return the row id of a name, which is stored once."""
         ids, key = self._known_ids(), (table, name)
         if key not in ids:
-            connection, (find, into) = self.database.transaction, _BY_NAME[table]
+            connection, (find, insert) = self.database.transaction, _BY_NAME[table]
             row = connection.execute(find, [name]).fetchone()
-            ids[key] = row[0] if row else insert(connection, into, [name])
+            ids[key] = row[0] if row else inserted(connection.execute(insert, [name]), table)
         return ids[key]
 
     def _decomposition_id(self, change: Change) -> int | None:

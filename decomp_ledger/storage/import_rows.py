@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from decomp_ledger.storage.inserts import insert
+from decomp_ledger.storage.inserts import inserted
 
 __all__ = ["insert_catalog", "set_identity"]
 
@@ -37,4 +37,5 @@ def insert_catalog(connection: sqlite3.Connection, digest: str, base: str | None
         body: the packed catalog.
     """
     base_digest = None if base is None else bytes.fromhex(base)
-    insert(connection, _INSERT_CATALOG, (bytes.fromhex(digest), base_digest, body))
+    values = bytes.fromhex(digest), base_digest, body
+    inserted(connection.execute(_INSERT_CATALOG, values), "catalog")

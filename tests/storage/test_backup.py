@@ -485,7 +485,8 @@ def test_a_dump_is_not_loaded_over_a_file(path: Path) -> None:
 
 def test_bytes_where_text_should_be_are_not_dumped(path: Path) -> None:
     for edit in ("UPDATE sqlite_master SET sql = replace(sql, ') STRICT', ')') WHERE name = 'provenance'",
-                 "UPDATE provenance SET actor = x'00ff'"):  # fmt: skip
+                 "UPDATE provenance SET actor = x'00ff'",
+                 "UPDATE sqlite_master SET sql = sql || ' STRICT' WHERE name = 'provenance'"):  # fmt: skip
         tamper(path, f"PRAGMA writable_schema = ON; {edit}")
     with pytest.raises(LedgerError, match="event 1: a value is not text"), Ledger(path, read_only=True) as ledger:
         list(dump(ledger))

@@ -1,5 +1,6 @@
 """Schema migrations of a ledger file."""
 
+import contextlib
 import re
 import shutil
 import sqlite3
@@ -7,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forging import tamper
 from strategies import (
     finish,
     new_table,
     start_python,
 )
 
-from decomp_ledger.errors import LedgerError, SchemaError
+from decomp_ledger.errors import DamagedSchema, LedgerError, SchemaError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import migrations
 from decomp_ledger.storage.migrations import APPLICATION_ID, migration_names
@@ -124,13 +126,30 @@ def test_a_ledger_of_a_newer_version_is_refused_and_unchanged(path: Path, read_o
     assert path.read_bytes() == before
 
 
-def test_migrations_of_another_package_in_the_file_are_ignored(path: Path) -> None:
-    db = sqlite3.connect(path)
-    db.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('other', '9999_x', '')")
-    db.commit()
-    db.close()
-    with Ledger(path) as ledger:
-        assert ledger.state("edge").version == 2
+ROWS = {
+    "another package's": "INSERT INTO _sqlite_migrations VALUES (2, 'other', '0001_initial', '')",
+    "none": "DELETE FROM _sqlite_migrations",
+    "a number": "UPDATE _sqlite_migrations SET id = 2",
+    "no date": "UPDATE _sqlite_migrations SET applied_at = NULL",
+    "bytes": "UPDATE _sqlite_migrations SET name = CAST(name AS BLOB)",
+}
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])
+@pytest.mark.parametrize("name", ROWS)
+def test_other_rows_of_migrations_are_refused(path: Path, name: str, read_only: bool) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(ROWS[name])
+        db.commit()
+    with pytest.raises(DamagedSchema, match="the rows of its table '_sqlite_migrations' are not those"):
+        Ledger(path, read_only=read_only)
+
+
+def test_the_digest_of_each_schema_is_known() -> None:
+    names = migration_names()
+    for count in range(1, len(names) + 1):
+        rows = migrations.schema_made_by(names[:count])
+        assert migrations._DIGESTS[names[count - 1]] == migrations.digest_of(rows), names[count - 1]
 
 
 def test_a_migration_keeps_the_content_of_an_older_ledger(path: Path, later: Path) -> None:
@@ -325,11 +344,7 @@ def test_a_reader_verifies_an_older_ledger_that_cannot_be_migrated(path: Path, t
         for op in ("aten::mm", "aten::add", "aten::mul"):
             log.preserve([op])
     add(later, m0002_index=ONE_INDEX_MORE)
-    db = sqlite3.connect(old)
-    db.execute("DROP TRIGGER event_no_update")
-    db.execute("UPDATE event SET recorded_at = (SELECT recorded_at FROM event WHERE seq = 3) WHERE seq = 4")
-    db.commit()
-    db.close()
+    tamper(old, "UPDATE event SET recorded_at = (SELECT recorded_at FROM event WHERE seq = 3) WHERE seq = 4")
     with Ledger(old, read_only=True) as ledger:
         assert [event.version for event in ledger.events()] == [1, 2, 3, 4]
         assert ledger.verify().problems[0].seq == 4

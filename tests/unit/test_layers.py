@@ -167,7 +167,7 @@ def test_a_change_reaches_sqlite_in_six_calls(tmp_path: Path, monkeypatch: pytes
 
     with Ledger(tmp_path / "ledger.db", actor="ann") as ledger:
         table = new_table(ledger)
-        monkeypatch.setattr("decomp_ledger.storage.database._execute", execute)
+        monkeypatch.setattr("decomp_ledger.storage.connection._execute", execute)
         table.preserve(["aten::mm"])
     # DecompTable.pop and its _take stand in the place of `preserve`: eight calls from a pop.
     assert stacks == [["preserve", "change", "_append_change", "append", "append", "insert_event", "execute"]]

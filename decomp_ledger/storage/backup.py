@@ -11,22 +11,27 @@ from typing import TypeAlias
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.connection import START_READING, connect
 from decomp_ledger.storage.database import MEMORY, Database
-from decomp_ledger.storage.file_checks import check_header, open_to_read
+from decomp_ledger.storage.file_checks import check_header, reading_uri
 from decomp_ledger.storage.new_file import check_free, draft_of, put, target_of
+from decomp_ledger.storage.other_names import check_one_name
+from decomp_ledger.storage.schema_check import check_schema
 from decomp_ledger.storage.sqlite_errors import one_line
 
 __all__ = ["Progress", "backup", "copy_file"]
 
 Progress: TypeAlias = "Callable[[int, int], object]"
 _PAGES = 2000  # copied between two reports of progress
-_READ_SCHEMA = "SELECT count(*) FROM sqlite_master"
 
 
 def backup(
     database: Database, path: str | os.PathLike[str], *, force: bool = False, progress: Progress | None = None
 ) -> Path:
     """Copy a ledger, as it is at one moment, to another file; other processes may write meanwhile.
+
+    If another program removed, replaced or changed the files of the open ledger, the copy has what its connection can
+    still read.
 
     Args:
         database: the ledger.
@@ -38,16 +43,18 @@ def backup(
         The file's absolute path.
 
     Raises:
-        LedgerFileError: the file exists, or cannot be written; then no part of the copy is left.
+        LedgerFileError: the file exists, or cannot be written, or another program damaged the ledger while it was open;
+            then no part of the copy is left.
     """
     target = target_of(path)
     if database.path != MEMORY and target.exists() and target.samefile(database.path):
         raise LedgerFileError(f"{target}: it is the ledger itself; name another file")
     check_free(target, force=force)
     with draft_of(target) as draft:
-        if database.path == MEMORY:
+        if database.is_apart():
             with database.reading() as connection:
                 _copy(connection, draft, progress)
+            _check_copy(draft, database.path)
         else:
             # By a connection of its own, so that other threads of this process need not wait.
             copy_file(Path(database.path), draft, progress)
@@ -64,13 +71,26 @@ def copy_file(path: Path, draft: Path, progress: Progress | None) -> None:
     if not path.exists():
         raise LedgerFileError(f"{path}: the ledger does not exist; name another file")
     check_header(path)
+    check_one_name(path)
     try:
-        with fork_safety.in_use(path), closing(open_to_read(path)) as source:
+        with fork_safety.in_use(path), closing(connect(reading_uri(path), path=path)) as source:
             _copy(source, draft, progress)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if isinstance(error, sqlite3.OperationalError):
             raise  # a full disk, most likely that of the copy
         raise LedgerFileError(f"{path}: the file is damaged: {one_line(error)}; take another backup") from error
+
+
+def _check_copy(draft: Path, path: str) -> None:
+    """Refuse a copy of a file that another program changed while it was open, if not all of it could be read."""
+    with closing(connect(str(draft), path=draft)) as copy:
+        check_schema(copy, path)
+        (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise LedgerFileError(
+            f"{path}: another program changed the file while it was open, and not all of it can be read any more "
+            f"({one_line(found)}); restore a backup"
+        )
 
 
 def _copy(source: sqlite3.Connection, draft: Path, progress: Progress | None) -> None:
@@ -81,7 +101,7 @@ def _copy(source: sqlite3.Connection, draft: Path, progress: Progress | None) ->
         source.execute("BEGIN")
     try:
         # This starts the read transaction; without it, each write of another process would restart the copy.
-        source.execute(_READ_SCHEMA).fetchone()
+        source.execute(START_READING).fetchone()
         report = None if progress is None else lambda _, left, total: progress(total - left, total)
         source.backup(copy, pages=_PAGES, progress=report)
     finally:

@@ -15,6 +15,8 @@ from decomp_ledger.storage.connection import START_READING, LedgerConnection, co
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
 from decomp_ledger.storage.migrations import apply_migrations
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists
+from decomp_ledger.storage.open_files import OpenFiles
+from decomp_ledger.storage.other_names import check_one_name
 from decomp_ledger.storage.schema_check import check_schema, schema_version
 from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, one_line
 
@@ -80,6 +82,7 @@ class Database:
         self.in_memory = self.path == MEMORY
         self.generation = 0
         self._schema_version = 0
+        self._files: OpenFiles | None = None
         self._connection: LedgerConnection | None = None
         if not lazy:
             with self.reading():
@@ -111,12 +114,14 @@ class Database:
         if self.identity is not None:  # a fork closed the connection
             self._check_identity()
             check_header(path)
+            check_one_name(path)
             return self._checked(self._connect_file(path))
         if not path.exists():
             self._create(path)
         try:
             with fork_safety.opening_lock():
                 check_header(path)
+                check_one_name(path)
                 # Before the connection, so that a child that is forked meanwhile refuses the file.
                 self.identity = fork_safety.file_identity(path)
                 fork_safety.register_open_file(self)
@@ -187,6 +192,7 @@ class Database:
             if self.read_only:
                 connection.execute(_REFUSE_WRITES)
         self._schema_version = schema_version(connection)
+        self._files = None if self.in_memory else OpenFiles(Path(self.path))
         return connection
 
     @property
@@ -206,12 +212,14 @@ class Database:
     # Transactions
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[LedgerConnection]:
         """Give the connection to this thread alone, for a short read; raise its errors as LedgerError."""
         try:
             with self._lock:
                 connection = self.connection
                 users = self._users
+                if not users:
+                    self._mend()
                 self._users = users + 1
                 try:
                     yield connection
@@ -240,8 +248,10 @@ class Database:
         No other read or write waits for it. A child that is forked meanwhile refuses the file. Not for a ledger with
         `in_memory`, which has one connection only.
         """
-        with self.reading():
+        with self.reading() as own:
             self._check_identity()
+            if not self.read_only:
+                self._check_files(own)
         path, process = Path(self.path), os.getpid()
         try:
             with fork_safety.in_use(path):
@@ -261,7 +271,7 @@ class Database:
             raise self._as_ledger_error(error) from error
 
     @contextmanager
-    def write_transaction(self) -> Iterator[sqlite3.Connection]:
+    def write_transaction(self) -> Iterator[LedgerConnection]:
         """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
         A `write_transaction()` inside another one of the same thread is part of the outer one.
@@ -275,6 +285,8 @@ class Database:
                     yield connection
                     return
                 users = self._users
+                if not users:
+                    self._mend()
                 if users and connection.in_transaction:
                     raise LedgerFileError(
                         f"{self.path}: this thread reads it in a transaction, which cannot write; end the read first"
@@ -292,6 +304,8 @@ class Database:
                         raise LedgerFileError(_FORKED.format(self.path))
                     is_committing = True
                     connection.execute("COMMIT")
+                    if self._files is not None:
+                        self._files.note_commit()
                 except BaseException as error:
                     self.generation += 1
                     # An interrupt may come right after the commit; an error of SQLite means that there was none.
@@ -320,11 +334,31 @@ class Database:
 
     def _check_file(self, connection: LedgerConnection) -> None:
         """Refuse to write if the file is another one, or has another schema, than when it was opened."""
-        self._check_identity()
+        self._check_files(connection)
         version = schema_version(connection)
         if version != self._schema_version:
             check_schema(connection, self.path)
             self._schema_version = version
+
+    def _check_files(self, connection: LedgerConnection) -> None:
+        if self._files is not None:
+            self._files.check(connection)
+
+    def is_apart(self) -> bool:
+        """Tell whether only this object's connection sees the whole ledger, which `backup` then reads."""
+        if self.path == MEMORY:
+            return True
+        try:
+            with self.reading() as connection:
+                if not self.read_only:
+                    self._check_files(connection)
+        except LedgerFileError:
+            return True
+        return False
+
+    def _mend(self) -> None:
+        if self._files is not None:
+            self._files.mend_shared_memory()
 
     def _check_identity(self) -> None:
         """Refuse to use a file that was removed or replaced, because its events would be lost."""
@@ -357,6 +391,7 @@ class Database:
         """Close the file. Closing twice is allowed."""
         with self._lock:
             if self._connection is not None and not self._is_closed:
+                self._mend()
                 self._connection.close()
             self._is_closed = True
             self.identity = None
@@ -369,7 +404,8 @@ class Database:
             return False
         # If the connection is in use, then by the thread that forks: in a transaction, or between two rows.
         if self._connection is not None and not self._users and self.path != MEMORY:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, LedgerError):
+                self._mend()
                 self._connection.close()
                 self._connection = None
         return True

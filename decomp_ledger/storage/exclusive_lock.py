@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.storage.connection import START_READING, connect
 from decomp_ledger.storage.file_checks import wal_has_pages
 
 __all__ = ["exclusive_lock", "remove_log_files"]
@@ -30,6 +31,7 @@ def exclusive_lock(path: Path, timeout: float) -> Iterator[None]:
         LedgerFileError: it did not come free in time.
         sqlite3.OperationalError: likewise.
     """
+    # SQLite's own wait, because a busy checkpoint is not an error.
     connection = sqlite3.connect(path.as_uri() + "?mode=rw", uri=True, timeout=timeout, isolation_level=None)
     try:
         try:
@@ -56,5 +58,5 @@ def _lock(connection: sqlite3.Connection, path: Path) -> None:
 
 def remove_log_files(path: Path) -> None:
     """Make SQLite remove the -wal and -shm files of a ledger, unless another program has it open."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(str(path), path=path)) as connection:
+        connection.execute(START_READING).fetchone()

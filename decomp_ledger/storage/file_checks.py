@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.migrations import APPLICATION_ID
 
-__all__ = ["absolute", "check_header", "check_no_log", "open_to_read", "reading_uri", "wal_has_pages"]
+__all__ = ["LOG_FILES", "absolute", "check_header", "check_no_journal", "check_no_log", "reading_uri", "wal_has_pages"]
 
+LOG_FILES = "-wal", "-shm", "-journal"  # the endings of the files that SQLite keeps next to a database
 _HEADER = b"SQLite format 3\0"
+_OLD_LOG = "{}: it is the log of a ledger that is gone; put {} back next to it, or move the log away"
 _DUMP = b'{"ledger":{'  # the first bytes of a dump (transfer/jsonl.py)
 
 
@@ -40,8 +41,13 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def wal_has_pages(path: Path) -> bool:
     """Tell whether a database has a write-ahead log that is not empty."""
+    return _has_content(path, "-wal")
+
+
+def _has_content(path: Path, ending: str) -> bool:
+    """Tell whether a log of a database is not empty. SQLite keeps it next to the file that a symbolic link names."""
     try:
-        return path.with_name(path.name + "-wal").stat().st_size > 0
+        return Path(os.path.realpath(path) + ending).stat().st_size > 0
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -52,11 +58,6 @@ def reading_uri(path: Path) -> str:
     # file cannot be changing, so SQLite may read it as immutable.
     frozen = not os.access(path.parent, os.W_OK) and not wal_has_pages(path)
     return path.absolute().as_uri() + ("?immutable=1" if frozen else "?mode=ro")
-
-
-def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a ledger of any schema, read-only."""
-    return sqlite3.connect(reading_uri(path), uri=True, isolation_level=None)
 
 
 def check_header(path: Path) -> None:
@@ -93,15 +94,24 @@ def check_header(path: Path) -> None:
 
 
 def check_no_log(path: Path) -> None:
-    """Refuse a file name for a new ledger if an old log has it, because SQLite would replay that log.
+    """Refuse a file name for a new database if an old log has it, because SQLite would replay that log.
 
     Raises:
         LedgerFileError: there is such a log.
     """
     if wal_has_pages(path):
-        raise LedgerFileError(
-            f"{path}-wal: it is the log of a ledger that is gone; put {path.name} back next to it, or move the log away"
-        )
+        raise LedgerFileError(_OLD_LOG.format(f"{path}-wal", path.name))
+    check_no_journal(path)
+
+
+def check_no_journal(path: Path) -> None:
+    """Refuse a file name for a database if an old rollback journal has it. No ledger in use has one.
+
+    Raises:
+        LedgerFileError: there is such a journal.
+    """
+    if _has_content(path, "-journal"):
+        raise LedgerFileError(_OLD_LOG.format(f"{path}-journal", path.name))
 
 
 def _is_truncated(path: Path, header: bytes, size: int) -> bool:

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
-from decomp_ledger.storage.file_checks import absolute, wal_has_pages
+from decomp_ledger.storage.file_checks import LOG_FILES, absolute, check_no_journal, check_no_log, wal_has_pages
 from decomp_ledger.storage.sqlite_errors import describe_error
 
-__all__ = ["check_free", "draft_of", "link_unless_exists", "put", "sync_folder", "target_of"]
+__all__ = ["check_free", "draft_of", "drafts_of", "link_unless_exists", "put", "sync_folder", "target_of"]
+
+_DRAFT = ".new"
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -41,9 +43,11 @@ def check_free(target: Path, *, force: bool = False) -> None:
         LedgerFileError: the name is not free.
     """
     if not target.exists():
+        check_no_log(target)
         return
     if not force:
         raise LedgerFileError(f"{target}: the file exists already; name another file, or replace it (--force)")
+    check_no_journal(target)
     if wal_has_pages(target):
         raise LedgerFileError(
             f"{target}: {target.name}-wal is not empty, because a program uses the file or was killed while it wrote; "
@@ -58,7 +62,7 @@ def draft_of(target: Path) -> Iterator[Path]:
     Raises:
         LedgerFileError: the block raised an error of SQLite or of the operating system.
     """
-    draft = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.new")
+    draft = target.with_name(f"{_draft_prefix(target)}{os.getpid()}.{threading.get_ident()}{_DRAFT}")
     try:
         _remove(draft)  # of a process that was killed, and had the same id
         yield draft
@@ -72,8 +76,22 @@ def draft_of(target: Path) -> Iterator[Path]:
         _remove(draft)
 
 
+def drafts_of(target: Path) -> list[Path]:
+    """Return the drafts of a file that exist, of any process."""
+    prefix = _draft_prefix(target)
+    try:
+        names = os.listdir(target.parent)  # noqa: PTH208
+    except OSError:
+        return []
+    return [target.with_name(name) for name in names if name.startswith(prefix) and name.endswith(_DRAFT)]
+
+
+def _draft_prefix(target: Path) -> str:
+    return f".{target.name}."
+
+
 def _remove(draft: Path) -> None:
-    for ending in ("", "-wal", "-shm", "-journal"):
+    for ending in ("", *LOG_FILES):
         draft.with_name(draft.name + ending).unlink(missing_ok=True)
 
 
@@ -86,10 +104,11 @@ def put(draft: Path, target: Path, *, force: bool = False) -> None:
         force: replace a file of that name.
 
     Raises:
-        LedgerFileError: there is a file of that name, without `force`.
+        LedgerFileError: there is a file of that name, without `force`, or an old log.
     """
     with draft.open("rb") as file:
         os.fsync(file.fileno())
+    check_no_log(target)
     if force:
         draft.replace(target)
     elif not link_unless_exists(draft, target):

@@ -21,7 +21,7 @@ def is_interrupted(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT" or str(error) == "interrupted"
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """Return the text of an error in one line, because SQLite quotes many lines of a damaged schema."""
     return " ".join(str(error).split())[:300]
 

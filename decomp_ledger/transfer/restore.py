@@ -13,7 +13,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.storage.backup import Progress, copy_file
 from decomp_ledger.storage.event_store import utc_now
 from decomp_ledger.storage.exclusive_lock import exclusive_lock, remove_log_files
-from decomp_ledger.storage.file_checks import check_no_log
+from decomp_ledger.storage.file_checks import LOG_FILES, check_no_log
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists, put, sync_folder, target_of
 
 __all__ = ["Restoration", "restore", "verify_draft"]
@@ -61,12 +61,13 @@ def restore(
             raise LedgerFileError(f"{target}: it exists already; --force replaces it and keeps it next to the new one")
         if Path(backup).exists() and target.samefile(backup):
             raise LedgerFileError(f"{target}: it is the ledger itself; give a backup")
+    else:
+        check_no_log(target)
     with draft_of(target) as draft:
         copy_file(Path(backup), draft, None)
         verified = verify_draft(draft, f"{backup}", progress)
         kept = _move_away(target, timeout) if target.exists() else None
         try:
-            check_no_log(target)
             put(draft, target)
         except OSError as error:
             if kept is None or _put_back(kept, target):
@@ -99,7 +100,7 @@ def _move_away(target: Path, timeout: float) -> Path:
     kept = _free_name(target)
     with exclusive_lock(target, timeout):
         target.rename(kept)
-        for suffix in ("-wal", "-shm"):
+        for suffix in LOG_FILES:
             file = target.with_name(target.name + suffix)
             if file.exists():
                 file.rename(kept.with_name(kept.name + suffix))
@@ -110,7 +111,7 @@ def _move_away(target: Path, timeout: float) -> Path:
 
 def _put_back(kept: Path, target: Path) -> bool:
     """Give a ledger its name back; return False if the name is taken, or a program may have a log of it open."""
-    logs = [path.with_name(path.name + suffix) for path in (kept, target) for suffix in ("-wal", "-shm")]
+    logs = [path.with_name(path.name + suffix) for path in (kept, target) for suffix in LOG_FILES]
     if any(map(os.path.lexists, logs)) or not link_unless_exists(kept, target):
         return False
     kept.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ __all__ = ["check_schema", "readable_text", "schema_version"]
 
 _MOST = 1000  # rows that are read: a ledger has about 60
 _APPLIED = f"SELECT id, migration_set, name, typeof(applied_at) FROM _sqlite_migrations ORDER BY id LIMIT {_MOST}"
-_PAGES = "SELECT rootpage FROM sqlite_master WHERE type IN ('table', 'index')"
+_PAGES = "SELECT type, rootpage FROM sqlite_master"
 
 
 def check_schema(connection: sqlite3.Connection, path: str) -> list[str]:
@@ -109,8 +109,9 @@ def _differences(rows: list[SchemaRow], names: tuple[str, ...]) -> list[str]:
 
 def _problems_of_file(connection: sqlite3.Connection) -> list[str]:
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
-    pages = [page for (page,) in connection.execute(_PAGES)]
     problems = [] if encoding == "UTF-8" else [f"its text is stored as {encoding}, and a ledger's as UTF-8"]
-    if len(set(pages)) != len(pages):
-        problems.append("two tables or indexes of its schema are in one place")
+    pages = connection.execute(_PAGES).fetchall()
+    own = [page for kind, page in pages if kind in ("table", "index") and type(page) is int]
+    if len(set(own)) + pages.count(("trigger", 0)) != len(pages):
+        problems.append("two tables or indexes of its schema are in one place, or one has no place")
     return problems

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import attrs
 
-from decomp_ledger.errors import DamagedSchema
+from decomp_ledger.errors import DamagedSchema, LedgerFileError
 from decomp_ledger.integrity.anchors import Anchors, ValidSignature, check_anchors
 from decomp_ledger.integrity.content_checks import (
     Contents,
@@ -114,6 +114,23 @@ def _verify(
     event_store: EventStore, state_of: Callable[[str, int], TableState], anchors: Anchors, progress: Progress | None
 ) -> Verification:
     problems = Problems()
+    try:
+        return _pass(event_store, state_of, anchors, progress, problems)
+    except LedgerFileError as error:
+        if not problems.first():
+            raise
+        # The pages are damaged, so that not everything can be read.
+        problems.add(None, reason_of(error))
+        return Verification(0, "", problems.first())
+
+
+def _pass(
+    event_store: EventStore,
+    state_of: Callable[[str, int], TableState],
+    anchors: Anchors,
+    progress: Progress | None,
+    problems: Problems,
+) -> Verification:
     with audit_rows.audit(event_store.database) as connection:
         contents = check_contents(connection, problems)
         events = EventCheck(connection, contents, problems)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT_COLUMNS, EventRow
 from decomp_ledger.storage.schema_check import readable_text
@@ -172,9 +173,18 @@ def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
 
 
 def event_rows(connection: sqlite3.Connection, *, gte: int | None = None) -> Iterator[AuditRow]:
-    """Give every event by seq, from a seq on or all. A forged seq may be any integer that SQLite holds."""
+    """Give every event by seq, from a seq on or all. A forged seq may be any integer that SQLite holds.
+
+    Raises:
+        LedgerFileError: the table is damaged, so that its rows are not in order; they may then never end.
+    """
     query, values = (_EVERY_EVENT, []) if gte is None else (_EVENTS_FROM, [gte])
-    yield from map(_audit_row, connection.execute(query, values))
+    last = None
+    for row in connection.execute(query, values):
+        if last is not None and row[0] <= last:
+            raise LedgerFileError(f"event {row[0]}: it is stored after event {last}; restore a backup")
+        last = row[0]
+        yield _audit_row(row)
 
 
 def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:

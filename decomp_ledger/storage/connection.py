@@ -23,25 +23,30 @@ _PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
 _SETTINGS = "PRAGMA foreign_keys = ON", "PRAGMA trusted_schema = OFF", "PRAGMA mmap_size = 0"
 
 # A damaged B-tree can make a statement run for years. The work of every statement of this package is proportional to
-# the file: 3 steps of SQLite's virtual machine a byte were the most that was measured (verify of 10^6 events).
+# the file, so a statement is stopped that took many times as much: steps of SQLite's virtual machine since the last
+# `execute`, or seconds of the processor within one `execute`, where reading a schema does much in one step.
 _STEPS = 100_000  # between two looks at the statement: about 2 ms
-_STEPS_OF_ANY_FILE = 100_000_000  # about 2 s
-_STEPS_OF_A_BYTE = 20
+_STEPS_OF_ANY_FILE, _STEPS_OF_A_BYTE = 4_000_000, 4  # most measured: 0.4 a byte, for integrity_check
+_SECONDS_OF_ANY_FILE, _SECONDS_OF_A_BYTE = 2.0, 1e-6
 
 
 class _Watch:
-    """What a connection's progress handler found.
+    """What a connection's progress handler knows.
 
     Attributes:
         raised: what a signal handler raised while SQLite worked, or the error of a statement that was stopped.
+        is_executing: whether the connection is within `execute`.
         looks: how often the handler was called since the last `execute`.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.raised: BaseException | None = None
+        self.is_executing = False
         self.looks = 0
         self._path = path
-        self._allowed = _STEPS_OF_ANY_FILE // _STEPS
+        self._since = 0.0
+        self._most_looks = _STEPS_OF_ANY_FILE // _STEPS
+        self._most_seconds = _SECONDS_OF_ANY_FILE
 
     def handler(self) -> Callable[[], int]:
         """Return a function for `set_progress_handler`."""
@@ -56,25 +61,29 @@ class _Watch:
                 yield stop
                 stop = 0
                 self.looks += 1
-                if self.looks > self._allowed:
-                    self._allow()
+                if self.looks == 1:
+                    self._since = time.thread_time()
+                if self._path is not None and self._is_too_much():
+                    self._allow(self._path)
             except GeneratorExit:
                 raise
             except BaseException as error:
                 self.raised = error
                 stop = 1
 
-    def _allow(self) -> None:
-        """Allow more steps if the file has grown; else raise the error."""
-        if self._path is None:  # in memory
-            return
-        size = sum(file.stat().st_size for file in (self._path, self._path.with_name(f"{self._path.name}-wal"))
-                   if file.exists())  # fmt: skip
-        self._allowed = (_STEPS_OF_ANY_FILE + _STEPS_OF_A_BYTE * size) // _STEPS
-        if self.looks > self._allowed:
+    def _is_too_much(self) -> bool:
+        seconds = time.thread_time() - self._since if self.is_executing else 0.0
+        return self.looks > self._most_looks or seconds > self._most_seconds
+
+    def _allow(self, path: Path) -> None:
+        """Allow more if the file is large; else raise the error."""
+        size = sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}-wal")) if file.exists())
+        self._most_looks = (_STEPS_OF_ANY_FILE + _STEPS_OF_A_BYTE * size) // _STEPS
+        self._most_seconds = _SECONDS_OF_ANY_FILE + _SECONDS_OF_A_BYTE * size
+        if self._is_too_much():
             raise LedgerFileError(
-                f"{self._path}: a query took more than {self.looks * _STEPS:,} steps, which an undamaged file of "
-                f"{size} bytes never needs; run verify, or restore a backup"
+                f"{path}: the file is damaged: reading it takes more steps than an undamaged file of {size} bytes "
+                "needs; restore a backup"
             )
 
 
@@ -94,7 +103,16 @@ class LedgerConnection(sqlite3.Connection):
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         """Execute a statement; wait while another connection has the lock."""
-        self._watch.looks = 0
+        watch = self._watch
+        watch.looks, watch.is_executing = 0, True
+        try:
+            return self._execute_patiently(*arguments)
+        except sqlite3.DatabaseError as error:
+            raise self.cause_of(error)  # noqa: B904  # most often `error` itself
+        finally:
+            watch.is_executing = False
+
+    def _execute_patiently(self, *arguments: Any) -> sqlite3.Cursor:
         try:
             return _execute(self, *arguments)
         except sqlite3.OperationalError as error:
@@ -107,19 +125,16 @@ class LedgerConnection(sqlite3.Connection):
                 return _execute(self, *arguments)
             except sqlite3.OperationalError as error:
                 refused = error
-        if is_interrupted(refused):
-            raise self.cause_of(refused) from refused
         raise refused
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """Return what stopped a statement, for SQLite's error "interrupted"; any other error as it is."""
-        if not isinstance(error, sqlite3.Error) or not is_interrupted(error):
-            return error
+        """Return what stopped a statement; else the error of SQLite as it is."""
         cause, self._watch.raised = self._watch.raised, None
-        if cause is None:  # raised while the handler handled another one
+        if cause is None and isinstance(error, sqlite3.Error) and is_interrupted(error):
+            # A signal handler raised while the progress handler handled what another one raised.
             self.set_progress_handler(self._watch.handler(), _STEPS)
             return KeyboardInterrupt()
-        return cause
+        return error if cause is None else cause
 
 
 _execute = sqlite3.Connection.execute

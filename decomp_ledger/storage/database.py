@@ -348,12 +348,13 @@ class Database:
         """Tell whether only this object's connection sees the whole ledger, which `backup` then reads."""
         if self.path == MEMORY:
             return True
-        try:
-            with self.reading() as connection:
-                if not self.read_only:
-                    self._check_files(connection)
-        except LedgerFileError:
-            return True
+        with self.reading() as connection:
+            if self.read_only:
+                return False
+            try:
+                self._check_files(connection)
+            except LedgerFileError:
+                return True
         return False
 
     def _mend(self) -> None:

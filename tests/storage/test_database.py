@@ -351,7 +351,7 @@ def test_a_removed_or_replaced_file_gets_no_more_events(path: Path, replaced: bo
         assert (table.version, table.rules.keys()) == (2, {"aten::mm"})
         away.rename(path)
         if replaced:  # the other ledger's last user removed the log of that name
-            with pytest.raises(LedgerFileError, match="ledger.db-wal: the file was removed or replaced"):
+            with pytest.raises(LedgerFileError, match=r"ledger\.db-wal: the file was removed or replaced"):
                 table.preserve(["aten::add"])
         else:
             event = table.preserve(["aten::add"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from torture import concurrency, crash, damage, disk, hostile, keeping, open_files, schema, tampering
+from torture import concurrency, crash, damage, disk, hostile, keeping, open_files, runaway, schema, tampering
 from torture.common import Row, Workspace
 
 GROUPS = {
@@ -23,6 +23,7 @@ GROUPS = {
     "hostile": hostile.FAULTS,
     "keeping": keeping.FAULTS,
     "schema": schema.FAULTS,
+    "runaway": runaway.FAULTS,
     "open_files": open_files.FAULTS,
 }
 

@@ -136,8 +136,9 @@ def another_text(db: Db, choose: random.Random) -> None:
     (name,) = choose.choice(db.execute("SELECT name FROM sqlite_master WHERE sql IS NOT NULL").fetchall())
     text = sql_of(db, name)
     changes: list[Callable[[], str]] = [
-        lambda: text.replace(" STRICT", ""), lambda: text.replace(" NOT NULL", "", 1), lambda: text.replace(" UNIQUE", ""),
-        lambda: text.replace("TEXT", "TEXT COLLATE NOCASE", 1), lambda: text.replace("BLOB", "TEXT", 1),
+        lambda: text.replace(" STRICT", ""), lambda: text.replace(" NOT NULL", "", 1),
+        lambda: text.replace(" UNIQUE", ""), lambda: text.replace("BLOB", "TEXT", 1),
+        lambda: text.replace("TEXT", "TEXT COLLATE NOCASE", 1),
         lambda: text.replace("RAISE(ABORT", "RAISE(IGNORE"), lambda: text.replace("BEFORE", "AFTER"),
         lambda: text.replace("TEXT NOT NULL", f"TEXT NOT NULL CHECK (({ENDLESS} LIMIT 1))", 1),
         lambda: text.replace("TEXT NOT NULL", f"TEXT NOT NULL DEFAULT ({choose.randrange(9)})", 1),

@@ -22,6 +22,7 @@ from decomp_ledger.transfer.restore import restore
 from torture.common import Row, Workspace, act, everything, forked, lines_of, try_all, wait_for
 from torture.disk import checked, refused
 
+Way = Callable[[Path, random.Random], None]
 SQLITE = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); print(db.execute(sys.argv[2]).fetchall())"
 
 
@@ -83,11 +84,8 @@ def hot_journal(path: Path) -> bytes:
     write = (
         "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "db.execute('PRAGMA cache_size = 1'); db.execute('CREATE TABLE t (x)'); db.execute('BEGIN');"
-        "db.execute('INSERT INTO t SELECT randomblob(900) FROM sqlite_master, json_each(zeroblob(0)) LIMIT 0');"
         "[db.execute('INSERT INTO t VALUES (randomblob(900))') for _ in range(99)]; os._exit(0)"
     )
-    write = write.replace("db.execute('INSERT INTO t SELECT randomblob(900) FROM sqlite_master, "
-                          "json_each(zeroblob(0)) LIMIT 0');", "")  # fmt: skip
     subprocess.run([sys.executable, "-c", write, str(path)], check=True)
     return next_to(path, "-journal").read_bytes()
 
@@ -224,12 +222,12 @@ def checkpointed(path: Path, choose: random.Random) -> None:
     by_another_process(path, f"PRAGMA wal_checkpoint({choose.choice(['PASSIVE', 'FULL', 'RESTART', 'TRUNCATE'])})")
 
 
-WAYS: tuple[Callable[[Path, random.Random], None], ...] = (
+WAYS: tuple[Way, ...] = (
     log_removed, log_cut, index_removed, index_cut, file_cut, copied_over, file_removed, checkpointed,
 )  # fmt: skip
 
 
-def use_after(path: Path, way: Callable[[Path, random.Random], None], choose: random.Random) -> str:
+def use_after(path: Path, way: Way, choose: random.Random) -> str:
     """Write to a ledger, change its files, and use it on; return what is wrong, or "=" and what happened."""
     copy = path.with_name("copy.db")
     known: dict[int, str] = {}
@@ -272,6 +270,19 @@ def use_after(path: Path, way: Callable[[Path, random.Random], None], choose: ra
     return "=went on" if True in written else "=saved"
 
 
+def in_a_child(home: Path, way: Way, choose: random.Random) -> str:
+    """Call `use_after` for a ledger in an empty folder, in a child, because a SIGBUS would end this process."""
+    with Ledger(home / "other.db", actor="eve") as other:
+        for name in range(choose.choice([1, 5])):
+            act(new_table(other, f"t{name}"), 1, "theirs")
+    reader, writer = os.pipe()
+    child = forked(lambda: os.write(writer, use_after(home / "ledger.db", way, choose).encode()))
+    how = wait_for(child)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        return f"the process died: {how}" if how else pipe.read()
+
+
 def changed_while_open(workspace: Workspace) -> list[Row]:
     """Remove, replace, truncate or overwrite each file of an open ledger."""
     rows = []
@@ -279,25 +290,14 @@ def changed_while_open(workspace: Workspace) -> list[Row]:
         counts = workspace.folder / f"counts {way.__name__}"
         counts.mkdir()
 
-        def attempt(number: int, way: Callable[..., None] = way, counts: Path = counts) -> str:
-            choose = random.Random(f"{workspace.seed} {number}")
+        def attempt(number: int, way: Way = way, counts: Path = counts) -> str:
             home = workspace.folder / f"{way.__name__} {number}"
             home.mkdir()
-            with Ledger(home / "other.db", actor="eve") as other:
-                for name in range(choose.choice([1, 5])):
-                    act(new_table(other, f"t{name}"), 1, "theirs")
-            found: list[str] = []
-            reader, writer = os.pipe()
-            # In a child, because a SIGBUS would end this process.
-            child = forked(lambda: os.write(writer, use_after(home / "ledger.db", way, choose).encode()))
-            how = wait_for(child)
-            os.close(writer)
-            with os.fdopen(reader) as pipe:
-                found = [pipe.read() if not how else f"the process died: {how}"]
+            found = in_a_child(home, way, random.Random(f"{workspace.seed} {number}"))
             shutil.rmtree(home)
-            if not found[0].startswith("="):
-                return found[0]
-            (counts / f"{found[0][1:]}.{number}").touch()
+            if not found.startswith("="):
+                return found
+            (counts / f"{found[1:]}.{number}").touch()
             return ""
 
         runs = workspace.amount(60, 4)

@@ -48,7 +48,7 @@ def test_a_mounted_file_is_refused(path: Path, tmp_path: Path, monkeypatch: pyte
         Ledger(path)
 
 
-def test_the_name_of_a_draft_is_no_second_name(path: Path) -> None:
+def test_the_name_of_a_draft_does_not_count(path: Path) -> None:
     draft = path.with_name(".ledger.db.1.2.new")
     os.link(path, draft)
     Ledger(path, read_only=True).close()

@@ -263,7 +263,7 @@ def foreign_schemas(workspace: Workspace) -> list[Row]:
                     return outcome(path)
             return "no edit changed the schema"
 
-        runs = workspace.amount(300, 6)
+        runs = workspace.amount(120, 6)
         name = f"a foreign schema: {edit.__name__.replace('_', ' ')}"
         goal = "each command refuses it in one line within 5 s; verify reports it; restore leaves nothing"
         rows.append(Row(name, runs, goal, try_all(runs, attempt)))

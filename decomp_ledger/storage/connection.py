@@ -106,17 +106,13 @@ class LedgerConnection(sqlite3.Connection):
         watch = self._watch
         watch.looks, watch.is_executing = 0, True
         try:
-            return self._execute_patiently(*arguments)
+            return _execute(self, *arguments)
+        except sqlite3.OperationalError as error:
+            refused = error
         except sqlite3.DatabaseError as error:
             raise self.cause_of(error)  # noqa: B904  # most often `error` itself
         finally:
             watch.is_executing = False
-
-    def _execute_patiently(self, *arguments: Any) -> sqlite3.Cursor:
-        try:
-            return _execute(self, *arguments)
-        except sqlite3.OperationalError as error:
-            refused = error
         deadline = time.monotonic() + self.timeout
         # Within a transaction the lock is held already, so that waiting would not help.
         while is_busy(refused) and not self.in_transaction and time.monotonic() < deadline:
@@ -125,7 +121,7 @@ class LedgerConnection(sqlite3.Connection):
                 return _execute(self, *arguments)
             except sqlite3.OperationalError as error:
                 refused = error
-        raise refused
+        raise self.cause_of(refused)
 
     def cause_of(self, error: BaseException) -> BaseException:
         """Return what stopped a statement; else the error of SQLite as it is."""

@@ -39,14 +39,15 @@ class OpenFiles:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._name = path, str(path)
         real = os.path.realpath(path)
         self._wal_path, self._shm_path = f"{real}-wal", f"{real}-shm"
-        self._main, self._wal, self._shm = _stat(real), _stat(self._wal_path), _stat(self._shm_path)
+        self._main, self._wal, self._shm = _stat(self._name), _stat(self._wal_path), _stat(self._shm_path)
+        self._shm_now = self._shm
 
     def note_commit(self) -> None:
         """Remember the sizes after a commit of this process."""
-        self._note(_stat(self._path), _stat(self._wal_path))
+        self._note(_stat(self._name), _stat(self._wal_path))
 
     def _note(self, main: _Stat, wal: _Stat) -> None:
         if _identity(main) == _identity(self._main):
@@ -55,7 +56,7 @@ class OpenFiles:
             self._wal = wal
 
     def check(self, connection: LedgerConnection) -> None:
-        """Refuse to write if an event could get lost.
+        """Refuse to write if an event could get lost. `mend_shared_memory` must have been called.
 
         Args:
             connection: of this process, in a transaction.
@@ -63,7 +64,7 @@ class OpenFiles:
         Raises:
             LedgerFileError: a file is not the one that was opened, or has other content.
         """
-        main, wal, shm = _stat(self._path), _stat(self._wal_path), _stat(self._shm_path)
+        main, wal, shm = _stat(self._name), _stat(self._wal_path), self._shm_now
         if main is None or self._main is None or _identity(main) != _identity(self._main):
             raise LedgerFileError(
                 f"{self._path}: the file was removed or replaced while it was open; put it back, or open it again"
@@ -107,6 +108,7 @@ class OpenFiles:
             LedgerFileError: another process is writing, so that it cannot be rebuilt.
         """
         known, found = self._shm, _stat(self._shm_path)
+        self._shm_now = found
         if known is None or found is None or _identity(found) != _identity(known):
             return  # a removed file stays mapped
         if found.st_size >= known.st_size:
@@ -120,7 +122,7 @@ class OpenFiles:
         os.lockf(file, os.F_ULOCK, 1)
 
 
-def _stat(path: str | os.PathLike[str]) -> _Stat:
+def _stat(path: str) -> _Stat:
     try:
         return os.stat(path)  # noqa: PTH116  # 3 us less than Path.stat, several times an event
     except OSError:

@@ -32,7 +32,8 @@ def exclusive_lock(path: Path, timeout: float) -> Iterator[None]:
         sqlite3.OperationalError: likewise.
     """
     # SQLite's own wait, because a busy checkpoint is not an error.
-    connection = sqlite3.connect(path.as_uri() + "?mode=rw", uri=True, timeout=timeout, isolation_level=None)
+    wait = f"PRAGMA busy_timeout = {int(timeout * 1000)}"
+    connection = connect(path.as_uri() + "?mode=rw", wait, path=path)
     try:
         try:
             _lock(connection, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from decomp_ledger import queries
+from decomp_ledger.cli import streams
 from decomp_ledger.cli.output import LedgerOption, json_option, note, pass_ledger, printable, progress, write_json
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.integrity.ssh_signatures import fingerprint
@@ -84,6 +85,8 @@ def dump(option: LedgerOption, output: str | None) -> None:
             return
         for line in ledger.dump_lines(progress=report):
             click.echo(line, nl=False)
+            if streams.output_is_gone():
+                return
 
 
 @click.command()
@@ -102,7 +105,7 @@ def load(option: LedgerOption, file: str, as_json: bool) -> None:
 
 def _passphrase(key: str) -> str | None:
     given = os.environ.get("DECOMP_LEDGER_PASSPHRASE")
-    if given is None and sys.stdin.isatty():
+    if given is None and sys.stdin is not None and sys.stdin.isatty():
         given = click.prompt(f"Passphrase of {printable(key)}", hide_input=True, err=True)
     return given
 

@@ -267,10 +267,14 @@ def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give the lines of a file; "-" is standard input."""
     try:
         if os.fspath(path) == "-":
+            if sys.stdin is None:  # the process started without it
+                raise LedgerFileError("-: standard input is closed; give the file of a dump")
             yield from sys.stdin
             return
         with Path(path).open(encoding="utf-8") as file:
             yield from file
+    except LedgerFileError:  # which is an OSError too
+        raise
     except OSError as error:
         raise LedgerFileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

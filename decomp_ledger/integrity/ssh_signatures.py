@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from decomp_ledger.errors import SigningError
+from decomp_ledger.model.arguments import checked
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -88,6 +89,7 @@ class Signer:
         return (after is None or moment >= after) and (before is None or moment < before)
 
 
+@checked
 def load_key(path: str | os.PathLike[str], passphrase: Callable[[], str | None] = lambda: None) -> SigningKey:
     """Read a private key in OpenSSH's format.
 
@@ -232,6 +234,7 @@ def dearmored(text: str) -> tuple[bytes, bytes]:
 # Signers
 
 
+@checked
 def read_signers(path: str | os.PathLike[str]) -> list[Signer]:
     """Read a list of signers: OpenSSH's `allowed_signers`, or lines of `.pub` files.
 

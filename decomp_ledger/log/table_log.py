@@ -24,6 +24,7 @@ from decomp_ledger.errors import (
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import (
@@ -87,6 +88,7 @@ class TableOwner(Protocol):
         """Take note of a new table of the recording."""
 
 
+@checked
 class TableLog:
     """One table's log, and its current rules.
 

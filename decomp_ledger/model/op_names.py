@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from decomp_ledger.errors import InvalidName
+from decomp_ledger.model.arguments import shown
 
 __all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
 
@@ -48,9 +49,11 @@ def normalize(text: str) -> str:
     Raises:
         InvalidName: the text does not name one op.
     """
-    shown = _shortened(text)
+    if not isinstance(text, str):
+        raise InvalidName(f"{shown(text)}: it is not the name of an op; give text, such as 'aten::linear'")
+    short = _shortened(text)
     if len(text) > _MAX_NAME:
-        raise InvalidName(f"{shown!r}: it has {len(text)} characters; an op name has at most {_MAX_NAME}")
+        raise InvalidName(f"{short!r}: it has {len(text)} characters; an op name has at most {_MAX_NAME}")
     bare = _HIGHER_ORDER.sub(r"\1", _TORCH_OPS.sub("", text))
     match = _OP.fullmatch(bare) or _DOTTED.fullmatch(bare)
     if match is not None:
@@ -62,11 +65,11 @@ def normalize(text: str) -> str:
     if _FAMILY.fullmatch(bare):
         ns, name = bare.split(".")
         raise InvalidName(
-            f"{shown!r}: it names a family of overloads; name one of them, '{ns}::{name}' for the default overload or "
+            f"{short!r}: it names a family of overloads; name one of them, '{ns}::{name}' for the default overload or "
             f"'{ns}::{name}.OVERLOAD'"
         )
     raise InvalidName(
-        f"{shown!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
+        f"{short!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import attrs
 
 from decomp_ledger.errors import InvalidName, LedgerError, UnknownExport, UnknownVersion
+from decomp_ledger.model.arguments import checked
 
 __all__ = [
     "MAX_NUMBER",
@@ -117,6 +118,7 @@ class StampSpec:
 StateSpec: TypeAlias = TableSpec | TorchSpec | CatalogSpec | ExportSpec | StampSpec
 
 
+@checked
 def parse_state_spec(text: str) -> StateSpec:
     """Return the kind and the parts of a state spec.
 

@@ -31,6 +31,9 @@ _REFUSE_WRITES = "PRAGMA query_only = ON"
 _START_READING = "SELECT count(*) FROM sqlite_master"  # after BEGIN alone, SQLite would still follow later writes
 _FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
+# What SQLite, or Python on the way to it, raises.
+_ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+
 # Connections that a parent was using when it forked this process. They are never closed, because closing one would
 # roll back the parent's transaction.
 _inherited: list[sqlite3.Connection] = []
@@ -258,7 +261,7 @@ class Database:
                     yield connection
                 finally:
                     self._users = users  # not -= 1, because after_fork_in_child may have set it to 0
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except _ERRORS as error:
             raise self._as_ledger_error(error) from error
 
     @contextmanager
@@ -296,7 +299,7 @@ class Database:
                         connection.close()
                     else:
                         _inherited.append(connection)
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except _ERRORS as error:
             raise self._as_ledger_error(error) from error
 
     @contextmanager
@@ -343,7 +346,7 @@ class Database:
                     raise
                 finally:
                     self._users, self._is_writing = users, False
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except _ERRORS as error:
             raise self._as_ledger_error(error) from error
 
     def on_rollback(self, undo: Callable[[], object]) -> None:
@@ -370,11 +373,13 @@ class Database:
                 f"{self.path}: the file was removed or replaced while it was open; put it back, or open it again"
             )
 
-    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError) -> LedgerError:
+    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError | OverflowError) -> LedgerError:
         """Return the LedgerError for an error of SQLite; raise it unchanged if it is a fault of this package."""
         if isinstance(error, UnicodeEncodeError):
             # The text of a search, most likely from the command line, where any bytes may come in.
             return UnusableValue(f"{error.object!r:.80}: no ledger holds a lone surrogate; give other text")
+        if isinstance(error, OverflowError):
+            return UnusableValue(f"{self.path}: no ledger holds a number beyond 64 bits; give a smaller one")
         if not isinstance(error, sqlite3.ProgrammingError):
             return LedgerFileError(describe_error(self.path, error))
         if "closed" not in str(error):

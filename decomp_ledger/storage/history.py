@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
+from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Created, Event, read_event
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
@@ -65,6 +66,7 @@ class Since(NamedTuple):
 _Origin = TypeVar("_Origin", Event, Since)
 
 
+@checked
 class History:
     """Reads of tables at any version, through the versions that they were forked from.
 

@@ -19,7 +19,7 @@ from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import decode_body
 from decomp_ledger.model.hash_chain import event_hash, genesis
-from decomp_ledger.model.json_values import DAMAGE
+from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.audit_rows import CatalogRow
 from decomp_ledger.storage.backup import Progress
@@ -189,7 +189,7 @@ class _Loader:
         number = 0
         for number, line in enumerate(lines, 1):
             try:
-                ((kind, value),) = json.loads(line).items()
+                ((kind, value),) = as_object(parse_json(line)).items()
                 if (number == 1) != (kind == "ledger") or self._ended or kind not in _READERS:
                     raise ValueError(f"a line of kind {kind!r:.40} does not belong there")
                 _READERS[kind](self, value)

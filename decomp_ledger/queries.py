@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -109,7 +108,7 @@ class ResolvedState:
     state: TableState
     catalog: Catalog | None
     materialization: Event | None = None
-    since: Mapping[str, Since | Event] = MappingProxyType({})
+    since: Mapping[str, Since | Event] = attrs.field(factory=dict)
     bundle: ExportBundle | None = None
     stamp: Stamp | None = None
 

@@ -23,6 +23,7 @@ import attrs
 
 from decomp_ledger.errors import SigningError
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.handles import Handle
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -52,12 +53,14 @@ _MAX_FILE = 1 << 20
 
 
 @attrs.frozen
-class SigningKey:
+class SigningKey(Handle):
     """A private key.
 
     Attributes:
         public: its public half, 32 bytes.
     """
+
+    instead = "load the key again, with load_key(path)"
 
     _private: Ed25519PrivateKey
     public: bytes

@@ -42,6 +42,7 @@ from decomp_ledger.model.events import (
     Reverted,
     Tagged,
 )
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import is_number_like
@@ -89,7 +90,7 @@ class TableOwner(Protocol):
 
 
 @checked
-class TableLog:
+class TableLog(Handle):
     """One table's log, and its current rules.
 
     Made by `Ledger.table_log`, `Ledger.create_table` and recordings. A fork or a table of a recording has no event,
@@ -115,6 +116,8 @@ class TableLog:
         owner: the recording, or None.
         lock: held during each change.
     """
+
+    instead = "open the table again by its name, with Ledger(path).table_log(name)"
 
     def __init__(
         self,

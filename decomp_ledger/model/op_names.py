@@ -11,7 +11,7 @@ import re
 from decomp_ledger.errors import InvalidName
 from decomp_ledger.model.arguments import shown
 
-__all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
+__all__ = ["PROGRAM_FILE", "TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
 
 # Namespaces that torch itself defines, some of them when a part of it is first imported. The build implies their ops.
 # fmt: off
@@ -25,6 +25,7 @@ TORCH_NAMESPACES = frozenset((
 ))
 # fmt: on
 
+PROGRAM_FILE = ".pt2"  # how the name of a stamped file ends, which is a state spec
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
 _DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)")
@@ -107,8 +108,8 @@ def check_label(text: object, what: str) -> str:
         what: what it names, for the message.
 
     Raises:
-        InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or it
-            has an `@` or a `:`, which separate a table from a version in a state spec.
+        InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or no
+            state spec could name it, because it has an `@` or a `:`, or ends like the file of a program.
     """
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
@@ -123,4 +124,6 @@ def check_label(text: object, what: str) -> str:
         raise InvalidName(
             f"{shown!r}: the name of {what} must not have '@' or ':', which separate a table from a version"
         )
+    if text.endswith(PROGRAM_FILE):
+        raise InvalidName(f"{shown!r}: the name of {what} must not end with '{PROGRAM_FILE}', which names a file")
     return text

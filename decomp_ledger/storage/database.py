@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
 from decomp_ledger.storage.migrations import apply_migrations, pending_migrations
@@ -66,7 +67,7 @@ class _RetryingConnection(sqlite3.Connection):
 _execute = sqlite3.Connection.execute
 
 
-class Database:
+class Database(Handle):
     """One ledger file, and the one connection that this process has to it.
 
     A fork closes the connection, unless it is in use; the next use in parent or child opens another.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from decomp_ledger.errors import LedgerError, UnknownTable
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Created, Event, read_event
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
 from decomp_ledger.storage.database import Database
@@ -67,7 +68,7 @@ _Origin = TypeVar("_Origin", Event, Since)
 
 
 @checked
-class History:
+class History(Handle):
     """Reads of tables at any version, through the versions that they were forked from.
 
     A base class rather than a part, because each of its methods is one of `Ledger` too: a part would need fifteen

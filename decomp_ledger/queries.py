@@ -571,7 +571,7 @@ def name_of_op(op: object) -> str:
     if callable(given):
         given = given()
     if not isinstance(given, str):
-        raise UnusableValue(f"{op!r:.80}: not an op; give its name, or an OpOverload")
+        raise UnusableValue(f"{shown(op)}: not an op; give its name, or an OpOverload")
     return op_names.normalize(given)
 
 
@@ -581,7 +581,7 @@ def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog |
     if isinstance(spec, (str, os.PathLike)):
         return parse_state_spec(os.fspath(spec))
     if not isinstance(spec, StateSpec):
-        raise UnusableValue(f"{spec!r:.80}: not a state spec; give text, such as 'edge@3' or 'export:7'")
+        raise UnusableValue(f"{shown(spec)}: not a state spec; give text, such as 'edge@3' or 'export:7'")
     return spec
 
 

@@ -94,10 +94,10 @@ def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
             named.update(found)
         for value, (name, kind) in zip(args, positional, strict=False):
             if not kind.accepts(value):
-                raise _error(function, name, value, kind)
+                raise _error(function, args, name, value, kind)
         for name, value in kwargs.items():
             if name in named and not named[name].accepts(value):
-                raise _error(function, name, value, named[name])
+                raise _error(function, args, name, value, named[name])
         return function(*args, **kwargs)
 
     return check
@@ -159,9 +159,13 @@ def _collection(cls: type, items: Sequence[_Kind]) -> _Kind:
     item = items[0]
     return _Kind(
         # One text or path stands for a list of one, where it could be an item; see `one_or_more`.
-        lambda value: item.accepts(value)
-        if isinstance(value, (str, os.PathLike))
-        else isinstance(value, Collection) and not isinstance(value, (bytes, Mapping)) and all(map(item.accepts, value)),
+        lambda value: (
+            item.accepts(value)
+            if isinstance(value, (str, os.PathLike))
+            else isinstance(value, Collection)
+            and not isinstance(value, (bytes, Mapping))
+            and all(map(item.accepts, value))
+        ),
         f"a list of {item.words}",
     )
 
@@ -171,6 +175,6 @@ def _joined(words: Sequence[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _error(function: Callable[..., Any], name: str, value: object, kind: _Kind) -> UnusableValue:
-    call = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+def _error(function: Callable[..., Any], args: tuple[Any, ...], name: str, value: object, kind: _Kind) -> UnusableValue:
+    call = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
     return UnusableValue(f"{call}({name}={shown(value)}): {type(value).__name__} is not possible; give {kind.words}")

@@ -27,7 +27,9 @@ def parse_json(text: str | bytes) -> object:
         if "\\ud" in plain or "\\uD" in plain:  # JSON in UTF-8 can have a surrogate as an escape only
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise UnusableValue("not JSON of this package: a text has a lone surrogate, which UTF-8 cannot encode") from None
+        raise UnusableValue(
+            "not JSON of this package: a text has a lone surrogate, which UTF-8 cannot encode"
+        ) from None
     except RecursionError:
         raise UnusableValue("not JSON of this package: it is nested too deeply") from None
     except ValueError as error:

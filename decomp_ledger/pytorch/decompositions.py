@@ -62,7 +62,7 @@ def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
         UnusableValue: it is not callable.
     """
     if not callable(fn):
-        raise UnusableValue(f"{op}: its decomposition must be callable, not {type(fn).__name__} {fn!r:.80}")
+        raise UnusableValue(f"{op}: its decomposition must be callable, not {type(fn).__name__} {shown(fn)}")
     origin = _torch_origin(op, fn)
     if origin is not None:
         return Decomposition(origin, build=build()["git"])

@@ -26,8 +26,8 @@ from decomp_ledger.model.events import (
     parse,
     read_event,
 )
-from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.handles import Handle
+from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
 

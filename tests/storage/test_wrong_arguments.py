@@ -46,8 +46,9 @@ CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it ra
 
 def public(owner: Any, omitted: set[str]) -> Iterator[str]:
     for name in dir(owner):
-        member = getattr(owner, name)
-        if not name.startswith("_") and name not in omitted and callable(member) and not inspect.isclass(member):
+        if name.startswith("_") or name in omitted:
+            continue
+        if callable(member := getattr(owner, name)) and not inspect.isclass(member):
             yield name
 
 

@@ -12,18 +12,14 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from forging import tamper
 from strategies import IMPORT_ROOT, catalog_of, new_table, override
 
-from decomp_ledger.cli import cli
 from decomp_ledger.integrity.ssh_signatures import load_key, public_line
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.events import Exported
@@ -120,7 +116,9 @@ def sample(folder: Path) -> dict[str, str]:
     catalog = catalog_of("aten::mm", "aten::linear")
     with Ledger(path, actor=ACTOR) as ledger:
         edge = new_table(ledger)
-        edge.preserve(["aten::mm", "mylib::late"], reason="ein schneller Kernel für \N{LATIN SMALL LETTER SHARP S} 日本語")
+        edge.preserve(
+            ["aten::mm", "mylib::late"], reason="ein schneller Kernel für \N{LATIN SMALL LETTER SHARP S} 日本語"
+        )
         override(edge, "aten::linear", "linear", reason="accurate")
         edge.tag("släpp")
         snapshot = edge.materialize(catalog)
@@ -286,7 +284,15 @@ def of_streams(workspace: Workspace) -> list[Row]:
 
     goal = "the exit status of the table; no traceback; all of the output or an error; nothing lost in narrow columns"
     note = f"{len(READS) + len(WRITES)} command lines, {len(CONDITIONS)} conditions"
-    return [Row("commands without output, with narrow terminals, other encodings", runs, goal, try_all(runs, attempt, 60), note)]
+    return [
+        Row(
+            "commands without output, with narrow terminals, other encodings",
+            runs,
+            goal,
+            try_all(runs, attempt, 60),
+            note,
+        )
+    ]
 
 
 FAULTS = (of_streams,)

@@ -23,7 +23,7 @@ from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import LedgerError, LedgerFileError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.errors import LedgerError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
@@ -52,6 +52,7 @@ from decomp_ledger.model.state_specs import (
 )
 from decomp_ledger.pytorch.capture_program import capture_with
 from decomp_ledger.storage.history import Since
+from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp, read_stamp
@@ -450,13 +451,7 @@ def capture_catalog(
     except ValueError:  # a null character, or a lone surrogate
         raise UnusableValue(f"{shown(interpreter)}: not a path; give the path of a Python interpreter") from None
     if output is not None:
-        try:
-            Path(output).write_text(json.dumps(captured.to_json()), encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise LedgerFileError(
-                f"{os.fspath(output)}: cannot write the catalog: {reason}; name another file"
-            ) from None
+        write_text(output, json.dumps(captured.to_json()))
     return captured
 
 

@@ -153,7 +153,8 @@ def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) ->
     for row in rows:
         table.add_row(*map(Text, row))
     # With both sizes given, rich does not read COLUMNS and LINES, which may be 0 or not numbers.
-    Console(highlight=False, width=width, height=1).print(table)
+    colors = "auto" if click.get_current_context().color is None else None
+    Console(highlight=False, width=width, height=1, color_system=colors).print(table)
 
 
 @contextmanager

@@ -156,18 +156,14 @@ def _collection(cls: type, items: Sequence[_Kind]) -> _Kind:
     if cls is Mapping or not items:
         words = "a dict" if cls is Mapping else "a list"
         return _Kind(lambda value: isinstance(value, cls), words)
-    item = items[0]
-    return _Kind(
-        # One text or path stands for a list of one, where it could be an item; see `one_or_more`.
-        lambda value: (
-            item.accepts(value)
-            if isinstance(value, (str, os.PathLike))
-            else isinstance(value, Collection)
-            and not isinstance(value, (bytes, Mapping))
-            and all(map(item.accepts, value))
-        ),
-        f"a list of {item.words}",
-    )
+    accepts, words = items[0]
+
+    def accepts_items(value: object) -> bool:
+        if isinstance(value, (str, os.PathLike)):  # one stands for a list of one; see `one_or_more`
+            return accepts(value)
+        return isinstance(value, Collection) and not isinstance(value, (bytes, Mapping)) and all(map(accepts, value))
+
+    return _Kind(accepts_items, f"a list of {words}")
 
 
 def _joined(words: Sequence[str]) -> str:

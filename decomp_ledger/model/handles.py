@@ -1,4 +1,4 @@
-"""Handles: objects that are bound to their process, such as an open file. Values can be copied and pickled, they cannot."""
+"""Handles: objects that are bound to their process, such as an open file, and cannot be copied or pickled."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def parse_json(text: str | bytes) -> object:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise UnusableValue(
-            "not JSON of this package: a text has a lone surrogate, which UTF-8 cannot encode"
+            "not JSON of this package: a text has a lone surrogate"
         ) from None
     except RecursionError:
         raise UnusableValue("not JSON of this package: it is nested too deeply") from None

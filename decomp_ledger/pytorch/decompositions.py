@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
+from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.materialize import own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
 from decomp_ledger.pytorch import internals

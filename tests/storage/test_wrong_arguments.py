@@ -122,7 +122,7 @@ def test_one_text_is_one_item_not_its_letters(tmp_path: Path) -> None:
         new_table(ledger)
         _, head = ledger.event_store.head()
         assert ledger.verify(expect=head.hex()).ok
-        with pytest.raises(LedgerError, match="none.pt2: cannot be read"):
+        with pytest.raises(LedgerError, match=r"none\.pt2: cannot be read"):
             ledger.verify(against=str(tmp_path / "none.pt2"))
     assert one_or_more(Path("a")) == (Path("a"),) and one_or_more(["a", "b"]) == ("a", "b")
 

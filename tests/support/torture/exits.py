@@ -241,9 +241,8 @@ def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) ->
     if condition.settings.keys() & {"NO_COLOR"} or condition.settings.get("TERM") == "dumb":
         if "\x1b" in shown:
             return f"an escape: {shown[:300]!r}"
-    escaped = condition.encoding() not in ("utf-8", "utf-16") or "LC_ALL" in condition.settings
     missing = letters(whole) - letters(shown)
-    return f"letters are missing: {missing}: {shown[:300]!r}" if missing and not (escaped and not missing) else ""
+    return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
 
 
 def of_streams(workspace: Workspace) -> list[Row]:

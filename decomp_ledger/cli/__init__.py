@@ -39,6 +39,9 @@ _GROUPS = (
 )
 
 
+_MAX_MESSAGE = 2000  # characters
+
+
 class _Commands(click.Group):
     """A group that remembers which command was given, because an error from the library has no click context."""
 
@@ -100,6 +103,7 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     """Print an error, and exit: as JSON on standard output if that was asked for, else as a line on standard error."""
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
     # The arguments of `run` are the program's.
     as_json = "--json" in arguments and cli.given != "run" and not streams.output_is_gone()
     if as_json:

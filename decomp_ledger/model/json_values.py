@@ -27,9 +27,7 @@ def parse_json(text: str | bytes) -> object:
         if "\\ud" in plain or "\\uD" in plain:  # JSON in UTF-8 can have a surrogate as an escape only
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise UnusableValue(
-            "not JSON of this package: a text has a lone surrogate"
-        ) from None
+        raise UnusableValue("not JSON of this package: a text has a lone surrogate") from None
     except RecursionError:
         raise UnusableValue("not JSON of this package: it is nested too deeply") from None
     except ValueError as error:

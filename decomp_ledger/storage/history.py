@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
-from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.events import Created, Event, read_event
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import Rule, TableState
@@ -234,7 +234,7 @@ class History(Handle):
             known = self.event_store.table_names("")
             shown = difflib.get_close_matches(table, known, 3) or known[:5]
             tables = ", ".join(map(repr, shown)) or "none yet"
-            raise UnknownTable(f"{self.path}: the ledger has no table {table!r}; it has {tables}")
+            raise UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}")
         return table_id
 
     def created(self, table: str) -> Created:

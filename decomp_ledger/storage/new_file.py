@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
@@ -69,7 +69,8 @@ def draft_of(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise LedgerFileError(f"{target}: it cannot be made: {error.strerror}; name another file") from error
     finally:
-        _remove(draft)
+        with suppress(OSError):  # on a read-only file system it was never made, and the error above tells why
+            _remove(draft)
 
 
 def _remove(draft: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -13,13 +14,19 @@ import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import attrs
+import click
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from forging import tamper
 from strategies import IMPORT_ROOT, catalog_of, new_table, override
 
+from decomp_ledger.cli import cli
+from decomp_ledger.cli.output import printable
+from decomp_ledger.errors import LedgerError
 from decomp_ledger.integrity.ssh_signatures import load_key, public_line
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.events import Exported
@@ -38,7 +45,8 @@ READS = (
     "drift edge export:{good}", "drift torch:2.6.0 torch:2.13.0", "drift torch:2.6.0 torch:2.13.0 --json",
     "drift torch:2.6.0 torch:2.13.0 --markdown", "drift edge edge --only-used export:{failed}",
     "upgrade edge --torch 2.13.0", "upgrade edge --torch 2.13.0 --check", "upgrade edge --torch 2.13.0 --json",
-    "upgrade export:{failed} --torch 2.13.0 --check", "catalog list", "catalog list --json", "catalog show torch:2.13.0",
+    "upgrade export:{failed} --torch 2.13.0 --check", "catalog list", "catalog list --json",
+    "catalog show torch:2.13.0",
     "catalog show edge --op aten::mm", "catalog show catalog:{}/catalog.json --json",
     "catalog capture --python {}/python", "verify", "verify --json", "verify --signers {}/signers",
     "verify --expect 00", "--ledger {}/tampered.db verify", "--ledger {}/tampered.db verify --json",
@@ -208,7 +216,7 @@ def read_terminal(ours: int) -> bytes:
 
 def arguments_of(text: str, folder: Path, numbers: dict[str, str]) -> list[str]:
     """Return the arguments that a text of READS or WRITES stands for."""
-    filled = text.format(folder, **numbers).split()
+    filled = text.replace("{}", str(folder)).format(**numbers).split()
     return filled if "--ledger" in filled else ["--ledger", str(folder / "ledger.db"), *filled]
 
 
@@ -238,9 +246,9 @@ def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) ->
         return f"the output is not in the encoding: {error}"
     if "--json" in text and shown.replace("\r\n", "\n") != whole:
         return "the JSON is another one"
-    if condition.settings.keys() & {"NO_COLOR"} or condition.settings.get("TERM") == "dumb":
-        if "\x1b" in shown:
-            return f"an escape: {shown[:300]!r}"
+    without_color = "NO_COLOR" in condition.settings or condition.settings.get("TERM") == "dumb"
+    if without_color and "\x1b" in shown:
+        return f"an escape: {shown[:300]!r}"
     missing = letters(whole) - letters(shown)
     return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
 
@@ -294,4 +302,191 @@ def of_streams(workspace: Workspace) -> list[Row]:
     ]
 
 
-FAULTS = (of_streams,)
+# In place of an argument: numbers of every size and script, surrogates, empty and huge texts, parts of state specs.
+ODD = (
+    "", "0", "-1", "-0", "+1", " 1", "1_000", "1.5", "1e3", "nan", "0x10", "True", str(2**63 - 1), str(2**63),
+    str(2**64), "9" * 5000, "-" + "9" * 30, "\N{ARABIC-INDIC DIGIT THREE}", "\N{SUPERSCRIPT TWO}", "\udcff", "\ud800",
+    "a\0b", "\x1b[31m", "\n", "x" * 5000, "@", "edge@", "@1", "edge@1@2", f"edge@{2**64}", "edge@\udcff", "export:",
+    "export:-1", f"export:{2**64}", "export:\N{ARABIC-INDIC DIGIT THREE}", "torch:", "torch:\udc80", "catalog:",
+    "catalog:/", "catalog:\0", "catalog:\udcff", ".pt2", "\udcff.pt2", "/", "/dev/null", "--", "-",
+)  # fmt: skip
+
+
+def commanded(arguments: list[str], folder: Path) -> str:
+    """Run a command within this process; return what is wrong with how it ends, or ""."""
+    with contextlib.chdir(folder) if sys.version_info >= (3, 11) else contextlib.nullcontext():
+        done = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    error = done.exception
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, LedgerError):
+        text = str(error)
+        text.encode()
+    elif isinstance(error, SystemExit) or error is None:
+        return ""
+    else:
+        return f"{arguments!r:.200}: {type(error).__name__}: {error}"
+    wrong = not text or "\n" in printable(text) or (len(text) > 1500 and isinstance(error, LedgerError))
+    return f"{arguments!r:.200}: an unclear error: {text[:200]!r}" if wrong else ""
+
+
+def of_arguments(workspace: Workspace) -> list[Row]:
+    """Put an odd text in the place of each argument of each command."""
+    whole = workspace.folder / "sample"
+    whole.mkdir()
+    numbers = sample(whole)
+    before = (whole / "ledger.db").read_bytes()
+    cases = []
+    for text in (*READS, *WRITES):
+        arguments = arguments_of(text, whole, numbers)
+        if not {"run", "capture"} & set(arguments):
+            places = [n for n, each in enumerate(arguments) if not each.startswith("-") and n > 1]
+            cases += [[*arguments[:n], odd, *arguments[n + 1 :]] for n in places for odd in ODD]
+    random.Random(workspace.seed).shuffle(cases)
+    runs = workspace.amount(len(cases), 150)
+
+    def attempt(number: int) -> str:
+        arguments = cases[number]
+        writes = {"tag", "revert", "checkpoint", "restore", "load", "dump", "backup"} & set(arguments)
+        folder = workspace.folder / f"case{number}" if writes else whole
+        if writes:
+            shutil.copytree(whole, folder)
+        try:
+            found = commanded([each.replace(str(whole), str(folder)) for each in arguments], folder)
+        finally:
+            if writes:
+                shutil.rmtree(folder)
+        return found or ("" if (whole / "ledger.db").read_bytes() == before else f"{arguments} wrote")
+
+    goal = "an answer, or one error of one line"
+    return [Row("odd texts in the place of each argument", runs, goal, try_all(runs, attempt, 30))]
+
+
+# In place of a value in a document.
+VALUES = (
+    None, True, False, 0, -1, 1, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**400, 1.5, float("nan"), float("inf"),
+    "", "x", "a\0b", "\ud800", "\udcff", "0" * 64, "x" * 100_000, [], {}, [[]], {"a": {}}, [None], "DEEP", "HUGE",
+)  # fmt: skip
+TEXTS = {"DEEP": "[" * 100_000 + "]" * 100_000, "HUGE": "9" * 10_000}
+
+
+def changed(value: Any, choose: random.Random) -> Any:
+    """Return JSON with one value, or one key, replaced."""
+    if not isinstance(value, (dict, list)) or not value or choose.random() < 0.1:
+        return choose.choice(VALUES)
+    if isinstance(value, list):
+        at = choose.randrange(len(value))
+        return [changed(each, choose) if n == at else each for n, each in enumerate(value)]
+    at = choose.choice(list(value))
+    if choose.random() < 0.2:
+        new = choose.choice(["", "\ud800", "x", "a\0b", at + " "])
+        return {new if key == at else key: each for key, each in value.items()}
+    return {key: changed(each, choose) if key == at else each for key, each in value.items()}
+
+
+def as_text(value: Any) -> str:
+    """Return JSON, with the values that Python could not hold in place of their names."""
+    text = json.dumps(value)
+    for name, written in TEXTS.items():
+        text = text.replace(f'"{name}"', written)
+    return text
+
+
+def of_documents(workspace: Workspace) -> list[Row]:
+    """Replace a value in stamps, dumps, catalogs and checkpoints, and read them by every command."""
+    whole = workspace.folder / "sample"
+    whole.mkdir()
+    numbers = sample(whole)
+    path = str(whole / "ledger.db")
+    with Ledger(whole / "ledger.db", read_only=True) as ledger:
+        stamp = json.loads(Stamp((ledger.bundle(int(numbers["good"])),), "a", "git").to_text())
+        lines = [json.loads(line) for line in ledger.dump_lines()]
+    checkpoint = next(line["checkpoint"] for line in lines if "checkpoint" in line)
+    catalog = json.loads((whole / "catalog.json").read_text())
+
+    def attempt(number: int) -> str:
+        choose = random.Random(f"{workspace.seed} {number}")
+        folder = workspace.folder / f"document{number}"
+        folder.mkdir()
+        kind = ("stamp", "catalog", "checkpoint", "dump")[number % 4]
+        name = str(folder / kind)
+        if kind == "stamp":
+            name += ".pt2"
+            with zipfile.ZipFile(name, "w") as file:
+                file.writestr(f"model/extra/{MEMBER}", as_text(changed(stamp, choose)))
+            commands = ("show", "blame", "explain aten::mm", "verify --against", "drift edge", "diff edge@1")
+        elif kind == "catalog":
+            Path(name).write_text(as_text(changed(catalog, choose)))
+            name = f"catalog:{name}"
+            commands = ("catalog show", "drift edge", "show", "catalog show --json", "drift torch:2.13.0")
+        elif kind == "checkpoint":
+            inner = {**checkpoint, "text": as_text(changed(json.loads(checkpoint["text"]), choose))}
+            Path(name).write_text(as_text(choose.choice([changed(checkpoint, choose), inner])))
+            commands = ("verify --checkpoint",)
+        else:
+            at = choose.randrange(len(lines))
+            texts = [as_text(changed(line, choose)) if n == at else as_text(line) for n, line in enumerate(lines)]
+            Path(name).write_text("\n".join(texts) + "\n")
+            commands = ("load",)
+        ledger = str(folder / "new.db") if kind == "dump" else path
+        found = (commanded(["--ledger", ledger, *command.split(), name], folder) for command in commands)
+        result = next(filter(None, found), "")
+        shutil.rmtree(folder)
+        return result
+
+    runs = workspace.amount(4000, 60)
+    goal = "an answer, or one error of one line, from every command"
+    return [Row("stamps, catalogs, checkpoints and dumps with an odd value", runs, goal, try_all(runs, attempt, 60))]
+
+
+# What a shell does in a mount namespace of its own, before a command; {} is the folder of the case.
+_MOUNT = 'mount -t tmpfs -o size={size} none disk && cp ledger.db backup.db disk/ && {then} exec "$@"'
+READ_ONLY = Condition("read-only", _MOUNT.format(size="4m", then="mount -o remount,ro disk &&"))
+FULL = Condition("full", _MOUNT.format(size="4m", then="{{ cat /dev/zero >disk/fill 2>/dev/null; :; }} &&"))
+TO_DISK = (
+    ("--ledger {}/disk/ledger.db log --json", 0), ("--ledger {}/disk/ledger.db verify", 0),
+    ("--ledger {}/disk/ledger.db tag edge@1 new", 2), ("--ledger {}/disk/ledger.db revert edge --to 1 --json", 2),
+    ("--ledger {}/disk/ledger.db run {}/script.py", 2), ("backup {}/disk/new.db", 2),
+    ("backup {}/disk/backup.db --force", 2), ("dump -o {}/disk/new.jsonl", 2),
+    ("checkpoint --key {}/key -o {}/disk/c", 2),
+    ("catalog capture --python {}/python -o {}/disk/new.json", 2), ("--ledger {}/disk/new.db load {}/dump.jsonl", 2),
+    ("--ledger {}/disk/new.db restore {}/backup.db", 2), ("--ledger {}/disk/ledger.db restore {}/backup.db --force", 2),
+)  # fmt: skip
+
+
+def of_folders(workspace: Workspace) -> list[Row]:
+    """Run the commands that write in a read-only file system and on a full one."""
+    goal = "reads answer; one error, and no file that looks whole"
+    names = ("a read-only file system under each command", "a full file system under each command")
+    if os.getuid() != 0 or subprocess.call(["unshare", "-m", "true"], stderr=subprocess.DEVNULL) != 0:
+        return [Row(name, 0, goal, note="NOT TRIED: it needs root and mount namespaces") for name in names]
+    whole = workspace.folder / "sample"
+    whole.mkdir()
+    numbers = sample(whole)
+    (whole / "disk").mkdir()
+    rows = []
+    for name, condition in zip(names, (READ_ONLY, FULL), strict=True):
+        wrong = []
+        for text, status in TO_DISK:
+            if condition is FULL and "disk/ledger.db" in text:
+                continue  # which may write: a full disk still has room within the file
+            arguments = arguments_of(text.replace("{}", str(whole)), whole, numbers)
+            command = ["unshare", "-m", "/bin/sh", "-c", condition.shell.replace("{{", "{").replace("}}", "}")]
+            after = "; status=$?; ls disk; exit $status"
+            command[-1] = command[-1].replace('exec "$@"', '"$@"' + after)
+            found = process([*command, "sh", sys.executable, "-m", "decomp_ledger", *arguments], whole, PLAIN)
+            errors = found.errors.decode("utf-8", "replace")
+            left = {"new.db", "new.jsonl", "new.json", "c"} & set(found.output.decode().split())
+            if (
+                found.status != status
+                or "Traceback" in errors
+                or left
+                or len(errors.splitlines()) != (status == 2 and "--json" not in text)
+            ):
+                wrong.append(f"{text}: exit status {found.status}, left {left}: {errors[-300:]}{found.output[-200:]!r}")
+        runs = len(TO_DISK) if condition is READ_ONLY else sum("disk/ledger.db" not in text for text, _ in TO_DISK)
+        rows.append(Row(name, runs, goal, tuple(wrong)))
+    return rows
+
+
+FAULTS = (of_streams, of_arguments, of_documents, of_folders)

@@ -232,8 +232,8 @@ class History(Handle):
         table_id = self.event_store.table_id(table)
         if table_id is None:
             known = self.event_store.table_names("")
-            shown = difflib.get_close_matches(table, known, 3) or known[:5]
-            tables = ", ".join(map(repr, shown)) or "none yet"
+            near = difflib.get_close_matches(table, known, 3) or known[:5]
+            tables = ", ".join(map(repr, near)) or "none yet"
             raise UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}")
         return table_id
 

@@ -149,12 +149,16 @@ def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) ->
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")  # rich would cut a long word off
     for row in rows:
         table.add_row(*map(Text, row))
     # With both sizes given, rich does not read COLUMNS and LINES, which may be 0 or not numbers.
-    colors = "auto" if click.get_current_context().color is None else None
-    Console(highlight=False, width=width, height=1, color_system=colors).print(table)
+    console = Console(highlight=False, width=width, height=1)
+    if click.get_current_context().color is False:
+        console = Console(highlight=False, width=width, height=1, color_system=None)
+    console.print(table)
 
 
 @contextmanager

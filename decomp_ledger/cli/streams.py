@@ -25,7 +25,7 @@ class _Guarded(io.TextIOBase):
         required: raise LedgerFileError if it cannot be written for another reason, such as a full disk.
     """
 
-    errors = "backslashreplace"  # type: ignore[assignment]
+    errors = "backslashreplace"
 
     def __init__(self, stream: TextIO, *, required: bool) -> None:
         self.stream = stream

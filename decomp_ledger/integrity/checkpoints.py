@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -108,7 +109,7 @@ class Checkpoint:
         if not isinstance(value, dict):
             raise ValueError("expected an object")
         public, signature = ssh_signatures.dearmored(value["signature"])
-        fields = as_object(parse_json(value["text"]))
+        fields: dict[str, Any] = as_object(parse_json(value["text"]))
         if fields.keys() != _TEXT_FIELDS.keys():
             raise ValueError(f"its text has other fields than {', '.join(_TEXT_FIELDS)}")
         for name, types in _TEXT_FIELDS.items():

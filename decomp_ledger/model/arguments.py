@@ -16,7 +16,6 @@ from decomp_ledger.errors import UnusableValue
 __all__ = ["checked", "one_or_more", "shown"]
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
-_Item = TypeVar("_Item")
 _Accepts: TypeAlias = Callable[[Any], bool]
 _MAX_SHOWN = 80
 
@@ -67,10 +66,10 @@ def checked(public: _Public) -> _Public:
     return cast("_Public", public)
 
 
-def one_or_more(value: _Item | Iterable[_Item]) -> tuple[_Item, ...]:
+def one_or_more(value: Any) -> tuple[Any, ...]:
     """Return the items of an argument that may be one text or path, or several; text is never split into letters."""
     if isinstance(value, (str, os.PathLike)) or not isinstance(value, Iterable):
-        return (cast("_Item", value),)
+        return (value,)
     return tuple(value)
 
 

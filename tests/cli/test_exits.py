@@ -89,12 +89,14 @@ def wrong_uses() -> Iterator[list[str]]:
         if any("--json" in option.opts for option in command.params):
             yield [*name.split(), "--nonsense"]
             yield [*name.split(), "a", "b", "c", "d"]
-            yield name.split() + ["\udcff"] * sum(isinstance(each, click.Argument) for each in command.params)
+            texts = ["\udcff" for each in command.params if isinstance(each, click.Argument)]
+            if texts:
+                yield [*name.split(), *texts]
     for table in ("run", "dump", "--json", "catalog"):
         yield ["show", table]
 
 
-@pytest.mark.parametrize("arguments", wrong_uses(), ids=" ".join)
+@pytest.mark.parametrize("arguments", list(wrong_uses()), ids=" ".join)
 def test_a_wrong_use_with_json_prints_one_error_as_json(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,9 +109,6 @@ def test_a_wrong_use_with_json_prints_one_error_as_json(
     with pytest.raises(SystemExit) as exited:
         main()
     printed = capsys.readouterr()
-    if exited.value.code == 0:
-        assert arguments[:2] == ["catalog", "list"]
-        return
     assert (exited.value.code, printed.err) == (2, "")
     error = json.loads(printed.out)["error"]
     assert error.keys() == {"kind", "message"} and error["message"] and "\n" not in error["message"]

@@ -62,9 +62,7 @@ def test_a_clock_without_a_time_refuses_the_write_with_one_error(
 
     with monkeypatch.context() as patch:
         clock(patch, fail)
-        with pytest.raises(
-            LedgerFileError, match=r"^the clock: it shows no time that can be recorded: .*; set the clock$"
-        ):
+        with pytest.raises(LedgerFileError, match=r"^the clock: it shows no time .*; set the clock$"):
             table.preserve(["aten::mm"])
     assert (table.version, ledger.state("edge").version) == (1, 1)
     table.preserve(["aten::mm"])

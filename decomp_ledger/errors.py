@@ -35,8 +35,9 @@ __all__ = [
 class LedgerError(Exception):
     """The base of every error that decomp_ledger raises."""
 
-    # KeyError would show the repr of the message.
-    __str__ = Exception.__str__
+    def __str__(self) -> str:
+        # Not KeyError's, which shows the repr of the message. What UTF-8 cannot encode could not be printed.
+        return Exception.__str__(self).encode("utf-8", "backslashreplace").decode()
 
 
 class LedgerFileError(LedgerError, OSError):

@@ -17,6 +17,7 @@ from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Event
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.recording import Recording
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Ledger", "record"]
 
 
+@checked
 class Ledger(LedgerLog):
     """An append-only file of decomposition tables.
 
@@ -313,6 +315,7 @@ class Ledger(LedgerLog):
         return jsonl.dump(self, progress)
 
 
+@checked
 def record(
     ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
     *,

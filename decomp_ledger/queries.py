@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -24,7 +23,7 @@ from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import DamagedSchema, LedgerError, LedgerFileError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
@@ -33,8 +32,10 @@ from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
+from decomp_ledger.model.json_values import parse_json
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
@@ -51,6 +52,7 @@ from decomp_ledger.model.state_specs import (
 )
 from decomp_ledger.pytorch.capture_program import capture_with
 from decomp_ledger.storage.history import Since
+from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp, read_stamp
@@ -85,7 +87,7 @@ __all__ = [
 ]
 
 Progress: TypeAlias = Callable[[int, int], object]
-Path_: TypeAlias = "str | os.PathLike[str]"
+Path_: TypeAlias = str | os.PathLike[str]
 
 
 @attrs.frozen(repr=False)
@@ -107,7 +109,7 @@ class ResolvedState:
     state: TableState
     catalog: Catalog | None
     materialization: Event | None = None
-    since: Mapping[str, Since | Event] = MappingProxyType({})
+    since: Mapping[str, Since | Event] = attrs.field(factory=dict)
     bundle: ExportBundle | None = None
     stamp: Stamp | None = None
 
@@ -217,6 +219,7 @@ class Reproduction:
 # One state
 
 
+@checked
 def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> ResolvedState:
     """Return a table state with the facts that are known about it.
 
@@ -246,6 +249,7 @@ def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> Resol
     return _of_table(parsed, opened)
 
 
+@checked
 def blame(spec: State | None = None, *, op: object = None, ledger: LedgerLog | None = None) -> dict[str, Event]:
     """Return, for each op that has a rule, the event that set it.
 
@@ -260,6 +264,7 @@ def blame(spec: State | None = None, *, op: object = None, ledger: LedgerLog | N
     return state_and_blame(spec, op=op, ledger=ledger)[1]
 
 
+@checked
 def state_and_blame(
     spec: State | None = None, *, op: object = None, ledger: LedgerLog | None = None
 ) -> tuple[TableState, dict[str, Event]]:
@@ -279,6 +284,7 @@ def state_and_blame(
     return state, {name: events[name]} if name in events else {}
 
 
+@checked
 def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> list[Explanation]:
     """Return why an op is, or is not, decomposed.
 
@@ -303,6 +309,7 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
 # Two states
 
 
+@checked
 def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> StateDiff:
     """Return the difference between the rules of two states, and between their exports if they have them.
 
@@ -321,6 +328,7 @@ def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> Sta
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
 
 
+@checked
 def drift(
     before: State, after: State, *, only_used: State | int | None = None, ledger: LedgerLog | None = None
 ) -> Drift:
@@ -341,6 +349,7 @@ def drift(
     return whole if used is None else whole.only(used)
 
 
+@checked
 def used_ops(spec: State | int, *, ledger: LedgerLog | None = None) -> frozenset[str]:
     """Return the ops of an exported program: those before and after its export, and those that fired in it.
 
@@ -354,6 +363,7 @@ def used_ops(spec: State | int, *, ledger: LedgerLog | None = None) -> frozenset
     return _ops_of(_export(spec, ledger)[1].body)
 
 
+@checked
 def upgrade(
     spec: State | None = None,
     *,
@@ -378,6 +388,7 @@ def upgrade(
     return _upgraded(show(spec, ledger=ledger), _other_torch(torch, python))
 
 
+@checked
 def check_upgrade(
     spec: State | None = None,
     *,
@@ -405,6 +416,7 @@ def available_catalogs() -> tuple[str, ...]:
     return tuple(catalogs.available())
 
 
+@checked
 def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
     """Return the whole catalog of a state.
 
@@ -418,6 +430,7 @@ def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
     return show(spec, ledger=ledger).named_state().catalog
 
 
+@checked
 def capture_catalog(
     python: str | os.PathLike[str] | None = None, *, output: str | os.PathLike[str] | None = None
 ) -> Catalog:
@@ -432,24 +445,20 @@ def capture_catalog(
         LedgerFileError: the file cannot be written.
         UnusableValue: `python` cannot be a path.
     """
-    interpreter = sys.executable if python is None else python
-    if not isinstance(interpreter, (str, os.PathLike)) or "\0" in os.fspath(interpreter):
-        raise UnusableValue(f"{python!r:.80}: not a path; give the path of a Python interpreter")
-    captured = Catalog.from_json(capture_with(os.fspath(interpreter)))
+    interpreter = sys.executable if python is None else os.fspath(python)
+    try:
+        captured = Catalog.from_json(capture_with(interpreter))
+    except ValueError:  # a null character, or a lone surrogate
+        raise UnusableValue(f"{shown(interpreter)}: not a path; give the path of a Python interpreter") from None
     if output is not None:
-        try:
-            Path(output).write_text(json.dumps(captured.to_json()), encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise LedgerFileError(
-                f"{os.fspath(output)}: cannot write the catalog: {reason}; name another file"
-            ) from None
+        write_text(output, json.dumps(captured.to_json()))
     return captured
 
 
 # Exports
 
 
+@checked
 def reproduce_export(
     spec: State | int,
     *,
@@ -476,9 +485,10 @@ def reproduce_export(
     from decomp_ledger.pytorch.reproduced_table import import_trusted, load_program, reproduce, rerun
 
     found, bundle = _export(spec, ledger)
-    import_trusted(trust)
+    trusted = one_or_more(trust)
+    import_trusted(trusted)
     known = ProcessFunctions() if ledger is None else ledger.functions
-    table = reproduce(bundle, trust=(*known.trust, *trust), provide=known.candidates(), strict=False)
+    table = reproduce(bundle, trust=(*known.trust, *trusted), provide=known.candidates(), strict=False)
     if program is None or (table.differences and not nearest):
         return Reproduction(bundle, table)
     again = rerun(table, load_program(os.fspath(program)))
@@ -490,6 +500,7 @@ def reproduce_export(
 # Whole ledgers
 
 
+@checked
 def verify(
     ledger: LedgerLog,
     *,
@@ -502,15 +513,16 @@ def verify(
 ) -> Verification:
     """Check a ledger against itself and against facts kept elsewhere; see :meth:`decomp_ledger.Ledger.verify`."""
     wanted = read_signers(signers) if isinstance(signers, (str, os.PathLike)) else signers
-    kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
+    kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in one_or_more(checkpoints)]
     try:
-        stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
+        stamped = [anchor for path in one_or_more(against) for anchor in _stamp_anchors(ledger, os.fspath(path))]
     except DamagedSchema as error:  # of the ledger, which this opens
         return integrity.refused(error)
-    known = Anchors(expect, (*anchors, *stamped), wanted, kept)
+    known = Anchors(one_or_more(expect), (*anchors, *stamped), wanted, kept)
     return integrity.verify(ledger.event_store, ledger.state, known, progress)
 
 
+@checked
 def load_dump(
     dump: str | os.PathLike[str], ledger: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> Verification:
@@ -528,6 +540,7 @@ def load_dump(
     return jsonl.load(dump, ledger, progress)
 
 
+@checked
 def sole_table(ledger: LedgerLog) -> str:
     """Return the name of the only table of a ledger.
 
@@ -556,7 +569,7 @@ def name_of_op(op: object) -> str:
     if callable(given):
         given = given()
     if not isinstance(given, str):
-        raise UnusableValue(f"{op!r:.80}: not an op; give its name, or an OpOverload")
+        raise UnusableValue(f"{shown(op)}: not an op; give its name, or an OpOverload")
     return op_names.normalize(given)
 
 
@@ -566,7 +579,7 @@ def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog |
     if isinstance(spec, (str, os.PathLike)):
         return parse_state_spec(os.fspath(spec))
     if not isinstance(spec, StateSpec):
-        raise UnusableValue(f"{spec!r:.80}: not a state spec; give text, such as 'edge@3' or 'export:7'")
+        raise UnusableValue(f"{shown(spec)}: not a state spec; give text, such as 'edge@3' or 'export:7'")
     return spec
 
 
@@ -605,11 +618,13 @@ def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
 
 def _read_catalog(path: Path) -> Catalog:
     try:
-        return Catalog.from_json(json.loads(path.read_bytes()))
+        return Catalog.from_json(parse_json(path.read_bytes()))
+    except LedgerError as error:
+        raise LedgerError(f"{path}: not a catalog: {error}; make one with `catalog capture --output FILE`") from None
     except OSError as error:
         raise UnknownCatalog(f"{path}: cannot read the catalog: {error.strerror}; name another file") from None
-    except (ValueError, RecursionError):
-        raise LedgerError(f"{path}: not a catalog; make one with `catalog capture --output FILE`") from None
+    except ValueError:  # a null character
+        raise UnknownCatalog(f"{shown(str(path))}: it cannot name a file; name another file") from None
 
 
 def _history(op: str, found: ResolvedState, ledger: LedgerLog | None) -> list[Event]:

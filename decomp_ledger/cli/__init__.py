@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -16,9 +18,10 @@ from decomp_ledger.cli import (
     export_commands,
     inspect_commands,
     run_command,
+    streams,
     verify_commands,
 )
-from decomp_ledger.cli.output import WRONG_USE, LedgerOption, printable
+from decomp_ledger.cli.output import INTERRUPTED, WRONG_USE, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
 __all__ = ["cli", "main"]
@@ -34,6 +37,9 @@ _GROUPS = (
     verify_commands,
     backup_commands,
 )
+
+
+_MAX_MESSAGE = 2000  # characters
 
 
 class _Commands(click.Group):
@@ -65,9 +71,11 @@ def cli(context: click.Context, path: str) -> None:
     """Record, read and check the decomposition tables that torch.export lowers with.
 
     A state spec is TABLE, TABLE@VERSION, TABLE@TAG, torch:2.13.0, export:7 or model.pt2.
-    Exit status: 0 success, 1 a difference or a fault was found, 2 wrong use.
+    Exit status: 0 success, 1 a difference or a fault was found, 2 wrong use or a failure.
     """
     context.obj = LedgerOption(path)
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        context.color = False
 
 
 for _group in _GROUPS:
@@ -78,26 +86,29 @@ for _group in _GROUPS:
 def main() -> None:
     """Run the command, and exit as documented: one line for an error, no traceback."""
     arguments = sys.argv[1:]
+    streams.guard()
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
         # Python flushes what the program of `run` left there. A process that starts without an output has None.
         if cli.given != "run" and sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except (click.ClickException, LedgerError) as error:
         _fail(error, arguments)
-    except BrokenPipeError:
-        # The reader closed the pipe early, as `head` does. Python must not flush into it at exit.
-        sys.stdout = None
-        sys.exit(0)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> None:
+    """Print an error, and exit: as JSON on standard output if that was asked for, else as a line on standard error."""
+    streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    if "--json" in arguments and cli.given != "run":  # the arguments of `run` are the program's
-        click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))
-    else:
+    message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
+    # The arguments of `run` are the program's.
+    as_json = "--json" in arguments and cli.given != "run" and not streams.output_is_gone()
+    if as_json:
+        with suppress(LedgerError):
+            click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))
+    if not as_json or streams.output_is_gone():
         click.echo(f"decomp-ledger: {printable(message)}", err=True)
     sys.exit(WRONG_USE)

@@ -6,14 +6,15 @@ import json
 import os
 import sys
 from functools import partial
-from pathlib import Path
 
 import click
 
 from decomp_ledger import queries
+from decomp_ledger.cli import streams
 from decomp_ledger.cli.output import LedgerOption, json_option, note, pass_ledger, printable, progress, write_json
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.integrity.ssh_signatures import fingerprint
+from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer.restore import restore as restore_backup
 
 __all__ = ["COMMANDS"]
@@ -33,7 +34,10 @@ def checkpoint(option: LedgerOption, key: str, output: str | None, as_json: bool
     with option.write() as ledger:
         signed = ledger.checkpoint(key, passphrase=partial(_passphrase, key))
     if output is not None:
-        _write(output, json.dumps(signed.to_json(), indent=2) + "\n")
+        try:
+            write_text(output, json.dumps(signed.to_json(), indent=2) + "\n")
+        except LedgerFileError as error:
+            raise LedgerFileError(f"{error}; the ledger has the checkpoint, and a new one can be written") from None
     if as_json:
         write_json(signed.to_json())
     else:
@@ -84,6 +88,8 @@ def dump(option: LedgerOption, output: str | None) -> None:
             return
         for line in ledger.dump_lines(progress=report):
             click.echo(line, nl=False)
+            if streams.output_is_gone():
+                return
 
 
 @click.command()
@@ -102,18 +108,9 @@ def load(option: LedgerOption, file: str, as_json: bool) -> None:
 
 def _passphrase(key: str) -> str | None:
     given = os.environ.get("DECOMP_LEDGER_PASSPHRASE")
-    if given is None and sys.stdin.isatty():
+    if given is None and sys.stdin is not None and sys.stdin.isatty():
         given = click.prompt(f"Passphrase of {printable(key)}", hide_input=True, err=True)
     return given
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        fix = "the ledger has it; `checkpoint -o` with another file makes a new one"
-        raise LedgerFileError(f"{path}: cannot write the checkpoint: {reason}; {fix}") from None
 
 
 COMMANDS = (checkpoint, backup, restore, dump, load)

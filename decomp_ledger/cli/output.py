@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TextIO
 import attrs
 import click
 
+from decomp_ledger.cli import streams
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Changing, Created, Event, Exported, Materialized, Reverted, Tagged, Updated
@@ -23,6 +24,7 @@ from decomp_ledger.model.state_specs import parse_number, shorten
 
 __all__ = [
     "FOUND",
+    "INTERRUPTED",
     "WRONG_USE",
     "LedgerOption",
     "columns",
@@ -44,8 +46,10 @@ __all__ = [
 ]
 
 FOUND = 1  # exit status: the command found a difference or a fault
-WRONG_USE = 2  # exit status: wrong use
+WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
+INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
 _GAP = 3  # spaces between two columns
+_NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
 
 class LedgerOption(NamedTuple):
@@ -95,7 +99,7 @@ def note(text: str) -> None:
 def print_lines(lines: Iterable[str]) -> None:
     """Print escaped lines, 500 at a time, because click flushes after each call (0.3 s for 10^5 lines)."""
     rest = iter(lines)
-    while some := list(itertools.islice(rest, 500)):
+    while not streams.output_is_gone() and (some := list(itertools.islice(rest, 500))):
         click.echo("\n".join(some))
 
 
@@ -110,10 +114,12 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     padded = list(map(_padded, zip(heads, *cells, strict=True)))
     head, *lines = ("".join(row).rstrip() for row in zip(*padded, strict=True))
     total = sum(_width(column[0]) for column in padded) - _GAP
-    if _is_terminal(sys.stdout) and total > shutil.get_terminal_size().columns:
-        _wrapped(heads, cells)
+    width = shutil.get_terminal_size().columns
+    if _is_terminal(sys.stdout) and total > width:
+        _wrapped(heads, cells, max(width, _NARROWEST * len(heads)))
         return
-    print_lines([click.style(head, bold=True), "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * total, *lines])
+    line = streams.encodable("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")
+    print_lines([click.style(head, bold=True), line * total, *lines])
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -136,17 +142,23 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
     # Imported late, because importing rich takes 27 ms, and few commands wrap anything.
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")  # rich would cut a long word off
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    # With both sizes given, rich does not read COLUMNS and LINES, which may be 0 or not numbers.
+    console = Console(highlight=False, width=width, height=1)
+    if click.get_current_context().color is False:
+        console = Console(highlight=False, width=width, height=1, color_system=None)
+    console.print(table)
 
 
 @contextmanager
@@ -163,7 +175,9 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     parts = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
+    size = shutil.get_terminal_size()  # given, because rich fails on COLUMNS and LINES that are not numbers
+    console = Console(stderr=True, width=max(size.columns, _NARROWEST), height=max(size.lines, 1))
+    with Progress(*parts, console=console, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

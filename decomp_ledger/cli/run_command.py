@@ -20,10 +20,12 @@ from typing import Any
 
 import click
 
+from decomp_ledger.cli import streams
 from decomp_ledger.cli.output import LedgerOption, pass_ledger
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["COMMANDS"]
 
@@ -54,6 +56,7 @@ def run(
 
     The exit status and the traceback are the program's own. A crash keeps what was recorded before it.
     """
+    streams.unguard()
     _check(option)
     load = _load_module if as_module else _load_script
     code, main = load(script, list(args))
@@ -98,13 +101,13 @@ class _End:
 
 def _check(option: LedgerOption) -> None:
     """Raise now if the ledger cannot be written, not after hours of the program's work."""
-    path = Path(option.path)
+    path = Path(absolute(option.path))
     if path.exists():
         with option.read():
             pass
-        if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise LedgerFileError(f"{path}: the file or its folder is read-only; name another file with --ledger")
-    elif not os.access(path.absolute().parent, os.W_OK):
+    elif not os.access(path.parent, os.W_OK):
         raise LedgerFileError(f"{path}: its folder is missing or read-only; name another file with --ledger")
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from decomp_ledger.errors import SigningError
+from decomp_ledger.errors import SigningError, UnusableValue
 from decomp_ledger.integrity import ssh_signatures
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.json_values import as_object, parse_json
 from decomp_ledger.storage.checkpoint_rows import CheckpointRow, checkpoint_rows, insert_checkpoint_row
 from decomp_ledger.storage.event_store import EventStore, utc_now
 
@@ -108,7 +109,7 @@ class Checkpoint:
         if not isinstance(value, dict):
             raise ValueError("expected an object")
         public, signature = ssh_signatures.dearmored(value["signature"])
-        fields = json.loads(value["text"])
+        fields: dict[str, Any] = as_object(parse_json(value["text"]))
         if fields.keys() != _TEXT_FIELDS.keys():
             raise ValueError(f"its text has other fields than {', '.join(_TEXT_FIELDS)}")
         for name, types in _TEXT_FIELDS.items():
@@ -129,10 +130,10 @@ def read_file(path: str | os.PathLike[str]) -> Checkpoint:
     """
     try:
         with Path(path).open("rb") as file:
-            return Checkpoint.from_json(json.loads(file.read(_MAX_FILE)))
+            return Checkpoint.from_json(parse_json(file.read(_MAX_FILE)))
     except OSError as error:
         raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # SigningError too
+    except (ValueError, UnusableValue) as error:  # SigningError too
         raise SigningError(f"{path}: {error}") from None
 
 

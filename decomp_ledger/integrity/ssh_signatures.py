@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from decomp_ledger.errors import SigningError
+from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.handles import Handle
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -51,12 +53,14 @@ _MAX_FILE = 1 << 20
 
 
 @attrs.frozen
-class SigningKey:
+class SigningKey(Handle):
     """A private key.
 
     Attributes:
         public: its public half, 32 bytes.
     """
+
+    instead = "load the key again, with load_key(path)"
 
     _private: Ed25519PrivateKey
     public: bytes
@@ -88,6 +92,7 @@ class Signer:
         return (after is None or moment >= after) and (before is None or moment < before)
 
 
+@checked
 def load_key(path: str | os.PathLike[str], passphrase: Callable[[], str | None] = lambda: None) -> SigningKey:
     """Read a private key in OpenSSH's format.
 
@@ -232,6 +237,7 @@ def dearmored(text: str) -> tuple[bytes, bytes]:
 # Signers
 
 
+@checked
 def read_signers(path: str | os.PathLike[str]) -> list[Signer]:
     """Read a list of signers: OpenSSH's `allowed_signers`, or lines of `.pub` files.
 

@@ -15,6 +15,7 @@ from decomp_ledger.log import provenance
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Body, Created, Event, Exported, Materialized
@@ -31,6 +32,7 @@ _Self = TypeVar("_Self", bound="LedgerLog")
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
 
 
+@checked
 class LedgerLog(History):
     """One open ledger file: its history, and appending to it.
 
@@ -65,7 +67,7 @@ class LedgerLog(History):
     ) -> None:
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
-        self.functions = ProcessFunctions(tuple(trust))
+        self.functions = ProcessFunctions(one_or_more(trust))
         self.database = Database(path, read_only=read_only, timeout=timeout, durability=durability, lazy=lazy)
         self.event_store = EventStore(self.database)
 

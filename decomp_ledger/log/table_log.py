@@ -24,6 +24,7 @@ from decomp_ledger.errors import (
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import (
@@ -41,6 +42,7 @@ from decomp_ledger.model.events import (
     Reverted,
     Tagged,
 )
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import is_number_like
@@ -87,7 +89,8 @@ class TableOwner(Protocol):
         """Take note of a new table of the recording."""
 
 
-class TableLog:
+@checked
+class TableLog(Handle):
     """One table's log, and its current rules.
 
     Made by `Ledger.table_log`, `Ledger.create_table` and recordings. A fork or a table of a recording has no event,
@@ -113,6 +116,8 @@ class TableLog:
         owner: the recording, or None.
         lock: held during each change.
     """
+
+    instead = "open the table again by its name, with Ledger(path).table_log(name)"
 
     def __init__(
         self,

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import json
+from typing import NoReturn
+
 from decomp_ledger.errors import LedgerError, UnusableValue
 
-__all__ = ["DAMAGE", "as_integer", "as_object", "as_string", "as_strings"]
+__all__ = ["DAMAGE", "as_integer", "as_object", "as_string", "as_strings", "parse_json"]
+
+_MAX_INT = 2**63 - 1  # SQLite holds no larger integer
 
 # What reading values from an edited file may raise.
 DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+
+
+def parse_json(text: str | bytes) -> object:
+    """Return the value of a JSON text that anyone may have written, if this package could have written such a value.
+
+    Raises:
+        UnusableValue: it is not JSON, nested too deeply, or has a float, an integer beyond 64 bits or a lone surrogate.
+    """
+    try:
+        plain = text if isinstance(text, str) else text.decode()
+        value: object = _decode(plain)
+        if "\\ud" in plain or "\\uD" in plain:  # JSON in UTF-8 can have a surrogate as an escape only
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UnusableValue("not JSON of this package: a text has a lone surrogate") from None
+    except RecursionError:
+        raise UnusableValue("not JSON of this package: it is nested too deeply") from None
+    except ValueError as error:
+        raise UnusableValue(f"not JSON: {error}"[:300]) from None
+    return value
+
+
+def _integer(digits: str) -> int:
+    number = int(digits) if len(digits) < len(str(_MAX_INT)) + 2 else _MAX_INT + 1
+    if abs(number) > _MAX_INT:
+        raise ValueError("an integer is beyond 64 bits")
+    return number
+
+
+def _refuse(digits: str) -> NoReturn:
+    raise ValueError(f"{digits[:40]} is not an integer")
+
+
+_decode = json.JSONDecoder(parse_float=_refuse, parse_int=_integer, parse_constant=_refuse).decode
 
 
 def as_string(value: object) -> str:

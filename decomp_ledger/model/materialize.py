@@ -7,6 +7,7 @@ from functools import cached_property
 
 import attrs
 
+from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.catalog import Catalog, Entry, digest_of_entries
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, TableState
@@ -86,6 +87,7 @@ def own_origin(decomposition: Decomposition, entry: Entry, git: str | None) -> s
     return recorded if kept else entry.origin
 
 
+@checked
 def materialize(state: TableState, catalog: Catalog) -> Snapshot:
     """Apply the rules of a table to a catalog.
 

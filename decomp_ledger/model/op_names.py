@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 
 from decomp_ledger.errors import InvalidName
+from decomp_ledger.model.arguments import shown
 
-__all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
+__all__ = ["PROGRAM_FILE", "TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
 
 # Namespaces that torch itself defines, some of them when a part of it is first imported. The build implies their ops.
 # fmt: off
@@ -24,6 +25,7 @@ TORCH_NAMESPACES = frozenset((
 ))
 # fmt: on
 
+PROGRAM_FILE = ".pt2"  # how the name of a stamped file ends, which is a state spec
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
 _DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)")
@@ -48,9 +50,11 @@ def normalize(text: str) -> str:
     Raises:
         InvalidName: the text does not name one op.
     """
-    shown = _shortened(text)
+    if not isinstance(text, str):
+        raise InvalidName(f"{shown(text)}: it is not the name of an op; give text, such as 'aten::linear'")
+    short = _shortened(text)
     if len(text) > _MAX_NAME:
-        raise InvalidName(f"{shown!r}: it has {len(text)} characters; an op name has at most {_MAX_NAME}")
+        raise InvalidName(f"{short!r}: it has {len(text)} characters; an op name has at most {_MAX_NAME}")
     bare = _HIGHER_ORDER.sub(r"\1", _TORCH_OPS.sub("", text))
     match = _OP.fullmatch(bare) or _DOTTED.fullmatch(bare)
     if match is not None:
@@ -62,11 +66,11 @@ def normalize(text: str) -> str:
     if _FAMILY.fullmatch(bare):
         ns, name = bare.split(".")
         raise InvalidName(
-            f"{shown!r}: it names a family of overloads; name one of them, '{ns}::{name}' for the default overload or "
+            f"{short!r}: it names a family of overloads; name one of them, '{ns}::{name}' for the default overload or "
             f"'{ns}::{name}.OVERLOAD'"
         )
     raise InvalidName(
-        f"{shown!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
+        f"{short!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
 
 
@@ -104,8 +108,8 @@ def check_label(text: object, what: str) -> str:
         what: what it names, for the message.
 
     Raises:
-        InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or it
-            has an `@` or a `:`, which separate a table from a version in a state spec.
+        InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or no
+            state spec could name it, because it has an `@` or a `:`, or ends like the file of a program.
     """
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
@@ -120,4 +124,6 @@ def check_label(text: object, what: str) -> str:
         raise InvalidName(
             f"{shown!r}: the name of {what} must not have '@' or ':', which separate a table from a version"
         )
+    if text.endswith(PROGRAM_FILE):
+        raise InvalidName(f"{shown!r}: the name of {what} must not end with '{PROGRAM_FILE}', which names a file")
     return text

@@ -11,6 +11,8 @@ from typing import TypeAlias
 import attrs
 
 from decomp_ledger.errors import InvalidName, LedgerError, UnknownExport, UnknownVersion
+from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.op_names import PROGRAM_FILE
 
 __all__ = [
     "MAX_NUMBER",
@@ -117,12 +119,14 @@ class StampSpec:
 StateSpec: TypeAlias = TableSpec | TorchSpec | CatalogSpec | ExportSpec | StampSpec
 
 
+@checked
 def parse_state_spec(text: str) -> StateSpec:
     """Return the kind and the parts of a state spec.
 
     Args:
         text: `TABLE`, `TABLE@VERSION`, `TABLE@TAG`, `torch:VERSION`, `catalog:FILE`, `export:N` or `FILE.pt2`. The name
-            of a table has no `:` and no `@`, so no text has two meanings.
+            of a table has no `:` and no `@`, and neither it nor a tag ends with `.pt2` (`op_names.check_label`), so no
+            text has two meanings.
 
     Raises:
         UnknownExport: `export:` is followed by something that is not a number.
@@ -135,7 +139,7 @@ def parse_state_spec(text: str) -> StateSpec:
         return CatalogSpec(rest)
     if colon and kind == "export":
         return ExportSpec(parse_export_number(rest))
-    if text.endswith(".pt2"):
+    if text.endswith(PROGRAM_FILE):
         return StampSpec(text)
     if not _is_utf8(text):
         raise InvalidName(f"{text!r:.80}: not valid Unicode, so it names no table; `decomp-ledger tables` lists them")

@@ -1,13 +1,13 @@
 """Build the standalone capture program, and run it in another interpreter. This file imports no torch."""
 
-import json
 import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from decomp_ledger.errors import UnsupportedTorch
+from decomp_ledger.errors import UnsupportedTorch, UnusableValue
+from decomp_ledger.model.json_values import as_object, parse_json
 
 # The program is these files, one after another.
 _FINGERPRINT = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py")
@@ -56,16 +56,20 @@ def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
     try:
         done = subprocess.run(
             [interpreter, "-"],
-            input=capture_program(),
+            input=capture_program().encode(),
             capture_output=True,
-            encoding="utf-8",
             timeout=timeout,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
+        errors = done.stderr.decode("utf-8", "replace").strip()
+        last = (errors.splitlines() or ["it ended without a message"])[-1]
         raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {last}")
-    catalog: dict[str, Any] = json.loads(done.stdout)
-    return catalog
+    try:
+        return as_object(parse_json(done.stdout))
+    except UnusableValue as error:
+        raise UnsupportedTorch(
+            f"cannot capture the torch of {interpreter}: its answer is {error}; give a Python with torch"
+        ) from None

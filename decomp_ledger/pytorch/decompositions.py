@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
+from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.materialize import own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
 from decomp_ledger.pytorch import internals
@@ -62,7 +63,7 @@ def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
         UnusableValue: it is not callable.
     """
     if not callable(fn):
-        raise UnusableValue(f"{op}: its decomposition must be callable, not {type(fn).__name__} {fn!r:.80}")
+        raise UnusableValue(f"{op}: its decomposition must be callable, not {type(fn).__name__} {shown(fn)}")
     origin = _torch_origin(op, fn)
     if origin is not None:
         return Decomposition(origin, build=build()["git"])

@@ -20,6 +20,7 @@ import torch
 
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
@@ -53,7 +54,7 @@ def op_names_of(key: object) -> list[str]:
     if isinstance(key, (OpOverload, HigherOrderOperator)):
         return [key.name()]
     raise UnusableValue(
-        f"{type(key).__name__} {key!r:.80}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
+        f"{type(key).__name__} {shown(key)}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
         "a higher-order operator, or a name ('aten::linear')"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 import threading
 import warnings
@@ -18,9 +17,11 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import Updated
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.pytorch import active, patches
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.event_store import utc_now
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
@@ -30,7 +31,7 @@ __all__ = ["Recording"]
 ON_ERROR = ("warn", "raise")
 
 
-class Recording:
+class Recording(Handle):
     """A recording that `with` enters; :func:`decomp_ledger.record` returns one.
 
     Args:
@@ -44,6 +45,8 @@ class Recording:
         name: its tables are `<name>/1`, `<name>/2` ...
         ledger: the ledger that its events go to; the first event makes the file.
     """
+
+    instead = "make another one, with record(...)"
 
     def __init__(
         self,
@@ -174,6 +177,6 @@ def _warn(message: str) -> None:
 def default_name() -> str:
     """Return a name from the script and the time: `export.py-20260131T120000`."""
     script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python"
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = utc_now()[:19].replace("-", "").replace(":", "")
     kept = "".join(c if c.isprintable() and c not in "@: /" else "_" for c in script)[:100]
-    return f"{kept or 'python'}-{now:%Y%m%dT%H%M%S}"
+    return f"{kept or 'python'}-{now}"

@@ -17,6 +17,7 @@ from decomp_ledger.analysis.reproduction import NOT_FOUND, TableDifference, plan
 from decomp_ledger.errors import DecompositionChanged, LedgerError, NotImportable, ReproductionError
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.events import OVERRIDE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
 from decomp_ledger.pytorch import decompositions, graph_digest, internals
@@ -102,6 +103,7 @@ class ReproducedTable(DecompTable):
         return [TableDifference(op, HELPERS, text)]
 
 
+@checked
 def reproduce(
     export: ExportBundle | File,
     *,
@@ -129,7 +131,7 @@ def reproduce(
     for key, fns in (provide or {}).items():
         for op in op_names_of(key):
             provided[op] = list(fns) if isinstance(fns, list) else [fns]
-    table = ReproducedTable(bundle, trust, provided)
+    table = ReproducedTable(bundle, one_or_more(trust), provided)
     if strict and table.differences:
         raise ReproductionError(_message(bundle, table.differences), table.differences)
     return table
@@ -169,18 +171,33 @@ def rerun(table: ReproducedTable, program: Any) -> Rerun:
         program: the undecomposed program.
 
     Raises:
-        LedgerError: it is not the program that was lowered.
+        LedgerError: it is not the program that was lowered, the recorded export failed, or the second run fails.
     """
-    body = table.bundle.body
-    before = graph_digest.graph_digest(program)
+    body, name = table.bundle.body, table.bundle.name
+    if body.error is not None:
+        raise LedgerError(
+            f"{name}: the export failed ({body.error[0]}), so there is no graph to compare; omit the program"
+        )
+    try:
+        before = graph_digest.graph_digest(program)
+    except Exception as error:  # whatever torch finds wrong with it
+        raise _failure(name, "the graph of the program cannot be read", error) from error
     if before != body.before:
         raise LedgerError(
-            f"{table.bundle.name}: it lowered another program: the graph digest is {before[:12]}, recorded is "
+            f"{name}: it lowered another program: the graph digest is {before[:12]}, recorded is "
             f"{str(body.before)[:12]}; give the program that was lowered"
         )
-    result = program.run_decompositions(table)
-    digest = graph_digest.graph_digest(result)
+    try:
+        result = program.run_decompositions(table)
+        digest = graph_digest.graph_digest(result)
+    except Exception as error:  # whatever a decomposition does
+        raise _failure(name, "the second run fails", error) from error
     return Rerun(result, digest, digest == body.after)
+
+
+def _failure(name: str, what: str, error: Exception) -> LedgerError:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return LedgerError(f"{name}: {what}: {text:.400}; reproduce its table alone, without the program")
 
 
 def import_trusted(modules: Sequence[str]) -> None:
@@ -207,6 +224,5 @@ def load_program(path: str) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it
-        raise LedgerError(
-            f"{path}: torch {torch.__version__} cannot load it: {type(error).__name__}: {error}"[:500]
-        ) from error
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise LedgerError(f"{path}: torch {torch.__version__} cannot load it: {text:.400}") from error

@@ -363,7 +363,7 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.revert(to, reason=reason, expected_version=expected_version)
 
-    def tag(self, name: str, version: int | None = None, *, reason: str | None = None) -> None:
+    def tag(self, name: str, version: int | str | None = None, *, reason: str | None = None) -> None:
         """Name a version permanently; the present one if None."""
         with self._shown():
             self._log.tag(name, version, reason=reason)

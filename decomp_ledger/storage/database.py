@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.connection import START_READING, LedgerConnection, connect
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
@@ -28,12 +29,15 @@ _USE_WAL = "PRAGMA journal_mode = WAL"
 _REFUSE_WRITES = "PRAGMA query_only = ON"
 _FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
+# What SQLite, or Python on the way to it, raises.
+_ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+
 # Connections that a parent was using when it forked this process. They are never closed, because closing one would
 # roll back the parent's transaction.
 _inherited: list[sqlite3.Connection] = []
 
 
-class Database:
+class Database(Handle):
     """One ledger file, and the one connection that this process has to it.
 
     A fork closes the connection, unless it is in use; the next use in parent or child opens another.
@@ -225,7 +229,7 @@ class Database:
                     yield connection
                 finally:
                     self._users = users  # not -= 1, because after_fork_in_child may have set it to 0
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except _ERRORS as error:
             raise self._as_ledger_error(error) from error
 
     @contextmanager
@@ -267,7 +271,7 @@ class Database:
                         connection.close()
                     else:
                         _inherited.append(connection)
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except _ERRORS as error:
             raise self._as_ledger_error(error) from error
 
     @contextmanager
@@ -318,7 +322,7 @@ class Database:
                     raise
                 finally:
                     self._users, self._is_writing = users, False
-        except (sqlite3.Error, UnicodeEncodeError) as error:
+        except _ERRORS as error:
             raise self._as_ledger_error(error) from error
 
     def on_rollback(self, undo: Callable[[], object]) -> None:
@@ -374,7 +378,7 @@ class Database:
                 f"{self.path}: the file was removed or replaced while it was open; put it back, or open it again"
             )
 
-    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError) -> BaseException:
+    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError | OverflowError) -> BaseException:
         """Return the LedgerError for an error of SQLite, or what interrupted it; raise a fault of this package."""
         cause = error if self._connection is None else self._connection.cause_of(error)
         if cause is not error:
@@ -382,6 +386,8 @@ class Database:
         if isinstance(error, UnicodeEncodeError):
             # The text of a search, most likely from the command line, where any bytes may come in.
             return UnusableValue(f"{error.object!r:.80}: no ledger holds a lone surrogate; give other text")
+        if isinstance(error, OverflowError):
+            return UnusableValue(f"{self.path}: no ledger holds a number beyond 64 bits; give a smaller one")
         if not isinstance(error, sqlite3.ProgrammingError):
             return LedgerFileError(describe_error(self.path, error))
         if "closed" not in str(error):

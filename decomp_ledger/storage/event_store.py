@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import (
@@ -26,6 +26,7 @@ from decomp_ledger.model.events import (
     parse,
     read_event,
 )
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
@@ -218,7 +219,7 @@ class TableInfo(NamedTuple):
     last_at: str
 
 
-class EventStore:
+class EventStore(Handle):
     """Typed access to the rows of one ledger.
 
     Args:
@@ -532,8 +533,18 @@ class EventStore:
 
 
 def utc_now() -> str:
-    """Return the time as it is stored: `2026-01-31T12:00:00.000000Z`."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Return the time as it is stored: `2026-01-31T12:00:00.000000Z`.
+
+    It is what the clock of the writer shows, right or wrong. The order of events is that of their numbers.
+
+    Raises:
+        LedgerFileError: the clock shows no time of the years 1 to 9999.
+    """
+    try:
+        now = datetime.datetime.now(datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        raise LedgerFileError(f"the clock: it shows no time that can be recorded: {error}; set the clock") from error
+    return now.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _unhex(digest: str) -> bytes:

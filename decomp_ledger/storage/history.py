@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
+from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.events import Created, Event, read_event
+from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
 from decomp_ledger.storage.database import Database
@@ -65,7 +67,8 @@ class Since(NamedTuple):
 _Origin = TypeVar("_Origin", Event, Since)
 
 
-class History:
+@checked
+class History(Handle):
     """Reads of tables at any version, through the versions that they were forked from.
 
     A base class rather than a part, because each of its methods is one of `Ledger` too: a part would need fifteen
@@ -229,9 +232,9 @@ class History:
         table_id = self.event_store.table_id(table)
         if table_id is None:
             known = self.event_store.table_names("")
-            shown = difflib.get_close_matches(table, known, 3) or known[:5]
-            tables = ", ".join(map(repr, shown)) or "none yet"
-            raise UnknownTable(f"{self.path}: the ledger has no table {table!r}; it has {tables}")
+            near = difflib.get_close_matches(table, known, 3) or known[:5]
+            tables = ", ".join(map(repr, near)) or "none yet"
+            raise UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}")
         return table_id
 
     def created(self, table: str) -> Created:

@@ -6,14 +6,23 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage.file_checks import LOG_FILES, absolute, check_no_journal, check_no_log, wal_has_pages
 from decomp_ledger.storage.sqlite_errors import describe_error
 
-__all__ = ["check_free", "draft_of", "drafts_of", "link_unless_exists", "put", "sync_folder", "target_of"]
+__all__ = [
+    "check_free",
+    "draft_of",
+    "drafts_of",
+    "link_unless_exists",
+    "put",
+    "sync_folder",
+    "target_of",
+    "write_text",
+]
 
 _DRAFT = ".new"
 
@@ -71,9 +80,10 @@ def draft_of(target: Path) -> Iterator[Path]:
     except LedgerFileError:  # which is an OSError too
         raise
     except OSError as error:
-        raise LedgerFileError(f"{target}: it cannot be made: {error.strerror}") from error
+        raise LedgerFileError(f"{target}: it cannot be made: {error.strerror}; name another file") from error
     finally:
-        _remove(draft)
+        with suppress(OSError):  # on a read-only file system it was never made, and the error above tells why
+            _remove(draft)
 
 
 def drafts_of(target: Path) -> list[Path]:
@@ -114,6 +124,24 @@ def put(draft: Path, target: Path, *, force: bool = False) -> None:
     elif not link_unless_exists(draft, target):
         raise LedgerFileError(f"{target}: another process made it meanwhile; it is unchanged, name another file")
     sync_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole, or leave what was there; a device or a pipe, such as /dev/stdout, gets the text.
+
+    Raises:
+        LedgerFileError: it cannot be written.
+    """
+    target = Path(os.path.realpath(target_of(path)))
+    if target.exists() and not target.is_file():
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise LedgerFileError(f"{target}: it cannot be written: {error.strerror}; name another file") from None
+        return
+    with draft_of(target) as draft:
+        draft.write_text(text, encoding="utf-8")
+        put(draft, target, force=True)
 
 
 def link_unless_exists(draft: Path, target: Path) -> bool:

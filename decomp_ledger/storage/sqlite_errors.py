@@ -36,6 +36,8 @@ def describe_error(path: str, error: sqlite3.Error) -> str:
         return f"{path}: the disk is full (every recorded event is intact); free some space"
     if code.startswith("SQLITE_READONLY") or "readonly" in text:
         return f"{path}: it is read-only here; make the file and its folder writable"
+    if code.startswith("SQLITE_IOERR_SHM"):
+        return f"{path}: its file system cannot map {path}-shm, which SQLite shares; move the ledger to a local disk"
     if code.startswith("SQLITE_CANTOPEN") or "unable to open" in text:
         return f"{path}: it cannot be opened: {text}; make the file and its folder readable"
     if not text:

@@ -19,7 +19,7 @@ from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
 from decomp_ledger.model.events import decode_body
 from decomp_ledger.model.hash_chain import event_hash, genesis
-from decomp_ledger.model.json_values import DAMAGE
+from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.audit_rows import CatalogRow
 from decomp_ledger.storage.backup import Progress
@@ -189,7 +189,7 @@ class _Loader:
         number = 0
         for number, line in enumerate(lines, 1):
             try:
-                ((kind, value),) = json.loads(line).items()
+                ((kind, value),) = as_object(parse_json(line)).items()
                 if (number == 1) != (kind == "ledger") or self._ended or kind not in _READERS:
                     raise ValueError(f"a line of kind {kind!r:.40} does not belong there")
                 _READERS[kind](self, value)
@@ -267,10 +267,14 @@ def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give the lines of a file; "-" is standard input."""
     try:
         if os.fspath(path) == "-":
+            if sys.stdin is None:  # the process started without it
+                raise LedgerFileError("-: standard input is closed; give the file of a dump")
             yield from sys.stdin
             return
         with Path(path).open(encoding="utf-8") as file:
             yield from file
+    except LedgerFileError:  # which is an OSError too
+        raise
     except OSError as error:
         raise LedgerFileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

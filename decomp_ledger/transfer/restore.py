@@ -10,6 +10,7 @@ import attrs
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.integrity.verify import Verification, verify
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.model.arguments import checked
 from decomp_ledger.storage.backup import Progress, copy_file
 from decomp_ledger.storage.event_store import utc_now
 from decomp_ledger.storage.exclusive_lock import exclusive_lock, remove_log_files
@@ -34,6 +35,7 @@ class Restoration:
     kept: Path | None
 
 
+@checked
 def restore(
     backup: str | os.PathLike[str],
     path: str | os.PathLike[str],

@@ -16,7 +16,9 @@ from typing import IO, Any, TypeAlias
 
 import attrs
 
-from decomp_ledger.errors import SchemaError, StampError
+from decomp_ledger.errors import SchemaError, StampError, UnusableValue
+from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.json_values import parse_json
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["MAX_STAMP", "MEMBER", "File", "Stamp", "merge", "read_stamp"]
@@ -105,9 +107,9 @@ class Stamp:
             SchemaError: a newer version wrote it.
         """
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise StampError(f"stamp: damaged: not JSON: {error}"[:300]) from None
+            value = parse_json(text)
+        except UnusableValue as error:
+            raise StampError(f"stamp: damaged: {error}") from None
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
             raise StampError("stamp: damaged: it has no format number")
         if value["format"] > _FORMAT:
@@ -125,6 +127,7 @@ def merge(*histories: Iterable[ExportBundle]) -> tuple[ExportBundle, ...]:
     return tuple({bundle.event.hash: bundle for history in histories for bundle in history}.values())
 
 
+@checked
 def read_stamp(file: File) -> Stamp:
     """Read the stamp of a `.pt2` of torch 2.6 to 2.15. The file may come from anyone.
 

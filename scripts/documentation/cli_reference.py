@@ -47,7 +47,21 @@ What a command can do, Python can do in one call, which stands below its help. T
 |---|---|
 | 0 | no difference, no fault |
 | 1 | the command found a difference or a fault |
-| 2 | the command was used wrongly, or could not do its work |
+| 2 | the command was used wrongly, or could not do its work, or its output could not be written (a full disk) |
+| 130 | Ctrl-C |
+
+The exit status of `run` is the program's. Otherwise, a reader that closes the pipe early (`| head`) and a standard
+output or error that is closed from the start change no exit status. A character that the output's encoding lacks is
+written as its escape. `NO_COLOR` and `TERM=dumb` turn colours off.
+
+An error is one line on standard error: `decomp-ledger: <object>: <problem>; <fix>`. With `--json` it is an object on
+standard output instead:
+
+```json
+{"error": {"kind": "UnknownTable", "message": "decomp_ledger.db: the ledger has no table 'edgy'; it has 'edge'"}}
+```
+
+Its `kind` is the class of the error in Python, or click's for wrong arguments (`NoSuchOption`, `MissingParameter`...).
 
 """
 

@@ -439,7 +439,7 @@ def test_the_command_line_takes_the_passphrase_from_the_environment(ledger: Ledg
     nowhere = command(
         ledger.path, "checkpoint", "--key", str(key), "-o", "/nowhere/x", DECOMP_LEDGER_PASSPHRASE="secret"
     )
-    assert "/nowhere/x: cannot write the checkpoint" in nowhere.stderr
+    assert "/nowhere/x: it cannot be made: the folder /nowhere does not exist" in nowhere.stderr
 
 
 def test_a_stored_checkpoint_is_read_back_as_it_was_signed(ledger: Ledger, keys: Path) -> None:

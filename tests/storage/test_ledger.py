@@ -116,8 +116,8 @@ def test_an_unknown_table_is_refused_wherever_it_is_named(full: Ledger, use: obj
     assert len(full.tables()) == 2
 
 
-@pytest.mark.parametrize("name", ["", " edge", "a@b", "a:b", "x" * 201, "a\nb", 7])
-def test_an_invalid_table_name_is_refused_and_creates_nothing(ledger: Ledger, name: object) -> None:
+@pytest.mark.parametrize("name", ["", " edge", "a@b", "a:b", "x" * 201, "a\nb", "model.pt2"])
+def test_an_invalid_table_name_is_refused_and_creates_nothing(ledger: Ledger, name: str) -> None:
     with pytest.raises(InvalidName):
         new_table(ledger, name)
     assert ledger.tables() == []
@@ -197,8 +197,8 @@ def test_a_state_is_named_by_table_version_or_tag(full: Ledger) -> None:
     assert full.state("edge", 3).rules == {MM: Rule(PRESERVE), ADD: Rule(OVERRIDE, decomposition("add"))}
 
 
-@pytest.mark.parametrize("version", [0, 6, -1, 2**80, True, 2.0, "nope"])
-def test_an_unknown_version_is_refused(full: Ledger, version: object) -> None:
+@pytest.mark.parametrize("version", [0, 6, -1, 2**80, "nope"])
+def test_an_unknown_version_is_refused(full: Ledger, version: int | str) -> None:
     with pytest.raises(UnknownVersion):
         full.state("edge", version)
 
@@ -582,11 +582,11 @@ def test_a_reason_applies_to_one_thread(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("bad", [None, 7, b"why", "\udcff"])
 def test_an_invalid_reason_or_actor_is_refused(ledger: Ledger, bad: object) -> None:
-    with pytest.raises(UnusableValue, match="the reason"), ledger.because(bad):
+    with pytest.raises(UnusableValue, match="reason"), ledger.because(bad):
         raise AssertionError("the block was entered")
     if bad is not None:
         for part in ("reason", "actor"):
-            with pytest.raises(UnusableValue, match=f"the {part}"):
+            with pytest.raises(UnusableValue, match=part):
                 Ledger(":memory:", **{part: bad})
 
 
@@ -596,7 +596,7 @@ def test_an_invalid_reason_or_actor_is_refused(ledger: Ledger, bad: object) -> N
 def test_a_function_is_provided_for_an_op_and_must_be_callable(ledger: Ledger) -> None:
     ledger.provide("aten.mm.default", len)
     assert ledger.functions.provided[MM] == [len]
-    with pytest.raises(UnusableValue, match="aten::mm: its decomposition must be callable, not int"):
+    with pytest.raises(UnusableValue, match=r"provide\(fn=7\): int is not possible; give a function"):
         ledger.provide(MM, 7)
     with pytest.raises(InvalidName):
         ledger.provide("aten.mm", len)

@@ -148,7 +148,7 @@ def test_the_last_rule_of_an_op_counts(table: TableLog) -> None:
 
 @pytest.mark.parametrize("bad", [7, b"why", "\ud800"])
 def test_an_invalid_reason_is_refused_and_nothing_is_written(ledger: Ledger, table: TableLog, bad: object) -> None:
-    with pytest.raises(UnusableValue, match="the reason"):
+    with pytest.raises(UnusableValue, match="reason"):
         table.preserve([MM], reason=bad)
     assert (count(ledger), table.rules) == (1, {})
 
@@ -271,15 +271,15 @@ def test_a_version_can_have_many_tags_and_an_older_one_can_be_tagged(ledger: Led
     assert ledger.verify().problems == ()
 
 
-@pytest.mark.parametrize("name", ["", "7", "-7", "a@b", "a:b", " a", 7, None])
-def test_a_numeric_or_invalid_tag_is_refused(ledger: Ledger, table: TableLog, name: object) -> None:
+@pytest.mark.parametrize("name", ["", "7", "-7", "a@b", "a:b", " a", "a.pt2"])
+def test_a_numeric_or_invalid_tag_is_refused(ledger: Ledger, table: TableLog, name: str) -> None:
     with pytest.raises(InvalidName):
         table.tag(name)
     assert count(ledger) == 1
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 1.5, "first"])
-def test_an_unknown_version_cannot_be_tagged(ledger: Ledger, table: TableLog, version: object) -> None:
+@pytest.mark.parametrize("version", [0, 2, -1, "first"])
+def test_an_unknown_version_cannot_be_tagged(ledger: Ledger, table: TableLog, version: int | str) -> None:
     with pytest.raises(UnknownVersion, match=r"^edge@.*: the table has .*; give 1$"):
         table.tag("v1", version)
     assert count(ledger) == 1

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,8 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from decomp_ledger.cli import cli
-from decomp_ledger.errors import LedgerError, UnknownExport, UnknownVersion, UnusableValue
+from decomp_ledger.errors import InvalidName, LedgerError, UnknownExport, UnknownVersion, UnusableValue
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.model.op_names import check_label
 from decomp_ledger.model.state_specs import (
     MAX_NUMBER,
     CatalogSpec,
@@ -21,6 +23,7 @@ from decomp_ledger.model.state_specs import (
     TableSpec,
     TorchSpec,
     clamped,
+    is_number_like,
     parse_export_number,
     parse_export_spec,
     parse_number,
@@ -219,3 +222,37 @@ def test_revert_takes_no_number_that_a_state_spec_does_not(path: Path, to: str) 
     for command in (["revert", "edge", "--to", to], ["show", f"edge@{to}"]):
         result = CliRunner().invoke(cli, ["--ledger", str(path), *command], standalone_mode=False)
         assert isinstance(result.exception, UnknownVersion)
+
+
+labels = st.one_of(
+    st.text(min_size=1, max_size=12),
+    st.builds(
+        "".join,
+        st.lists(
+            st.sampled_from(["edge", "@", ":", "torch:", "export:", "catalog:", ".pt2", "3", "2.13.0", "/", " ", "."]),
+            min_size=1,
+            max_size=4,
+        ),
+    ),
+)
+
+
+@given(labels, labels)
+def test_every_table_and_tag_that_can_be_made_can_be_named_by_a_state_spec(table: str, tag: str) -> None:
+    try:
+        check_label(table, "a table")
+    except InvalidName as error:
+        assert "\n" not in str(error)
+        return
+    assert parse_state_spec(table) == TableSpec(table)
+    with suppress(InvalidName):
+        check_label(tag, "a tag")
+        if not is_number_like(tag):
+            assert parse_state_spec(f"{table}@{tag}") == TableSpec(table, tag)
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "export:3", "a@b", "torch:2.13", ".pt2", "catalog:x"])
+def test_a_name_that_a_state_spec_reads_otherwise_is_refused(name: str) -> None:
+    for what in ("a table", "a tag"):
+        with pytest.raises(InvalidName, match=what):
+            check_label(name, what)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from torture import concurrency, crash, damage, disk, hostile, keeping, open_files, runaway, schema, tampering
+from torture import concurrency, crash, damage, disk, exits, hostile, keeping, open_files, runaway, schema, tampering
 from torture.common import Row, Workspace
 
 GROUPS = {
@@ -25,6 +25,7 @@ GROUPS = {
     "schema": schema.FAULTS,
     "runaway": runaway.FAULTS,
     "open_files": open_files.FAULTS,
+    "exits": exits.FAULTS,
 }
 
 

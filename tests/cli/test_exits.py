@@ -1,0 +1,168 @@
+"""The commands with outputs that fail, and their errors: exit status, one line, JSON where asked for."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from torture.exits import CONDITIONS, PLAIN, READS, WRITES, arguments_of, compared, process, sample
+
+from decomp_ledger import LedgerError
+from decomp_ledger.cli import cli
+
+BY_NAME = {condition.name: condition for condition in CONDITIONS}
+
+
+@pytest.fixture(scope="module")
+def numbers(folder: Path) -> dict[str, str]:
+    return sample(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exits")
+
+
+def leaves(command: click.Command, name: str) -> Iterator[str]:
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            yield from leaves(below, f"{name} {below.name}".strip())
+    else:
+        yield name
+
+
+def test_the_torture_has_every_command() -> None:
+    texts = [text.replace("--ledger {}/new.db ", "") for text in (*READS, *WRITES)]
+    missing = {name for name in leaves(cli, "") if not any(text.startswith(name) for text in texts)}
+    assert missing == {"reproduce"}  # which needs torch
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["closed >&- 2>&-", "output to a full disk", "both to a full disk", "no reader", "output in ascii:strict",
+     "the C locale", "a terminal of COLUMNS=1", "a terminal of COLUMNS=\N{SUPERSCRIPT TWO}", "TERM=dumb",
+     "a current folder that was removed"],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["show edge", "log --json"])
+def test_output_that_fails_gives_the_documented_status(
+    folder: Path, numbers: dict[str, str], text: str, name: str
+) -> None:
+    command = [sys.executable, "-m", "decomp_ledger", *arguments_of(text, folder, numbers)]
+    plain = process(command, folder, PLAIN)
+    assert (plain.status, plain.errors) == (0, b"")
+    assert compared(text, plain, process(command, folder, BY_NAME[name]), BY_NAME[name]) == ""
+
+
+def test_a_fault_is_found_although_its_reader_left(folder: Path, numbers: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(folder / "tampered.db"), "verify"]
+    assert process(command, folder, BY_NAME["no reader"]).status == 1
+
+
+@pytest.mark.parametrize("name", ["closed >&- 2>&-", "output to a full disk", "output in ascii", "no reader"])
+def test_run_leaves_the_streams_of_its_program_as_python_has_them(
+    folder: Path, numbers: dict[str, str], name: str
+) -> None:
+    condition = BY_NAME[name]
+    wanted = process([sys.executable, "script.py"], folder, condition)
+    found = process([sys.executable, "-m", "decomp_ledger", "run", "script.py"], folder, condition)
+    assert (found.status, found.output) == (wanted.status, wanted.output)
+
+
+def test_standard_input_that_is_closed_is_an_error(tmp_path: Path) -> None:
+    found = process([sys.executable, "-m", "decomp_ledger", "load", "-"], tmp_path, BY_NAME["closed <&-"])
+    assert found.status == 2
+    assert found.errors == b"decomp-ledger: -: standard input is closed; give the file of a dump\n"
+
+
+def wrong_uses() -> Iterator[list[str]]:
+    """Give wrong uses of every command that takes --json."""
+    for name in leaves(cli, ""):
+        command = cli
+        for part in name.split():
+            command = command.commands[part]  # type: ignore[union-attr, assignment]
+        if any("--json" in option.opts for option in command.params):
+            yield [*name.split(), "--nonsense"]
+            yield [*name.split(), "a", "b", "c", "d"]
+            texts = ["\udcff" for each in command.params if isinstance(each, click.Argument)]
+            if texts:
+                yield [*name.split(), *texts]
+    for table in ("run", "dump", "--json", "catalog"):
+        yield ["show", table]
+
+
+@pytest.mark.parametrize("arguments", list(wrong_uses()), ids=" ".join)
+def test_a_wrong_use_with_json_prints_one_error_as_json(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from decomp_ledger.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["decomp-ledger", *arguments, "--json"])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # `main` guards them
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    with pytest.raises(SystemExit) as exited:
+        main()
+    printed = capsys.readouterr()
+    assert (exited.value.code, printed.err) == (2, "")
+    error = json.loads(printed.out)["error"]
+    assert error.keys() == {"kind", "message"} and error["message"] and "\n" not in error["message"]
+
+
+FAILED = (
+    "show", "show --json", "show --all", "blame", "blame --json", "explain aten::mm", "explain aten::mm --json",
+    "diff edge", "diff export:{good}", "drift edge", "drift torch:2.13.0", "drift edge edge --only-used",
+    "upgrade --torch 2.13.0", "upgrade --torch 2.13.0 --check", "catalog show", "catalog show --op aten::mm",
+    "tag {failed}", "revert edge --to",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FAILED)
+def test_every_command_answers_for_a_failed_export(folder: Path, numbers: dict[str, str], text: str) -> None:
+    arguments = arguments_of(text, folder, numbers)
+    done = CliRunner().invoke(cli, [*arguments, f"export:{numbers['failed']}"], standalone_mode=False)
+    assert isinstance(done.exception, LedgerError | None), done.exception
+
+
+NO_MAPS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+void *mmap(void *at, size_t size, int rights, int flags, int file, off_t start) {
+    char link[64], name[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = file < 0 ? 0 : readlink(link, name, sizeof name);
+    if (length > 4 && !memcmp(name + length - 4, "-shm", 4)) { errno = ENODEV; return MAP_FAILED; }
+    void *(*real)(void *, size_t, int, int, int, off_t) = dlsym(RTLD_NEXT, "mmap");
+    return real(at, size, rights, flags, file, start);
+}
+void *mmap64(void *at, size_t size, int rights, int flags, int file, off_t start) {
+    return mmap(at, size, rights, flags, file, start);
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not tell which error of SQLite it is")
+@pytest.mark.parametrize("command", ["tables", "tag edge@1 new"])
+def test_a_file_system_without_shared_maps_is_named(
+    folder: Path, numbers: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "maps.c").write_text(NO_MAPS)
+    library = str(tmp_path / "maps.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, str(tmp_path / "maps.c"), "-ldl"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "decomp_ledger", "--ledger", str(folder / "ledger.db"), *command.split()],
+        env={**os.environ, "LD_PRELOAD": library}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "its file system cannot map" in done.stderr and done.stderr.count("\n") == 1

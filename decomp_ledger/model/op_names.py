@@ -10,7 +10,7 @@ import re
 
 from decomp_ledger.errors import InvalidName
 
-__all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
+__all__ = ["TORCH_NAMESPACES", "check_label", "is_aten", "is_op_name", "is_torchs", "namespace", "normalize", "split"]
 
 # Namespaces that torch itself defines, some of them when a part of it is first imported. The build implies their ops.
 # fmt: off
@@ -25,8 +25,9 @@ TORCH_NAMESPACES = frozenset((
 # fmt: on
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
-_OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
-_DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)")
+_OVERLOAD = r"[A-Za-z0-9_]+"  # not \w, which matches letters of every script
+_OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>{_OVERLOAD}))?")
+_DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>{_OVERLOAD})")
 _FAMILY = re.compile(rf"{_WORD}\.{_WORD}")
 _BARE = re.compile(_WORD)
 _TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
@@ -68,6 +69,14 @@ def normalize(text: str) -> str:
     raise InvalidName(
         f"{shown!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
+
+
+def is_op_name(text: str) -> bool:
+    """Return whether a text is the stored form of an op's name."""
+    try:
+        return normalize(text) == text
+    except InvalidName:
+        return False
 
 
 def _shortened(text: str) -> str:

@@ -26,9 +26,9 @@ from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import LedgerError, LedgerFileError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
+from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
-from decomp_ledger.integrity.ssh_signatures import Signer, read_signers
 from decomp_ledger.integrity.verify import Problem, Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions

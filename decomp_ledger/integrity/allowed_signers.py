@@ -136,7 +136,7 @@ def _public(match: re.Match[str]) -> bytes | None:
 
 
 def _options(text: str) -> dict[str, str]:
-    """Return name -> value of the options, each of which may come once."""
+    """Return name -> value of the options, and refuse one that is given twice."""
     found: dict[str, str] = {}
     for option in re.findall(_OPTION, text):
         name, equals, value = option.partition("=")
@@ -179,7 +179,7 @@ def _readings(text: str) -> list[datetime.datetime]:
     """Return the moments that a time in OpenSSH's form may mean: local time, unless it ends with Z."""
     digits = text.removesuffix("Z")
     form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
-    if form is None or not (digits.isascii() and digits.isdigit()):
+    if form is None or not set(digits) <= set("0123456789"):
         raise ValueError(f"{text!r:.40}: not a time; give YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, and Z for UTC")
     moment = datetime.datetime.strptime(digits, form)
     if text.endswith("Z"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +17,16 @@ from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
     LedgerFileError,
+    LookalikeWarning,
     ReadOnlyTable,
     SchemaError,
     UnknownVersion,
     VersionConflict,
 )
+from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.provenance import Origin
+from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
@@ -332,6 +336,8 @@ class TableLog:
         if self._name is not None:
             _check_new(ledger, self._name)
         name = self._name if self._name is not None else ledger.next_name(self._prefix)
+        if self._name is not None or name.endswith("/1"):  # the others of a series look like its first
+            _warn_of_lookalike(ledger, name)
         ledger.database.on_rollback(partial(self._not_created, self._name))
         ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
         self._name, self.version, self.status = name, 1, Status.WRITTEN
@@ -541,6 +547,16 @@ def _check_new(ledger: LedgerLog, name: str) -> None:
     """Refuse the name of a table that the ledger has already."""
     if ledger.event_store.table_id(name) is not None:
         raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+
+
+def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:
+    found = lookalike(name, ledger.event_store.table_names(""))
+    if found is not None:
+        warnings.warn(
+            f"{name!a}: the name looks like that of the table {found!a}; choose another name if it is another table",
+            LookalikeWarning,
+            stacklevel=provenance.stack_level(),
+        )
 
 
 def _names_of(ops: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ The form of an op name is torch's own `op.name()`: `aten::linear` (the default o
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from decomp_ledger.errors import InvalidName
 
@@ -71,6 +72,7 @@ def normalize(text: str) -> str:
     )
 
 
+@lru_cache(maxsize=10_000)  # 2 us a name, at each append
 def is_op_name(text: str) -> bool:
     """Return whether a text is the stored form of an op's name."""
     try:

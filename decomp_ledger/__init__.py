@@ -18,8 +18,8 @@ from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
     LedgerFileError,
-    NotImportable,
     LookalikeWarning,
+    NotImportable,
     PendingOpWarning,
     ReadOnlyTable,
     RecordingWarning,
@@ -37,8 +37,8 @@ from decomp_ledger.errors import (
     UnusableValue,
     VersionConflict,
 )
-from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
+from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key

@@ -26,7 +26,6 @@ from decomp_ledger.errors import (
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.provenance import Origin
-from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
@@ -45,6 +44,7 @@ from decomp_ledger.model.events import (
     Reverted,
     Tagged,
 )
+from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import is_number_like

@@ -22,7 +22,7 @@ CYRILLIC = {"a": "\u0430", "e": "\u0435", "o": "\u043e", "c": "\u0441", "p": "\u
 def disguised(draw: st.DrawFn) -> tuple[str, str]:
     """Give a name, and the same name with some characters that look alike."""
     name = draw(words.map(lambda word: f"{word}e"))
-    others = {plain: like for plain, like in lookalikes._LIKE.items()}
+    others = lookalikes._LIKE
 
     def like(char: str) -> str:
         wide = chr(ord(char) + 0xFEE0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from torture import concurrency, crash, damage, disk, hostile, keeping, signers, tampering
+from torture import answers, concurrency, crash, damage, disk, hostile, keeping, signers, tampering
 from torture.common import Row, Workspace
 
 GROUPS = {
@@ -23,6 +23,7 @@ GROUPS = {
     "hostile": hostile.FAULTS,
     "keeping": keeping.FAULTS,
     "signers": signers.FAULTS,
+    "answers": answers.FAULTS,
 }
 
 

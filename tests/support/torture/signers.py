@@ -56,7 +56,7 @@ def keys_of(folder: Path) -> Keys:
 
 
 class Dice(random.Random):
-    """Random choices, of which few are odd in one list, and many in another."""
+    """Random choices, few odd ones in one list, and many in another."""
 
     odd = 0.05
 

@@ -19,6 +19,7 @@ from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
     LedgerFileError,
+    LookalikeWarning,
     NotImportable,
     PendingOpWarning,
     ReadOnlyTable,
@@ -37,10 +38,11 @@ from decomp_ledger.errors import (
     UnusableValue,
     VersionConflict,
 )
+from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
-from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey, load_key, read_signers
+from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.ledger import Ledger, record
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -138,6 +140,7 @@ __all__ = [
     "Materialized",
     "NamedState",
     "NotImportable",
+    "LookalikeWarning",
     "PendingOpWarning",
     "Popped",
     "Problem",

@@ -12,6 +12,7 @@ __all__ = [
     "InvalidName",
     "LedgerError",
     "LedgerFileError",
+    "LookalikeWarning",
     "NotImportable",
     "PendingOpWarning",
     "ReadOnlyTable",
@@ -130,6 +131,10 @@ class UnsupportedTorch(LedgerError, RuntimeError):
 
 class RecordingWarning(UserWarning):
     """A recording could not write its ledger, so the export is not recorded."""
+
+
+class LookalikeWarning(UserWarning):
+    """A new table has a name that a reader may take for that of another table of the ledger."""
 
 
 class PendingOpWarning(UserWarning):

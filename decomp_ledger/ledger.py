@@ -12,8 +12,9 @@ from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import UnusableValue
+from decomp_ledger.integrity.allowed_signers import Signer
 from decomp_ledger.integrity.checkpoints import Checkpoint, sign_head
-from decomp_ledger.integrity.ssh_signatures import Signer, SigningKey, load_key
+from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,10 +25,10 @@ from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
+from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
-from decomp_ledger.integrity.ssh_signatures import Signer, read_signers
-from decomp_ledger.integrity.verify import Verification
+from decomp_ledger.integrity.verify import Problem, Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
@@ -514,12 +514,16 @@ def verify(
     """Check a ledger against itself and against facts kept elsewhere; see :meth:`decomp_ledger.Ledger.verify`."""
     wanted = read_signers(signers) if isinstance(signers, (str, os.PathLike)) else signers
     kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in one_or_more(checkpoints)]
+    stamps = {os.fspath(path): read_stamp(path) for path in one_or_more(against)}
     try:
-        stamped = [anchor for path in one_or_more(against) for anchor in _stamp_anchors(ledger, os.fspath(path))]
+        stamped = [anchor for path, stamp in stamps.items() for anchor in _stamp_anchors(ledger, path, stamp)]
     except DamagedSchema as error:  # of the ledger, which this opens
         return integrity.refused(error)
     known = Anchors(one_or_more(expect), (*anchors, *stamped), wanted, kept)
-    return integrity.verify(ledger.event_store, ledger.state, known, progress)
+    found = integrity.verify(ledger.event_store, ledger.state, known, progress)
+    if not found.ok:
+        return found
+    return attrs.evolve(found, problems=tuple(each for pair in stamps.items() for each in _differing(ledger, *pair)))
 
 
 @checked
@@ -700,8 +704,14 @@ def _ops_of(export: Exported) -> frozenset[str]:
     return frozenset(export.ops_before.keys() | export.ops_after.keys() | export.fired.keys())
 
 
-def _stamp_anchors(ledger: LedgerLog, path: str) -> Sequence[tuple[int, str]]:
-    stamp = read_stamp(path)
+def _differing(ledger: LedgerLog, path: str, stamp: Stamp) -> Iterator[Problem]:
+    """Give the exports of a stamp that a verified ledger has with another table, which the hashes would not show."""
+    for bundle in stamp.bundles:
+        if bundle.ledger == ledger.id and bundle != ExportBundle.from_log(ledger, bundle.event):
+            yield Problem(bundle.event.seq, f"{path} has another table for this export than the ledger")
+
+
+def _stamp_anchors(ledger: LedgerLog, path: str, stamp: Stamp) -> Sequence[tuple[int, str]]:
     try:
         return stamp.anchors(ledger.id)
     except StampError as error:

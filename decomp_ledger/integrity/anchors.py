@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from decomp_ledger.errors import LedgerError, UnusableValue
+from decomp_ledger.integrity.allowed_signers import Signer, signer_of
 from decomp_ledger.integrity.checkpoints import Checkpoint, stored_checkpoints
 from decomp_ledger.integrity.content_checks import Contents
 from decomp_ledger.integrity.problems import Problem, Problems, reason_of
-from decomp_ledger.integrity.ssh_signatures import Signer, fingerprint, signer_of
+from decomp_ledger.integrity.ssh_signatures import fingerprint
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.state_specs import MAX_NUMBER
 from decomp_ledger.storage import audit_rows

@@ -17,6 +17,7 @@ from decomp_ledger.integrity import ssh_signatures
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.json_values import as_object, parse_json
+from decomp_ledger.model.times import read_time
 from decomp_ledger.storage.checkpoint_rows import CheckpointRow, checkpoint_rows, insert_checkpoint_row
 from decomp_ledger.storage.event_store import EventStore, utc_now
 
@@ -77,7 +78,7 @@ class Checkpoint:
         Raises:
             ValueError: `signed_at` is not a time.
         """
-        return datetime.datetime.fromisoformat(self.signed_at.removesuffix("Z")).replace(tzinfo=datetime.timezone.utc)
+        return read_time(self.signed_at)
 
     def is_signed(self) -> bool:
         """Tell whether its signature was made with its key."""

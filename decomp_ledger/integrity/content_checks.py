@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -16,9 +17,13 @@ from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.model.json_values import DAMAGE, as_object
 from decomp_ledger.model.rules import Decomposition
+from decomp_ledger.model.times import read_time
 from decomp_ledger.storage import audit_rows
+from decomp_ledger.storage.event_store import BASES_TRIED
 
 __all__ = ["Contents", "References", "check_contents", "check_unused", "parse_canonical"]
+
+_SETTINGS = "UTF-8", 0  # of every ledger; in UTF-16, names would sort in another order
 
 
 @attrs.frozen
@@ -83,6 +88,9 @@ def _check_pages(connection: sqlite3.Connection, problems: Problems) -> None:
     damage = audit_rows.page_damage(connection)
     if damage is not None:
         problems.add(None, f"the file is damaged: {damage}")
+    settings = audit_rows.file_settings(connection)
+    if settings != _SETTINGS:
+        problems.add(None, f"the file has the encoding and user_version {settings}, not {_SETTINGS}")
     broken = audit_rows.broken_reference(connection)
     if broken is not None:
         problems.add(None, f"a row of {broken[0]!r} refers to a missing row of {broken[1]!r}")
@@ -93,6 +101,7 @@ def _check_identity(connection: sqlite3.Connection, problems: Problems) -> tuple
     rows = audit_rows.identity_rows(connection)
     try:
         ((ledger, created_at),) = rows
+        read_time(created_at, digits=3)
         return str(ledger), genesis(ledger, created_at)
     except DAMAGE:
         problems.add(None, f"the table 'ledger' has {len(rows)} rows or a damaged one, instead of one id and date")
@@ -128,23 +137,44 @@ def _check_catalogs(connection: sqlite3.Connection, problems: Problems) -> tuple
     """Unpack every catalog, and keep two; return digest -> row, and digest -> digest of its base."""
     catalogs: dict[str, int] = {}
     bases: dict[str, str] = {}
+    stored: dict[int, _StoredCatalog] = {}
     whole: tuple[int, Catalog] | None = None  # the last one, because those that differ from it follow it
     for row in audit_rows.catalog_rows(connection):
         try:
             base = whole[1] if whole is not None and whole[0] == row.base_id else None
             if base is None and row.base_id is not None:
                 raise ValueError("the catalog that it differs from is missing or damaged")
-            catalog = unpack(row.body, base)
+            catalog = unpack(row.body, base, canonical=True)
             if base is None:
                 whole = row.row_id, catalog
             if bytes.fromhex(catalog.digest) != row.digest:
                 raise ValueError("its content does not match its digest")
             catalogs[catalog.digest] = row.row_id
+            stored[row.row_id] = _StoredCatalog(row.base_id, catalog.build)
             if base is not None:
                 bases[catalog.digest] = base.digest
         except DAMAGE as error:
             problems.add(None, f"catalog {row.row_id}: {reason_of(error)}")
+    _check_bases(stored, problems)
     return catalogs, bases
+
+
+class _StoredCatalog(NamedTuple):
+    """The row of a catalog's base, or None, and the catalog's build."""
+
+    base_id: int | None
+    build: Mapping[str, str]
+
+
+def _check_bases(stored: Mapping[int, _StoredCatalog], problems: Problems) -> None:
+    """Check that each catalog has the base that `EventStore.put_catalog` chooses, so that a dump has one form."""
+    recent: deque[tuple[int, Mapping[str, str]]] = deque(maxlen=BASES_TRIED)
+    for row_id, catalog in sorted(stored.items()):
+        expected = next((base_id for base_id, build in reversed(recent) if build == catalog.build), None)
+        if catalog.base_id != expected:
+            problems.add(None, f"catalog {row_id}: it differs from the catalog {catalog.base_id}, not from {expected}")
+        if catalog.base_id is None:
+            recent.append((row_id, catalog.build))
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Ed25519 signatures with the keys of OpenSSH: private key files, signers, and `ssh-keygen -Y` signatures.
+"""Ed25519 signatures with the keys of OpenSSH: private key files, and `ssh-keygen -Y` signatures.
 
 A signature is the one that `ssh-keygen -Y sign -n decomp-ledger` makes of the same text, so that `ssh-keygen -Y verify`
 can check it without this package. `cryptography` is imported late, because only signing and checking need it.
@@ -7,14 +7,11 @@ can check it without this package. `cryptography` is imported late, because only
 from __future__ import annotations
 
 import base64
-import binascii
-import datetime
 import hashlib
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -30,17 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMESPACE",
-    "Signer",
     "SigningKey",
     "armored",
+    "check_other_key",
     "dearmored",
     "fingerprint",
     "is_signed",
+    "key_of",
     "load_key",
     "public_line",
-    "read_public_line",
-    "read_signers",
-    "signer_of",
+    "read_small_file",
 ]
 
 NAMESPACE = "decomp-ledger"
@@ -50,6 +46,7 @@ _HASH = "sha512"
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 _PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _MAX_FILE = 1 << 20
+_MIN_RSA, _MAX_RSA = 1024, 16384  # bits that OpenSSH reads
 
 
 @attrs.frozen
@@ -70,28 +67,6 @@ class SigningKey(Handle):
         return self._private.sign(_signed_data(text))
 
 
-@attrs.frozen
-class Signer:
-    """A person whose signatures count.
-
-    Attributes:
-        name: the principal of an `allowed_signers` line, or the comment of a public key.
-        public: their public key, 32 bytes.
-        valid_after: from when their signatures count, UTC; None for always.
-        valid_before: until when; None without an end.
-    """
-
-    name: str
-    public: bytes
-    valid_after: datetime.datetime | None = None
-    valid_before: datetime.datetime | None = None
-
-    def is_valid_at(self, moment: datetime.datetime) -> bool:
-        """Tell whether their signatures count at a moment."""
-        after, before = self.valid_after, self.valid_before
-        return (after is None or moment >= after) and (before is None or moment < before)
-
-
 @checked
 def load_key(path: str | os.PathLike[str], passphrase: Callable[[], str | None] = lambda: None) -> SigningKey:
     """Read a private key in OpenSSH's format.
@@ -103,7 +78,7 @@ def load_key(path: str | os.PathLike[str], passphrase: Callable[[], str | None] 
     Raises:
         SigningError: it is not an Ed25519 key in that format, or cannot be decrypted.
     """
-    data = _read(path)
+    data = read_small_file(path)
     if data.split(b" ", 1)[0].startswith((b"ssh-", b"ecdsa-", b"sk-")):
         raise SigningError(f"{path}: a public key; give the private key that belongs to it")
     if not data.lstrip().startswith(_PRIVATE):
@@ -191,7 +166,7 @@ def _key_blob(public: bytes) -> bytes:
     return _string(_TYPE.encode()) + _string(public)
 
 
-def _key_of(blob: bytes) -> bytes | None:
+def key_of(blob: bytes) -> bytes | None:
     """Return the public key in a blob; None if it is of another type."""
     kind, *rest = _strings(blob)
     return rest[0] if kind == _TYPE.encode() and len(rest) == 1 and len(rest[0]) == 32 else None
@@ -224,7 +199,7 @@ def dearmored(text: str) -> tuple[bytes, bytes]:
             raise ValueError("not a signature of OpenSSH")
         blob, namespace, _, method, inner = _strings(data[len(_MAGIC) + 4 :])
         kind, signature = _strings(inner)
-        public = _key_of(blob)
+        public = key_of(blob)
         if public is None or kind != _TYPE.encode():
             raise ValueError("not made with an Ed25519 key")
         if (namespace, method) != (NAMESPACE.encode(), _HASH.encode()):
@@ -234,99 +209,47 @@ def dearmored(text: str) -> tuple[bytes, bytes]:
     return public, signature
 
 
-# Signers
+def check_other_key(kind: str, blob: bytes) -> None:
+    """Refuse a key of another type than Ed25519 that OpenSSH could not read.
 
-
-@checked
-def read_signers(path: str | os.PathLike[str]) -> list[Signer]:
-    """Read a list of signers: OpenSSH's `allowed_signers`, or lines of `.pub` files.
-
-    Lines of other key types, for other namespaces, and of certificate authorities are skipped.
+    Args:
+        kind: its type.
+        blob: the key.
 
     Raises:
-        SigningError: the file or a line cannot be read, or it has no Ed25519 key.
+        ValueError: it is damaged.
     """
-    found: list[Signer] = []
+    found, *rest = _strings(blob)
+    sizes = {"sk-ssh-ed25519@openssh.com": 2, "ssh-rsa": 2, "sk-ecdsa-sha2-nistp256@openssh.com": 3}
+    if found != kind.encode() or len(rest) != sizes.get(kind, 2):
+        raise ValueError("the key has another type than its line names, or is damaged")
+    if kind == "sk-ssh-ed25519@openssh.com":
+        if len(rest[0]) != 32:
+            raise ValueError("the key is damaged")
+        return
+    plain = kind.removeprefix("sk-").removesuffix("@openssh.com")
+    library, line = _cryptography(), base64.b64encode(b"".join(map(_string, (plain.encode(), *rest[:2]))))
     try:
-        lines = _read(path).decode().splitlines()
-    except UnicodeDecodeError:
-        raise SigningError(f"{path}: not a list of signers: it is not text") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                signer = _signer(line.strip())
-            except (ValueError, binascii.Error) as error:
-                raise SigningError(f"{path}, line {number}: {error}") from None
-            found += [] if signer is None else [signer]
-    if not found:
-        raise SigningError(f"{path}: has no Ed25519 key that may sign for {NAMESPACE!r}; add one")
-    return found
+        key = library.load_ssh_public_key(plain.encode() + b" " + line)
+    except Exception as error:  # the library raises many kinds
+        raise ValueError(f"the key is damaged: {error}") from None
+    if kind == "ssh-rsa" and not _MIN_RSA <= key.key_size <= _MAX_RSA:
+        raise ValueError(f"an RSA key of {key.key_size} bits, which OpenSSH refuses")
 
 
-def signer_of(signers: Iterable[Signer], public: bytes, moment: datetime.datetime) -> Signer | None:
-    """Return the signer with a key, if their signatures count at a moment."""
-    return next((signer for signer in signers if signer.public == public and signer.is_valid_at(moment)), None)
-
-
-_KEY_TYPE = re.compile(r"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.-]+")
-_WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
-
-
-def _signer(line: str) -> Signer | None:
-    words = _WORD.findall(line)
-    at = next((at for at, word in enumerate(words) if _KEY_TYPE.fullmatch(word)), None)
-    if at is None or at > 2 or len(words) < at + 2:
-        raise ValueError("expected 'NAME [OPTIONS] ssh-ed25519 KEY', or the line of a .pub file")
-    options = _options(words[1]) if at == 2 else {}
-    name = words[0].strip('"') if at else " ".join(words[2:])
-    public = read_public_line(" ".join(words[at : at + 2]))
-    patterns = options.get("namespaces", NAMESPACE).split(",")
-    if public is None or "cert-authority" in options or not any(fnmatchcase(NAMESPACE, one) for one in patterns):
-        return None
-    after, before = (_moment(options[key]) if key in options else None for key in ("valid-after", "valid-before"))
-    return Signer(name or fingerprint(public), public, after, before)
-
-
-def read_public_line(line: str) -> bytes | None:
-    """Return the key of a `.pub` line; None if it is of another type.
+def read_small_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a file of keys or signers.
 
     Raises:
-        ValueError: the line is damaged.
+        SigningError: it cannot be read, or has more than a megabyte.
     """
-    kind, _, rest = line.partition(" ")
-    if kind != _TYPE:
-        return None
-    public = _key_of(base64.b64decode(rest.split(" ")[0], validate=True))
-    if public is None:
-        raise ValueError("the key has another type than its line names")
-    return public
-
-
-def _options(text: str) -> dict[str, str]:
-    known = {"cert-authority", "namespaces", "valid-after", "valid-before"}
-    pairs: Sequence[str] = re.findall(r'(?:[^,"]|"[^"]*")+', text)
-    options = {name.lower(): value.strip('"') for name, _, value in (pair.partition("=") for pair in pairs)}
-    for name in options:
-        if name not in known:
-            raise ValueError(f"unknown option {name!r}; use {', '.join(sorted(known))}")
-    return options
-
-
-def _moment(text: str) -> datetime.datetime:
-    """Read a time in OpenSSH's form: local time, unless it ends with Z."""
-    digits = text.removesuffix("Z")
-    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits), "")
-    moment = datetime.datetime.strptime(digits, form)
-    if text.endswith("Z"):
-        return moment.replace(tzinfo=datetime.timezone.utc)
-    return moment.astimezone(datetime.timezone.utc)
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            return file.read(_MAX_FILE)
+            content = file.read(_MAX_FILE + 1)
     except OSError as error:
         raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise SigningError(f"{os.fspath(path)!r:.200}: not the name of a file") from None
+    if len(content) > _MAX_FILE:
+        raise SigningError(f"{path}: over the limit of {_MAX_FILE} bytes; give a smaller file")
+    return content

@@ -21,6 +21,7 @@ from decomp_ledger.integrity.content_checks import (
     check_unused,
     parse_canonical,
 )
+from decomp_ledger.integrity.numbering import Numbering
 from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, unpack
@@ -35,7 +36,9 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.json_values import DAMAGE
 from decomp_ledger.model.materialize import materialize
+from decomp_ledger.model.op_names import is_op_name
 from decomp_ledger.model.rules import TableState
+from decomp_ledger.model.times import read_time
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.audit_rows import AuditRow
 from decomp_ledger.storage.backup import Progress
@@ -164,6 +167,7 @@ class EventCheck:
         self.head = contents.genesis
         self.used = References()
         self._connection, self._contents, self._problems = connection, contents, problems
+        self._numbering = Numbering(problems)
         self._seq = self._read = 0
         self._change_rows = 0
         self._versions: dict[str, int] = {}
@@ -180,6 +184,7 @@ class EventCheck:
             if event_hash(row.prev_hash, row.hashed_fields(_parsed)) != row.hash:
                 self._problems.add(row.seq, "its content does not match its hash")
             event = read_event(row)
+            read_time(event.recorded_at)
             self._check_version(event)
             self._check_body(event)
         except DAMAGE as error:
@@ -209,6 +214,9 @@ class EventCheck:
         ids = type(audit_row.table_id) is type(audit_row.provenance_id) is int  # 1.0 finds the row 1 too
         if not ids or row.table is None or row.actor is None or row.environment is None:
             self._problems.add(row.seq, "its table, provenance or environment is missing")
+        self._numbering.use("decomp_table", audit_row.table_id, row.seq)
+        self._numbering.use("provenance", audit_row.provenance_id, row.seq)
+        self._numbering.use("environment", audit_row.environment_id, row.seq)
         if (audit_row.makes_version is not None) != bool(makes_version(row.kind)):
             self._problems.add(row.seq, "its column makes_version does not match its kind")
 
@@ -256,11 +264,16 @@ class EventCheck:
 
     def _check_change(self, event: Event, change: Change) -> None:
         contents, decomposition = self._contents, change.decomposition
-        self.used.ops.add(change.op)
+        if change.op not in self.used.ops:
+            self.used.ops.add(change.op)
+            self._numbering.use("op", contents.ops.get(change.op), event.seq)
+            if not is_op_name(change.op):
+                self._problems.add(event.seq, f"it changes {change.op!r:.80}, which is not the name of an op")
         known = change.op in contents.ops
         row_of_decomposition = None
         if decomposition is not None:
             self.used.decompositions.add(decomposition)
+            self._numbering.use("decomposition", contents.decompositions.get(decomposition), event.seq)
             known = known and decomposition in contents.decompositions
             row_of_decomposition = contents.decompositions.get(decomposition)
         row = None
@@ -288,6 +301,7 @@ class EventCheck:
     def _check_snapshot(self, event: Event, digest: str, snapshots: Snapshots) -> None:
         """Materialize the table against the catalog that the event names, and compare the digest of the result."""
         self.used.catalogs.add(digest)
+        self._numbering.use("catalog", self._contents.catalogs.get(digest), event.seq)
         if digest not in self._contents.catalogs:
             self._problems.add(event.seq, f"its catalog {digest[:12]} is missing or damaged")
             return

@@ -10,7 +10,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TypeVar
 
-from decomp_ledger.errors import UnknownExport, VersionConflict
+from decomp_ledger.errors import InvalidName, UnknownExport, VersionConflict
 from decomp_ledger.log import provenance
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.provenance import Origin
@@ -188,6 +188,7 @@ class LedgerLog(History):
             UnknownTable: the ledger has no such table.
             UnknownVersion: the event makes no version, and the table does not have this one.
             VersionConflict: the event makes a version that does not follow the newest one.
+            InvalidName: the event changes something that is not the name of an op.
         """
         actor, call_site, environment = origin or self.origin()
         given = Provenance(actor, self._joined_reasons(reason), call_site, environment)
@@ -197,6 +198,12 @@ class LedgerLog(History):
 
     def _check_version(self, table: str, version: int, body: Body) -> None:
         """Refuse an event that `verify` would reject, because an append-only log would keep it."""
+        for change in body.changes:
+            # The names of torch's ops are ASCII, but a higher-order operator may have any name.
+            if not op_names.is_op_name(change.op):
+                raise InvalidName(
+                    f"{change.op!a:.80}: the ledger holds no op of such a name; give the op an ASCII name"
+                )
         if not body.makes_version:
             self.version_of(table, version)
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,11 +17,13 @@ from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
     LedgerFileError,
+    LookalikeWarning,
     ReadOnlyTable,
     SchemaError,
     UnknownVersion,
     VersionConflict,
 )
+from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
@@ -43,6 +46,7 @@ from decomp_ledger.model.events import (
     Tagged,
 )
 from decomp_ledger.model.handles import Handle
+from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import is_number_like
@@ -337,6 +341,8 @@ class TableLog(Handle):
         if self._name is not None:
             _check_new(ledger, self._name)
         name = self._name if self._name is not None else ledger.next_name(self._prefix)
+        if self._name is not None or name.endswith("/1"):  # the others of a series look like its first
+            _warn_of_lookalike(ledger, name)
         ledger.database.on_rollback(partial(self._not_created, self._name))
         ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
         self._name, self.version, self.status = name, 1, Status.WRITTEN
@@ -546,6 +552,16 @@ def _check_new(ledger: LedgerLog, name: str) -> None:
     """Refuse the name of a table that the ledger has already."""
     if ledger.event_store.table_id(name) is not None:
         raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+
+
+def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:
+    found = lookalike(name, ledger.event_store.table_names(""))
+    if found is not None:
+        warnings.warn(
+            f"{name!a}: the name looks like that of the table {found!a}; choose another name if it is another table",
+            LookalikeWarning,
+            stacklevel=provenance.stack_level(),
+        )
 
 
 def _names_of(ops: Iterable[str]) -> list[str]:

@@ -198,12 +198,17 @@ class CatalogDelta:
 
 def pack(catalog: Catalog, base: Catalog | None) -> bytes:
     """Compress a catalog for storage: whole, or as its delta to `base`."""
-    value = catalog.to_json() if base is None else CatalogDelta.between(base, catalog).to_json()
-    return zlib.compress(_dump(value), 6)
+    return zlib.compress(_encode(catalog, base), 6)
 
 
-def unpack(data: bytes, base: Catalog | None) -> Catalog:
+def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Catalog:
     """Return the catalog that `pack` compressed.
+
+    Args:
+        data: what `pack` returned.
+        base: the catalog that was given to `pack`.
+        canonical: refuse a text that `pack` would not write for this catalog, such as one with an empty field, an
+            unknown key, or an entry that the base has too. Its digest would not show that. Takes twice the time.
 
     Raises:
         LedgerError: the data is damaged, or unpacks to more than 64 MiB.
@@ -216,7 +221,14 @@ def unpack(data: bytes, base: Catalog | None) -> Catalog:
         value = json.loads(text)
     except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise LedgerError(f"stored catalog: it is damaged: {error}; run verify") from None
-    return Catalog.from_json(value) if base is None else CatalogDelta.from_json(value).apply(base)
+    catalog = Catalog.from_json(value) if base is None else CatalogDelta.from_json(value).apply(base)
+    if canonical and _encode(catalog, base) != text:
+        raise LedgerError("stored catalog: its text is not the canonical one; run verify")
+    return catalog
+
+
+def _encode(catalog: Catalog, base: Catalog | None) -> bytes:
+    return _dump(catalog.to_json() if base is None else CatalogDelta.between(base, catalog).to_json())
 
 
 def digest_of_entries(value: dict[str, Json]) -> str:

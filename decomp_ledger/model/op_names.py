@@ -7,11 +7,22 @@ The form of an op name is torch's own `op.name()`: `aten::linear` (the default o
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from decomp_ledger.errors import InvalidName
 from decomp_ledger.model.arguments import shown
 
-__all__ = ["PROGRAM_FILE", "TORCH_NAMESPACES", "check_label", "is_aten", "is_torchs", "namespace", "normalize", "split"]
+__all__ = [
+    "PROGRAM_FILE",
+    "TORCH_NAMESPACES",
+    "check_label",
+    "is_aten",
+    "is_op_name",
+    "is_torchs",
+    "namespace",
+    "normalize",
+    "split",
+]
 
 # Namespaces that torch itself defines, some of them when a part of it is first imported. The build implies their ops.
 # fmt: off
@@ -27,8 +38,9 @@ TORCH_NAMESPACES = frozenset((
 
 PROGRAM_FILE = ".pt2"  # how the name of a stamped file ends, which is a state spec
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
-_OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>\w+))?")
-_DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>\w+)")
+_OVERLOAD = r"[A-Za-z0-9_]+"  # not \w, which matches letters of every script
+_OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>{_OVERLOAD}))?")
+_DOTTED = re.compile(rf"(?P<namespace>{_WORD})\.(?P<name>{_WORD})\.(?P<overload>{_OVERLOAD})")
 _FAMILY = re.compile(rf"{_WORD}\.{_WORD}")
 _BARE = re.compile(_WORD)
 _TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
@@ -72,6 +84,15 @@ def normalize(text: str) -> str:
     raise InvalidName(
         f"{short!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
+
+
+@lru_cache(maxsize=10_000)  # 2 us a name, at each append
+def is_op_name(text: str) -> bool:
+    """Return whether a text is the stored form of an op's name."""
+    try:
+        return normalize(text) == text
+    except InvalidName:
+        return False
 
 
 def _shortened(text: str) -> str:

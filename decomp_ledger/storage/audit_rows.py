@@ -23,6 +23,7 @@ __all__ = [
     "broken_reference",
     "catalog_bodies",
     "catalog_rows",
+    "catalog_rows_in_order",
     "change_at",
     "changes_in_order",
     "count_changes",
@@ -31,6 +32,7 @@ __all__ = [
     "environment_without_provenance",
     "event_hash_at",
     "event_rows",
+    "file_settings",
     "first_event_in",
     "has_event_hash",
     "identity_rows",
@@ -44,7 +46,7 @@ __all__ = [
 
 # LEFT JOIN, because a row that an event refers to may be missing.
 _EVENTS = f"""
-SELECT {EVENT_COLUMNS}, event.table_id, event.provenance_id, event.makes_version
+SELECT {EVENT_COLUMNS}, event.table_id, event.provenance_id, event.makes_version, provenance.environment_id
 FROM event
 LEFT JOIN decomp_table ON decomp_table.id = event.table_id
 LEFT JOIN provenance ON provenance.id = event.provenance_id
@@ -72,8 +74,9 @@ SELECT 1 FROM change WHERE NOT EXISTS (
 _CATALOGS = """
 SELECT own.id, own.digest, own.base_id, base.digest, own.body
 FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
-ORDER BY coalesce(own.base_id, own.id), own.base_id IS NOT NULL, own.id
 """
+_CATALOGS_BY_BASE = f"{_CATALOGS} ORDER BY coalesce(own.base_id, own.id), own.base_id IS NOT NULL, own.id"
+_CATALOGS_BY_ROW = f"{_CATALOGS} ORDER BY own.id"
 _CATALOG_BODIES = """
 SELECT own.body, base.body FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id WHERE own.id = ?
 """
@@ -93,12 +96,14 @@ class AuditRow(NamedTuple):
         table_id: the row of its table.
         provenance_id: the row of its provenance.
         makes_version: 1 if it makes its version, else None.
+        environment_id: the row of its environment.
     """
 
     event: EventRow
     table_id: Any
     provenance_id: Any
     makes_version: Any
+    environment_id: Any
 
 
 class CatalogRow(NamedTuple):
@@ -135,6 +140,13 @@ def page_damage(connection: sqlite3.Connection) -> str | None:
     return None if found == "ok" else " ".join(str(found).split())  # newer SQLite writes several lines
 
 
+def file_settings(connection: sqlite3.Connection) -> tuple[str, int]:
+    """Return the encoding of the file's texts, by which SQLite sorts them, and its `user_version`."""
+    (encoding,) = connection.execute("PRAGMA encoding").fetchone()
+    (user_version,) = connection.execute("PRAGMA user_version").fetchone()
+    return encoding, user_version
+
+
 def broken_reference(connection: sqlite3.Connection) -> tuple[str, str] | None:
     """Return the first foreign key that names a missing row, as (its table, the missing row's table)."""
     row = connection.execute("PRAGMA foreign_key_check").fetchone()
@@ -158,7 +170,12 @@ def digested_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[
 
 def catalog_rows(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
     """Give the catalogs, each whole one directly before those that differ from it."""
-    yield from map(CatalogRow._make, connection.execute(_CATALOGS))
+    yield from map(CatalogRow._make, connection.execute(_CATALOGS_BY_BASE))
+
+
+def catalog_rows_in_order(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
+    """Give the catalogs in the order in which they were stored, which puts each whole one before those that differ."""
+    yield from map(CatalogRow._make, connection.execute(_CATALOGS_BY_ROW))
 
 
 def catalog_bodies(connection: sqlite3.Connection, row_id: int) -> tuple[bytes, bytes | None]:

@@ -32,7 +32,17 @@ from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.inserts import inserted
 
-__all__ = ["EVENT", "EVENT_COLUMNS", "MAKES_VERSION", "EventRow", "EventStore", "Provenance", "TableInfo", "utc_now"]
+__all__ = [
+    "BASES_TRIED",
+    "EVENT",
+    "EVENT_COLUMNS",
+    "MAKES_VERSION",
+    "EventRow",
+    "EventStore",
+    "Provenance",
+    "TableInfo",
+    "utc_now",
+]
 
 # The fields of EventRow, in their order.
 EVENT_COLUMNS = """
@@ -126,7 +136,7 @@ _BY_DIGEST = {
 }
 
 # How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
-_BASES_TRIED = 4
+BASES_TRIED = 4
 # How many row ids one process remembers: 4 MB. A provenance that is forgotten gets one more row when it comes again.
 _MAX_IDS = 10_000
 
@@ -485,7 +495,7 @@ class EventStore(Handle):
         return catalog.digest
 
     def _base_for(self, catalog: Catalog) -> tuple[int | None, Catalog | None]:
-        for row_id, body in self.database.transaction.execute(_NEWEST_WHOLE_CATALOGS, [_BASES_TRIED]).fetchall():
+        for row_id, body in self.database.transaction.execute(_NEWEST_WHOLE_CATALOGS, [BASES_TRIED]).fetchall():
             base = unpack(body, None)
             if base.build == catalog.build:
                 return int(row_id), base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -18,9 +19,10 @@ from decomp_ledger.storage.event_store import EVENT, MAKES_VERSION, EventStore, 
 __all__ = ["History", "Since"]
 
 _TABLES = """
-SELECT decomp_table.name, max(event.version), count(*), min(event.recorded_at), max(event.recorded_at)
+SELECT
+    min(event.seq), decomp_table.name, max(event.version), count(*), min(event.recorded_at), max(event.recorded_at)
 FROM decomp_table JOIN event ON event.table_id = decomp_table.id
-GROUP BY decomp_table.id ORDER BY decomp_table.id
+GROUP BY decomp_table.id
 """
 _TAGS = "SELECT name, version FROM tag WHERE table_id = ? ORDER BY version, name"
 _VERSIONS_OF_OP = """
@@ -44,6 +46,13 @@ class _TableAt(NamedTuple):
     name: str
     table_id: int
     version: int
+
+
+class _Creation(NamedTuple):
+    """A table's first event, and its body."""
+
+    seq: int
+    body: Created
 
 
 # The last change of an op: its rule (None after a reset), the table that changed it, and the version that did.
@@ -91,9 +100,9 @@ class History(Handle):
         """Return all tables, in the order of their first events."""
         with self.database.reading() as connection:
             rows = connection.execute(_TABLES).fetchall()
-        if not all(isinstance(row[0], str) for row in rows):
+        if not all(isinstance(row[1], str) for row in rows):
             raise self._damaged("a table has no name")
-        return [TableInfo(*row) for row in rows]
+        return [TableInfo(*row[1:]) for row in sorted(rows)]
 
     def resolve(self, spec: str) -> TableState:
         """Return the state that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
@@ -120,7 +129,8 @@ class History(Handle):
         """Return a table's rules at a version or tag; the newest version if None."""
         at = self.version_of(table, version)
         lineage, base = self._lineage(table, at)
-        rules = {op: rule for op, (rule, _, _) in self._last_changes(lineage).items() if rule is not None}
+        changes = sorted(self._last_changes(lineage).items())
+        rules = {op: rule for op, (rule, _, _) in changes if rule is not None}
         return TableState(table, at, base, rules)
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
@@ -217,14 +227,16 @@ class History(Handle):
         """Return the tables that a version was forked from, oldest first and itself last, and its base."""
         found: list[_TableAt] = []
         parent: tuple[str, int] | None = (table, version)
-        base = "torch"
+        base, later = "torch", math.inf
         while parent is not None:
             name, until = parent
             table_id = self._table_id(name)
-            if found and table_id >= found[-1].table_id:
+            seq, created = self._created(name, table_id)
+            # By the seqs, because they are hashed; the order of the rows is not.
+            if seq >= later:
                 raise self._damaged(f"{found[-1].name!r} is forked from the later {name!r}")
+            later = seq
             found.append(_TableAt(name, table_id, until))
-            created = self._created(name, table_id)
             parent, base = created.parent, created.base if len(found) == 1 else base
         return found[::-1], base
 
@@ -239,13 +251,13 @@ class History(Handle):
 
     def created(self, table: str) -> Created:
         """Return the body of a table's first event."""
-        return self._created(table, self._table_id(table))
+        return self._created(table, self._table_id(table)).body
 
-    def _created(self, table: str, table_id: int) -> Created:
+    def _created(self, table: str, table_id: int) -> _Creation:
         first = next(iter(self._events_at(table_id, [1])), None)
         if first is None or not isinstance(first.body, Created):
             raise self._damaged(f"the first event of the table {table!r} is not 'created'")
-        return first.body
+        return _Creation(first.seq, first.body)
 
     def _events_at(self, table_id: int, versions: Sequence[int]) -> list[Event]:
         """Return the events that made these versions of a table."""

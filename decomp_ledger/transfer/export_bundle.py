@@ -30,6 +30,9 @@ __all__ = ["ExportBundle", "bare_catalog"]
 
 _TEXTS = ("table", "kind", "recorded_at", "actor", "environment", "prev_hash", "hash")
 _NUMBERS = ("seq", "version", "schema")
+_EVENT = {*_TEXTS, *_NUMBERS, "reason", "body", "call_site"}
+_CALL_SITE = {"file", "line", "function"}
+_BUNDLE = {"ledger", "event", "environment", "base", "rule_events", "decompositions", "catalog"}
 
 
 @attrs.define(frozen=True, slots=False)
@@ -145,6 +148,7 @@ class ExportBundle:
 
     @classmethod
     def _read(cls, value: dict[str, Any]) -> ExportBundle:
+        _check_keys(value, _BUNDLE)
         environment, base = value["environment"], as_string(value["base"])
         event = _event_from_json(value["event"])
         rule_events = tuple(map(_event_from_json, value["rule_events"]))
@@ -158,7 +162,17 @@ class ExportBundle:
         _check(catalog.digest == event.body.catalog, "its catalog")
         found = cls(as_string(value["ledger"]), event, environment, base, rule_events, decompositions, catalog)
         _check(found.snapshot.digest == event.body.snapshot, "its table")
+        _check(found._has_only_what_it_needs(), "a rule of its table")
         return found
+
+    def _has_only_what_it_needs(self) -> bool:
+        """Tell whether each rule event is the last one of an op, and the decompositions are those of the rules."""
+        last = self.last_events()
+        rules = [change for op, event in last.items() for change in event.changes if change.op == op]
+        named = {change.decomposition for change in rules} - {None}
+        return {event.seq for event in last.values()} == {event.seq for event in self.rule_events} and (
+            named == self.decompositions.keys()
+        )
 
 
 def _by_seq(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -172,6 +186,12 @@ def _check(holds: bool, what: str) -> None:
         raise StampError(f"stamp: damaged: {what} does not match its export's event")
 
 
+def _check_keys(value: Mapping[str, Any], keys: set[str]) -> None:
+    """Refuse an object with other keys than those that it is written with."""
+    if value.keys() != keys:
+        raise StampError(f"stamp: damaged: expected the keys {', '.join(sorted(keys))}")
+
+
 def _event_to_json(event: Event) -> dict[str, Json]:
     """Return an event as plain data, with everything that its hash covers."""
     schema, body = event.written
@@ -183,6 +203,7 @@ def _event_to_json(event: Event) -> dict[str, Json]:
 
 def _event_from_json(value: dict[str, Any]) -> Event:
     """Read an event, and check its hash."""
+    _check_keys(value, _EVENT)
     fields: dict[str, Any] = {name: as_string(value[name]) for name in _TEXTS}
     fields |= {name: as_integer(value[name]) for name in _NUMBERS}
     fields["reason"] = None if value["reason"] is None else as_string(value["reason"])
@@ -198,6 +219,7 @@ def _event_from_json(value: dict[str, Any]) -> Event:
 def _call_site_from_json(value: Any) -> CallSite | None:
     if value is None:
         return None
+    _check_keys(value, _CALL_SITE)
     return CallSite(as_string(value["file"]), as_integer(value["line"]), as_string(value["function"]))
 
 
@@ -225,4 +247,7 @@ def _catalog_from_json(value: Any) -> Catalog:
         base = bare_catalog(version)
     except UnknownCatalog:
         raise StampError(f"stamp: its catalog builds on torch {version!r:.40}; upgrade decomp_ledger") from None
-    return CatalogDelta.from_json(value).apply(base)
+    catalog = CatalogDelta.from_json(value).apply(base)
+    if {"base": version, **CatalogDelta.between(base, catalog).to_json()} != value:
+        raise StampError("stamp: damaged: its catalog is not written as the difference from its base")
+    return catalog

@@ -68,7 +68,7 @@ def _lines(connection: sqlite3.Connection, identity: tuple[str, str], progress: 
     for table in ("environment", "decomposition"):
         for row_id, _, text in audit_rows.digested_rows(connection, table):
             yield _line(table, _parsed(text, f"{table} {row_id}"))
-    for catalog in audit_rows.catalog_rows(connection):
+    for catalog in audit_rows.catalog_rows_in_order(connection):
         yield _line("catalog", _catalog_value(catalog))
     seq, head = 0, genesis(ledger_id, created_at).hex()
     total = audit_rows.count_events(connection)

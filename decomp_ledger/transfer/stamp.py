@@ -5,6 +5,7 @@ Only the stamp is read from the archive. Nothing is unpickled, extracted or run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 import os
@@ -96,7 +97,7 @@ class Stamp:
             "torch": self.build,
             "exports": [bundle.to_json() for bundle in self.bundles],
         }
-        return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+        return _encode({**value, "digest": _digest_of(value)})
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Stamp:
@@ -110,16 +111,31 @@ class Stamp:
             value = parse_json(text)
         except UnusableValue as error:
             raise StampError(f"stamp: damaged: {error}") from None
-        if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+        if not isinstance(value, dict) or type(value.get("format")) is not int or value["format"] < 1:
             raise StampError("stamp: damaged: it has no format number")
         if value["format"] > _FORMAT:
             raise SchemaError("stamp: a newer decomp_ledger wrote it; upgrade to read it")
-        exports, graph, build = value.get("exports"), value.get("graph"), value.get("torch")
+        canonical = _encode(value) == (text if isinstance(text, str) else text.decode())
+        # Not against an attacker, who computes it too: a stamp with another digest is another stamp.
+        if value.pop("digest", None) != _digest_of(value) or not canonical:
+            raise StampError("stamp: damaged: it is not as it was written; save it again")
+        if value.keys() != {"format", "graph", "torch", "exports"}:
+            raise StampError("stamp: damaged: it has a part that no stamp has, or lacks one")
+        exports, graph, build = value["exports"], value["graph"], value["torch"]
         if not isinstance(exports, list) or not exports or not isinstance(build, str):
             raise StampError("stamp: damaged: it has no export")
         if graph is not None and not isinstance(graph, str):
             raise StampError("stamp: damaged: invalid graph digest")
         return cls(tuple(map(ExportBundle.from_json, exports)), graph, build)
+
+
+def _encode(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def _digest_of(value: dict[str, Any]) -> str:
+    """Return the digest that makes any change of a stamp show: SHA-256 of its text without it."""
+    return hashlib.sha256(_encode(value).encode()).hexdigest()
 
 
 def merge(*histories: Iterable[ExportBundle]) -> tuple[ExportBundle, ...]:
@@ -168,6 +184,9 @@ def _member(file: Any, name: str) -> bytes:
             )
         if len(found) > 1:
             raise StampError(f"{name}: has {len(found)} stamps, so neither can be trusted; save it again")
+        root, _, rest = found[0].filename.partition("/")
+        if rest != MEMBER and root != archive.infolist()[0].filename.partition("/")[0]:
+            raise StampError(f"{name}: its stamp is where torch does not read it; save it again")
         # The size may be false, so no more than the limit is read below.
         if found[0].file_size > MAX_STAMP:
             raise StampError(

@@ -459,7 +459,7 @@ EDITS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "more behind the end": (lambda lines: [*lines, lines[-1]], "does not belong there"),
     "an environment without an event": (
         lambda lines: [lines[0], '{"environment":{}}\n', *lines[1:]],
-        "'environment' has 1 rows that no event refers to",
+        "its row of 'environment' has the number 2, and the next is 1",
     ),
     "a checkpoint left out": (
         lambda lines: [line for line in lines if '"previous\\":null' not in line],

@@ -16,8 +16,9 @@ from strategies import new_table, run_python, start_python
 
 from decomp_ledger.errors import LedgerError, SigningError, UnusableValue
 from decomp_ledger.integrity import checkpoints, ssh_signatures
+from decomp_ledger.integrity.allowed_signers import read_signers
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
-from decomp_ledger.integrity.ssh_signatures import SigningKey, fingerprint, load_key, read_signers
+from decomp_ledger.integrity.ssh_signatures import SigningKey, fingerprint, load_key
 from decomp_ledger.ledger import Ledger
 
 needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
@@ -235,8 +236,8 @@ def test_a_text_that_is_not_a_hash_is_an_error(ledger: Ledger, bad: object) -> N
 
 def test_a_key_with_a_passphrase_is_decrypted(tmp_path: Path) -> None:
     key = make_key(tmp_path / "key", passphrase="correct horse ä")
-    public = ssh_signatures.read_public_line(key.with_name("key.pub").read_text().rpartition(" ")[0])
-    assert load_key(key, lambda: "correct horse ä").public == public
+    line = key.with_name("key.pub").read_text().rpartition(" ")[0]
+    assert ssh_signatures.public_line(load_key(key, lambda: "correct horse ä").public) == line
     with pytest.raises(SigningError, match="key: wrong passphrase"):
         load_key(key, lambda: "wrong")
     with pytest.raises(SigningError, match=r"key: has a passphrase; give it in \$DECOMP_LEDGER_PASSPHRASE"):
@@ -270,7 +271,7 @@ def test_signers_are_read_as_openssh_reads_them(keys: Path, tmp_path: Path) -> N
     rsa = make_key(tmp_path / "rsa", "rsa").with_name("rsa.pub").read_text()
     (tmp_path / "signers").write_text(
         f'ann,annie@example.org namespaces="git,decomp-*" {ann}\n'
-        f'"b o b" valid-after="20300101Z",valid-before=20400101000000Z {bob}\n'
+        f'"b o b" valid-after="20300101Z",valid-before="20400101000000Z" {bob}\n'
         f'git namespaces="git" {eve}\n'
         f"ca cert-authority {eve}\n"
         f"{eve}\n"
@@ -286,12 +287,55 @@ def test_a_signature_counts_only_while_its_signer_may_sign(ledger: Ledger, keys:
     sign(ledger, keys)
     ann = (keys / "ann.pub").read_text()
     for options, ok in (
-        ("valid-before=20200101", False),
-        ("valid-after=99990101", False),
-        ("valid-after=20200101", True),
+        ('valid-before="20200101"', False),
+        ('valid-after="99990101"', False),
+        ('Valid-After="20200101"', True),
     ):
         (tmp_path / "signers").write_text(f"ann {options} {ann}")
         assert ledger.verify(signers=read_signers(tmp_path / "signers")).ok is ok
+
+
+KEY = ssh_signatures.public_line(bytes(32))
+# Lines that OpenSSH refuses, or reads in another way.
+REFUSED = {
+    f'ann namespaces="decomp-ledger",namespaces="*" {KEY}': "the option 'namespaces' is given twice",
+    f"ann valid-after=20200101 {KEY}": "the option 'valid-after=20200101' has no value in double quotes",
+    f'ann namespaces {KEY}': "the option 'namespaces' has no value in double quotes",
+    f'ann cert-authority="yes" {KEY}': "the option 'cert-authority=.*one that it does not take",
+    f'ann valid-after="2020-01-01" {KEY}': "'2020-01-01': not a time",
+    f'ann valid-after="٢٠٢٠٠١٠١" {KEY}': "not a time",
+    f'ann valid-after="20200230" {KEY}': "day is out of range",
+    f'ann valid-after="19690101Z" {KEY}': "not after 1970",
+    f'ann valid-after="20300101Z",valid-before="20200101Z" {KEY}': "'valid-before' is not after 'valid-after'",
+    f"!ann,* {KEY}": "an empty, a very long or a negated part",
+    f"ann,,bob {KEY}": "an empty, a very long or a negated part",
+    f'"ann {KEY}': "expected 'NAME",
+    f'"ann"{KEY}': "expected 'NAME",
+    f"ann\x0b {KEY}": "it has characters that do not print",
+    f"ann {KEY}\0": "it has characters that do not print",
+    f"ann ssh-dss {KEY.split()[1]}": "expected 'NAME",
+    f"ann {KEY[:-4]}": "it is cut off",
+}  # fmt: skip
+
+
+def test_a_line_in_a_comment_does_not_count(tmp_path: Path) -> None:
+    for end in ("\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"):
+        (tmp_path / "signers").write_bytes(f"# a comment{end}eve {KEY}\n".encode())
+        with pytest.raises(SigningError, match="has no Ed25519 key"):
+            read_signers(tmp_path / "signers")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "permitted"),
+    [
+        ("decomp-ledger", True), ("*", True), ("git,decomp-*", True), ("decomp?ledger", True), ("*,!git", True),
+        ("!decomp-ledger,*", False), ("*,!decomp-*", False), ("!git", False), ("", False), ("decomp-ledge[r]", False),
+        ("Decomp-Ledger", False), ("decomp-ledger ", False),
+    ],
+)  # fmt: skip
+def test_namespaces_are_matched_as_openssh_does(tmp_path: Path, patterns: str, permitted: bool) -> None:
+    (tmp_path / "signers").write_text(f'ann namespaces="{patterns}" {KEY}\nbob {KEY}\n')
+    assert [signer.name for signer in read_signers(tmp_path / "signers")] == ["ann"] * permitted + ["bob"]
 
 
 @pytest.mark.parametrize(
@@ -303,10 +347,13 @@ def test_a_signature_counts_only_while_its_signer_may_sign(ledger: Ledger, keys:
         ("ann ssh-ed25519 AAAAB3NzaC1yc2E=", "line 1: the key has another type"),
         ("ann frobnicate ssh-ed25519 AAAA", "line 1: unknown option 'frobnicate'"),
         ("\x00\xff", "not a list of signers: it is not text"),
+        ("#" * (2 << 20), "over the limit of 1048576 bytes"),
+        *((line, f"line 1: .*{message}") for line, message in REFUSED.items()),
     ],
 )
 def test_signers_that_cannot_be_read_are_named_by_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "signers").write_bytes(text.encode("latin-1"))
+    encoding = "latin-1" if "\xff" in text else "utf-8"
+    (tmp_path / "signers").write_bytes(text.encode(encoding))
     with pytest.raises(SigningError, match=message):
         read_signers(tmp_path / "signers")
 

@@ -1,5 +1,6 @@
 """A .pt2 may come from anyone: its stamp is read or refused with one error, and nothing in it runs."""
 
+import hashlib
 import io
 import json
 import struct
@@ -143,20 +144,32 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(item, (*path, key))
 
 
+def sealed(value: dict[str, Any]) -> str:
+    """Write a stamp with its digest, like an attacker who knows how it is computed."""
+    digest = hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+    return json.dumps({**value, "digest": digest}, separators=(",", ":"))
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(text)
+    del value["digest"]
+    return value
+
+
 def changed(text: str, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> str:
-    value = json.loads(text)
+    value = unsealed(text)
     inner = value
     for key in path[:-1]:
         inner = inner[key]
     change(inner, path[-1])
-    return json.dumps(value)
+    return sealed(value)
 
 
 WRONG: list[Any] = [None, True, 7, -1, 10**30, 1.5, "x", "", [], ["x"], {}, {"x": 1}]
 
 
 def test_a_value_of_another_type_is_read_as_equal_or_refused(text: str) -> None:
-    value = json.loads(text)
+    value = unsealed(text)
     paths = [path for path in places(value) if "gone" not in path]
     paths.append(("exports", 0, "catalog", "gone"))
     assert len(paths) > 80
@@ -198,6 +211,68 @@ def test_a_value_of_another_type_is_read_as_equal_or_refused(text: str) -> None:
 def test_every_changed_value_is_noticed(text: str, path: tuple[Any, ...], new: Any) -> None:
     with pytest.raises(StampError):
         Stamp.from_text(changed(text, ("exports", 0, *path), lambda inner, key: inner.__setitem__(key, new)))
+
+
+def test_an_unknown_key_is_refused_wherever_it_is(text: str) -> None:
+    value = unsealed(text)
+    objects = [path for path in places(value) if isinstance(at(value, path), dict)]
+    assert len(objects) > 10
+    for path in [(), *objects]:
+        wrong = unsealed(text)
+        at(wrong, path)["zzz"] = None
+        with pytest.raises(StampError):
+            Stamp.from_text(sealed(wrong))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def test_another_text_of_the_same_stamp_is_refused(text: str) -> None:
+    value = unsealed(text)
+    assert Stamp.from_text(sealed(value)) == Stamp.from_text(text)
+    first = next(iter(value))
+    texts = [
+        json.dumps(json.loads(text)),
+        f"{text}\n",
+        f"\ufeff{text}",
+        text.replace('"format":1', '"format":1.0'),
+        text.replace('"graph":"a"', '"graph":"\\u0061"'),
+        text.replace(f'{{"{first}":', f'{{"{first}":7,"{first}":', 1),
+        sealed({key: value[key] for key in reversed(value)}).replace('"digest":"', '"digest":"0'),
+        text.replace('"graph":"a"', '"graph":"b"'),
+    ]
+    for other in texts:
+        assert other != text
+        with pytest.raises(StampError):
+            Stamp.from_text(other)
+    for encoded in (text.encode("utf-16"), text.encode("utf-8-sig"), text.encode("utf-32")):
+        with pytest.raises(StampError):
+            Stamp.from_text(encoded)
+
+
+def test_a_rule_that_is_left_out_shows_against_the_ledger(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db", actor="ada") as ledger:
+        table = new_table(ledger)
+        table.preserve(["aten::late"], reason="pending, so that the digest of the table does not show it")
+        catalog = catalog_of("aten::mm")
+        snapshot = table.materialize(catalog)
+        event = table.exported(Exported(catalog.digest, snapshot.digest, None, None, {}, {}, {}, 0), table.version)
+        assert event is not None
+        value = unsealed(Stamp((ledger.bundle(event.seq),), None, "").to_text())
+        for name, rules in (("right.pt2", value["exports"][0]["rule_events"]), ("wrong.pt2", [])):
+            value["exports"][0]["rule_events"] = rules
+            (tmp_path / name).write_bytes(archive((f"a/extra/{MEMBER}", sealed(value))).getvalue())
+        assert ledger.verify(against=[tmp_path / "right.pt2"]).ok
+        (problem,) = ledger.verify(against=[tmp_path / "wrong.pt2"]).problems
+    assert (problem.seq, "has another table for this export than the ledger" in problem.text) == (event.seq, True)
+
+
+def test_a_stamp_in_a_folder_that_torch_does_not_read_is_refused(text: str) -> None:
+    with pytest.raises(StampError, match="where torch does not read it"):
+        read_stamp(archive(("b/version", "3"), (f"a/extra/{MEMBER}", text)))
 
 
 def test_no_stamp_makes_anything_imported(

@@ -11,7 +11,21 @@ from pathlib import Path
 
 import click
 
-from torture import concurrency, crash, damage, disk, exits, hostile, keeping, open_files, runaway, schema, tampering
+from torture import (
+    answers,
+    concurrency,
+    crash,
+    damage,
+    disk,
+    exits,
+    hostile,
+    keeping,
+    open_files,
+    runaway,
+    schema,
+    signers,
+    tampering,
+)
 from torture.common import Row, Workspace
 
 GROUPS = {
@@ -26,6 +40,8 @@ GROUPS = {
     "runaway": runaway.FAULTS,
     "open_files": open_files.FAULTS,
     "exits": exits.FAULTS,
+    "signers": signers.FAULTS,
+    "answers": answers.FAULTS,
 }
 
 

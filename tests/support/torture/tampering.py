@@ -14,8 +14,8 @@ from typing import Any
 from forging import GUARDS, cut, forge, unguarded
 
 from decomp_ledger.errors import LedgerError
+from decomp_ledger.integrity.allowed_signers import Signer
 from decomp_ledger.integrity.checkpoints import stored_checkpoints
-from decomp_ledger.integrity.ssh_signatures import Signer
 from decomp_ledger.ledger import Ledger
 from torture.common import Row, Workspace, everything, try_all
 

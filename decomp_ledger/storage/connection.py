@@ -52,7 +52,9 @@ class _Watch:
         """Return a function for `set_progress_handler`."""
         # A generator, because Python runs signal handlers when it resumes one, which is within the `try`. It would run
         # them before the first line of a function, where SQLite's module drops what they raise.
-        return self._look().__next__
+        look = self._look()
+        next(look)  # to the `yield`, which is within the `try`
+        return look.__next__
 
     def _look(self) -> Iterator[int]:
         stop = 0

@@ -60,13 +60,14 @@ class _Watch:
         stop = 0
         while True:
             try:
-                yield stop
-                stop = 0
-                self.looks += 1
-                if self.looks == 1:
-                    self._since = time.thread_time()
-                if self._path is not None and self._is_too_much():
-                    self._allow(self._path)
+                while True:  # within the `try`, because Python runs signal handlers at the end of a loop too
+                    yield stop
+                    stop = 0
+                    self.looks += 1
+                    if self.looks == 1:
+                        self._since = time.thread_time()
+                    if self._path is not None and self._is_too_much():
+                        self._allow(self._path)
             except GeneratorExit:
                 raise
             except BaseException as error:

@@ -52,19 +52,22 @@ class _Watch:
         """Return a function for `set_progress_handler`."""
         # A generator, because Python runs signal handlers when it resumes one, which is within the `try`. It would run
         # them before the first line of a function, where SQLite's module drops what they raise.
-        return self._look().__next__
+        look = self._look()
+        next(look)  # to the `yield`, which is within the `try`
+        return look.__next__
 
     def _look(self) -> Iterator[int]:
         stop = 0
         while True:
             try:
-                yield stop
-                stop = 0
-                self.looks += 1
-                if self.looks == 1:
-                    self._since = time.thread_time()
-                if self._path is not None and self._is_too_much():
-                    self._allow(self._path)
+                while True:  # within the `try`, because Python runs signal handlers at the end of a loop too
+                    yield stop
+                    stop = 0
+                    self.looks += 1
+                    if self.looks == 1:
+                        self._since = time.thread_time()
+                    if self._path is not None and self._is_too_much():
+                        self._allow(self._path)
             except GeneratorExit:
                 raise
             except BaseException as error:

@@ -92,8 +92,8 @@ def test_what_other_programs_do_to_an_open_ledger_loses_nothing(tmp_path: Path, 
 def test_what_a_signal_handler_raises_ends_a_statement(path: Path, way: Callable[[Ledger], None]) -> None:
     with Ledger(path, actor="ann") as ledger:
         ledger.database.connection.watch(None)
-        threading.Timer(0.1, os.kill, [os.getpid(), 2]).start()
         with pytest.raises(KeyboardInterrupt):
+            threading.Timer(0.1, os.kill, [os.getpid(), 2]).start()
             way(ledger)
         assert ledger.table_log("edge").preserve(["aten::add"]) is not None
         assert ledger.verify().ok

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -38,12 +37,13 @@ _KINDS: dict[Any, _Kind] = {
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value == value, "a number"
     ),
     str: _Kind(lambda value: isinstance(value, str), "text"),
-    os.PathLike: _Kind(lambda value: isinstance(value, os.PathLike) and isinstance(os.fspath(value), str), "a path"),
     Callable: _Kind(callable, "a function"),
     typing.IO: _Kind(lambda value: hasattr(value, "read"), "an open file"),
     # Its items may be read only once.
     Iterable: _Kind(lambda value: isinstance(value, Iterable) and not isinstance(value, bytes), "a list"),
 }
+# Not `os.PathLike`, because this module is pure.
+_PATH = _Kind(lambda value: hasattr(value, "__fspath__") and isinstance(value.__fspath__(), str), "a path")
 _OF_PARTS = (typing.Union, types.UnionType, Sequence, Mapping)
 
 
@@ -68,7 +68,7 @@ def checked(public: _Public) -> _Public:
 
 def one_or_more(value: Any) -> tuple[Any, ...]:
     """Return the items of an argument that may be one text or path, or several; text is never split into letters."""
-    if isinstance(value, (str, os.PathLike)) or not isinstance(value, Iterable):
+    if isinstance(value, str) or hasattr(value, "__fspath__") or not isinstance(value, Iterable):
         return (value,)
     return tuple(value)
 
@@ -130,6 +130,8 @@ def _kind(annotation: Any, names: Mapping[str, Any]) -> _Kind:
         return _union(kinds)
     if outer in (Sequence, Mapping):
         return _collection(outer, kinds)
+    if getattr(outer, "__name__", "") == "PathLike":
+        return _PATH
     return _KINDS.get(outer) or _of_class(outer)
 
 
@@ -158,7 +160,7 @@ def _collection(cls: type, items: Sequence[_Kind]) -> _Kind:
     accepts, words = items[0]
 
     def accepts_items(value: object) -> bool:
-        if isinstance(value, (str, os.PathLike)):  # one stands for a list of one; see `one_or_more`
+        if isinstance(value, str) or hasattr(value, "__fspath__"):  # one stands for a list of one; see `one_or_more`
             return accepts(value)
         return isinstance(value, Collection) and not isinstance(value, (bytes, Mapping)) and all(map(accepts, value))
 

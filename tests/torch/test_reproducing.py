@@ -313,3 +313,25 @@ def test_a_table_made_again_is_recorded_within_a_recording(base: str, small: Any
     assert isinstance(event.body, Exported) and event.body.stale == ()
     assert ledger.bundle(event.seq).snapshot.digest == ledger.bundle(first.seq).snapshot.digest
     assert ledger.bundle(event.seq).body.after == ledger.bundle(first.seq).body.after
+
+
+def test_the_program_of_a_failed_export_is_refused_with_one_error(tmp_path: Path) -> None:
+    class Linear(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return torch.nn.functional.linear(x, x)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no\nkernel")
+
+    program = torch.export.export(Linear(), (torch.ones(3, 3),))
+    torch.export.save(program, tmp_path / "program.pt2")
+    with dl.Ledger(tmp_path / "l.db") as ledger:
+        table = ledger.table("edge")
+        table["aten::linear"] = broken
+        with pytest.raises(RuntimeError):
+            program.run_decompositions(table)
+        (failed,) = ledger.exports()
+        with pytest.raises(
+            dl.LedgerError, match=r"^export:\d+: the export failed \(RuntimeError\), so there is no graph"
+        ):
+            ledger.reproduce_export(failed.seq, program=tmp_path / "program.pt2", nearest=True)

@@ -326,7 +326,7 @@ def commanded(arguments: list[str], folder: Path) -> str:
         return ""
     else:
         return f"{arguments!r:.200}: {type(error).__name__}: {error}"
-    wrong = not text or "\n" in printable(text) or (len(text) > 1500 and isinstance(error, LedgerError))
+    wrong = not text or "\n" in printable(text)  # `main` cuts a long one
     return f"{arguments!r:.200}: an unclear error: {text[:200]!r}" if wrong else ""
 
 

@@ -35,6 +35,8 @@ from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
+from decomp_ledger.model.json_values import parse_json
+from decomp_ledger.model.limits import JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
@@ -50,6 +52,7 @@ from decomp_ledger.model.state_specs import (
     parse_state_spec,
 )
 from decomp_ledger.pytorch.capture_program import capture_with
+from decomp_ledger.storage.bounded_read import read_bounded
 from decomp_ledger.storage.history import Since
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -602,11 +605,11 @@ def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
 
 def _read_catalog(path: Path) -> Catalog:
     try:
-        return Catalog.from_json(json.loads(path.read_bytes()))
+        return Catalog.from_json(parse_json(read_bounded(path, JSON_BYTES)))
     except OSError as error:
         raise UnknownCatalog(f"{path}: cannot read the catalog: {error.strerror}; name another file") from None
-    except (ValueError, RecursionError):
-        raise LedgerError(f"{path}: not a catalog; make one with `catalog capture --output FILE`") from None
+    except UnusableValue as error:
+        raise LedgerError(f"{path}: not a catalog: {error}; make one with `catalog capture --output FILE`") from None
 
 
 def _history(op: str, found: ResolvedState, ledger: LedgerLog | None) -> list[Event]:

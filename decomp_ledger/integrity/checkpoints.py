@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 
-from decomp_ledger.errors import SigningError
+from decomp_ledger.errors import SigningError, UnusableValue
 from decomp_ledger.integrity import ssh_signatures
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.json_values import as_string, parse_json
+from decomp_ledger.model.limits import FILE_BYTES
+from decomp_ledger.storage.bounded_read import read_bounded
 from decomp_ledger.storage.checkpoint_rows import CheckpointRow, checkpoint_rows, insert_checkpoint_row
 from decomp_ledger.storage.event_store import EventStore, utc_now
 
 __all__ = ["Checkpoint", "insert_checkpoint", "read_file", "sign_head", "stored_checkpoints"]
 
-_MAX_FILE = 1 << 20
 # Field -> types, of the JSON object that is signed.
 _TEXT_FIELDS: dict[str, tuple[type, ...]] = {
     "hash": (str,),
@@ -108,7 +108,7 @@ class Checkpoint:
         if not isinstance(value, dict):
             raise ValueError("expected an object")
         public, signature = ssh_signatures.dearmored(value["signature"])
-        fields = json.loads(value["text"])
+        fields = parse_json(as_string(value["text"]))
         if fields.keys() != _TEXT_FIELDS.keys():
             raise ValueError(f"its text has other fields than {', '.join(_TEXT_FIELDS)}")
         for name, types in _TEXT_FIELDS.items():
@@ -128,11 +128,10 @@ def read_file(path: str | os.PathLike[str]) -> Checkpoint:
         SigningError: the file cannot be read, or is not a checkpoint.
     """
     try:
-        with Path(path).open("rb") as file:
-            return Checkpoint.from_json(json.loads(file.read(_MAX_FILE)))
+        return Checkpoint.from_json(parse_json(read_bounded(path, FILE_BYTES)))
     except OSError as error:
         raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # SigningError too
+    except (ValueError, UnusableValue) as error:  # SigningError too
         raise SigningError(f"{path}: {error}") from None
 
 

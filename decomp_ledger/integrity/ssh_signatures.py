@@ -15,13 +15,14 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import attrs
 
-from decomp_ledger.errors import SigningError
+from decomp_ledger.errors import SigningError, UnusableValue
+from decomp_ledger.model.limits import FILE_BYTES
+from decomp_ledger.storage.bounded_read import read_bounded
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -47,7 +48,6 @@ _MAGIC = b"SSHSIG"
 _HASH = "sha512"
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 _PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----"
-_MAX_FILE = 1 << 20
 
 
 @attrs.frozen
@@ -318,8 +318,9 @@ def _moment(text: str) -> datetime.datetime:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        with Path(path).open("rb") as file:
-            return file.read(_MAX_FILE)
+        return read_bounded(path, FILE_BYTES)
+    except UnusableValue as error:
+        raise SigningError(f"{path}: {error}") from None
     except OSError as error:
         raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from decomp_ledger.errors import LedgerError, UnusableValue
+import json
+from typing import Any
 
-__all__ = ["DAMAGE", "as_integer", "as_object", "as_string", "as_strings"]
+from decomp_ledger.errors import LedgerError, UnusableValue
+from decomp_ledger.model.limits import JSON_BYTES, JSON_VALUES
+
+__all__ = ["DAMAGE", "as_integer", "as_object", "as_string", "as_strings", "check_json_size", "parse_json"]
 
 # What reading values from an edited file may raise.
 DAMAGE = (LedgerError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+
+
+def parse_json(text: str | bytes, most: int = JSON_BYTES, most_values: int = JSON_VALUES) -> Any:
+    """Return the value of a JSON text that may come from anyone.
+
+    Args:
+        text: the JSON.
+        most: how many bytes it may have.
+        most_values: how many values.
+
+    Raises:
+        UnusableValue: it is not JSON, or over a limit.
+    """
+    if not isinstance(text, (str, bytes)):
+        raise UnusableValue(f"expected JSON text, found {type(text).__name__}")
+    check_json_size(text, most, most_values)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnusableValue(f"not JSON: {error!s:.200}") from None
+
+
+def check_json_size(text: str | bytes, most: int = JSON_BYTES, most_values: int = JSON_VALUES) -> None:
+    """Refuse a JSON text that would take too much memory to parse, before it is parsed.
+
+    Raises:
+        UnusableValue: it is over a limit.
+    """
+    if len(text) <= min(most // 4, most_values):  # then it has neither so many bytes nor so many values
+        return
+    size = len(text) if isinstance(text, bytes) or len(text) > most else len(text.encode(errors="surrogatepass"))
+    if size > most:
+        raise UnusableValue(f"JSON of {size} bytes; at most {most} can be read")
+    marks: tuple[Any, ...] = (",", ":", "[", "{") if isinstance(text, str) else (b",", b":", b"[", b"{")
+    values = sum(map(text.count, marks))
+    if values > most_values:
+        raise UnusableValue(f"JSON of about {values} values; at most {most_values} can be read")
 
 
 def as_string(value: object) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
+from decomp_ledger.model.limits import SQLITE_BYTES
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
 from decomp_ledger.storage.migrations import apply_migrations, pending_migrations
@@ -23,6 +24,7 @@ __all__ = ["DURABILITY", "MEMORY", "Database"]
 
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
+_LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH of sqlite3.h
 _PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
 # A ledger may come from a stranger; with trusted_schema off, its schema cannot call functions with side effects.
 _SETTINGS = "PRAGMA foreign_keys = ON", "PRAGMA trusted_schema = OFF"
@@ -199,6 +201,8 @@ class Database:
             factory=_RetryingConnection,
         )
         connection.timeout = self._timeout
+        if hasattr(connection, "setlimit"):  # Python 3.11
+            connection.setlimit(_LIMIT_LENGTH, SQLITE_BYTES)
         try:
             for setting in (*_SETTINGS, self._synchronous, *settings):
                 connection.execute(setting)

@@ -86,7 +86,7 @@ def _read_both(process: subprocess.Popen[bytes], most: int, deadline: float) -> 
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise TimeoutError("it takes too long")
+                raise TimeoutError("it timed out")
             for key, _ in ready:
                 chunk = os.read(key.fd, _CHUNK)
                 if not chunk:

@@ -7,6 +7,7 @@ compare a changed file with its last commit; then it is unknown whether the tree
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 
@@ -113,8 +114,7 @@ def _environment(settings: dict[str, str]) -> dict[str, str]:
 
     Not by `git -c`, because the name of a filter may contain the "=" that ends a name there.
     """
-    given = os.environ.get("GIT_CONFIG_COUNT", "")
-    first = int(given) if given.isdecimal() else 0
+    first = next(number for number in itertools.count() if f"GIT_CONFIG_KEY_{number}" not in os.environ)
     found = {**os.environ, **_OFF, "GIT_CONFIG_COUNT": str(first + len(settings))}
     for number, (key, value) in enumerate(settings.items(), first):
         found[f"GIT_CONFIG_KEY_{number}"], found[f"GIT_CONFIG_VALUE_{number}"] = key, value

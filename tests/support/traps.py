@@ -59,7 +59,7 @@ class Sprung(list[str]):
 
 
 def _objects(sprung: Sprung) -> dict[str, Any]:
-    """Return objects of every kind that a module may have, each of which records what runs."""
+    """Return objects of every kind that a module may have, which record what runs."""
     creation = ("__class__", "__set_name__", "__hash__", "__qualname__", "__name__", "__module__", "__get__")
     quiet = type("Quiet", (), sprung.members("an instance", ("__set_name__",)))
     metaclass = type("Metaclass", (type,), sprung.members("a metaclass", creation))

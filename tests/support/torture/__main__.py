@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from torture import bombs, concurrency, crash, damage, disk, hostile, keeping, tampering
+from torture import bombs, concurrency, crash, damage, disk, hostile, keeping, strangers, tampering
 from torture.common import Row, Workspace
 
 GROUPS = {
@@ -23,6 +23,7 @@ GROUPS = {
     "hostile": hostile.FAULTS,
     "keeping": keeping.FAULTS,
     "bombs": bombs.FAULTS,
+    "strangers": strangers.FAULTS,
 }
 
 

@@ -43,6 +43,8 @@ def check_json_size(text: str | bytes, most: int = JSON_BYTES, most_values: int 
     if len(text) <= min(most // 4, most_values):  # then it has neither so many bytes nor so many values
         return
     size = len(text) if isinstance(text, bytes) or len(text) > most else len(text.encode(errors="surrogatepass"))
+    # A dump writes six characters for this one of ASCII, and three for each byte of any other.
+    size += text.count("\x7f") if isinstance(text, str) else text.count(b"\x7f")
     if size > most:
         raise UnusableValue(f"JSON of {size} bytes; at most {most} can be read")
     marks: tuple[Any, ...] = (",", ":", "[", "{") if isinstance(text, str) else (b",", b":", b"[", b"{")

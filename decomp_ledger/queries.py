@@ -36,6 +36,7 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
 from decomp_ledger.model.json_values import parse_json
+from decomp_ledger.model.limits import JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
@@ -51,6 +52,7 @@ from decomp_ledger.model.state_specs import (
     parse_state_spec,
 )
 from decomp_ledger.pytorch.capture_program import capture_with
+from decomp_ledger.storage.bounded_read import read_bounded
 from decomp_ledger.storage.history import Since
 from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import jsonl
@@ -622,7 +624,7 @@ def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
 
 def _read_catalog(path: Path) -> Catalog:
     try:
-        return Catalog.from_json(parse_json(path.read_bytes()))
+        return Catalog.from_json(parse_json(read_bounded(path, JSON_BYTES)))
     except LedgerError as error:
         raise LedgerError(f"{path}: not a catalog: {error}; make one with `catalog capture --output FILE`") from None
     except OSError as error:

@@ -131,7 +131,7 @@ def _text(change: DriftChange) -> str:
 
 
 def _override_differences(compared: Drift) -> Iterator[TableDifference]:
-    """Yield the differences of overrides with functions of torch, which are recorded by build, on another build."""
+    """Yield the differences of overrides with torch's own decompositions, which are recorded by build."""
     build = compared.after.catalog.build
     if build.get("git") == compared.before.catalog.build.get("git"):
         return
@@ -141,6 +141,3 @@ def _override_differences(compared: Drift) -> Iterator[TableDifference]:
             continue
         if decomposition.origin in TORCH_ORIGINS and decomposition.origin != entry.origin:
             yield TableDifference(op, MOVED, f"{DRIFT_KINDS[MOVED]}: {decomposition.origin} -> {entry.origin}")
-        elif decomposition.origin not in TORCH_ORIGINS and decomposition.build is not None:
-            text = f"{decomposition.label()} was recorded with another torch than {build.get('torch')}"
-            yield TableDifference(op, NOT_COMPARED, text)

@@ -7,7 +7,6 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,14 +15,15 @@ from decomp_ledger.errors import SigningError, UnusableValue
 from decomp_ledger.integrity import ssh_signatures
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.model.canonical_json import Json, canonical_json
-from decomp_ledger.model.json_values import as_object, parse_json
+from decomp_ledger.model.json_values import as_object, as_string, parse_json
+from decomp_ledger.model.limits import FILE_BYTES
 from decomp_ledger.model.times import read_time
+from decomp_ledger.storage.bounded_read import read_bounded
 from decomp_ledger.storage.checkpoint_rows import CheckpointRow, checkpoint_rows, insert_checkpoint_row
 from decomp_ledger.storage.event_store import EventStore, utc_now
 
 __all__ = ["Checkpoint", "insert_checkpoint", "read_file", "sign_head", "stored_checkpoints"]
 
-_MAX_FILE = 1 << 20
 # Field -> types, of the JSON object that is signed.
 _TEXT_FIELDS: dict[str, tuple[type, ...]] = {
     "hash": (str,),
@@ -110,7 +110,7 @@ class Checkpoint:
         if not isinstance(value, dict):
             raise ValueError("expected an object")
         public, signature = ssh_signatures.dearmored(value["signature"])
-        fields: dict[str, Any] = as_object(parse_json(value["text"]))
+        fields: dict[str, Any] = as_object(parse_json(as_string(value["text"])))
         if fields.keys() != _TEXT_FIELDS.keys():
             raise ValueError(f"its text has other fields than {', '.join(_TEXT_FIELDS)}")
         for name, types in _TEXT_FIELDS.items():
@@ -130,8 +130,7 @@ def read_file(path: str | os.PathLike[str]) -> Checkpoint:
         SigningError: the file cannot be read, or is not a checkpoint.
     """
     try:
-        with Path(path).open("rb") as file:
-            return Checkpoint.from_json(parse_json(file.read(_MAX_FILE)))
+        return Checkpoint.from_json(parse_json(read_bounded(path, FILE_BYTES)))
     except OSError as error:
         raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, UnusableValue) as error:  # SigningError too

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from decomp_ledger.integrity.problems import Problems, reason_of
 from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, unpack
 from decomp_ledger.model.hash_chain import genesis
-from decomp_ledger.model.json_values import DAMAGE, as_object
+from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.model.times import read_time
 from decomp_ledger.storage import audit_rows
@@ -75,10 +74,10 @@ def parse_canonical(text: str) -> Any:
     """Parse stored canonical JSON.
 
     Raises:
-        ValueError: it is not JSON, or not the canonical text of its value.
-        LedgerError: it has a value that canonical JSON cannot hold.
+        ValueError: it is not the canonical text of its value.
+        LedgerError: it is not JSON, is over a limit, or has a value that canonical JSON cannot hold.
     """
-    value = json.loads(text)
+    value = parse_json(text)
     if canonical_json(value) != text:
         raise ValueError("it is not canonical JSON")
     return value

@@ -12,15 +12,16 @@ import os
 import re
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import attrs
 
-from decomp_ledger.errors import SigningError
+from decomp_ledger.errors import SigningError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.handles import Handle
+from decomp_ledger.model.limits import FILE_BYTES
+from decomp_ledger.storage.bounded_read import read_bounded
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -45,7 +46,6 @@ _MAGIC = b"SSHSIG"
 _HASH = "sha512"
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 _PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----"
-_MAX_FILE = 1 << 20
 _MIN_RSA, _MAX_RSA = 1024, 16384  # bits that OpenSSH reads
 
 
@@ -244,12 +244,10 @@ def read_small_file(path: str | os.PathLike[str]) -> bytes:
         SigningError: it cannot be read, or has more than a megabyte.
     """
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_FILE + 1)
+        return read_bounded(path, FILE_BYTES)
+    except UnusableValue as error:
+        raise SigningError(f"{path}: {error}") from None
     except OSError as error:
         raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise SigningError(f"{os.fspath(path)!r:.200}: not the name of a file") from None
-    if len(content) > _MAX_FILE:
-        raise SigningError(f"{path}: over the limit of {_MAX_FILE} bytes; give a smaller file")
-    return content

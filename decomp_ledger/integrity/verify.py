@@ -352,8 +352,8 @@ class Snapshots:
         self, connection: sqlite3.Connection, contents: Contents, state_of: Callable[[str, int], TableState]
     ) -> None:
         self._connection, self._contents, self._state_of = connection, contents, state_of
-        # 140 kB a catalog, 0.3 kB a snapshot's digest.
-        self._catalog = lru_cache(maxsize=16)(self._unpacked)
+        # 140 kB a catalog of torch, 15 MB the largest that can be stored; 0.3 kB a snapshot's digest.
+        self._catalog = lru_cache(maxsize=4)(self._unpacked)
         self.of = lru_cache(maxsize=256)(self._materialized)
 
     def _materialized(self, table: str, version: int, catalog: str) -> tuple[str, tuple[str, ...]]:

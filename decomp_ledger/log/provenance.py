@@ -6,7 +6,6 @@ import getpass
 import os
 import platform
 import socket
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
+from decomp_ledger.log import git
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import CallSite
 
@@ -22,7 +22,6 @@ __all__ = ["Origin", "actor", "call_site", "environment", "is_minimal", "origin"
 
 Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"  # actor, call site, environment
 
-_GIT_SECONDS = 5
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 # Set by pytorch/table.py: returns a key that changes when torch's facts do, and a function that returns the facts.
@@ -59,7 +58,7 @@ def actor(given: str | None = None) -> str:
 
 @cache  # git takes 5 ms
 def _person(folder: str) -> str:
-    name, mail = _git("config", "user.name", folder=folder), _git("config", "user.email", folder=folder)
+    name, mail = git.answer(folder, "config", "user.name"), git.answer(folder, "config", "user.email")
     if name or mail:
         return _storable(f"{name} <{mail}>" if name and mail else name or mail)
     try:
@@ -74,21 +73,6 @@ def _current_folder() -> str:
         return os.getcwd()  # noqa: PTH109  # a str, which keys the caches
     except FileNotFoundError:
         return "/"
-
-
-def _git(*arguments: str, folder: str) -> str:
-    """Return what git prints of a folder; "" outside a working tree, or if git is missing, fails or is slow."""
-    try:
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "-C", folder, *arguments],  # fsmonitor may name any program
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
 
 
 def _storable(text: str) -> str:
@@ -161,7 +145,7 @@ def _libraries() -> tuple[str, ...]:
 
 @cache  # git takes 5 ms
 def _git_root(folder: str) -> str:
-    return _git("rev-parse", "--show-toplevel", folder=folder)
+    return git.answer(folder, "rev-parse", "--show-toplevel")
 
 
 # In what
@@ -189,10 +173,10 @@ def _machine(folder: str, minimal: bool) -> dict[str, Json]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    commit = _git("rev-parse", "HEAD", folder=folder)
+    commit = git.answer(folder, "rev-parse", "--verify", "HEAD")
     if commit:
         facts["git_commit"] = commit
-        facts["git_dirty"] = bool(_git("status", "--porcelain", "--untracked-files=no", folder=folder))
+        facts["git_dirty"] = git.is_dirty(folder)
     run = _ci_run()
     if run:
         facts["ci_run"] = _storable(run)

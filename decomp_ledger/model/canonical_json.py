@@ -7,6 +7,7 @@ import json
 from typing import TypeAlias
 
 from decomp_ledger.errors import UnusableValue
+from decomp_ledger.model.json_values import check_json_size
 
 __all__ = ["Json", "canonical_json", "check_text", "digest_of"]
 
@@ -25,10 +26,13 @@ def canonical_json(value: Json) -> str:
         value: objects with ASCII keys, arrays, strings, integers up to 2**53 - 1, booleans and null.
 
     Raises:
-        UnusableValue: it contains anything else, for example a float or a lone surrogate.
+        UnusableValue: it contains anything else, for example a float or a lone surrogate; or it is too large to be
+            read again.
     """
     _check(value)
-    return _encode(value)
+    text = _encode(value)
+    check_json_size(text)
+    return text
 
 
 def digest_of(value: Json) -> str:

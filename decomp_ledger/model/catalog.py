@@ -13,11 +13,10 @@ import attrs
 
 from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.json_values import as_object, as_string, as_strings
+from decomp_ledger.model.json_values import as_object, as_string, as_strings, check_json_size, parse_json
+from decomp_ledger.model.limits import CATALOG_OPS, EXPANSION, EXPANSION_FREE, JSON_BYTES
 
-__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "pack", "unpack"]
-
-_MAX_UNPACKED = 64 * 1024 * 1024
+__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack"]
 
 
 @attrs.frozen
@@ -147,6 +146,8 @@ def _entries_to_json(ops: Mapping[str, Entry]) -> dict[str, Json]:
 def _entries_from_json(value: object) -> dict[str, Entry]:
     if not isinstance(value, dict):
         raise LedgerError(f"catalog: expected an object of entries, found {type(value).__name__}")
+    if len(value) > CATALOG_OPS:
+        raise LedgerError(f"catalog: it has {len(value)} ops; at most {CATALOG_OPS} can be read")
     return {op: Entry.from_json(entry) for op, entry in value.items()}
 
 
@@ -197,8 +198,38 @@ class CatalogDelta:
 
 
 def pack(catalog: Catalog, base: Catalog | None) -> bytes:
-    """Compress a catalog for storage: whole, or as its delta to `base`."""
-    return zlib.compress(_encode(catalog, base), 6)
+    """Compress a catalog for storage: whole, or as its delta to `base`.
+
+    Raises:
+        LedgerError: it is larger than what `unpack` reads.
+    """
+    text = _encode(catalog, base)
+    check_json_size(text)
+    if len(catalog.ops) > CATALOG_OPS:
+        raise LedgerError(f"catalog: it has {len(catalog.ops)} ops; at most {CATALOG_OPS} can be stored")
+    packed = zlib.compress(text, 6)
+    # Text that repeats itself is stored less compressed, because nothing else tells it from a bomb.
+    return packed if len(text) <= EXPANSION_FREE + EXPANSION * len(packed) else zlib.compress(text, 0)
+
+
+def inflate(data: bytes) -> bytes:
+    """Return the text that `pack` compressed.
+
+    Raises:
+        LedgerError: the data is damaged, or unpacks to more than a catalog has.
+    """
+    try:
+        most = min(JSON_BYTES, EXPANSION_FREE + EXPANSION * len(data))
+        decompressor = zlib.decompressobj()
+        text = decompressor.decompress(data, most)
+    except (zlib.error, TypeError) as error:
+        raise LedgerError(f"stored catalog: it is damaged: {error}; run verify") from None
+    if not decompressor.eof:
+        problem = f"unpacks to more than {most} bytes" if len(text) == most else "is cut off"
+        raise LedgerError(f"stored catalog: it is damaged: it {problem}; run verify")
+    if decompressor.unused_data:
+        raise LedgerError("stored catalog: it is damaged: its data continues after the end; run verify")
+    return text
 
 
 def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Catalog:
@@ -211,15 +242,12 @@ def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Cat
             unknown key, or an entry that the base has too. Its digest would not show that. Takes twice the time.
 
     Raises:
-        LedgerError: the data is damaged, or unpacks to more than 64 MiB.
+        LedgerError: the data is damaged, or unpacks to more than a catalog has.
     """
+    text = inflate(data)
     try:
-        inflate = zlib.decompressobj()
-        text = inflate.decompress(data, _MAX_UNPACKED)
-        if not inflate.eof or inflate.unused_data:
-            raise LedgerError("stored catalog: its data is cut off, continues after the end, or is over 64 MiB")
-        value = json.loads(text)
-    except (zlib.error, ValueError, TypeError, RecursionError) as error:
+        value = parse_json(text)
+    except UnusableValue as error:
         raise LedgerError(f"stored catalog: it is damaged: {error}; run verify") from None
     catalog = Catalog.from_json(value) if base is None else CatalogDelta.from_json(value).apply(base)
     if canonical and _encode(catalog, base) != text:

@@ -6,7 +6,6 @@ its JSON form; the properties of `Body` tell storage and verify what the kind ch
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -16,7 +15,7 @@ import attrs
 
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.model.canonical_json import Json, canonical_json
-from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
+from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string, parse_json
 
 __all__ = [
     "ACTIONS",
@@ -366,7 +365,7 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
             f"event of kind {kind!r}, schema {schema}: a newer decomp_ledger wrote it; upgrade to read it"
         )
     try:
-        value = as_object(json.loads(as_string(text)))
+        value = as_object(parse_json(as_string(text)))
         while schema < cls.schema:
             value = UPCASTS[kind, schema](value)
             schema += 1
@@ -491,6 +490,6 @@ def parse(text: str, what: str) -> Any:
         LedgerError: the text is not JSON.
     """
     try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
+        return parse_json(text)
+    except UnusableValue as error:
         raise LedgerError(f"{what} in the ledger: its JSON is damaged: {error}; run verify") from None

@@ -26,8 +26,8 @@ class Decomposition:
             can be imported by module and qualname, `opaque` for a lambda, closure or partial.
         module: module of the function, if it has one.
         qualname: its qualified name there.
-        digest: digest of its source, in hex, for functions that are not torch's.
-        build: for torch's own functions, the git version of the torch build that defines them.
+        digest: digest of its source, in hex; None for torch's own decomposition of the op.
+        build: for torch's own decomposition of the op, the git version of the torch build that has it.
         source: for `opaque` functions, the text of the source.
         helpers: digest of its source with the functions of its package that it calls; None if it calls none.
     """

@@ -1,13 +1,14 @@
 """Build the standalone capture program, and run it in another interpreter. This file imports no torch."""
 
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import UnsupportedTorch, UnusableValue
 from decomp_ledger.model.json_values import as_object, parse_json
+from decomp_ledger.model.limits import JSON_BYTES
+from decomp_ledger.storage.bounded_read import answer_of
 
 # The program is these files, one after another.
 _FINGERPRINT = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py")
@@ -54,22 +55,13 @@ def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
         UnsupportedTorch: It cannot be run, has no torch, or has a torch that cannot be captured.
     """
     try:
-        done = subprocess.run(
-            [interpreter, "-"],
-            input=capture_program().encode(),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
+        status, output, errors = answer_of(
+            [interpreter, "-"], 2 * JSON_BYTES, timeout, capture_program().encode("utf-8")
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        if status != 0:
+            last = (errors.decode("utf-8", "replace").strip().splitlines() or ["it ended without a message"])[-1]
+            raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {last}")
+        catalog: dict[str, Any] = as_object(parse_json(output))
+    except (OSError, UnusableValue) as error:
         raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
-    if done.returncode != 0:
-        errors = done.stderr.decode("utf-8", "replace").strip()
-        last = (errors.splitlines() or ["it ended without a message"])[-1]
-        raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {last}")
-    try:
-        return as_object(parse_json(done.stdout))
-    except UnusableValue as error:
-        raise UnsupportedTorch(
-            f"cannot capture the torch of {interpreter}: its answer is {error}; give a Python with torch"
-        ) from None
+    return catalog

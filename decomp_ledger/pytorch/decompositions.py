@@ -1,7 +1,8 @@
 """Identify callables as recorded decompositions, and load recorded decompositions as callables.
 
-A ledger may come from a stranger. Nothing that it names is imported or run, except torch's own decompositions,
-functions of modules that are imported already, and modules that the caller trusts.
+A ledger may come from a stranger. Nothing that it names is imported or run, except torch's own decompositions, plain
+functions of modules that are imported already, and modules that the caller trusts. A function is found by looking into
+the dicts of modules and classes, because `getattr` may run code of theirs, and its source must be the recorded one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, origin_of, own_decompositions
 from decomp_ledger.pytorch.dispatcher import Defaults, resolve
+from decomp_ledger.pytorch.fingerprint.functions import attributes_of, top_package
 from decomp_ledger.pytorch.fingerprint.source_digest import helpers_digest, source_digest, source_text
 from decomp_ledger.pytorch.internals import OpOverload
 
@@ -32,6 +34,8 @@ __all__ = ["OPS", "helpers_of", "identify", "is_default", "load_function", "same
 _identified: weakref.WeakKeyDictionary[Any, Decomposition] = weakref.WeakKeyDictionary()
 # The module of a decomposition that is an operator; its qualname is the operator's name.
 OPS = "torch.ops"
+# Its functions read and write ledgers; a stranger's ledger could name them.
+_PACKAGE = top_package(__name__)
 
 
 def is_default(op: str, fn: Any, defaults: Defaults) -> bool:
@@ -51,8 +55,8 @@ def same(one: Any, other: Any) -> bool:
 def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
     """Return what a ledger records of a callable that replaces an op.
 
-    Torch's own decompositions are identified by build, op and origin, which costs nothing; a user's by module, name
-    and source, which is read once for each function.
+    Torch's own decompositions of the op are identified by build, op and origin, which costs nothing; others by module,
+    name and source, which is read once for each function.
 
     Args:
         op: the op's name.
@@ -95,8 +99,6 @@ def _by_source(fn: Any) -> Decomposition:
     # Another process cannot import what a script defines.
     importable = module is not None and qualname is not None and module != "__main__"
     if importable and _look_up(str(module), str(qualname)) is fn:
-        if _is_torchs(fn):
-            return Decomposition("import", module, qualname, build=build()["git"])
         return Decomposition("import", module, qualname, _digest(fn), helpers=helpers_of(fn))
     named = fn.func if isinstance(fn, functools.partial) else fn
     return Decomposition(
@@ -129,21 +131,23 @@ def _digest(fn: Any) -> str:
     return digest if digest is not None else f"builtin:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
 
 
-def _look_up(module: str, qualname: str) -> Any | None:
-    """Return what an imported module itself defines under a dotted name, without importing anything.
+def _look_up(module: str, qualname: str) -> types.FunctionType | None:
+    """Return the plain function that an imported module itself defines under a dotted name; run and import nothing.
 
     What the module imported does not count, because a stranger's ledger could reach `os` through any module that uses
     it.
     """
+    if top_package(module) == _PACKAGE:
+        return None
     found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        if not isinstance(found, (types.ModuleType, type)):
+    *classes, name = qualname.split(".")
+    for part in classes:
+        found = attributes_of(found).get(part)
+        # The type of its type, because `isinstance` may ask the object for its class.
+        if not issubclass(type(found), type) or attributes_of(found).get("__module__") != module:
             return None
-        # Not getattr, because a module's __getattr__ would run code.
-        found = vars(found).get(part)
-        if isinstance(found, (staticmethod, classmethod)) or getattr(found, "__module__", None) != module:
-            return None
-    return found
+    found = attributes_of(found).get(name)
+    return found if type(found) is types.FunctionType and found.__module__ == module else None
 
 
 def load_function(
@@ -179,7 +183,7 @@ def load_function(
         raise _changed(op, wanted, provided[-1])
     raise NotImportable(
         f"{op}: its decomposition is {wanted.label()}, a function without an importable name (a lambda, closure, "
-        f"partial, or one of a script); supply it with ledger.provide({op!r}, fn) or "
+        f"partial, class, builtin, or one of a script); supply it with ledger.provide({op!r}, fn) or "
         f"dl.reproduce(..., provide={{{op!r}: fn}}), or define it in a module and trust that"
     )
 
@@ -202,17 +206,25 @@ def _torchs_own(op: str, wanted: Decomposition, defaults: Defaults) -> Any:
 def _imported(op: str, wanted: Decomposition, trust: Sequence[str]) -> Any:
     module, qualname = str(wanted.module), str(wanted.qualname)
     _check_trust(op, module, qualname, trust)
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # whatever the module does when it is imported
-        raise NotImportable(
-            f"{op}: its decomposition is {module}.{qualname}, and {module!r} cannot be imported: {error!r:.200}"
-        ) from error
+    if module not in sys.modules:  # because to import a module again asks it for attributes
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever the module does when it is imported
+            raise NotImportable(
+                f"{op}: its decomposition is {module}.{qualname}, and {module!r} cannot be imported: {error!r:.200}"
+            ) from error
     fn = _look_up(module, qualname)
-    if fn is None or not callable(fn):
-        raise NotImportable(f"{op}: its decomposition is {module}.{qualname}, which {module!r} does not have now")
-    # Torch's own are identified by their build, others by their source.
-    if not (wanted.build is not None and _is_torchs(fn)) and _digest(fn) != wanted.digest:
+    if fn is None:
+        raise NotImportable(
+            f"{op}: its decomposition is {module}.{qualname}, and {module!r} does not define a plain function of that "
+            f"name now; supply the function with ledger.provide({op!r}, fn)"
+        )
+    if wanted.digest is None:
+        raise NotImportable(
+            f"{op}: its decomposition is {module}.{qualname}, recorded without a digest of its source; set it again "
+            f"(table[{op!r}] = ...), preserve or reset {op}"
+        )
+    if _digest(fn) != wanted.digest:
         raise _changed(op, wanted, fn)
     return fn
 
@@ -223,9 +235,13 @@ def _check_trust(op: str, module: str, qualname: str, trust: Sequence[str]) -> N
     Torch outside its decompositions, and the standard library, must be trusted even when they are imported, because
     they have functions that a stranger's ledger could name to do harm.
     """
-    root = module.partition(".")[0]
+    root = top_package(module)
+    if root == _PACKAGE:
+        raise UntrustedModule(
+            f"{op}: its decomposition is {module}.{qualname}, and this package has none; preserve or reset {op}"
+        )
     trusted = any(module == name or module.startswith(name + ".") for name in trust)
-    decomposes = root != "torch" or module.startswith(internals.DECOMPOSITION_MODULES)
+    decomposes = root != "torch" or f"{module}.".startswith(internals.DECOMPOSITION_MODULES)
     harmless = root not in sys.stdlib_module_names and decomposes
     if trusted or (harmless and module in sys.modules):
         return

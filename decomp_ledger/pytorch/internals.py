@@ -30,7 +30,7 @@ except ImportError:  # torch before 2.6
 
 _CIA = torch._C.DispatchKey.CompositeImplicitAutograd
 # Where torch keeps functions that are made to be decompositions.
-DECOMPOSITION_MODULES = ("torch._decomp", "torch._refs", "torch._prims", "torch._inductor.decomposition")
+DECOMPOSITION_MODULES = ("torch._decomp.", "torch._refs.", "torch._prims.", "torch._inductor.decomposition.")
 
 
 # Operators. Their classes `OpOverload`, `OpOverloadPacket` and `HigherOrderOperator` have no public name, so a later

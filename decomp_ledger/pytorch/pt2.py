@@ -17,7 +17,7 @@ from decomp_ledger.log import provenance
 from decomp_ledger.pytorch import graph_digest
 from decomp_ledger.pytorch.capture import build
 from decomp_ledger.transfer.export_bundle import ExportBundle
-from decomp_ledger.transfer.stamp import MAX_STAMP, MEMBER, File, Stamp, merge, read_stamp
+from decomp_ledger.transfer.stamp import MEMBER, File, Stamp, merge, read_stamp
 
 __all__ = ["history", "load", "load_stamped", "remember", "save", "save_stamped"]
 
@@ -118,12 +118,7 @@ def _with_stamp(program: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     extra = dict(kwargs.get("extra_files") or {})
     extra.pop(MEMBER, None)
     if bundles:
-        extra[MEMBER] = text = Stamp(bundles, _digest(program), build()["git"]).to_text()
-        if len(text) > MAX_STAMP:
-            raise StampError(
-                f"the stamp: it would have {len(text)} bytes, more than the {MAX_STAMP} that can be read; save the "
-                "program with torch.export.save(), and keep the ledger"
-            )
+        extra[MEMBER] = Stamp(bundles, _digest(program), build()["git"]).to_text()
     return {**kwargs, "extra_files": extra} if extra else kwargs
 
 

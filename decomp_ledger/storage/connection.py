@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.model.limits import SQLITE_BYTES
 from decomp_ledger.storage.sqlite_errors import is_busy, is_interrupted
 
 __all__ = ["START_READING", "LedgerConnection", "connect"]
@@ -17,6 +18,7 @@ __all__ = ["START_READING", "LedgerConnection", "connect"]
 # After BEGIN alone, SQLite would still follow later writes. Not count(*), which SQLite does in one step.
 START_READING = "SELECT name FROM sqlite_master LIMIT 1"
 
+_LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH of sqlite3.h
 _PAUSE = 0.0005, 0.004  # seconds between two attempts to get the lock
 # A ledger may come from a stranger; with trusted_schema off, its schema cannot call functions with side effects.
 # SQLite maps no part of the file, because reading a map of a truncated file kills the process.
@@ -158,6 +160,8 @@ def connect(target: str, *settings: str, path: Path | None = None, timeout: floa
     )
     connection.timeout = timeout
     connection.watch(path)
+    if hasattr(connection, "setlimit"):  # Python 3.11
+        connection.setlimit(_LIMIT_LENGTH, SQLITE_BYTES)
     try:
         for setting in (*_SETTINGS, *settings):
             connection.execute(setting)

@@ -94,9 +94,10 @@ class ExportBundle:
     def state(self) -> TableState:
         """The rules of its table."""
         rules: dict[str, Rule] = {}
+        known = {None, *self.decompositions}
         for event in self.rule_events:
             # The decomposition of a change that a later event replaced is not in the bundle.
-            changes = (each for each in event.changes if each.decomposition in {None, *self.decompositions})
+            changes = (each for each in event.changes if each.decomposition in known)
             fold(rules, changes, self.decompositions)
         return TableState(self.event.table, self.event.version, self.base, rules)
 

@@ -6,20 +6,21 @@ import json
 import os
 import sqlite3
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from decomp_ledger.errors import LedgerError, LedgerFileError
+from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.integrity.checkpoints import Checkpoint, insert_checkpoint, stored_checkpoints
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import canonical_json
-from decomp_ledger.model.catalog import Catalog, pack, unpack
+from decomp_ledger.model.catalog import Catalog, CatalogDelta, inflate, pack
 from decomp_ledger.model.events import decode_body
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
+from decomp_ledger.model.limits import DUMP_LINE, DUMP_VALUES
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.audit_rows import CatalogRow
 from decomp_ledger.storage.backup import Progress
@@ -33,7 +34,7 @@ __all__ = ["FORMAT", "dump", "dump_to_file", "load"]
 
 FORMAT = "decomp-ledger dump 1"
 _STEP = 2000  # events between two reports of progress
-_DAMAGE = (*DAMAGE, zlib.error, sqlite3.IntegrityError)
+_DAMAGE = (*DAMAGE, sqlite3.IntegrityError, sqlite3.DataError)
 
 
 def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
@@ -116,8 +117,8 @@ def _line(kind: str, value: Any) -> str:
 
 def _parsed(text: Any, name: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
+        return parse_json(text)
+    except UnusableValue as error:
         raise LedgerError(f"{name}: damaged: {error}; run verify") from None
 
 
@@ -139,12 +140,8 @@ def _event_value(row: EventRow) -> dict[str, Any]:
 
 def _catalog_value(row: CatalogRow) -> dict[str, Any]:
     """Return a catalog as it is stored: whole, or the difference from its base."""
-    try:
-        text = zlib.decompress(row.body)
-    except (zlib.error, TypeError) as error:
-        raise LedgerError(f"catalog {row.row_id}: damaged: {error}; run verify") from None
     base = None if row.base is None else _hex(row.base)
-    return {"digest": _hex(row.digest), "base": base, "body": _parsed(text, f"catalog {row.row_id}")}
+    return {"digest": _hex(row.digest), "base": base, "body": _parsed(inflate(row.body), f"catalog {row.row_id}")}
 
 
 def load(
@@ -179,7 +176,7 @@ class _Loader:
 
     def __init__(self, event_store: EventStore, connection: sqlite3.Connection) -> None:
         self._event_store, self._connection = event_store, connection
-        self._whole_catalogs: dict[str, Catalog] = {}
+        self._whole: Catalog | None = None  # the last one, because those that differ from it follow it
         self._ledger = ""
         self._seq, self._head = 0, b""
         self._checkpoints = 0
@@ -189,7 +186,7 @@ class _Loader:
         number = 0
         for number, line in enumerate(lines, 1):
             try:
-                ((kind, value),) = as_object(parse_json(line)).items()
+                ((kind, value),) = as_object(parse_json(line, DUMP_LINE, DUMP_VALUES)).items()
                 if (number == 1) != (kind == "ledger") or self._ended or kind not in _READERS:
                     raise ValueError(f"a line of kind {kind!r:.40} does not belong there")
                 _READERS[kind](self, value)
@@ -212,15 +209,20 @@ class _Loader:
         self._event_store.put_text("decomposition", canonical_json(value))
 
     def _read_catalog(self, value: Any) -> None:
-        base = None if value["base"] is None else self._whole_catalogs[value["base"]]
-        body = zlib.compress(json.dumps(value["body"], ensure_ascii=False, sort_keys=True).encode(), 6)
-        catalog = unpack(body, base)
+        base = None if value["base"] is None else self._base(value["base"])
+        body = value["body"]
+        catalog = Catalog.from_json(body) if base is None else CatalogDelta.from_json(body).apply(base)
         if catalog.digest != value["digest"]:
             raise ValueError("the catalog does not match its digest")
         if base is None:
-            self._whole_catalogs[catalog.digest] = catalog
+            self._whole = catalog
         # Not by `put_catalog`, which may find another base now that every whole catalog is stored.
         insert_catalog(self._connection, catalog.digest, value["base"], pack(catalog, base))
+
+    def _base(self, digest: str) -> Catalog:
+        if self._whole is None or self._whole.digest != digest:
+            self._whole = self._event_store.catalog(digest)
+        return self._whole
 
     def _read_event(self, value: dict[str, Any]) -> None:
         if value.keys() != set(EventRow._fields):
@@ -269,13 +271,18 @@ def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
         if os.fspath(path) == "-":
             if sys.stdin is None:  # the process started without it
                 raise LedgerFileError("-: standard input is closed; give the file of a dump")
-            yield from sys.stdin
+            yield from _bounded_lines(sys.stdin)
             return
         with Path(path).open(encoding="utf-8") as file:
-            yield from file
+            yield from _bounded_lines(file)
     except LedgerFileError:  # which is an OSError too
         raise
     except OSError as error:
         raise LedgerFileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise LedgerFileError(f"{path}: not a dump: {error}") from None
+
+
+def _bounded_lines(file: TextIO) -> Iterator[str]:
+    """Give the lines of a file; one that is too long in parts, each over the limit, so that none is read whole."""
+    return iter(partial(file.readline, DUMP_LINE + 1), "")

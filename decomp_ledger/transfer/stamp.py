@@ -7,37 +7,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import IO, Any, TypeAlias
+from pathlib import Path
+from typing import IO, Any, TypeAlias, cast
 
 import attrs
 
 from decomp_ledger.errors import SchemaError, StampError, UnusableValue
 from decomp_ledger.model.arguments import checked
-from decomp_ledger.model.json_values import parse_json
+from decomp_ledger.model.json_values import check_json_size, parse_json
+from decomp_ledger.model.limits import JSON_BYTES, STAMP_EXPORTS, ZIP_DIRECTORY
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["MAX_STAMP", "MEMBER", "File", "Stamp", "merge", "read_stamp"]
+__all__ = ["MEMBER", "File", "Stamp", "merge", "read_stamp"]
 
 File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 
 # Its name in `extra_files`. Torch 2.6 to 2.8 write that to `extra_files/`, later ones in `<archive's name>/extra/`.
 MEMBER = "decomp_ledger.json"
-MAX_STAMP = 16 * 1024 * 1024
 _FORMAT = 1
+# The methods that torch and zip tools write. The other ones unpack a small member to any size in one step.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
     struct.error,
     EOFError,
-    NotImplementedError,  # an unknown compression method
+    NotImplementedError,  # a later version of the format
     RuntimeError,  # an encrypted member
     ValueError,
     OverflowError,
@@ -90,14 +91,30 @@ class Stamp:
         return tuple(sorted(found))
 
     def to_text(self) -> str:
-        """Return it as the text that is stored."""
+        """Return it as the text that is stored.
+
+        Raises:
+            StampError: it is larger than what can be read.
+        """
+        if len(self.bundles) > STAMP_EXPORTS:
+            raise StampError(
+                f"the stamp: it would have {len(self.bundles)} exports, more than the {STAMP_EXPORTS} that can be "
+                "read; save the program with torch.export.save(), and keep the ledger"
+            )
         value = {
             "format": _FORMAT,
             "graph": self.graph,
             "torch": self.build,
             "exports": [bundle.to_json() for bundle in self.bundles],
         }
-        return _encode({**value, "digest": _digest_of(value)})
+        text = _encode({**value, "digest": _digest_of(value)})
+        try:
+            check_json_size(text)
+        except UnusableValue as error:
+            raise StampError(
+                f"the stamp: it would be {error}; save the program with torch.export.save(), and keep the ledger"
+            ) from None
+        return text
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Stamp:
@@ -124,6 +141,8 @@ class Stamp:
         exports, graph, build = value["exports"], value["graph"], value["torch"]
         if not isinstance(exports, list) or not exports or not isinstance(build, str):
             raise StampError("stamp: damaged: it has no export")
+        if len(exports) > STAMP_EXPORTS:
+            raise StampError(f"stamp: it has {len(exports)} exports; at most {STAMP_EXPORTS} can be read")
         if graph is not None and not isinstance(graph, str):
             raise StampError("stamp: damaged: invalid graph digest")
         return cls(tuple(map(ExportBundle.from_json, exports)), graph, build)
@@ -154,28 +173,55 @@ def read_stamp(file: File) -> Stamp:
         StampError: it is not a `.pt2`, or has no stamp or a damaged one.
         SchemaError: a newer version wrote the stamp.
     """
-    named = isinstance(file, (str, os.PathLike))
     name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "the file"
-    position = None if named else file.tell()  # type: ignore[union-attr]
     try:
-        text = _member(file, name)
+        text = _text_in(file, name)
     except OSError as error:
         raise StampError(f"{name}: cannot be read: {error.strerror or error}") from None
     except StampError:
         raise
     except _UNREADABLE as error:
         raise StampError(f"{name}: not a .pt2 file, or a damaged one: {error}"[:500]) from None
-    finally:
-        if position is not None:
-            file.seek(position)  # type: ignore[union-attr]
     try:
         return Stamp.from_text(text)
     except StampError as error:
         raise StampError(f"{name}: {error}") from None
 
 
-def _member(file: Any, name: str) -> bytes:
-    with zipfile.ZipFile(file) as archive:
+def _text_in(file: File, name: str) -> bytes:
+    """Return the member of an archive that has the stamp; keep the position of an open file."""
+    if isinstance(file, (str, os.PathLike)):
+        with Path(file).open("rb") as opened:
+            return _member(opened, name)
+    position = file.tell()
+    try:
+        return _member(file, name)
+    finally:
+        file.seek(position)
+
+
+class _BoundedFile:
+    """A binary file that refuses to be read in large pieces, such as a directory whose size is false.
+
+    Args:
+        file: the file, open to be read and seekable.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._read(ZIP_DIRECTORY + 1 if size < 0 else min(size, ZIP_DIRECTORY + 1))
+        if len(data) > ZIP_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory has more than {ZIP_DIRECTORY} bytes")
+        return data
+
+
+def _member(file: IO[bytes], name: str) -> bytes:
+    with zipfile.ZipFile(cast("IO[bytes]", _BoundedFile(file))) as archive:
         found = [info for info in archive.infolist() if _is_stamp(info.filename)]
         if not found:
             raise StampError(
@@ -187,15 +233,20 @@ def _member(file: Any, name: str) -> bytes:
         root, _, rest = found[0].filename.partition("/")
         if rest != MEMBER and root != archive.infolist()[0].filename.partition("/")[0]:
             raise StampError(f"{name}: its stamp is where torch does not read it; save it again")
-        # The size may be false, so no more than the limit is read below.
-        if found[0].file_size > MAX_STAMP:
+        if found[0].compress_type not in _METHODS:
             raise StampError(
-                f"{name}: its stamp has {found[0].file_size} bytes, over the limit of {MAX_STAMP}; save it again"
+                f"{name}: its stamp is neither stored nor deflated but compressed by method {found[0].compress_type}; "
+                "save it again"
+            )
+        # The size may be false, so no more than the limit is read below.
+        if found[0].file_size > JSON_BYTES:
+            raise StampError(
+                f"{name}: its stamp has {found[0].file_size} bytes, over the limit of {JSON_BYTES}; save it again"
             )
         with archive.open(found[0]) as member:
-            text = member.read(MAX_STAMP + 1)
-    if len(text) > MAX_STAMP:
-        raise StampError(f"{name}: its stamp is over the limit of {MAX_STAMP} bytes; save it again")
+            text = member.read(JSON_BYTES + 1)
+    if len(text) > JSON_BYTES:
+        raise StampError(f"{name}: its stamp is over the limit of {JSON_BYTES} bytes; save it again")
     return text
 
 

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hostile_trees
 import pytest
 from strategies import (
     new_table,
@@ -17,6 +19,7 @@ from strategies import (
 
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.log import git as git_questions
 from decomp_ledger.log import provenance
 from decomp_ledger.model.events import CallSite
 
@@ -41,6 +44,7 @@ def plain_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 def forget() -> None:
     """Clear the caches."""
     provenance._environments.clear()
+    git_questions._slow.clear()
     for cached in (
         provenance._person,
         provenance._shortened,
@@ -426,16 +430,53 @@ def test_events_are_recorded_without_an_answer_from_git(
     fake.write_text(f"#!/bin/sh\n{behaviour}\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(provenance, "_GIT_SECONDS", 0.1)
+    monkeypatch.setattr(git_questions, "_SECONDS", 0.1)
     monkeypatch.setattr(getpass, "getuser", lambda: "login")
     assert provenance.actor() == "login"
     assert "git_commit" not in provenance.environment()
 
 
-def test_git_runs_no_program_that_a_working_tree_names(tree: Path) -> None:
-    trap = tree / "trap.sh"
-    trap.write_text(f"#!/bin/sh\ntouch '{tree}/sprung'\n")
-    trap.chmod(0o755)
-    git(tree, "config", "core.fsmonitor", str(trap))
-    assert provenance.environment()["git_dirty"] is False
+@pytest.mark.parametrize("name", sorted(hostile_trees.HOSTILE))
+def test_git_runs_no_program_that_a_working_tree_names(name: str, tmp_path: Path) -> None:
+    wrong, _ = hostile_trees.ran_in(tmp_path, hostile_trees.HOSTILE[name])
+    assert wrong == ""
+
+
+@pytest.mark.parametrize("driver", ["plain", "a=b", "x.y", 'q"u', "\u00e9", "unspecified"])
+def test_dirtiness_is_unknown_only_where_a_filter_would_tell(tree: Path, driver: str) -> None:
+    git(tree, "config", f"filter.{driver}.clean", f"touch {tree}/sprung; cat")
+    git(tree, "config", f"filter.{driver}.required", "true")
+    (tree / "big.bin").write_text("pointer")
+    git(tree, "add", "big.bin")
+    git(tree, "commit", "--quiet", "-m", "second")
+    (tree / ".git" / "info" / "attributes").write_text(f"*.bin filter={driver}\n", encoding="utf-8")
+    assert git_questions.is_dirty(str(tree)) is False
+    (tree / "sprung").unlink(missing_ok=True)
+    (tree / "big.bin").write_text("content")
+    expected = True if '"' in driver else git_questions.FILTERED  # git ignores an attribute of that form
+    assert git_questions.is_dirty(str(tree)) in (expected, git_questions.FILTERED)
+    (tree / "lower.py").write_text("x = 2\n")
+    unclear = driver == "unspecified"  # git prints the same for a file without a filter
+    assert git_questions.is_dirty(str(tree)) == (git_questions.FILTERED if unclear else True)
     assert not (tree / "sprung").exists()
+
+
+def test_a_tree_of_another_owner_is_left_to_git(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert "git_commit" not in provenance.environment()
+
+
+def test_a_folder_that_made_git_slow_is_asked_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "fifo").unlink(missing_ok=True)
+    os.mkfifo(tree / "fifo")
+    git(tree, "config", "include.path", str(tree / "fifo"))
+    monkeypatch.setattr(git_questions, "_SECONDS", 0.2)
+    begun = time.monotonic()
+    assert provenance.actor() and "git_commit" not in provenance.environment()
+    assert time.monotonic() - begun < 2
+
+
+def test_a_tree_that_makes_git_print_too_much_is_not_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git_questions, "COMMAND_BYTES", 1000)
+    git(tree, "config", "filter.x.clean", "x" * 2000)
+    assert git_questions.is_dirty(str(tree)) == git_questions.SILENT

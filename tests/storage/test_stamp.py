@@ -15,9 +15,10 @@ from strategies import catalog_of, new_table
 
 from decomp_ledger import Ledger, LedgerError, SchemaError, StampError, catalogs, read_stamp
 from decomp_ledger.model.events import Exported, Popped, Set
+from decomp_ledger.model.limits import JSON_BYTES
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.transfer.export_bundle import ExportBundle, bare_catalog
-from decomp_ledger.transfer.stamp import MAX_STAMP, MEMBER, Stamp
+from decomp_ledger.transfer.stamp import MEMBER, Stamp
 
 REFERENCE = Decomposition("import", "mypkg", "f", "0" * 64)
 
@@ -83,12 +84,12 @@ def test_two_stamps_are_an_error(text: str) -> None:
 
 
 def test_a_bomb_is_not_unpacked() -> None:
-    bomb = archive((f"a/extra/{MEMBER}", b" " * (MAX_STAMP * 4)), compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(StampError, match="over the limit of 16777216"):
+    bomb = archive((f"a/extra/{MEMBER}", b" " * (JSON_BYTES * 4)), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(StampError, match="over the limit of 8388608"):
         read_stamp(bomb)
     # The same, with a small size in the directory and in the header.
     lying = bytearray(bomb.getvalue())
-    true, small = struct.pack("<I", MAX_STAMP * 4), struct.pack("<I", 1000)
+    true, small = struct.pack("<I", JSON_BYTES * 4), struct.pack("<I", 1000)
     assert lying.count(true) == 2
     with pytest.raises(StampError):
         read_stamp(io.BytesIO(bytes(lying).replace(true, small)))

@@ -453,7 +453,7 @@ def test_catalog_file_names_a_captured_catalog(tmp_path: Path) -> None:
         (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "edge"], "edge: not an export; give export:N"),
         (["drift", "torch:2.6.0"], "Missing argument 'B'"),
         (["drift", "torch:2.6.0", "catalog:/no/such/file"], "/no/such/file: cannot read the catalog"),
-        (["drift", "torch:2.6.0", f"catalog:{__file__}"], "not a catalog; make one with `catalog capture"),
+        (["drift", "torch:2.6.0", f"catalog:{__file__}"], "not a catalog: not JSON: Extra data: line 1"),
         (["drift", "edgy", "torch:2.6.0"], "has no table 'edgy'"),
         (["catalog", "show", "torch:2.6.0", "--op", "aten::no"], "aten::no: the catalog of torch:2.6.0 has no such op"),
         (["catalog", "capture", "--python", "/no/python"], "cannot capture the torch of /no/python"),

@@ -7,7 +7,7 @@ and `syntax` are imported, because this file is also a part of the standalone ca
 import functools
 import types
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from decomp_ledger.pytorch.fingerprint.syntax import find_source
@@ -15,8 +15,49 @@ from decomp_ledger.pytorch.fingerprint.syntax import find_source
 
 def wrapped_by(fn: Any) -> types.FunctionType | None:
     """Return the Python function that a callable wraps according to `functools.wraps`, or None."""
-    wrapped = getattr(fn, "__dict__", {}).get("__wrapped__")
-    return wrapped if isinstance(wrapped, types.FunctionType) and wrapped is not fn else None
+    wrapped = attributes_of(fn).get("__wrapped__")
+    return wrapped if is_a(wrapped, types.FunctionType) and wrapped is not fn else None
+
+
+def attributes_of(value: Any) -> Mapping[str, Any]:
+    """Return the attributes that an object itself has; run no code of its class.
+
+    `vars`, `getattr` and `isinstance` would run what the class defines: `__getattribute__`, or a property `__dict__`
+    or `__class__`.
+    """
+    if is_a(value, type):
+        return _dict_of_a_class(value)
+    for base in mro_of(type(value)):
+        if "__dict__" in _dict_of_a_class(base):
+            descriptor = _dict_of_a_class(base)["__dict__"]
+            if type(descriptor) not in (types.GetSetDescriptorType, types.MemberDescriptorType):
+                return {}
+            found = descriptor.__get__(value)
+            return found if type(found) is dict else {}
+    return {}
+
+
+# The descriptors of `type` and `partial` themselves, which no metaclass and no subclass replaces.
+_dict_of_a_class: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
+_module_of_a_class: Callable[[type], Any] = type.__dict__["__module__"].__get__
+mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+func_of: Callable[[Any], Any] = functools.partial.__dict__["func"].__get__
+
+
+def is_a(value: Any, kinds: "type | tuple[type, ...]") -> bool:
+    """Tell whether a value is an instance of classes, by its true type alone."""
+    return issubclass(type(value), kinds)
+
+
+def module_of_class(cls: type) -> str:
+    """Return the name of the module of a class; "" if the attribute is not text."""
+    return text_of(_module_of_a_class(cls))
+
+
+def text_of(value: Any) -> str:
+    """Return a text, or "" for any other value."""
+    return value if type(value) is str else ""
 
 
 def is_decorator_work(fn: types.FunctionType) -> bool:
@@ -74,19 +115,19 @@ def python_functions(fn: Any, cells: bool = True) -> Iterator[types.FunctionType
         if id(item) in seen or is_torch_operator(item):
             continue
         seen.add(id(item))
-        if isinstance(item, types.FunctionType):
+        if is_a(item, types.FunctionType):
             yield item
             if cells and not is_decorator_work(item):
                 waiting += [cell for cell in cell_values(item).values() if is_function(cell)]
-        elif isinstance(item, functools.partial):
-            waiting.append(item.func)
-        elif isinstance(item, types.MethodType):
+        elif is_a(item, functools.partial):
+            waiting.append(func_of(item))
+        elif is_a(item, types.MethodType):
             waiting.append(item.__func__)
-        elif isinstance(item, type):
-            members = (vars(base) for base in item.__mro__[:-1])
+        elif is_a(item, type):
+            members = (attributes_of(base) for base in mro_of(item)[:-1])
             waiting += [f for member in members for f in member.values() if is_function(f)]
         elif has_python_call(item):
-            waiting.append(type(item).__call__)
+            waiting.append(call_of(item))
         if (wrapped := wrapped_by(item)) is not None:
             waiting.append(wrapped)
 
@@ -109,7 +150,7 @@ def _named(fn: types.FunctionType) -> Iterator[Any]:
     names: Iterable[tuple[str, ...]] = found.names if found else zip(fn.__code__.co_names)
     for name in names:
         *modules, value = _resolve(name, fn)
-        if all(found and module.__name__ in found.imports for module in modules[1:]):
+        if all(found and text_of(attributes_of(module).get("__name__")) in found.imports for module in modules[1:]):
             yield value
 
 
@@ -117,14 +158,14 @@ def _resolve(name: tuple[str, ...], fn: types.FunctionType) -> list[Any]:
     """Return the modules that a dotted name in a function leads through, and last its value."""
     first, *rest = name
     path = [cell_values(fn).get(first, fn.__globals__.get(first))]
-    while rest and isinstance(path[-1], types.ModuleType):
-        path.append(vars(path[-1]).get(rest.pop(0)))
+    while rest and is_a(path[-1], types.ModuleType):
+        path.append(attributes_of(path[-1]).get(rest.pop(0)))
     return path
 
 
 def package_of(fn: types.FunctionType) -> str:
     """Return the top-level package that a function was written in, even if `wraps` changed its `__module__`."""
-    return top_package(str(fn.__globals__.get("__name__", "")))
+    return top_package(text_of(fn.__globals__.get("__name__")))
 
 
 def top_package(module: str) -> str:
@@ -145,14 +186,20 @@ def cell_values(fn: types.FunctionType) -> dict[str, Any]:
 
 def is_function(value: Any) -> bool:
     """Tell whether a value is a Python function, also if it is wrapped; a class is not."""
-    if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+    if is_a(value, (types.FunctionType, types.MethodType, functools.partial)):
         return True
-    return not isinstance(value, type) and wrapped_by(value) is not None
+    return not is_a(value, type) and wrapped_by(value) is not None
 
 
 def has_python_call(item: Any) -> bool:
     """Tell whether an object is called through a method written in Python."""
-    return isinstance(getattr(type(item), "__call__", None), types.FunctionType)  # noqa: B004
+    return is_a(call_of(item), types.FunctionType)
+
+
+def call_of(item: Any) -> Any:
+    """Return what the class of an object defines as `__call__`, or None."""
+    classes = (attributes_of(base) for base in mro_of(type(item)))
+    return next((members["__call__"] for members in classes if "__call__" in members), None)
 
 
 def is_torch_operator(value: Any) -> bool:
@@ -160,4 +207,4 @@ def is_torch_operator(value: Any) -> bool:
 
     Risk: the name of the module `torch._ops`. It is compared as text, because digests are made without torch too.
     """
-    return any(base.__module__ == "torch._ops" for base in type(value).__mro__)
+    return any(module_of_class(base) == "torch._ops" for base in mro_of(type(value)))

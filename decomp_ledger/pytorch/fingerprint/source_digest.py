@@ -19,14 +19,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from decomp_ledger.pytorch.fingerprint.functions import (
+    attributes_of,
     cell_values,
+    func_of,
     has_python_call,
     helpers,
+    is_a,
     is_decorator_work,
     is_function,
     is_torch_operator,
+    module_of_class,
+    mro_of,
     package_of,
     python_functions,
+    qualname_of,
+    text_of,
     top_package,
     wrapped_by,
 )
@@ -120,6 +127,18 @@ def source_text(fn: Any) -> str | None:
     return text.decode("utf-8", "ignore") or None
 
 
+_args_of: Callable[[Any], Any] = functools.partial.__dict__["args"].__get__
+_keywords_of: Callable[[Any], Any] = functools.partial.__dict__["keywords"].__get__
+
+
+def _unbound(member: Any) -> Any:
+    """Return the function of a static method, a class method or a method; any other member of a class itself."""
+    for kind in (staticmethod, classmethod, types.MethodType):
+        if is_a(member, kind):
+            return kind.__dict__["__func__"].__get__(member)
+    return member
+
+
 class _Description:
     """Describe values as nested lists of strings, which JSON renders in one way only.
 
@@ -132,15 +151,15 @@ class _Description:
 
     def callable(self, fn: Any) -> list[Any] | None:
         """Describe a callable; return None when no part of it is Python."""
-        if isinstance(fn, types.FunctionType):
+        if is_a(fn, types.FunctionType):
             return self._within(fn, self._function)
-        if isinstance(fn, functools.partial):
+        if is_a(fn, functools.partial):
             return self._within(fn, self._partial)
-        if isinstance(fn, types.MethodType):
+        if is_a(fn, types.MethodType):
             return self._within(fn, self._method)
         if (wrapped := wrapped_by(fn)) is not None:
             return ["wrapper", _type_name(fn), self.callable(wrapped)]
-        if isinstance(fn, type):
+        if is_a(fn, type):
             return self._within(fn, self._class)
         return self._within(fn, self._called_instance) if has_python_call(fn) else None
 
@@ -149,9 +168,9 @@ class _Description:
         plain = _plain(value)
         if plain is not None:
             return plain
-        if isinstance(value, (list, tuple, dict, set, frozenset)):
+        if is_a(value, (list, tuple, dict, set, frozenset)):
             return self._within(value, self._container)
-        if isinstance(value, type):
+        if is_a(value, type):
             return ["class", _qualified(value)]
         described = self.callable(value) if is_function(value) else None
         return described or ["object", _type_name(value)]
@@ -184,61 +203,65 @@ class _Description:
         return ["function", _text(fn), *self._defaults(fn), cells, self.callable(wrapped)]
 
     def _defaults(self, fn: types.FunctionType) -> list[Any]:
-        return [self.value(fn.__defaults__ or ()), self.value(fn.__kwdefaults__ or {})]
+        defaults, named = fn.__defaults__, fn.__kwdefaults__
+        return [self.value(() if defaults is None else defaults), self.value({} if named is None else named)]
 
     def _partial(self, fn: "functools.partial[Any]") -> list[Any]:
-        return ["partial", self.value(fn.func), self.value(fn.args), self.value(fn.keywords)]
+        return ["partial", self.value(func_of(fn)), self.value(_args_of(fn)), self.value(_keywords_of(fn))]
 
     def _method(self, fn: types.MethodType) -> list[Any]:
         owner = fn.__self__
-        described = self.callable(owner) if isinstance(owner, type) else self._instance(owner)
+        described = self.callable(owner) if is_a(owner, type) else self._instance(owner)
         return ["method", self.value(fn.__func__), described]
 
     def _class(self, cls: type) -> list[Any]:
-        own = [base for base in cls.__mro__ if top_package(base.__module__) == top_package(cls.__module__)]
-        foreign = [_qualified(base) for base in cls.__mro__ if base not in own]
+        package = top_package(module_of_class(cls))
+        own = [base for base in mro_of(cls) if top_package(module_of_class(base)) == package]
+        foreign = [_qualified(base) for base in mro_of(cls) if top_package(module_of_class(base)) != package]
         return ["class", foreign, [self._methods(base) for base in own]]
 
     def _methods(self, cls: type) -> list[Any]:
-        members = [(name, getattr(f, "__func__", f)) for name, f in sorted(vars(cls).items())]
-        return [[n, self.callable(f)] for n, f in members if isinstance(f, types.FunctionType)]
+        members = [(name, _unbound(f)) for name, f in sorted(attributes_of(cls).items(), key=lambda each: each[0])]
+        return [[n, self.callable(f)] for n, f in members if is_a(f, types.FunctionType)]
 
     def _called_instance(self, item: Any) -> list[Any]:
         return ["called", self._class(type(item)), self._instance(item)]
 
     def _instance(self, item: Any) -> list[Any]:
-        return ["instance", _type_name(item), self.value(dict(getattr(item, "__dict__", {})))]
+        return ["instance", _type_name(item), self.value(dict(attributes_of(item)))]
 
     def _container(self, items: Any) -> list[Any]:
-        kind = next(t for t in (list, tuple, dict, set, frozenset) if isinstance(items, t)).__name__
-        if len(items) > _MAX_ITEMS:
+        # The methods of the base, because those of a subclass may do anything.
+        base: Any = next(t for t in (list, tuple, dict, set, frozenset) if is_a(items, t))
+        kind = base.__name__
+        if base.__len__(items) > _MAX_ITEMS:
             return [kind, "long"]
-        if isinstance(items, dict):
-            pairs = [[self.value(key), self.value(item)] for key, item in items.items()]
+        if base is dict:
+            pairs = [[self.value(key), self.value(item)] for key, item in dict.items(items)]
             return [kind, *sorted(pairs, key=_json)]
-        described = [self.value(item) for item in items]
+        described = [self.value(item) for item in base.__iter__(items)]
         return [kind, *(described if kind in ("list", "tuple") else sorted(described, key=_json))]
 
 
 def _plain(value: Any) -> list[Any] | None:
     """Describe a value that has one obvious form, else return None."""
-    if value is None or value is Ellipsis or value is NotImplemented or isinstance(value, bool):
+    if value is None or value is Ellipsis or value is NotImplemented or is_a(value, bool):
         return ["constant", str(value)]
-    if isinstance(value, enum.Enum):
-        return ["enum", _type_name(value), value.name]
+    if is_a(value, enum.Enum):
+        return ["enum", _type_name(value), text_of(attributes_of(value).get("_name_"))]
     if type(value) is int:
         return ["int", hex(value)]
     if type(value) is float:
         return ["float", value.hex()]
     if type(value) is complex:
         return ["complex", value.real.hex(), value.imag.hex()]
-    if isinstance(value, str):
-        return ["str", str(value)]
-    if isinstance(value, (bytes, bytearray)):
-        return ["bytes", bytes(value).hex()]
-    if isinstance(value, types.ModuleType):
-        return ["module", value.__name__]
-    if isinstance(value, types.BuiltinFunctionType):
+    if is_a(value, str):
+        return ["str", str.__str__(value)]
+    if is_a(value, (bytes, bytearray)):
+        return ["bytes", (bytes if is_a(value, bytes) else bytearray).hex(value)]
+    if is_a(value, types.ModuleType):
+        return ["module", text_of(attributes_of(value).get("__name__"))]
+    if is_a(value, types.BuiltinFunctionType):
         return ["builtin", f"{value.__module__}.{value.__qualname__}"]
     if is_torch_operator(value) or _type_name(value).startswith("torch."):
         return _torch_value(value)
@@ -274,16 +297,14 @@ def _text(fn: types.FunctionType) -> list[Any]:
 
 def _code_description(code: types.CodeType) -> list[Any]:
     """Describe a function whose text cannot be read, with the version of Python, because byte code differs."""
-    constants = [
-        _code_description(c) if isinstance(c, types.CodeType) else _Description().value(c) for c in code.co_consts
-    ]
+    constants = [_code_description(c) if is_a(c, types.CodeType) else _Description().value(c) for c in code.co_consts]
     names = [code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return ["code", version, code.co_code.hex(), constants, [list(group) for group in names]]
 
 
 def _qualified(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{module_of_class(cls)}.{qualname_of(cls)}"
 
 
 def _type_name(value: Any) -> str:

@@ -12,6 +12,7 @@ import linecache
 import textwrap
 import types
 import weakref
+import zipimport
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -60,7 +61,9 @@ def find_source(fn: types.FunctionType) -> FunctionSource | None:
 def _look_up(fn: types.FunctionType) -> FunctionSource | None:
     code = fn.__code__
     linecache.checkcache(code.co_filename)
-    lines = linecache.getlines(code.co_filename, fn.__globals__)
+    # Other loaders are not asked, because a module may set any object as its own.
+    is_zipped = type(fn.__globals__.get("__loader__")) is zipimport.zipimporter
+    lines = linecache.getlines(code.co_filename, fn.__globals__ if is_zipped else None)
     file = _files.get(code.co_filename)
     if file is None or file.lines is not lines:  # linecache gives a new list for a changed file
         if not lines:

@@ -13,6 +13,7 @@ import click
 
 from torture import (
     answers,
+    bombs,
     concurrency,
     crash,
     damage,
@@ -24,6 +25,7 @@ from torture import (
     runaway,
     schema,
     signers,
+    strangers,
     tampering,
 )
 from torture.common import Row, Workspace
@@ -42,6 +44,8 @@ GROUPS = {
     "exits": exits.FAULTS,
     "signers": signers.FAULTS,
     "answers": answers.FAULTS,
+    "bombs": bombs.FAULTS,
+    "strangers": strangers.FAULTS,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
@@ -28,6 +28,7 @@ from decomp_ledger.errors import LedgerError, LedgerFileError, StampError, Unkno
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
+from decomp_ledger.integrity.problems import MAX_PROBLEMS, Problem
 from decomp_ledger.integrity.ssh_signatures import Signer, read_signers
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -38,6 +39,7 @@ from decomp_ledger.model.events import Event, Exported, Materialized
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
+from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
     ExportSpec,
@@ -434,7 +436,7 @@ def capture_catalog(
     """
     interpreter = sys.executable if python is None else python
     if not isinstance(interpreter, (str, os.PathLike)) or "\0" in os.fspath(interpreter):
-        raise UnusableValue(f"{python!r:.80}: not a path; give the path of a Python interpreter")
+        raise UnusableValue(f"{safe_repr(python)}: not a path; give the path of a Python interpreter")
     captured = Catalog.from_json(capture_with(os.fspath(interpreter)))
     if output is not None:
         try:
@@ -503,9 +505,12 @@ def verify(
     """Check a ledger against itself and against facts kept elsewhere; see :meth:`decomp_ledger.Ledger.verify`."""
     wanted = read_signers(signers) if isinstance(signers, (str, os.PathLike)) else signers
     kept = [each if isinstance(each, Checkpoint) else read_file(each) for each in checkpoints]
-    stamped = [anchor for path in against for anchor in _stamp_anchors(ledger, os.fspath(path))]
+    stamps = {os.fspath(path): read_stamp(path) for path in against}
+    stamped = [anchor for path, stamp in stamps.items() for anchor in _stamp_anchors(ledger, path, stamp)]
     known = Anchors(expect, (*anchors, *stamped), wanted, kept)
-    return integrity.verify(ledger.event_store, ledger.state, known, progress)
+    found = integrity.verify(ledger.event_store, ledger.state, known, progress)
+    others = [problem for path, stamp in stamps.items() for problem in _redacted_problems(ledger, path, stamp)]
+    return attrs.evolve(found, problems=(*found.problems, *others)[:MAX_PROBLEMS])
 
 
 def load_dump(
@@ -553,7 +558,7 @@ def name_of_op(op: object) -> str:
     if callable(given):
         given = given()
     if not isinstance(given, str):
-        raise UnusableValue(f"{op!r:.80}: not an op; give its name, or an OpOverload")
+        raise UnusableValue(f"{safe_repr(op)}: not an op; give its name, or an OpOverload")
     return op_names.normalize(given)
 
 
@@ -563,7 +568,7 @@ def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog |
     if isinstance(spec, (str, os.PathLike)):
         return parse_state_spec(os.fspath(spec))
     if not isinstance(spec, StateSpec):
-        raise UnusableValue(f"{spec!r:.80}: not a state spec; give text, such as 'edge@3' or 'export:7'")
+        raise UnusableValue(f"{safe_repr(spec)}: not a state spec; give text, such as 'edge@3' or 'export:7'")
     return spec
 
 
@@ -682,9 +687,21 @@ def _ops_of(export: Exported) -> frozenset[str]:
     return frozenset(export.ops_before.keys() | export.ops_after.keys() | export.fired.keys())
 
 
-def _stamp_anchors(ledger: LedgerLog, path: str) -> Sequence[tuple[int, str]]:
-    stamp = read_stamp(path)
+def _stamp_anchors(ledger: LedgerLog, path: str, stamp: Stamp) -> Sequence[tuple[int, str]]:
     try:
         return stamp.anchors(ledger.id)
     except StampError as error:
         raise StampError(f"{path}: {error}") from None
+
+
+def _redacted_problems(ledger: LedgerLog, path: str, stamp: Stamp) -> Iterator[Problem]:
+    """Compare the redacted exports of a stamp with the ledger, because their hashes do not cover what they show."""
+    for bundle in stamp.bundles:
+        if not bundle.redacted or bundle.ledger != ledger.id:
+            continue
+        try:
+            own = ExportBundle.from_log(ledger, ledger.export(bundle.event.seq)).redact()
+        except LedgerError:  # the anchors, or the checks of the ledger itself, name what is wrong
+            continue
+        if own != bundle and own.event.hash == bundle.event.hash:
+            yield Problem(bundle.event.seq, f"the redacted stamp of {path} does not show it as it is in the ledger")

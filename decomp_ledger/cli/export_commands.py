@@ -62,16 +62,23 @@ def print_stamp(name: str, stamp: Stamp) -> None:
     *earlier, last = (f"{bundle.name} of ledger {bundle.ledger[:8]}" for bundle in stamp.bundles)
     before = f", after {', '.join(earlier)}" if earlier else ""
     note(f"{name} was made by {last}{before}")
+    for number in stamp.gaps:
+        names = [bundle.name for bundle in stamp.bundles[max(number - 1, 0) : number + 1]]
+        moment = f"before {names[0]}" if number == 0 else f"between {' and '.join(names)}"
+        note(f"  what happened to the program {moment} is not known")
     if stamp.edited:
         note("  THE PROGRAM WAS CHANGED between its export and its saving")
+    if stamp.redacted:
+        note("  redacted: it has no reasons, actors and call sites; `verify --against` checks the rest with the ledger")
 
 
 def stamp_json(stamp: Stamp) -> dict[str, Json]:
     """Return a stamp as plain data, without the tables."""
     exported: list[Json] = [
-        {"ledger": bundle.ledger, "seq": bundle.event.seq, "hash": bundle.event.hash} for bundle in stamp.bundles
+        {"ledger": bundle.ledger, "seq": bundle.event.seq, "hash": bundle.event.hash, "redacted": bundle.redacted}
+        for bundle in stamp.bundles
     ]
-    return {"graph": stamp.graph, "edited": stamp.edited, "exports": exported}
+    return {"graph": stamp.graph, "edited": stamp.edited, "gaps": list[Json](stamp.gaps), "exports": exported}
 
 
 def print_export(bundle: ExportBundle) -> None:

@@ -69,15 +69,34 @@ def run(
     sys.modules["__main__"] = main
     try:
         exec(code, vars(main))
+        return
     except SystemExit:
         raise
-    except BaseException as error:
-        # Report an uncaught exception as Python does, without our own frame in the traceback.
-        trace = error.__traceback__
-        error.__traceback__ = None if trace is None else trace.tb_next
-        sys.excepthook(type(error), error, error.__traceback__)
-        end.interrupted = isinstance(error, KeyboardInterrupt)
-        sys.exit(1)
+    except BaseException as caught:
+        # Not error.__traceback__, because the class of the program's exception may do anything.
+        error, trace = caught, sys.exc_info()[2]
+    # Out of `except`, because Python calls the hook without a current exception.
+    end.interrupted = issubclass(type(error), KeyboardInterrupt)
+    _report(error, None if trace is None else trace.tb_next)
+    sys.exit(1)
+
+
+def _report(error: BaseException, trace: types.TracebackType | None) -> None:
+    """Report an uncaught exception as Python does; its traceback is given, without our own frame."""
+    BaseException.with_traceback(error, trace)
+    try:
+        sys.excepthook(type(error), error, trace)
+        return
+    except SystemExit:
+        raise
+    except BaseException as caught:  # the program's own hook failed; Python then reports both
+        failure, where = caught, sys.exc_info()[2]
+    where = None if where is None else where.tb_next
+    BaseException.with_traceback(failure, where)
+    click.echo("Error in sys.excepthook:", err=True)
+    sys.__excepthook__(type(failure), failure, where)
+    click.echo("\nOriginal exception was:", err=True)
+    sys.__excepthook__(type(error), error, trace)
 
 
 class _End:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, ContextDecorator
+from contextvars import ContextVar, Token
 from functools import cached_property
 from types import TracebackType
 from typing import TypeVar
 
 from decomp_ledger.errors import InvalidName, UnknownExport, VersionConflict
 from decomp_ledger.log import provenance
+from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
@@ -30,6 +31,25 @@ _Self = TypeVar("_Self", bound="LedgerLog")
 # The reasons of `because` blocks that are open in this context, outermost first: (key, reason). The key is Python's
 # id() of the LedgerLog, not `LedgerLog.id`.
 _reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
+
+
+class _Because(ContextDecorator, AbstractContextManager[None]):
+    """The block of `because`. Not a generator, because `contextlib` sets attributes of an exception that passes one."""
+
+    def __init__(self, ledger: int, reason: str) -> None:
+        self._reason = ledger, reason
+
+    def _recreate_cm(self) -> _Because:
+        return _Because(*self._reason)  # for each call of a function that it decorates
+
+    def __enter__(self) -> None:
+        self._token: Token[tuple[tuple[int, str], ...]] = _reasons.set((*_reasons.get(), self._reason))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with Passing(error, "because(): the reason stays until the context ends"):
+            _reasons.reset(self._token)
 
 
 @checked
@@ -77,7 +97,8 @@ class LedgerLog(History):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with Passing(error, f"{self.path}: the ledger could not be closed"):
+            self.close()
 
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""
@@ -222,18 +243,13 @@ class LedgerLog(History):
         """
         return provenance.origin(self.actor)
 
-    @contextmanager
-    def because(self, reason: str) -> Iterator[None]:
+    def because(self, reason: str) -> AbstractContextManager[None]:
         """Give every event in the block a reason; the reasons of nested blocks are joined, the outer first.
 
         Args:
             reason: why.
         """
-        token = _reasons.set((*_reasons.get(), (id(self), check_text(reason, "the reason"))))
-        try:
-            yield
-        finally:
-            _reasons.reset(token)
+        return _Because(id(self), check_text(reason, "the reason"))
 
     def _joined_reasons(self, reason: str | None) -> str | None:
         own = [text for ledger, text in _reasons.get() if ledger == id(self)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from decomp_ledger.errors import UnusableValue
+from decomp_ledger.model.safe_text import safe_repr
 
 __all__ = ["checked", "one_or_more", "shown"]
 
@@ -75,10 +76,7 @@ def one_or_more(value: Any) -> tuple[Any, ...]:
 
 def shown(value: object) -> str:
     """Return a value for a message: short, and in one line."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # of a class that is not ours
-        text = f"a {type(value).__name__}"
+    text = " ".join(safe_repr(value, 400).split())
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 

@@ -21,6 +21,7 @@ from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedM
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.materialize import own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
+from decomp_ledger.model.safe_text import class_name, safe_repr
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, origin_of, own_decompositions
 from decomp_ledger.pytorch.dispatcher import Defaults, resolve
@@ -67,7 +68,7 @@ def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
         UnusableValue: it is not callable.
     """
     if not callable(fn):
-        raise UnusableValue(f"{op}: its decomposition must be callable, not {type(fn).__name__} {shown(fn)}")
+        raise UnusableValue(f"{op}: its decomposition must be callable, not {class_name(fn)} {shown(fn)}")
     origin = _torch_origin(op, fn)
     if origin is not None:
         return Decomposition(origin, build=build()["git"])
@@ -210,8 +211,9 @@ def _imported(op: str, wanted: Decomposition, trust: Sequence[str]) -> Any:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module does when it is imported
+            why = safe_repr(error, 200)
             raise NotImportable(
-                f"{op}: its decomposition is {module}.{qualname}, and {module!r} cannot be imported: {error!r:.200}"
+                f"{op}: its decomposition is {module}.{qualname}, and {module!r} cannot be imported: {why}"
             ) from error
     fn = _look_up(module, qualname)
     if fn is None:

@@ -22,6 +22,7 @@ from decomp_ledger.errors import UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.safe_text import class_name
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -54,7 +55,7 @@ def op_names_of(key: object) -> list[str]:
     if isinstance(key, (OpOverload, HigherOrderOperator)):
         return [key.name()]
     raise UnusableValue(
-        f"{type(key).__name__} {shown(key)}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
+        f"{class_name(key)} {shown(key)}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
         "a higher-order operator, or a name ('aten::linear')"
     )
 

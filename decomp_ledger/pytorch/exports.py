@@ -13,17 +13,18 @@ from typing import Any
 
 from decomp_ledger.errors import LedgerError, RecordingWarning
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.materialize import Snapshot
-from decomp_ledger.pytorch import active, graph_digest, internals, pt2
+from decomp_ledger.model.safe_text import describe, safe_repr
+from decomp_ledger.pytorch import active, graph_digest, internals
 from decomp_ledger.pytorch.dispatcher import dispatcher
+from decomp_ledger.pytorch.program_history import forget, history, remember
 from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["run"]
-
-_MAX_MESSAGE = 2000
 
 
 def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -77,17 +78,24 @@ class _Export:
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        before = _summary(program)
+        before, earlier = _summary(program), history(program)
         started = time.perf_counter()
         try:
             counted = {op: self.counted(op, fn) for op, fn in table.items()}
             result = original(program, counted, *args, **kwargs)
         except BaseException as error:
-            self.record(self.body(before, None, started, error))
+            with Passing(error, f"{self.name}: a failed export with it could not be recorded"):
+                self.record(self.body(before, None, started, error))
             raise
-        body = self.body(before, result, started, None)
-        self.record(body, program, result)
+        event = self.record(self.body(before, result, started, None))
+        if event is not None:
+            self.remember(event, earlier, result)
         return result
+
+    @property
+    def name(self) -> str:
+        """The table's version, as errors name it."""
+        return f"{self.log.name}@{self.version}"
 
     def counted(self, op: Any, fn: Any) -> Any:
         """Return a decomposition, wrapped to count how often it is traced; another value as it is."""
@@ -118,34 +126,37 @@ class _Export:
             ops_after=after[1],
             fired=dict(sorted(self.fired.items())),
             milliseconds=milliseconds,
-            error=None if error is None else (type(error).__name__, _storable(str(error))),
+            error=None if error is None else describe(error),
             stale=self.stale,
         )
 
-    def record(self, body: Exported, program: Any = None, result: Any = None) -> None:
-        """Append the event, and remember for the new program which exports led to it."""
+    def record(self, body: Exported) -> Event | None:
+        """Append the event; return None if it is not recorded."""
         try:
-            event = self.log.exported(body, self.version)
+            return self.log.exported(body, self.version)
         except LedgerError as failure:
             # A failed record must cost neither the finished export nor the error of a failed one.
-            message = f"{self.log.name}@{self.version}: an export with it could not be recorded: {failure}"
+            message = f"{self.name}: an export with it could not be recorded: {failure}"
             warnings.warn(message, RecordingWarning, stacklevel=2)
-            return
+            return None
+
+    def remember(self, event: Event, earlier: tuple[ExportBundle, ...], result: Any) -> None:
+        """Remember for the new program which exports led to it."""
         ledger = self.log.ledger
-        if result is None or event is None or ledger is None:
+        if ledger is None:
             return
         try:
-            earlier = pt2.history(program, body.before)
-            pt2.remember(result, (*earlier, self.bundle(event, body, ledger)), body.after)
+            remember(result, (*earlier, self.bundle(event, ledger)))
         except Exception as failure:  # likewise
-            message = f"export:{event.seq}: its program will have no stamp when it is saved: {failure!r}"
+            forget(result)  # torch copied the history of the program before
+            message = f"export:{event.seq}: its program will have no stamp when it is saved: {safe_repr(failure, 300)}"
             warnings.warn(message, RecordingWarning, stacklevel=2)
 
-    def bundle(self, event: Event, body: Exported, ledger: LedgerLog) -> ExportBundle:
+    def bundle(self, event: Event, ledger: LedgerLog) -> ExportBundle:
         """Return what a stamp holds of the export; made now, because the ledger may be closed before the save."""
         catalog = dispatcher.current().catalog
-        if catalog.digest != body.catalog:  # a library came while torch traced
-            catalog = ledger.catalog(body.catalog)
+        if catalog.digest != self.snapshot.catalog.digest:  # a library came while torch traced
+            catalog = ledger.catalog(self.snapshot.catalog.digest)
         return ExportBundle.from_log(ledger, event, catalog)
 
 
@@ -155,7 +166,3 @@ def _summary(program: Any) -> tuple[str | None, dict[str, int]]:
         return graph_digest.graph_digest(program), graph_digest.op_histogram(program)
     except Exception:
         return None, {}
-
-
-def _storable(text: str) -> str:
-    return text[:_MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()

@@ -1,11 +1,11 @@
-"""Patch torch in three places while a recording or a named table needs it.
+"""Patch torch in a few places while a recording or a named table needs it.
 
 The end of the last recording puts torch back as it was. After `Ledger.table` the patches stay until the process ends,
 because a named table may be used at any time; without a recording, they pass all other tables and exports through.
 
 `CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
 name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
-stamps.
+stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself drops it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from decomp_ledger.pytorch import active
+from decomp_ledger.pytorch import active, program_history
 from decomp_ledger.storage import fork_safety
 
 __all__ = ["install", "uninstall"]
@@ -149,12 +149,60 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
 
         return exports.run(original, self, decomp_table, *args, **kwargs)
 
-    cls.run_decompositions = run_decompositions
+    return _replace(cls, {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)})
+
+
+def _patch_pass_base(module: ModuleType) -> Callable[[], None] | None:
+    """Let the graph module that a pass makes keep the history of its program; torch gives it an empty `meta`.
+
+    Risk: `torch.fx.passes.infra.pass_base.PassBase.__call__` takes a graph module, and returns a `PassResult` or None.
+    """
+    cls = getattr(module, "PassBase", None)
+    return None if cls is None else _replace(cls, _following(cls, "__call__", _graph_module))
+
+
+def _itself(program: Any, *args: Any, **kwargs: Any) -> Any:
+    return program
+
+
+def _graph_module(of_pass: Any, graph_module: Any, *args: Any, **kwargs: Any) -> Any:
+    return graph_module
+
+
+def _following(cls: type[Any], name: str, source: Callable[..., Any]) -> dict[str, Any]:
+    """Return a method whose result keeps the history of what it is made from.
+
+    Risk: `ExportedProgram._update` is private; without it, none is returned.
+
+    Args:
+        cls: the class that has the method.
+        name: its name.
+        source: returns what the result is made from, called as the method is.
+    """
+    original = vars(cls).get(name)
+    if original is None:
+        return {}
+
+    @functools.wraps(original)
+    def following(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        program_history.follow(source(self, *args, **kwargs), result)
+        return result
+
+    return {name: following}
+
+
+def _replace(owner: Any, functions: dict[str, Any]) -> Callable[[], None]:
+    """Replace functions of a class or a module; return what puts its own back."""
+    originals = {name: getattr(owner, name) for name in functions}
+    for name, function in functions.items():
+        setattr(owner, name, function)
 
     def undo() -> None:
-        # Only if it is still ours, because another tool may have patched it since and calls ours.
-        if vars(cls).get("run_decompositions") is run_decompositions:
-            cls.run_decompositions = original
+        for name, function in functions.items():
+            # Only if it is still ours, because another tool may have patched it since and calls ours.
+            if vars(owner).get(name) is function:
+                setattr(owner, name, originals[name])
 
     return undo
 
@@ -187,21 +235,14 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
             return original_load(f, **kwargs)
         return pt2.load_stamped(original_load, f, kwargs)
 
-    patched = {"save": save, "load": load}
-    vars(module).update(patched)
-
-    def undo() -> None:
-        for name, function in patched.items():
-            if vars(module).get(name) is function:
-                setattr(module, name, originals[name])
-
-    return undo
+    return _replace(module, {"save": save, "load": load})
 
 
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
     "torch.export": _patch_export,
+    "torch.fx.passes.infra.pass_base": _patch_pass_base,
 }
 
 

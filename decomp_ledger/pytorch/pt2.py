@@ -1,12 +1,10 @@
-"""Keep with each program which exports led to it, in this process and as a stamp in its `.pt2`."""
+"""Save and load a program with its stamp: which recorded exports led to it."""
 
 from __future__ import annotations
 
 import os
 import warnings
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,72 +12,53 @@ from torch.export import ExportedProgram
 
 from decomp_ledger.errors import LedgerError, StampError, StampWarning, UnusableValue
 from decomp_ledger.log import provenance
+from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import graph_digest
 from decomp_ledger.pytorch.capture import build
+from decomp_ledger.pytorch.program_history import history, remember
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import MEMBER, File, Stamp, merge, read_stamp
 
-__all__ = ["history", "load", "load_stamped", "remember", "save", "save_stamped"]
-
-_histories: weakref.WeakKeyDictionary[ExportedProgram, tuple[ExportBundle, ...]] = weakref.WeakKeyDictionary()
-# Passes return a program as another object; while the graph is the same, so is the history.
-_by_graph: OrderedDict[str, tuple[ExportBundle, ...]] = OrderedDict()
-_MAX_BY_GRAPH = 32
+__all__ = ["load", "load_stamped", "save", "save_stamped"]
 
 
-def remember(program: ExportedProgram, bundles: Iterable[ExportBundle], digest: str | None) -> None:
-    """Remember which exports led to a program.
+class _Made(str):
+    """The text of a stamp that `save` made; the patched `torch.export.save` of a recording keeps it as it is."""
 
-    Args:
-        program: the program.
-        bundles: the exports, in their order.
-        digest: its graph digest, or None.
-    """
-    found = _histories[program] = tuple(bundles)
-    if digest is not None:
-        _by_graph[digest] = found
-        _by_graph.move_to_end(digest)
-        while len(_by_graph) > _MAX_BY_GRAPH:
-            _by_graph.popitem(last=False)
+    __slots__ = ()
 
 
-def history(program: ExportedProgram, digest: str | None = None) -> tuple[ExportBundle, ...]:
-    """Return the recorded exports that led to a program, in their order.
-
-    Args:
-        program: the program.
-        digest: its graph digest, if the caller has it.
-    """
-    known = _histories.get(program)
-    if known is None and _by_graph:
-        known = _by_graph.get(str(digest or _digest(program)))
-    return known or ()
-
-
-def save(program: ExportedProgram, f: File, **kwargs: Any) -> None:
+def save(program: ExportedProgram, f: File, *, capture: str | None = None, **kwargs: Any) -> None:
     """Save a program as `torch.export.save` does, with a stamp of how it was made.
 
-    The stamp holds the recorded exports that led to the program, with their tables: who kept which op, where and why,
-    and the environment of the process (`DECOMP_LEDGER_CAPTURE=minimal` leaves out host, user and paths).
-    :func:`decomp_ledger.read_stamp` reads it, and `load` and `save` keep it.
+    The stamp holds the recorded exports that are known to have led to the program, with their tables: who kept which
+    op, where and why, and the environment of the process. The history goes with the program object, and with what torch
+    makes of it: copies, transformed and lowered programs, `module()`. A pickled program has none.
+    :func:`decomp_ledger.read_stamp` reads the stamp, and `load` and `save` keep it.
 
     Args:
         program: what `run_decompositions` returned, in this process or before it was saved and loaded.
         f: a path, or a binary file.
+        capture: "minimal" leaves reasons, actors, call sites, host, git commit and CI run out of the stamp; "full" does
+            not. By default "minimal" with `DECOMP_LEDGER_CAPTURE=minimal`, which also holds for `torch.export.save`
+            within a recording.
         **kwargs: for `torch.export.save`; its `extra_files` are saved too.
 
     Raises:
-        StampError: no recorded export led to the program; nothing is written.
-        UnusableValue: it is not an ExportedProgram.
+        StampError: no recorded export is known to have led to the program; nothing is written.
+        UnusableValue: it is not an ExportedProgram, or `capture` is another word.
     """
+    if capture not in (None, "full", "minimal"):
+        raise UnusableValue(f"capture={safe_repr(capture)}: unknown value; give 'full' or 'minimal'")
     if not isinstance(program, ExportedProgram):
         raise UnusableValue(f"{type(program).__name__}: it cannot be saved; give an ExportedProgram")
     if not (history(program) or _given(kwargs)):
         raise StampError(
-            "the program: no recorded export led to it, so there is nothing to stamp it with; lower it with a table of "
-            "a ledger or within record(), or save it with torch.export.save()"
+            "the program: no recorded export is known to have led to it, so there is nothing to stamp it with; lower "
+            "it with a table of a ledger or within record(), or save it with torch.export.save()"
         )
-    torch.export.save(program, f, **_with_stamp(program, kwargs))
+    minimal = provenance.is_minimal() if capture is None else capture == "minimal"
+    torch.export.save(program, f, **_with_stamp(program, kwargs, minimal))
 
 
 def load(f: File, **kwargs: Any) -> ExportedProgram:
@@ -104,21 +83,26 @@ def load(f: File, **kwargs: Any) -> ExportedProgram:
 def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: dict[str, Any]) -> None:
     """Call `torch.export.save` with its arguments, and with a stamp if one can be made."""
     try:
-        kwargs = _with_stamp(program, kwargs)
+        if not isinstance((kwargs.get("extra_files") or {}).get(MEMBER), _Made):
+            kwargs = _with_stamp(program, kwargs, provenance.is_minimal())
     except Exception as error:  # whatever goes wrong, the program is saved
         warnings.warn(
-            f"the program is saved without a stamp: {error!r}", StampWarning, stacklevel=provenance.stack_level()
+            f"the program is saved without a stamp: {safe_repr(error, 300)}",
+            StampWarning,
+            stacklevel=provenance.stack_level(),
         )
     original(program, f, **kwargs)
 
 
-def _with_stamp(program: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str, Any]:
     given = _given(kwargs)
     bundles = merge(given, history(program)) if isinstance(program, ExportedProgram) else ()
     extra = dict(kwargs.get("extra_files") or {})
     extra.pop(MEMBER, None)
     if bundles:
-        extra[MEMBER] = Stamp(bundles, _digest(program), build()["git"]).to_text()
+        if minimal:
+            bundles = tuple(bundle.redact() for bundle in bundles)
+        extra[MEMBER] = _Made(Stamp(bundles, _digest(program), build()["git"]).to_text())
     return {**kwargs, "extra_files": extra} if extra else kwargs
 
 
@@ -159,7 +143,7 @@ def _adopt(program: ExportedProgram, stamp: Stamp, f: Any) -> None:
             StampWarning,
             stacklevel=provenance.stack_level(),
         )
-    remember(program, stamp.bundles, digest)
+    remember(program, stamp.bundles)
 
 
 def _digest(program: ExportedProgram) -> str | None:

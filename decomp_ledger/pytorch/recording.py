@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from decomp_ledger.errors import LedgerError, LedgerFileError, RecordingWarning, SchemaError, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import Updated
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import TableState
+from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, patches
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.event_store import utc_now
@@ -85,6 +87,10 @@ class Recording(Handle):
     ) -> None:
         if not active.is_entered(self):
             return  # it was left before
+        with Passing(error, f"recording {self.name!r}: it could not be left as it should"):
+            self._leave()
+
+    def _leave(self) -> None:
         active.leave(self)
         patches.uninstall(self)
         # Its tables stay usable, unrecorded.
@@ -136,12 +142,13 @@ class Recording(Handle):
         Raises:
             Exception: the error, with `on_error="raise"`.
         """
-        if isinstance(error, (LedgerFileError, SchemaError)):
+        # Not isinstance, because the error may be the program's own, whose `__class__` may do anything.
+        if issubclass(type(error), (LedgerFileError, SchemaError)):
             self.failed(error)
         elif self._on_error == "raise":
             raise error
         else:
-            _warn(f"recording {self.name!r}: an export was not recorded: {error!r}")
+            _warn(f"recording {self.name!r}: an export was not recorded: {safe_repr(error, 300)}")
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a plain dict that is about to be used, as its differences from torch's default table.

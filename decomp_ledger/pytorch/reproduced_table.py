@@ -20,6 +20,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.events import OVERRIDE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
+from decomp_ledger.model.safe_text import describe, safe_repr
 from decomp_ledger.pytorch import decompositions, graph_digest, internals
 from decomp_ledger.pytorch.dispatcher import Defaults, is_loaded, op_names_of
 from decomp_ledger.pytorch.table import DecompTable
@@ -212,7 +213,7 @@ def import_trusted(modules: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever it does when it is imported
-            raise NotImportable(f"module {name}: it cannot be imported: {error!r:.300}") from error
+            raise NotImportable(f"module {name}: it cannot be imported: {safe_repr(error, 300)}") from error
 
 
 def load_program(path: str) -> Any:
@@ -224,5 +225,5 @@ def load_program(path: str) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LedgerError(f"{path}: torch {torch.__version__} cannot load it: {text:.400}") from error
+        problem = " ".join(": ".join(describe(error)).split())
+        raise LedgerError(f"{path}: torch {torch.__version__} cannot load it: {problem:.400}") from error

@@ -34,6 +34,13 @@ _EVENT = {*_TEXTS, *_NUMBERS, "reason", "body", "call_site"}
 _CALL_SITE = {"file", "line", "function"}
 _BUNDLE = {"ledger", "event", "environment", "base", "rule_events", "decompositions", "catalog"}
 
+# What a redacted bundle keeps of its environment.
+_PUBLIC = ("torch", "torch_git", "torch_accelerator", "python", "platform")
+# What its events lack.
+_PRIVATE = ("actor", "reason", "call_site")
+# Their actor, when they are read.
+REDACTED = "(redacted)"
+
 
 @attrs.define(frozen=True, slots=False)
 class ExportBundle:
@@ -47,6 +54,8 @@ class ExportBundle:
         rule_events: for each op that the table ever changed, the last event that did, by seq.
         decompositions: digest -> decomposition, of those that the rules name.
         catalog: what torch offered.
+        redacted: whether the actors, reasons and call sites of its events, and what tells the machine in its
+            environment, were left out. The hashes of the events cover these, so only the ledger can check them.
     """
 
     ledger: str
@@ -56,6 +65,7 @@ class ExportBundle:
     rule_events: tuple[Event, ...] = attrs.field(repr=False)
     decompositions: Mapping[str, Decomposition] = attrs.field(repr=False)
     catalog: Catalog = attrs.field(repr=False)
+    redacted: bool = False
 
     @classmethod
     def from_log(cls, ledger: LedgerLog, event: Event, catalog: Catalog | None = None) -> ExportBundle:
@@ -78,6 +88,14 @@ class ExportBundle:
             _by_seq(each for _, each in last.values()),
             {decomposition.identity(): decomposition for decomposition in decompositions},
             ledger.catalog(body.catalog) if catalog is None else catalog,
+        )
+
+    def redact(self) -> ExportBundle:
+        """Return it without actors, reasons, call sites, and all of the environment but Python, platform and torch."""
+        environment = {name: value for name, value in self.environment.items() if name in _PUBLIC}
+        events = [_redact(event, digest_of(environment)) for event in (self.event, *self.rule_events)]
+        return attrs.evolve(
+            self, event=events[0], rule_events=tuple(events[1:]), environment=environment, redacted=True
         )
 
     @property
@@ -118,12 +136,14 @@ class ExportBundle:
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
         decompositions: dict[str, Json] = {digest: each.to_json() for digest, each in self.decompositions.items()}
+        to_json = _redacted_to_json if self.redacted else _event_to_json
         return {
+            **({"redacted": True} if self.redacted else {}),
             "ledger": self.ledger,
-            "event": _event_to_json(self.event),
+            "event": to_json(self.event),
             "environment": dict(self.environment),
             "base": self.base,
-            "rule_events": [_event_to_json(event) for event in self.rule_events],
+            "rule_events": [to_json(event) for event in self.rule_events],
             "decompositions": decompositions,
             "catalog": _catalog_to_json(self.catalog),
         }
@@ -149,10 +169,13 @@ class ExportBundle:
 
     @classmethod
     def _read(cls, value: dict[str, Any]) -> ExportBundle:
-        _check_keys(value, _BUNDLE)
+        redacted = "redacted" in value
+        _check_keys(value, _BUNDLE | {"redacted"} if redacted else _BUNDLE)
         environment, base = value["environment"], as_string(value["base"])
-        event = _event_from_json(value["event"])
-        rule_events = tuple(map(_event_from_json, value["rule_events"]))
+        _check(not redacted or value["redacted"] is True, "the mark `redacted`")
+        read_event = _redacted_from_json if redacted else _event_from_json
+        event = read_event(value["event"])
+        rule_events = tuple(map(read_event, value["rule_events"]))
         decompositions = {digest: Decomposition.from_json(each) for digest, each in value["decompositions"].items()}
         if not isinstance(event.body, Exported) or base not in BASES:
             raise StampError("stamp: damaged: it has no export")
@@ -161,7 +184,8 @@ class ExportBundle:
         _check(all(one.seq < other.seq for one, other in pairwise([*rule_events, event])), "the order of its events")
         catalog = _catalog_from_json(value["catalog"])
         _check(catalog.digest == event.body.catalog, "its catalog")
-        found = cls(as_string(value["ledger"]), event, environment, base, rule_events, decompositions, catalog)
+        ledger = as_string(value["ledger"])
+        found = cls(ledger, event, environment, base, rule_events, decompositions, catalog, redacted)
         _check(found.snapshot.digest == event.body.snapshot, "its table")
         _check(found._has_only_what_it_needs(), "a rule of its table")
         return found
@@ -205,16 +229,47 @@ def _event_to_json(event: Event) -> dict[str, Json]:
 def _event_from_json(value: dict[str, Any]) -> Event:
     """Read an event, and check its hash."""
     _check_keys(value, _EVENT)
-    fields: dict[str, Any] = {name: as_string(value[name]) for name in _TEXTS}
-    fields |= {name: as_integer(value[name]) for name in _NUMBERS}
-    fields["reason"] = None if value["reason"] is None else as_string(value["reason"])
+    fields = _read_fields(value)
     covered = {name: field for name, field in fields.items() if name not in ("prev_hash", "hash")}
     covered |= {"body": value["body"], "call_site": value["call_site"]}
     own_hash = event_hash(bytes.fromhex(fields["prev_hash"]), covered)
     _check(own_hash.hex() == fields["hash"], f"event {fields['seq']}")
+    return _event_of(fields, value)
+
+
+def _read_fields(value: dict[str, Any]) -> dict[str, Any]:
+    """Read the fields of an event, without its body and its call site."""
+    fields: dict[str, Any] = {name: as_string(value[name]) for name in _TEXTS}
+    fields |= {name: as_integer(value[name]) for name in _NUMBERS}
+    fields["reason"] = None if value["reason"] is None else as_string(value["reason"])
+    return fields
+
+
+def _event_of(fields: dict[str, Any], value: dict[str, Any]) -> Event:
     schema, body = fields.pop("schema"), canonical_json(value["body"])
     site = _call_site_from_json(value["call_site"])
     return Event(**fields, call_site=site, body=decode_body(fields["kind"], schema, body), written=(schema, body))
+
+
+def _redact(event: Event, environment: str) -> Event:
+    """Return an event without its actor, reason, call site and machine; its hash stays that of the whole event."""
+    return attrs.evolve(event, actor=REDACTED, reason=None, call_site=None, environment=environment)
+
+
+def _redacted_to_json(event: Event) -> dict[str, Json]:
+    """Return a redacted event as plain data, with a digest of that instead of everything that its hash covers."""
+    value = {name: field for name, field in _event_to_json(event).items() if name not in _PRIVATE}
+    return {**value, "digest": digest_of(value)}
+
+
+def _redacted_from_json(value: dict[str, Any]) -> Event:
+    """Read a redacted event, and check its digest. Its hash can be checked only against the ledger."""
+    _check_keys(value, (_EVENT - {*_PRIVATE}) | {"digest"})
+    rest = {name: field for name, field in value.items() if name != "digest"}
+    _check(digest_of(rest) == value["digest"], f"event {rest['seq']}")
+    _check(len(bytes.fromhex(as_string(rest["hash"]))) == 32, f"event {rest['seq']}")
+    whole = {**rest, "actor": REDACTED, "reason": None, "call_site": None}
+    return _event_of(_read_fields(whole), whole)
 
 
 def _call_site_from_json(value: Any) -> CallSite | None:

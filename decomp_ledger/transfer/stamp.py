@@ -70,6 +70,24 @@ class Stamp:
         """Whether the program was changed after its export and before it was saved."""
         return self.graph != self.last.body.after
 
+    @property
+    def redacted(self) -> bool:
+        """Whether reasons, actors, call sites or environments were left out of any of its exports."""
+        return any(bundle.redacted for bundle in self.bundles)
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """The numbers, from 0, of the exports that lowered another program than the export before them gave.
+
+        What happened to the program in between is not known. The first export is always one of them.
+        """
+        results = (None, *(bundle.body.after for bundle in self.bundles))
+        return tuple(
+            number
+            for number, (bundle, result) in enumerate(zip(self.bundles, results, strict=False))
+            if result is None or bundle.body.before != result
+        )
+
     def anchors(self, ledger: str) -> tuple[tuple[int, str], ...]:
         """Return (seq, hash in hex) of each of its events that a ledger must have: anchors for `Ledger.verify`.
 

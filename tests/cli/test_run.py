@@ -31,6 +31,10 @@ ENDINGS = {
     "exception with notes": "e = ValueError('a')\ne.add_note('b') if hasattr(e, 'add_note') else None\nraise e",
     "syntax error": "print('a')\nif True print('b')",
     "own hook": "import sys\nsys.excepthook = lambda *a: print('hook', a[0].__name__, a[2].tb_lineno)\n1 / 0",
+    "own hook that fails": "import sys\ndef hook(*a):\n    print(sys.exc_info())\n    {}['a']\n"
+    "sys.excepthook = hook\n1 / 0",
+    "own hook that exits": "import sys\nsys.excepthook = lambda *a: sys.exit(9)\n1 / 0",
+    "exception without text": "class Odd(Exception):\n    def __str__(self): raise Odd\n\nraise Odd",
     "interrupted": "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(5)",
     "killed": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
     "at exit": "import atexit\natexit.register(print, 'last words')\nprint('first words')",
@@ -66,6 +70,19 @@ def start(command: list[str], folder: Path, **options: object) -> list[object]:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_script_ends_as_under_python(ending: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(ENDINGS[ending], encoding="latin-1")
+    python, ours = both(["script.py"], tmp_path)
+    assert python == ours
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_odd_exception_ends_a_script_as_under_python(seed: int, tmp_path: Path) -> None:
+    lines = (
+        "import random, sys",
+        f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'support')!r})",
+        "from odd_exceptions import odd_exception",
+        f"raise odd_exception(random.Random({seed}))",
+    )
+    (tmp_path / "script.py").write_text("\n".join(lines), encoding="utf-8")
     python, ours = both(["script.py"], tmp_path)
     assert python == ours
 

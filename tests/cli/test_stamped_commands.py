@@ -158,6 +158,18 @@ def test_an_edited_program_is_noticed(folder: Path, tmp_path: Path) -> None:
         dl.load(tmp_path / "forged.pt2")
 
 
+def test_a_minimal_stamp_is_shown_as_redacted_and_checked_against_the_ledger(folder: Path, tmp_path: Path) -> None:
+    file = str(tmp_path / "minimal.pt2")
+    dl.save(dl.load(folder / "one.pt2"), file, capture="minimal")
+    assert b"a kernel" not in Path(file).read_bytes()
+    text = run(folder, "show", file).stdout
+    assert "by (redacted), " in text and "redacted: it has no reasons" in text and "a kernel" not in text
+    assert f"before {read_stamp(file).last.name} is not known" in text
+    stamp = json.loads(run(folder, "show", file, "--json").stdout)["stamp"]
+    assert stamp["exports"][0]["redacted"] is True and stamp["gaps"] == [0]
+    assert run(folder, "verify", "--against", file).returncode == 0
+
+
 @pytest.mark.parametrize("edit", [cut, forge])
 def test_a_stamp_shows_what_the_chain_alone_cannot(folder: Path, tmp_path: Path, edit: Any) -> None:
     export = read_stamp(folder / "two.pt2").last.event

@@ -16,11 +16,13 @@ import decomp_ledger
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.log import provenance
 from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.events import (
     OVERRIDE,
     PRESERVE,
     RESET,
+    CallSite,
     Change,
     Created,
     Event,
@@ -214,3 +216,35 @@ def public_folder() -> Iterator[Path]:
             yield folder
         finally:
             folder.chmod(0o755)
+
+
+# What a minimal stamp may not hold.
+
+private_texts = st.from_regex(r"private[a-z0-9]{8}[ \"\\\u00e9\U0001f512]{0,3}", fullmatch=True)
+
+
+def private_export(path: Path, reason: str, actor: str, host: str, ci_run: str, folder: str) -> int:
+    """Make a ledger with one export, whose events have these private facts; return the export's number."""
+    site = CallSite(f"{folder}/lower.py", 7, f"{folder}_function")
+    environment: dict[str, Json] = {
+        "torch": "2.13.0",
+        "python": "3.11.7",
+        "platform": "Linux x86_64",
+        "host": host,
+        "ci_run": ci_run,
+        "git_commit": folder,
+        "loaded_libraries": [f"{folder}.so"],
+    }
+    with Ledger(path) as ledger, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "origin", lambda: (actor, site, environment))
+        table = new_table(ledger, "edge")
+        table.preserve(["aten::mm", "mylib::late"], reason=reason)
+        override(table, "aten::add.Tensor", "add", reason=reason)
+        catalog = catalog_of("aten::mm", "aten::add.Tensor")
+        snapshot = table.materialize(catalog)
+        counts = {"aten::mm": 1}
+        event = table.exported(
+            Exported(catalog.digest, snapshot.digest, "b", "a", counts, counts, {}, 3), table.version
+        )
+    assert event is not None
+    return event.seq

@@ -25,23 +25,12 @@ from types import ModuleType
 from typing import Any
 
 from decomp_ledger.pytorch import active
-from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = ["install", "uninstall"]
 
 
-class _Shared:
-    """The lock of the state below, which a child gets free when another thread of the parent held it at the fork."""
-
-    def __init__(self) -> None:
-        self.renew_lock()
-        fork_safety.renew_lock_in_child(self)
-
-    def renew_lock(self) -> None:
-        self.lock = threading.RLock()
-
-
-_shared = _Shared()
+_lock = BlockLock()  # of the state below
 _users: set[object] = set()
 _undo: dict[str, Callable[[], None]] = {}  # module name -> what takes its patch out
 
@@ -52,7 +41,7 @@ def install(user: object) -> None:
     Args:
         user: any hashable value; the patches stay until each user has uninstalled them.
     """
-    with _shared.lock:
+    with _lock:
         _users.add(user)
         if len(_undo) < len(_PATCHES) and _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
@@ -61,7 +50,7 @@ def install(user: object) -> None:
     for name in half_imported:
         with contextlib.suppress(Exception):  # the program's own import raises it
             importlib.import_module(name)
-    with _shared.lock:
+    with _lock:
         for name in _PATCHES:
             module = sys.modules.get(name)
             if module is not None and _users:
@@ -70,7 +59,7 @@ def install(user: object) -> None:
 
 def uninstall(user: object) -> None:
     """End the use of the patches; the end of the last user puts torch back as it was."""
-    with _shared.lock:
+    with _lock:
         _users.discard(user)
         if _users:
             return
@@ -244,7 +233,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
             execute(module)
-            with _shared.lock:
+            with _lock:
                 if _users:
                     _patch(name, module)
 

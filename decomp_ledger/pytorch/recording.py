@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.events import Updated
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.pytorch import active, patches
-from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
@@ -62,8 +61,7 @@ class Recording:
         self._reason = reason
         self._on_error = on_error
         self._failed = self._left = False
-        self.renew_lock()
-        fork_safety.renew_lock_in_child(self)
+        self._lock = BlockLock()
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
 
@@ -92,10 +90,6 @@ class Recording:
             log.detach()
         if self._owns_ledger:
             self.ledger.close()
-
-    def renew_lock(self) -> None:
-        """Replace the lock by a free one, in a forked child."""
-        self._lock = threading.RLock()
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""

@@ -439,11 +439,10 @@ class TableLog:
         head = store.head()
         if head == now.synced_to:
             return False
-        version, rules = now.version, now.rules
+        version, rules = now.version, dict(now.rules)
         changed: set[str] = set()
         for event in now.ledger.changes_after(self.name, version):
             digests = {change.decomposition for change in event.changes if change.decomposition is not None}
-            rules = dict(rules) if not changed else rules
             fold(rules, event.changes, store.decompositions_by_digest(digests))
             changed.update(change.op for change in event.changes)
             version = event.version
@@ -611,9 +610,7 @@ def _changed(now: Now, wanted: Wanted, version: int) -> Now:
             rules.pop(op, None)
         else:
             rules[op] = Rule(action, decomposition)
-    return now._replace(
-        version=version, rules=rules, earlier=now.rules, changed=frozenset(op for op, _, _ in wanted)
-    )
+    return now._replace(version=version, rules=rules, earlier=now.rules, changed=frozenset(op for op, _, _ in wanted))
 
 
 def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:

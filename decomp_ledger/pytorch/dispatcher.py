@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decomp_ledger.errors import UnusableValue
+from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.pytorch import internals
@@ -37,7 +37,7 @@ def op_names_of(key: object) -> list[str]:
 
     Raises:
         UnusableValue: the key is of another kind.
-        InvalidName: the key is a str that cannot name an op.
+        InvalidName: the key is a str that cannot name an op, or the op has a name that cannot be recorded.
     """
     if isinstance(key, str):
         packet = _packet_named(key)
@@ -50,7 +50,13 @@ def op_names_of(key: object) -> list[str]:
         real = [each for each in every if internals.has_schema(family, "" if each == "default" else each)]
         return [op_names.normalize(f"{family}.{overload}") for overload in real or every]
     if isinstance(key, (OpOverload, HigherOrderOperator)):
-        return [key.name()]
+        name = key.name()
+        # A library may register any text as the name of a higher-order operator; then the name leads to another op.
+        if op_names.normalize(name) != name or ("::" in name) != isinstance(key, OpOverload):
+            raise InvalidName(
+                f"{name!r:.80}: the name of this op cannot be recorded; register the op under another name"
+            )
+        return [name]
     raise UnusableValue(
         f"{type(key).__name__} {key!r:.80}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
         "a higher-order operator, or a name ('aten::linear')"

@@ -67,7 +67,7 @@ class LiveMapping(CustomDecompTable):
         self._log = log
         log.is_loaded = is_loaded
         log.before_change = partial(_forget_storage, weakref.ref(self))
-        # What the storage was built from: no defaults if it could not be built, no rules while it is brought up to date.
+        # What the storage was built from: no defaults if it could not be built, no rules while it changes.
         self._defaults: Defaults | None = None
         self._rules: Mapping[str, Rule] | None = None
         self._full_looks = 0
@@ -98,6 +98,7 @@ class LiveMapping(CustomDecompTable):
 
     def _follow(self, defaults: Defaults) -> None:
         """Bring the storage up to date with the rules and these defaults; on an error, empty it."""
+        self._import_first()
         with self._log.lock:
             try:
                 self._update_storage(defaults)
@@ -106,6 +107,13 @@ class LiveMapping(CustomDecompTable):
                 self._defaults = None
                 dict.clear(self)
                 raise
+
+    def _import_first(self) -> None:
+        """Import the modules that the rules need, because no lock may be held meanwhile."""
+        ledger, rules, before = self._log.ledger, self._log.rules, self._rules
+        if ledger is not None and ledger.functions.trust and rules is not before:
+            ops = rules if before is None else self._log.changed_since(before)
+            decompositions.import_first(map(rules.get, ops), ledger.functions.trust)
 
     def _update_storage(self, defaults: Defaults) -> None:
         """Bring the storage up to date; whatever an interrupt leaves of it is built again at the next read."""
@@ -301,6 +309,8 @@ class LiveMapping(CustomDecompTable):
         Returns:
             The table as a plain dict, its version, and its snapshot in this torch; None if that is not recorded.
         """
+        self._sync()
+        self._import_first()
         with self._log.lock:
             self.refresh()
             defaults = self._defaults

@@ -24,7 +24,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.pytorch import active
+from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = ["install", "uninstall"]
@@ -71,9 +73,15 @@ def uninstall(user: object) -> None:
 
 
 def _is_half_imported(name: str) -> bool:
-    """Tell whether a module is being imported. Risk: `_initializing`, which importlib's own check reads too."""
-    spec = getattr(sys.modules.get(name), "__spec__", None)
-    return bool(getattr(spec, "_initializing", False))
+    return name in sys.modules and not fork_safety.is_imported(name)
+
+
+# An attribute of each patched function: what takes the patch out. So a patch is known after an interrupt, too.
+_UNDO = "_decomp_ledger_undo"
+
+
+def _undo_of(function: Any) -> Callable[[], None] | None:
+    return getattr(function, "__dict__", {}).get(_UNDO)
 
 
 def _patch(name: str, module: ModuleType) -> None:
@@ -95,20 +103,25 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     if upstream is None:
         return None
     own = vars(upstream).get("__new__")
+    if (known := _undo_of(own)) is not None:
+        return known
     original = upstream.__new__
 
     def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
         current = active.current() if cls is upstream else None
         if current is None:
             return original(cls, *args, **kwargs)
-        from decomp_ledger.pytorch.table import DecompTable
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.table"):
+                from decomp_ledger.pytorch.table import DecompTable
+        except LedgerFileError as error:
+            current.failed(error)
+            return original(cls, *args, **kwargs)
 
         made = dict.__new__(DecompTable)
         # For its __init__, which Python calls next, because another thread may have left the recording by then.
         vars(made)["_recording"] = current
         return made
-
-    upstream.__new__ = __new__
 
     def undo() -> None:
         # Only if it is still ours, because another tool may have patched it since and calls ours.
@@ -119,6 +132,8 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
         else:
             upstream.__new__ = own
 
+    vars(__new__)[_UNDO] = undo
+    upstream.__new__ = __new__
     return undo
 
 
@@ -131,20 +146,28 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     if cls is None:
         return None
     original = cls.run_decompositions
+    if (known := _undo_of(original)) is not None:
+        return known
 
     @functools.wraps(original)
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
-        from decomp_ledger.pytorch import exports
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.exports"):
+                from decomp_ledger.pytorch import exports
+        except LedgerFileError as error:
+            if (recording := active.current()) is not None:
+                recording.failed(error)
+            return original(self, decomp_table, *args, **kwargs)
 
         return exports.run(original, self, decomp_table, *args, **kwargs)
-
-    cls.run_decompositions = run_decompositions
 
     def undo() -> None:
         # Only if it is still ours, because another tool may have patched it since and calls ours.
         if vars(cls).get("run_decompositions") is run_decompositions:
             cls.run_decompositions = original
 
+    vars(run_decompositions)[_UNDO] = undo
+    cls.run_decompositions = run_decompositions
     return undo
 
 
@@ -156,12 +179,15 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
     originals = {name: getattr(module, name, None) for name in ("save", "load")}
     if None in originals.values():
         return None
+    if (known := _undo_of(originals["save"])) is not None:
+        return known
     original_save: Any = originals["save"]
     original_load: Any = originals["load"]
 
     @functools.wraps(original_save)
     def save(ep: Any, f: Any, **kwargs: Any) -> None:
-        from decomp_ledger.pytorch import pt2
+        with fork_safety.importing("decomp_ledger.pytorch.pt2"):
+            from decomp_ledger.pytorch import pt2
 
         if active.current() is None:
             original_save(ep, f, **kwargs)
@@ -170,20 +196,22 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original_load)
     def load(f: Any, **kwargs: Any) -> Any:
-        from decomp_ledger.pytorch import pt2
+        with fork_safety.importing("decomp_ledger.pytorch.pt2"):
+            from decomp_ledger.pytorch import pt2
 
         if active.current() is None:
             return original_load(f, **kwargs)
         return pt2.load_stamped(original_load, f, kwargs)
 
     patched = {"save": save, "load": load}
-    vars(module).update(patched)
 
     def undo() -> None:
         for name, function in patched.items():
             if vars(module).get(name) is function:
                 setattr(module, name, originals[name])
 
+    vars(save)[_UNDO] = undo
+    vars(module).update(patched)
     return undo
 
 

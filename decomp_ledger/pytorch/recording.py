@@ -19,6 +19,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.events import Updated
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.pytorch import active, patches
+from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Recording:
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""
+        if not self.stopped:
+            self.ledger.database.prepare()
         log = TableLog(None if self.stopped else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {}))
         log.reason = self._reason
         log.adopt(self)
@@ -144,16 +147,13 @@ class Recording:
         if self._failed:
             return None
         try:
-            from decomp_ledger.pytorch import dispatcher, plain_dict  # they import torch, which is loaded by now
+            with fork_safety.importing("decomp_ledger.pytorch.plain_dict"):
+                from decomp_ledger.pytorch import dispatcher, plain_dict  # they import torch, which is loaded by now
 
             defaults = dispatcher.dispatcher.full()
             stale = plain_dict.stale_ops(table, defaults)
             base, wanted = plain_dict.changes_from_base(dict(table), defaults)
-            with self._lock:
-                key = (base, *wanted)
-                log = self._logs_of_dicts.get(key)
-                if log is None:
-                    log = self._logs_of_dicts[key] = self.new_log(base)
+            log = self._logs_of_dicts.setdefault((base, *wanted), self.new_log(base))
             log.change(Updated, lambda rules: [] if rules else wanted)
             return log, log.materialize(defaults.catalog), stale
         except Exception as error:

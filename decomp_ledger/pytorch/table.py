@@ -258,6 +258,8 @@ class DecompTable(LiveMapping):
     ) -> None:
         defaults = dispatcher.current()
         wanted = {op: decompositions.identify(op, fn, defaults) for op, fn in pairs.items()}
+        for op, decomposition in wanted.items():
+            decompositions.check_readable(op, pairs[op], decomposition, defaults)
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             return [

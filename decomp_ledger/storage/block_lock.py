@@ -41,8 +41,8 @@ class _Hold:
 class BlockLock:
     """A reentrant lock for `with`. Every lock of the package is one, and each is free in a forked child.
 
-    A cell is a dict: `hold` is who has the lock, `next` the cell after the release. `dict.setdefault` is one step, which
-    no signal and no other thread can divide, so each cell has one holder, and a release may be repeated.
+    A cell is a dict: `hold` is who has the lock, `next` the cell after the release. No signal and no other thread can
+    divide `dict.setdefault`, so each cell has one holder, and a release may be repeated.
     """
 
     def __init__(self) -> None:

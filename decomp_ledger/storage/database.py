@@ -17,7 +17,7 @@ from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
-from decomp_ledger.storage.migrations import apply_migrations, pending_migrations
+from decomp_ledger.storage.migrations import apply_migrations, load_migrations, pending_migrations
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists
 from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, is_busy, one_line
 
@@ -275,12 +275,20 @@ class Database:
             raise LedgerFileError(f"{self.path}: it was opened for reading only; open it without read_only")
         return _Writing(self)
 
+    def prepare(self) -> None:
+        """Import what making the file needs, before a lock is taken."""
+        is_new = self._connection is None and not self.read_only and not self._is_closed
+        if is_new and (self.path == MEMORY or not Path(self.path).exists()):
+            load_migrations()
+
     def enter(self, frame: FrameType) -> sqlite3.Connection:
         """Take the connection for a block, and put right what an interrupted block left behind.
 
         Args:
             frame: the frame of the block, which must call `leave`.
         """
+        if self._connection is None:
+            self.prepare()
         self._lock.enter(frame)
         try:
             connection = self.connection

@@ -27,7 +27,9 @@ __all__ = [
     "FileIdentity",
     "OpenFile",
     "file_identity",
+    "importing",
     "in_use",
+    "is_imported",
     "is_open",
     "opening_lock",
     "register_open_file",
@@ -36,6 +38,7 @@ __all__ = [
 FileIdentity: TypeAlias = "tuple[int, int]"  # device and inode: the same for every name of a file
 
 _FORK_TIMEOUT = 2.0  # seconds that a fork waits for threads that use a ledger
+_IMPORT_TIMEOUT = 10.0  # seconds that a fork waits for threads that import a part of this package
 
 
 class OpenFile(Protocol):
@@ -73,6 +76,9 @@ _open_files: tuple[weakref.ref[OpenFile], ...] = ()  # replaced, never changed, 
 _used_by_parent: set[FileIdentity] = set()  # files that the parent was using when it forked this process
 _opening, _registering = BlockLock(), BlockLock()
 _fork = threading.local()
+# The imports under way -> their threads. By weak reference, so that one that was interrupted is not waited for.
+_imports: weakref.WeakKeyDictionary[importing, int] = weakref.WeakKeyDictionary()
+_cut_off: list[str] = []  # what other threads of the parent were importing when it forked this process
 
 
 def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
@@ -114,7 +120,7 @@ def register_open_file(file: OpenFile) -> None:
         _open_files = (*(weakref.ref(each) for each in _registered() if each is not file), weakref.ref(file))
 
 
-class in_use:  # noqa: N801  # a block, as its users write it
+class in_use:
     """Make children that are forked during the block refuse a file, because a connection to it stays open.
 
     Args:
@@ -137,16 +143,63 @@ class in_use:  # noqa: N801  # a block, as its users write it
         self.identity = None
 
     def before_fork(self, forking: FrameType, seconds: float) -> bool:
+        """Lock out no thread."""
         return False
 
     def after_fork_in_parent(self, forking: FrameType) -> None:
-        pass
+        """Do nothing."""
 
     def after_fork_in_child(self) -> bool:
+        """Return that the connection stayed open."""
         return False
 
 
+class importing:
+    """Let forks of other threads wait for an import in the block. No lock of this package may be held meanwhile.
+
+    A child inherits Python's lock of a module that another thread imports, and would wait for that thread for ever.
+
+    Args:
+        name: the module.
+
+    Raises:
+        LedgerFileError: the parent did not wait long enough, so that this child can never import it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        if self.name in _cut_off:
+            raise LedgerFileError(
+                f"{self.name}: another thread was importing it when this process was forked; fork when no thread is "
+                "using a ledger, or start processes by 'spawn'"
+            )
+        if not is_imported(self.name):
+            _imports[self] = threading.get_ident()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _imports.pop(self, None)
+
+
+def is_imported(name: str) -> bool:
+    """Tell whether a module is imported wholly. Risk: `_initializing`, which importlib's own check reads too."""
+    module = sys.modules.get(name)
+    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+def _imports_of_others() -> list[str]:
+    me = threading.get_ident()
+    return [each.name for each, thread in list(_imports.items()) if thread != me]
+
+
 def _before_fork() -> None:
+    end = time.monotonic() + _IMPORT_TIMEOUT
+    while _imports_of_others() and time.monotonic() < end:
+        time.sleep(0.001)
+    _fork.imports = _imports_of_others()
     forking, end = sys._getframe(1), time.monotonic() + _FORK_TIMEOUT
     _fork.locked = []
     _opening.enter(forking, _FORK_TIMEOUT)
@@ -165,6 +218,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     renew_all()
+    _cut_off.extend(_fork.imports)
     for file in _registered():
         was_closed = file.after_fork_in_child()
         # A file that could not be locked was in use, or was being opened: then the child sees no connection of it.

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from decomp_ledger.errors import LedgerError, SchemaError
+from decomp_ledger.storage import fork_safety
 
 if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
@@ -22,6 +23,7 @@ __all__ = [
     "APPLICATION_ID",
     "apply_migrations",
     "expected_schema",
+    "load_migrations",
     "migration_names",
     "pending_migrations",
     "schema_of",
@@ -67,6 +69,12 @@ def pending_migrations(connection: sqlite3.Connection) -> list[str]:
     return [name for name in migration_names() if name not in applied]
 
 
+def load_migrations() -> None:
+    """Import what `apply_migrations` needs, before a lock is taken."""
+    with fork_safety.importing("sqlite_utils"):
+        import sqlite_utils  # noqa: F401
+
+
 def apply_migrations(connection: sqlite3.Connection) -> None:
     """Bring a ledger to the newest schema, in one transaction.
 
@@ -75,7 +83,8 @@ def apply_migrations(connection: sqlite3.Connection) -> None:
     """
     # Imported late, because sqlite_utils imports numpy where it is installed: that takes 0.1 s, and would come before
     # a script sets OMP_NUM_THREADS.
-    from sqlite_utils import Database
+    with fork_safety.importing("sqlite_utils"):
+        from sqlite_utils import Database
 
     connection.execute("BEGIN IMMEDIATE")
     try:

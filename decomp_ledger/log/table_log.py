@@ -329,7 +329,7 @@ class TableLog:
         self, make: Make, decide: Decide, reason: str | None, expected_version: int | None
     ) -> Event | None:
         ledger, origin = self._recorded(), self._recorded().origin()
-        with self.lock, ledger.database.write_transaction():
+        with ledger.database.write_transaction():
             self.sync()
             wanted = self._decided(decide, expected_version)
             if not wanted:
@@ -372,7 +372,7 @@ class TableLog:
     def _append_materialization(self, catalog: Catalog, snapshot: Snapshot) -> None:
         ledger, origin = self._recorded(), self._recorded().origin()
         body = Materialized(catalog.digest, snapshot.digest, snapshot.pending)
-        with self.lock, ledger.database.write_transaction():
+        with ledger.database.write_transaction():
             self._create(ledger, origin)
             if not ledger.has_materialized_as(self.name, self.version, body):
                 ledger.event_store.put_catalog(catalog)

@@ -2,8 +2,8 @@
 
 An exception of a signal handler can arrive between any two steps, also after a lock was taken and before `with` began
 its block, or before it called `__exit__`. A lock of Python's own would then be held until the process ends. This one
-knows the frame of each block that holds it. A hold whose frames no longer run on their thread is void, and whoever
-wants the lock next takes it.
+knows the frame of each block that holds it. A hold whose frames no longer run on their thread is void, and the next
+thread that wants the lock takes it.
 
 So a block must not outlive its frame: `with lock:` is right, a generator that yields within such a block is not.
 """
@@ -58,7 +58,7 @@ class BlockLock:
     ) -> None:
         self.leave(sys._getframe(1))
 
-    def enter(self, frame: FrameType, timeout: float | None = None) -> bool:
+    def enter(self, frame: FrameType, timeout: float | None = None) -> int:
         """Take the lock for a block.
 
         Args:
@@ -66,7 +66,7 @@ class BlockLock:
             timeout: seconds to wait for other threads; None waits until it is free.
 
         Returns:
-            Whether the lock was taken.
+            How many blocks of this thread hold the lock now; 0 if it did not come free in time.
         """
         me = threading.get_ident()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -78,24 +78,24 @@ class BlockLock:
                 mine = _Hold(me, frame)
                 hold = cell.setdefault("hold", mine)
                 if hold is mine:
-                    return True
+                    return 1
             if hold.thread == me:
-                innermost = _innermost(hold.blocks, frame)
-                if innermost < 0:
+                depth = _running(hold.blocks, frame) + 1
+                if depth == 1:
                     self._pass_on(cell)
                     continue
-                hold.blocks[innermost + 1 :] = [frame]
-                return True
+                hold.blocks[depth - 1 :] = [frame]
+                return depth
             now = time.monotonic()
             if now >= look_at:
-                runs = _innermost(hold.blocks, sys._current_frames().get(hold.thread)) >= 0
+                runs = _running(hold.blocks, sys._current_frames().get(hold.thread)) > 0
                 # Void at two looks, because a block may begin or end during one.
                 if not runs and seen is hold:
                     self._pass_on(cell)
                     continue
                 look_at, seen = now + _LOOKS_AFTER, None if runs else hold
             if deadline is not None and now >= deadline:
-                return False
+                return 0
             time.sleep(_PAUSE)
 
     def leave(self, frame: FrameType) -> None:
@@ -104,11 +104,12 @@ class BlockLock:
         hold = cell.get("hold")
         if hold is None or hold.thread != threading.get_ident():
             return
-        for index in range(len(hold.blocks) - 1, -1, -1):
-            if hold.blocks[index] is frame:
+        blocks = hold.blocks
+        for index in range(len(blocks) - 1, -1, -1):
+            if blocks[index] is frame:
                 if index == 0:
                     self._pass_on(cell)
-                del hold.blocks[index:]
+                del blocks[index:]
                 return
 
     def depth(self) -> int:
@@ -116,10 +117,10 @@ class BlockLock:
         hold = self._newest().get("hold")
         if hold is None or hold.thread != threading.get_ident():
             return 0
-        return _innermost(hold.blocks, sys._getframe(1)) + 1
+        return _running(hold.blocks, sys._getframe(1))
 
     def renew(self) -> None:
-        """Let nobody hold the lock, in a forked child."""
+        """Free the lock, in a forked child."""
         self._cell = {}
 
     def _newest(self) -> dict[str, Any]:
@@ -144,11 +145,10 @@ def renew_all() -> None:
         lock.renew()
 
 
-def _innermost(blocks: list[FrameType], frame: FrameType | None) -> int:
-    """Return the index of the innermost block whose frame is the given one or one of its callers; -1 if none is."""
+def _running(blocks: list[FrameType], frame: FrameType | None) -> int:
+    """Return how many blocks have not ended: those up to the innermost whose frame is the given one or a caller of it."""
     while frame is not None:
-        for index in range(len(blocks) - 1, -1, -1):
-            if blocks[index] is frame:
-                return index
+        if frame in blocks:
+            return len(blocks) - blocks[::-1].index(frame)
         frame = frame.f_back
-    return -1
+    return 0

@@ -278,7 +278,7 @@ class Database:
     def prepare(self) -> None:
         """Import what making the file needs, before a lock is taken."""
         is_new = self._connection is None and not self.read_only and not self._is_closed
-        if is_new and (self.path == MEMORY or not Path(self.path).exists()):
+        if is_new and not os.path.exists(self.path):  # noqa: PTH110  # of any name, without an error
             load_migrations()
 
     def enter(self, frame: FrameType) -> sqlite3.Connection:
@@ -289,10 +289,10 @@ class Database:
         """
         if self._connection is None:
             self.prepare()
-        self._lock.enter(frame)
+        depth = self._lock.enter(frame)
         try:
             connection = self.connection
-            if (connection.in_transaction or self._transaction is not None) and self._lock.depth() == 1:
+            if depth == 1 and (connection.in_transaction or self._transaction is not None):
                 self._transaction = None
                 connection.text_factory = str
                 if connection.in_transaction:
@@ -310,6 +310,11 @@ class Database:
     def open_transaction(self) -> Transaction | None:
         """The `write_transaction()` that this thread is in, or None."""
         return self._transaction if self._transaction is not None and self._lock.depth() else None
+
+    @property
+    def last_transaction(self) -> Transaction | None:
+        """The same, for functions that a `write_transaction()` calls; it may have been interrupted."""
+        return self._transaction
 
     @property
     def transaction(self) -> sqlite3.Connection:

@@ -423,7 +423,7 @@ class EventStore:
         )
         row = row._replace(hash=event_hash(prev_hash, row.hashed_fields(parse)))
         self.insert_event(row, body)
-        if (transaction := self.database.open_transaction) is not None:
+        if (transaction := self.database.last_transaction) is not None:
             transaction.last_event = row.seq, row.hash
         return read_event(row)
 
@@ -537,7 +537,7 @@ class EventStore:
 
     def _ids_of_transaction(self) -> _Ids:
         """Return the row ids that only the open transaction knows."""
-        before, now = self._new_ids, self.database.open_transaction
+        before, now = self._new_ids, self.database.last_transaction
         if before[0] is not now:
             if before[0] is not None and before[0].is_committed:
                 self._ids.update(before[1])

@@ -157,7 +157,7 @@ class in_use:
 class importing:
     """Let forks of other threads wait for an import in the block. No lock of this package may be held meanwhile.
 
-    A child inherits Python's lock of a module that another thread imports, and would wait for that thread for ever.
+    A child inherits Python's lock of a module that another thread imports, and would wait for that thread permanently.
 
     Args:
         name: the module.

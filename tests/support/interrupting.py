@@ -34,7 +34,7 @@ DEFAULTS = frozenset(torch.export.default_decompositions())
 
 
 class Injected(Exception):
-    """An exception that is no LedgerError, as a signal handler may raise it."""
+    """An exception other than a LedgerError, as a signal handler may raise it."""
 
 
 KINDS: tuple[type[BaseException], ...] = (KeyboardInterrupt, MemoryError, Injected)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from torture import concurrency, crash, damage, disk, hostile, keeping, tampering
+from torture import concurrency, crash, damage, disk, hostile, interrupts, keeping, tampering
 from torture.common import Row, Workspace
 
 GROUPS = {
@@ -22,6 +22,7 @@ GROUPS = {
     "disk": disk.FAULTS,
     "hostile": hostile.FAULTS,
     "keeping": keeping.FAULTS,
+    "interrupts": interrupts.FAULTS,
 }
 
 

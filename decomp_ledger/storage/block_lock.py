@@ -146,7 +146,7 @@ def renew_all() -> None:
 
 
 def _running(blocks: list[FrameType], frame: FrameType | None) -> int:
-    """Return how many blocks have not ended: those up to the innermost whose frame is the given one or a caller of it."""
+    """Return how many blocks have not ended: up to the last whose frame is this one or a caller."""
     while frame is not None:
         if frame in blocks:
             return len(blocks) - blocks[::-1].index(frame)

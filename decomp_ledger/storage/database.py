@@ -239,7 +239,8 @@ class Database:
                 f"{self.path}: a ledger in memory belongs to the process that made it; use a file to share one"
             )
         if self._connection is None:
-            with self._lock:
+            # A thread that forks waits until the file is made, because SQLite has locks that a child could not free.
+            with self._lock, fork_safety.opening_lock():
                 self._connection = connection = self._connection or self._open()
             return connection
         return self._connection

@@ -25,7 +25,7 @@ def own(x: Any, *_: Any) -> Any:
     return x
 
 
-class Callable_:  # noqa: N801
+class Callable_:
     def __call__(self, x: Any) -> Any:
         return x
 
@@ -124,7 +124,7 @@ def test_every_entry_of_the_registry_is_readable(ledger: dl.Ledger) -> None:
             found = later.table("edge")
             assert all(op in found for op in REGISTRY)
         except dl.LedgerError as error:  # entries of other tables of torch than the one that exports use
-            assert isinstance(error, dl.NotImportable)
+            assert isinstance(error, (dl.NotImportable, dl.UntrustedModule))
     own_registry = {op: fn for op, fn in internals.registry().items() if callable(fn)}
     ledger.table("own").update(own_registry)
     with dl.Ledger(ledger.path) as later:

@@ -196,12 +196,12 @@ def _imports_of_others() -> list[str]:
 
 
 def _before_fork() -> None:
+    _fork.locked, _fork.imports = [], []
     end = time.monotonic() + _IMPORT_TIMEOUT
     while _imports_of_others() and time.monotonic() < end:
         time.sleep(0.001)
     _fork.imports = _imports_of_others()
     forking, end = sys._getframe(1), time.monotonic() + _FORK_TIMEOUT
-    _fork.locked = []
     _opening.enter(forking, _FORK_TIMEOUT)
     for file in _registered():
         if file.before_fork(forking, max(0.0, end - time.monotonic())):
@@ -218,11 +218,12 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     renew_all()
-    _cut_off.extend(_fork.imports)
+    _cut_off.extend(getattr(_fork, "imports", ()))  # missing after an interrupt of the hook before the fork
+    locked = getattr(_fork, "locked", ())
     for file in _registered():
         was_closed = file.after_fork_in_child()
         # A file that could not be locked was in use, or was being opened: then the child sees no connection of it.
-        was_locked = any(file is each for each in _fork.locked)
+        was_locked = any(file is each for each in locked)
         if not (was_closed and was_locked) and file.identity is not None:
             _used_by_parent.add(file.identity)
     _fork.locked = []

@@ -1,12 +1,15 @@
 """A lock that comes free when the blocks that held it have ended, however they ended."""
 
+import ast
 import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import decomp_ledger
 from decomp_ledger.storage.block_lock import BlockLock
 
 TIMEOUT = 10
@@ -98,3 +101,19 @@ def test_every_lock_is_free_in_a_child() -> None:
     done.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_generator_pauses_within_a_block_of_a_lock() -> None:
+    found = []
+    for path in Path(decomp_ledger.__file__).parent.rglob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text())):
+            if isinstance(block, ast.With) and any(
+                isinstance(node, (ast.Yield, ast.YieldFrom)) for node in ast.walk(block)
+            ):
+                taken = [ast.unparse(item.context_expr) for item in block.items]
+                found += [f"{path.name}: {text}" for text in taken if is_lock(text)]
+    assert found == []
+
+
+def is_lock(text: str) -> bool:
+    return any(part in text for part in ("lock", "reading(", "read_transaction(", "write_transaction(", "audit("))

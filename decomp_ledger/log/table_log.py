@@ -112,9 +112,6 @@ class Now(NamedTuple):
 class TableLog:
     """One table's log, and its current rules.
 
-    What it knows becomes visible after the commit, by one assignment. If an interrupt comes in between, the next read
-    asks the ledger whether the event is there.
-
     Made by `Ledger.table_log`, `Ledger.create_table` and recordings. A fork or a table of a recording has no event,
     and may have no name, until its first change or use.
 
@@ -127,10 +124,6 @@ class TableLog:
         writable: False for a past version.
 
     Attributes:
-        status: where its events go.
-        ledger: the ledger; None if DETACHED.
-        version: its version; 0 before the first event.
-        rules: op -> rule, as of the version.
         functions: the functions of this process that its rules name.
         is_loaded: tells whether an op is loaded; None without torch.
         before_change: called before its version or rules become others; None without torch.
@@ -197,7 +190,8 @@ class TableLog:
             log.create()
             return log
 
-    # What it knows
+    # What it knows. It becomes visible after the commit, by one assignment. If an interrupt comes in between, the next read
+    # asks the ledger whether the event is there.
 
     @property
     def now(self) -> Now:

@@ -60,6 +60,7 @@ INTERNAL = frozenset(
         *("decomp_table", "has_materialized", "deleted_custom_ops"),
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
         *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),
+        *("TableLog.now", "TableLog.changed_since", "TableLog.replace_rules"),
         "Ledger.dump_lines",
     }
 )

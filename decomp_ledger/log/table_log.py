@@ -190,8 +190,8 @@ class TableLog:
             log.create()
             return log
 
-    # What it knows. It becomes visible after the commit, by one assignment. If an interrupt comes in between, the next read
-    # asks the ledger whether the event is there.
+    # What it knows. It becomes visible after the commit, by one assignment. If an interrupt comes in between, the next
+    # read asks the ledger whether the event is there.
 
     @property
     def now(self) -> Now:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ContextDecorator
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import cached_property
 from types import TracebackType
 from typing import TypeVar
@@ -28,28 +29,9 @@ from decomp_ledger.storage.history import History
 __all__ = ["LedgerLog"]
 
 _Self = TypeVar("_Self", bound="LedgerLog")
-# The reasons of `because` blocks that are open in this context, outermost first: (key, reason). The key is Python's
-# id() of the LedgerLog, not `LedgerLog.id`.
-_reasons: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("reasons", default=())
-
-
-class _Because(ContextDecorator, AbstractContextManager[None]):
-    """The block of `because`. Not a generator, because `contextlib` sets attributes of an exception that passes one."""
-
-    def __init__(self, ledger: int, reason: str) -> None:
-        self._reason = ledger, reason
-
-    def _recreate_cm(self) -> _Because:
-        return _Because(*self._reason)  # for each call of a function that it decorates
-
-    def __enter__(self) -> None:
-        self._token: Token[tuple[tuple[int, str], ...]] = _reasons.set((*_reasons.get(), self._reason))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with Passing(error, "because(): the reason stays until the context ends"):
-            _reasons.reset(self._token)
+# The `because` blocks of this context, outermost first. By weak reference, so that a block that an interrupt kept from
+# its end gives no reason once it is gone.
+_reasons: ContextVar[tuple[weakref.ref[_Because], ...]] = ContextVar("reasons", default=())
 
 
 @checked
@@ -249,10 +231,10 @@ class LedgerLog(History):
         Args:
             reason: why.
         """
-        return _Because(id(self), check_text(reason, "the reason"))
+        return _Because(self, check_text(reason, "the reason"))
 
     def _joined_reasons(self, reason: str | None) -> str | None:
-        own = [text for ledger, text in _reasons.get() if ledger == id(self)]
+        own = [block.reason for block in _open_blocks() if block.ledger is self]
         parts = dict.fromkeys(part for part in (self.reason, *own, reason) if part)  # each once, in order
         return " / ".join(parts) or None
 
@@ -265,3 +247,34 @@ class LedgerLog(History):
     def environment(self, digest: str) -> dict[str, Json]:
         """Return a stored environment by the digest in an event."""
         return self.event_store.environment(digest)
+
+
+class _Because(ContextDecorator):
+    """A block of `LedgerLog.because`.
+
+    Not a generator, because `contextlib` sets attributes of an exception that passes one.
+    """
+
+    def __init__(self, ledger: LedgerLog, reason: str) -> None:
+        self.ledger = ledger
+        self.reason = reason
+        self.is_open = False
+
+    def _recreate_cm(self) -> _Because:
+        return _Because(self.ledger, self.reason)  # for each call of a function that it decorates
+
+    def __enter__(self) -> None:
+        self.is_open = True
+        _reasons.set((*_reasons.get(), weakref.ref(self)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.is_open = False
+        with Passing(error, "because(): the reason stays until the context ends"):
+            _reasons.set(tuple(map(weakref.ref, _open_blocks())))
+
+
+def _open_blocks() -> list[_Because]:
+    blocks = (reference() for reference in _reasons.get())
+    return [block for block in blocks if block is not None and block.is_open]

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import enum
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from decomp_ledger.errors import (
     InvalidName,
@@ -25,6 +24,7 @@ from decomp_ledger.errors import (
 )
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.process_functions import KeptFunctions
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked
@@ -50,7 +50,8 @@ from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import is_number_like
-from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
+from decomp_ledger.storage.database import Transaction
 
 __all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted"]
 
@@ -67,8 +68,7 @@ class Status(enum.Enum):
     DETACHED: changes stay in memory, because a recording has stopped, or there never was a ledger.
 
     UNWRITTEN becomes WRITTEN with `create()`: the first change or use calls it. Both become DETACHED with `detach()`.
-    A rollback takes WRITTEN back to UNWRITTEN. In any of the three, `writable` is False for a past version, which
-    refuses changes.
+    In any of the three, `writable` is False for a past version, which refuses changes.
     """
 
     UNWRITTEN = enum.auto()
@@ -93,6 +93,28 @@ class TableOwner(Protocol):
         """Take note of a new table of the recording."""
 
 
+class Now(NamedTuple):
+    """What a log knows of its table. It is replaced as a whole, so no interrupt can leave half of a change.
+
+    Attributes:
+        ledger: where its events go; None if DETACHED.
+        name: the table's name, or None.
+        version: its version; 0 before the first event.
+        rules: op -> rule, as of the version. Never changed.
+        earlier: the rules that it was made from.
+        changed: the ops by which `rules` differ from `earlier`.
+        synced_to: the head of the ledger when the events of other writers were last read.
+    """
+
+    ledger: LedgerLog | None
+    name: str | None
+    version: int
+    rules: Mapping[str, Rule]
+    earlier: Mapping[str, Rule]
+    changed: frozenset[str] = frozenset()
+    synced_to: tuple[int, bytes] | None = None
+
+
 @checked
 class TableLog(Handle):
     """One table's log, and its current rules.
@@ -109,13 +131,9 @@ class TableLog(Handle):
         writable: False for a past version.
 
     Attributes:
-        status: where its events go.
-        ledger: the ledger; None if DETACHED.
-        version: its version; 0 before the first event.
-        rules: op -> rule, as of the version.
-        dirty: ops whose rules changed since the mapping on top was last brought up to date.
         functions: the functions of this process that its rules name.
         is_loaded: tells whether an op is loaded; None without torch.
+        before_change: called before its version or rules become others; None without torch.
         reason: of tables of a recording: why.
         owner: the recording, or None.
         lock: held during each change.
@@ -134,26 +152,20 @@ class TableLog(Handle):
         writable: bool = True,
     ) -> None:
         self.base = state.base if state is not None else "torch"
-        self.rules: dict[str, Rule] = dict(state.rules) if state is not None else {}
-        self.version = state.version if state is not None and parent is None else 0
+        rules = dict(state.rules) if state is not None else {}
+        version = state.version if state is not None and parent is None else 0
+        self._known = Now(ledger, name, version, rules, rules)
+        # What becomes known if the transaction is committed.
+        self._pending: tuple[Transaction, Now] | None = None
         self.parent = parent
-        self.ledger = ledger
-        if ledger is None:
-            self.status = Status.DETACHED
-        else:
-            self.status = Status.WRITTEN if self.version else Status.UNWRITTEN
         self.writable = writable
         self.reason: str | None = None
         self.owner: TableOwner | None = None
-        self.dirty: set[str] = set()
-        self.lock = threading.RLock()
-        fork_safety.renew_lock_in_child(self)
-        self.functions: dict[tuple[str, Decomposition], Any] = {}
+        self.lock = BlockLock()
+        self.functions = KeptFunctions()
         self.is_loaded: Callable[[str], bool] | None = None
-        self._name = name
+        self.before_change: Callable[[], object] | None = None
         self._prefix = prefix
-        # The head of the ledger when `sync` last read the events of other writers.
-        self._synced_to: tuple[int, bytes] | None = None
 
     @classmethod
     def open(cls, ledger: LedgerLog, name: str) -> TableLog:
@@ -187,14 +199,84 @@ class TableLog(Handle):
             log.create()
             return log
 
-    def renew_lock(self) -> None:
-        """Replace the lock by a free one, in a forked child."""
-        self.lock = threading.RLock()
+    # What it knows. It becomes visible after the commit, by one assignment. If an interrupt comes in between, the next
+    # read asks the ledger whether the event is there.
+
+    @property
+    def now(self) -> Now:
+        """What is known of the table: within a transaction, as it is in that; else as it is in the ledger."""
+        return self._known if self._pending is None else self._settled()
+
+    def _settled(self) -> Now:
+        """Find out whether the transaction of the last event is open, was committed, or was not."""
+        with self.lock:
+            if self._pending is None:
+                return self._known
+            transaction, then = self._pending
+            if then.ledger is not None:
+                if then.ledger.database.open_transaction is transaction:
+                    return then
+                if then.ledger.event_store.is_committed(transaction):
+                    self._known = then
+            self._pending = None
+            return self._known
+
+    def _set(self, then: Now) -> None:
+        """Make something known: now, or once the transaction is committed that appended an event."""
+        if self.before_change is not None:
+            self.before_change()
+        ledger = self._known.ledger
+        transaction = None if ledger is None else ledger.database.open_transaction
+        if transaction is None or transaction.last_event is None:
+            self._known = then
+        else:
+            self._pending = transaction, then
+
+    @property
+    def ledger(self) -> LedgerLog | None:
+        """The ledger; None if DETACHED."""
+        return self._known.ledger
+
+    @property
+    def status(self) -> Status:
+        """Where its events go."""
+        now = self.now
+        if now.ledger is None:
+            return Status.DETACHED
+        return Status.WRITTEN if now.version else Status.UNWRITTEN
+
+    @property
+    def version(self) -> int:
+        """Its version; 0 before the first event."""
+        return self.now.version
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """Its rules, op -> rule, as of the version."""
+        return self.now.rules
+
+    def changed_since(self, rules: Mapping[str, Rule]) -> Iterable[str]:
+        """Return the ops whose rules are others now.
+
+        Args:
+            rules: what `rules` was at some time.
+        """
+        now = self.now
+        if now.rules is rules:
+            return ()
+        if now.earlier is rules:
+            return now.changed
+        return {op for op in now.rules.keys() | rules.keys() if now.rules.get(op) != rules.get(op)}
+
+    def replace_rules(self, rules: Mapping[str, Rule]) -> None:
+        """Give an unrecorded table other rules."""
+        self._set(self.now._replace(rules=dict(rules)))
 
     @property
     def name(self) -> str:
         """Its name; `<prefix>/?` before it has one."""
-        return self._name if self._name is not None else f"{self._prefix}/?"
+        name = self.now.name
+        return name if name is not None else f"{self._prefix}/?"
 
     def is_recorded(self) -> bool:
         """Tell whether its changes still become events; detach it if its recording has stopped."""
@@ -205,7 +287,8 @@ class TableLog(Handle):
     @property
     def state(self) -> TableState:
         """Its rules now, as an immutable value."""
-        return TableState(self.name, self.version, self.base, dict(self.rules))
+        now = self.now
+        return TableState(self.name, now.version, self.base, dict(now.rules))
 
     # Changing
 
@@ -242,14 +325,14 @@ class TableLog(Handle):
                     return None
                 with self._recording_may_stop():
                     return self._append_change(make, decide, reason, expected_version)
-            self._apply(self._decided(decide, expected_version), max(self.version, 1) + 1)
+            self._set(_changed(self.now, self._decided(decide, expected_version), max(self.version, 1) + 1))
             return None
 
     def _append_change(
         self, make: Make, decide: Decide, reason: str | None, expected_version: int | None
     ) -> Event | None:
         ledger, origin = self._recorded(), self._recorded().origin()
-        with self._transaction(ledger):
+        with ledger.database.write_transaction():
             self.sync()
             wanted = self._decided(decide, expected_version)
             if not wanted:
@@ -258,9 +341,8 @@ class TableLog(Handle):
             body = self._body(make, wanted, ledger)
             why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
             event = ledger.append(self.name, self.version + 1, body, reason=why, origin=origin)
-        # After the commit: if an interrupt comes first, `sync` reads the event.
-        self._apply(wanted, event.version)
-        self._synced_to = event.seq, bytes.fromhex(event.hash)
+            then = _changed(self.now, wanted, event.version)
+            self._set(then._replace(synced_to=(event.seq, bytes.fromhex(event.hash))))
         return event
 
     def _decided(self, decide: Decide, expected_version: int | None) -> Wanted:
@@ -276,17 +358,6 @@ class TableLog(Handle):
         changes = tuple(Change(op, action, None if ref is None else put(ref)) for op, action, ref in wanted)
         pending = () if loaded is None else tuple(c.op for c in changes if c.action != RESET and not loaded(c.op))
         return make(changes, pending=pending)
-
-    def _apply(self, wanted: Wanted, version: int) -> None:
-        if not wanted:
-            return
-        for op, action, decomposition in wanted:
-            if action == RESET:
-                self.rules.pop(op, None)
-            else:
-                self.rules[op] = Rule(action, decomposition)
-            self.dirty.add(op)
-        self.version = version
 
     def materialize(self, catalog: Catalog) -> Snapshot:
         """Apply the rules to a catalog; record it once for each version and catalog.
@@ -304,7 +375,7 @@ class TableLog(Handle):
     def _append_materialization(self, catalog: Catalog, snapshot: Snapshot) -> None:
         ledger, origin = self._recorded(), self._recorded().origin()
         body = Materialized(catalog.digest, snapshot.digest, snapshot.pending)
-        with self._transaction(ledger):
+        with ledger.database.write_transaction():
             self._create(ledger, origin)
             if not ledger.has_materialized_as(self.name, self.version, body):
                 ledger.event_store.put_catalog(catalog)
@@ -320,7 +391,7 @@ class TableLog(Handle):
         with self.lock:
             if self.is_recorded():
                 ledger, origin = self._recorded(), self._recorded().origin()
-                with self._recording_may_stop(), self._transaction(ledger):
+                with self._recording_may_stop(), ledger.database.write_transaction():
                     return ledger.append(self.name, version, body, reason=self.reason, origin=origin)
         return None
 
@@ -329,7 +400,7 @@ class TableLog(Handle):
         with self.lock:
             if self.is_recorded() and self.status is Status.UNWRITTEN:
                 ledger, origin = self._recorded(), self._recorded().origin()
-                with self._recording_may_stop(), self._transaction(ledger):
+                with self._recording_may_stop(), ledger.database.write_transaction():
                     self._create(ledger, origin)
 
     def _create(self, ledger: LedgerLog, origin: Origin) -> None:
@@ -338,30 +409,20 @@ class TableLog(Handle):
             return
         if not self.writable:
             raise ReadOnlyTable(f"{self.name}: the table has no event yet, so it has no past; use the table itself")
-        if self._name is not None:
-            _check_new(ledger, self._name)
-        name = self._name if self._name is not None else ledger.next_name(self._prefix)
-        if self._name is not None or name.endswith("/1"):  # the others of a series look like its first
+        now = self.now
+        if now.name is not None:
+            _check_new(ledger, now.name)
+        name = now.name if now.name is not None else ledger.next_name(self._prefix)
+        if now.name is not None or name.endswith("/1"):  # the others of a series look like its first
             _warn_of_lookalike(ledger, name)
-        ledger.database.on_rollback(partial(self._not_created, self._name))
         ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
-        self._name, self.version, self.status = name, 1, Status.WRITTEN
-
-    def _not_created(self, name: str | None) -> None:
-        """Return to what was before `_create`, after a rollback."""
-        self._name, self.version, self.status = name, 0, Status.UNWRITTEN
+        self._set(now._replace(name=name, version=1))
 
     def detach(self) -> None:
         """Keep later changes in memory only; the events so far stay in the ledger."""
         with self.lock:
-            self.ledger, self.status = None, Status.DETACHED
-            self.version = max(self.version, 1)
-
-    @contextmanager
-    def _transaction(self, ledger: LedgerLog) -> Iterator[None]:
-        """Write in one transaction. What `sync` reads in it stays after a rollback, because others committed it."""
-        with self.lock, ledger.database.write_transaction():
-            yield
+            now = self.now
+            self._known = now._replace(ledger=None, version=max(now.version, 1))
 
     @contextmanager
     def _recording_may_stop(self) -> Iterator[None]:
@@ -376,19 +437,23 @@ class TableLog(Handle):
 
     def sync(self) -> bool:
         """Read the events of other writers; return whether they changed the rules."""
-        if self.ledger is None or self.status is not Status.WRITTEN or not self.writable:
+        now = self.now
+        if now.ledger is None or not now.version or not self.writable:
             return False
-        head = self.ledger.event_store.head()
-        if head == self._synced_to:
+        store = now.ledger.event_store
+        head = store.head()
+        if head == now.synced_to:
             return False
-        later = self.ledger.changes_after(self.name, self.version)
-        for event in later:
+        version, rules = now.version, dict(now.rules)
+        changed: set[str] = set()
+        for event in now.ledger.changes_after(self.name, version):
             digests = {change.decomposition for change in event.changes if change.decomposition is not None}
-            fold(self.rules, event.changes, self.ledger.event_store.decompositions_by_digest(digests))
-            self.dirty.update(change.op for change in event.changes)
-            self.version = event.version
-        self._synced_to = head
-        return bool(later)
+            fold(rules, event.changes, store.decompositions_by_digest(digests))
+            changed.update(change.op for change in event.changes)
+            version = event.version
+        later = Now(now.ledger, now.name, version, rules, now.rules, frozenset(changed), head)
+        self._set(later if version != now.version else now._replace(synced_to=head))
+        return version != now.version
 
     # Changes that need no function
 
@@ -446,7 +511,7 @@ class TableLog(Handle):
         if is_number_like(name):
             raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
         ledger, origin = self._recorded(), self._recorded().origin()
-        with self._transaction(ledger):
+        with self.lock, ledger.database.write_transaction():
             self.sync()
             self._create(ledger, origin)
             at = self.version if version is None else ledger.version_of(self.name, version)
@@ -498,9 +563,9 @@ class TableLog(Handle):
         is_written = self.status is Status.WRITTEN
         parent = (self.name, self.version) if is_written else self.parent
         forked = TableLog(self.ledger, name, prefix=self._prefix or self.name, state=self.state, parent=parent)
-        if forked.status is Status.DETACHED:
-            forked.version = 1
-        forked.functions = dict(self.functions)
+        if forked.ledger is None:
+            forked.detach()
+        forked.functions = self.functions.of(self.rules)
         forked.reason = self.reason
         forked.adopt(self.owner)
         return forked
@@ -514,7 +579,7 @@ class TableLog(Handle):
         """
         op_names.check_label(name, "a table")
         ledger, origin = self._recorded(), self._recorded().origin()
-        with self._transaction(ledger):
+        with self.lock, ledger.database.write_transaction():
             self._create(ledger, origin)
             _check_new(ledger, name)
             forked = self.fork(name)
@@ -524,7 +589,7 @@ class TableLog(Handle):
     def past(self, version: int | str) -> TableLog:
         """Return a log that has the rules of a version or tag, and refuses changes."""
         past = TableLog(self.ledger, self.name, state=self.at(version), writable=False)
-        past.functions = self.functions
+        past.functions = self.functions.of(past.rules)
         past.adopt(self.owner)
         return past
 
@@ -538,6 +603,19 @@ class TableLog(Handle):
         if self.ledger is None:
             raise LedgerError(f"{self.name}: the table is no longer recorded; open it with Ledger.table()")
         return self.ledger
+
+
+def _changed(now: Now, wanted: Wanted, version: int) -> Now:
+    """Return what is known after changes; the same if there are none."""
+    if not wanted:
+        return now
+    rules = dict(now.rules)
+    for op, action, decomposition in wanted:
+        if action == RESET:
+            rules.pop(op, None)
+        else:
+            rules[op] = Rule(action, decomposition)
+    return now._replace(version=version, rules=rules, earlier=now.rules, changed=frozenset(op for op, _, _ in wanted))
 
 
 def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:

@@ -7,12 +7,13 @@ the dicts of modules and classes, because `getattr` may run code of theirs, and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import sys
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.materialize import own_origin
-from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
+from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule
 from decomp_ledger.model.safe_text import class_name, safe_repr
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, origin_of, own_decompositions
@@ -29,7 +30,7 @@ from decomp_ledger.pytorch.fingerprint.functions import attributes_of, top_packa
 from decomp_ledger.pytorch.fingerprint.source_digest import helpers_digest, source_digest, source_text
 from decomp_ledger.pytorch.internals import OpOverload
 
-__all__ = ["OPS", "helpers_of", "identify", "is_default", "load_function", "same"]
+__all__ = ["OPS", "check_readable", "helpers_of", "identify", "import_first", "is_default", "load_function", "same"]
 
 # Each function is identified once, because its source does not change while it lives.
 _identified: weakref.WeakKeyDictionary[Any, Decomposition] = weakref.WeakKeyDictionary()
@@ -81,6 +82,33 @@ def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
     return _identified[fn]
 
 
+def check_readable(op: str, fn: Any, wanted: Decomposition, defaults: Defaults) -> None:
+    """Refuse a decomposition that a later process would look for in vain, before anything is written.
+
+    Args:
+        op: the op's name.
+        fn: the callable.
+        wanted: what `identify` returned for it.
+        defaults: torch's default table now.
+
+    Raises:
+        UnusableValue: torch has something else, or nothing, where the ledger would look.
+    """
+    if wanted.origin not in TORCH_ORIGINS and wanted.module != OPS:
+        return  # by its module and name, or else by `provide`
+    try:
+        found = load_function(op, wanted, defaults, (), ())
+    except NotImportable as error:
+        raise UnusableValue(
+            f"{op}: {wanted.label()} cannot be recorded, because it would not be found: {error}"
+        ) from error
+    if not same(found, fn):
+        raise UnusableValue(
+            f"{op}: {fn!r:.80} cannot be recorded, because torch has another decomposition under its name; "
+            "give a function of your own that calls it"
+        )
+
+
 def _torch_origin(op: str, fn: Any) -> str | None:
     """Return the origin of a callable that torch decomposes the op with, or None."""
     kernel_op = internals.op_of_cia_partial(fn)
@@ -107,7 +135,8 @@ def _by_source(fn: Any) -> Decomposition:
         module if isinstance(module, str) and not isinstance(fn, functools.partial) else None,
         _attribute(named, "__qualname__") or type(named).__qualname__,
         _digest(fn),
-        source=source_text(named),
+        # Once in memory, because each closure of one function has the same.
+        source=None if (text := source_text(named)) is None else sys.intern(text),
         helpers=helpers_of(fn),
     )
 
@@ -169,7 +198,12 @@ def load_function(
         DecompositionChanged: the function that is found has another source than was recorded.
     """
     if wanted.origin in TORCH_ORIGINS:
-        return _torchs_own(op, wanted, defaults)
+        try:
+            return _torchs_own(op, wanted, defaults)
+        except (RuntimeError, ValueError) as error:  # of torch: the library of the op was destroyed meanwhile, perhaps
+            raise NotImportable(
+                f"{op}: its decomposition is torch's own, which cannot be read: {error}; reset the op"
+            ) from error
     if wanted.module == OPS:
         live = resolve(str(wanted.qualname))
         if live is None:
@@ -231,6 +265,24 @@ def _imported(op: str, wanted: Decomposition, trust: Sequence[str]) -> Any:
     return fn
 
 
+def import_first(rules: Iterable[Rule | None], trust: Sequence[str]) -> None:
+    """Import the trusted modules of overrides, before a lock is taken; `load_function` raises what goes wrong.
+
+    Args:
+        rules: the rules.
+        trust: modules that may be imported, with their submodules.
+    """
+    for rule in rules if trust else ():
+        module = None if rule is None or rule.decomposition is None else rule.decomposition.module
+        if module is not None and module not in sys.modules and _is_trusted(module, trust):
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+
+
+def _is_trusted(module: str, trust: Sequence[str]) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in trust)
+
+
 def _check_trust(op: str, module: str, qualname: str, trust: Sequence[str]) -> None:
     """Refuse a module that is neither imported nor trusted.
 
@@ -242,7 +294,7 @@ def _check_trust(op: str, module: str, qualname: str, trust: Sequence[str]) -> N
         raise UntrustedModule(
             f"{op}: its decomposition is {module}.{qualname}, and this package has none; preserve or reset {op}"
         )
-    trusted = any(module == name or module.startswith(name + ".") for name in trust)
+    trusted = _is_trusted(module, trust)
     decomposes = root != "torch" or f"{module}.".startswith(internals.DECOMPOSITION_MODULES)
     harmless = root not in sys.stdlib_module_names and decomposes
     if trusted or (harmless and module in sys.modules):

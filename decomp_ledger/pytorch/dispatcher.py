@@ -11,14 +11,13 @@ when something changed. Two questions tell whether something did:
 from __future__ import annotations
 
 import difflib
-import threading
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from decomp_ledger.errors import UnusableValue
+from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -26,7 +25,7 @@ from decomp_ledger.model.safe_text import class_name
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
-from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = ["Defaults", "Dispatcher", "dispatcher", "is_loaded", "near_names", "op_names_of", "resolve"]
 
@@ -40,7 +39,7 @@ def op_names_of(key: object) -> list[str]:
 
     Raises:
         UnusableValue: the key is of another kind.
-        InvalidName: the key is a str that cannot name an op.
+        InvalidName: the key is a str that cannot name an op, or the op has a name that cannot be recorded.
     """
     if isinstance(key, str):
         packet = _packet_named(key)
@@ -53,7 +52,13 @@ def op_names_of(key: object) -> list[str]:
         real = [each for each in every if internals.has_schema(family, "" if each == "default" else each)]
         return [op_names.normalize(f"{family}.{overload}") for overload in real or every]
     if isinstance(key, (OpOverload, HigherOrderOperator)):
-        return [key.name()]
+        name = key.name()
+        # A library may register any text as the name of a higher-order operator; then the name leads to another op.
+        if op_names.normalize(name) != name or ("::" in name) != isinstance(key, OpOverload):
+            raise InvalidName(
+                f"{name!r:.80}: the name of this op cannot be recorded; register the op under another name"
+            )
+        return [name]
     raise UnusableValue(
         f"{class_name(key)} {shown(key)}: it is not an op; give an OpOverload (torch.ops.aten.linear.default), "
         "a higher-order operator, or a name ('aten::linear')"
@@ -161,6 +166,22 @@ def _entry(name: str, op: Any, default: Any) -> Entry:
     return found
 
 
+class _Look(NamedTuple):
+    """What a full look found. It is replaced as a whole, so that an interrupt cannot leave half of one.
+
+    Attributes:
+        defaults: torch's default table.
+        seen: all that decides it.
+        token: the token after the look.
+        custom: where the packets of custom ops are.
+    """
+
+    defaults: Defaults
+    seen: tuple[Any, ...]
+    token: tuple[Any, ...]
+    custom: list[tuple[dict[str, Any], str]]
+
+
 class Dispatcher:
     """Torch's default table, kept up to date.
 
@@ -170,31 +191,31 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.full_looks = 0
-        self._lock = threading.RLock()
-        self._defaults: Defaults | None = None
-        self._seen: tuple[Any, ...] = ()  # by the last full look
-        self._token: tuple[Any, ...] = ()  # after the last full look
-        self._custom: list[tuple[dict[str, Any], str]] = []
-        self._packets: tuple[list[Any], list[int]] = [], []
-        self._operators: list[Any] = []
+        self._lock = BlockLock()
+        self._look: _Look | None = None
+        # The packets, their numbers of overloads, and their operators.
+        self._listed: tuple[list[Any], list[int], list[Any]] = [], [], []
 
     def full(self) -> Defaults:
         """Return torch's default table as a new process would build it, after a look at everything."""
         with self._lock:
-            seen = self._everything()
-            if self._defaults is None or seen != self._seen:
-                self._defaults = Defaults(_default_table(seen))
+            seen, look = self._everything(), self._look
+            if look is None or seen != look.seen:
+                defaults = Defaults(_default_table(seen))
                 # To resolve ops may have made new operators, so the next look compares with what is there now.
-                self._seen = self._everything()
-            self._custom = _custom_packets()
-            self._token = self.token()
+                seen = self._everything()
+            else:
+                defaults = look.defaults
+            custom = _custom_packets()
+            # Before the look, because a reader that saw this look must notice the next one.
             self.full_looks += 1
-            return self._defaults
+            self._look = _Look(defaults, seen, _token(custom), custom)
+            return defaults
 
     def current(self) -> Defaults:
         """Return torch's default table; look at everything first if the token has changed."""
-        defaults = self._defaults
-        return self.full() if defaults is None or self.token() != self._token else defaults
+        look = self._look
+        return self.full() if look is None or _token(look.custom) != look.token else look.defaults
 
     def token(self) -> tuple[Any, ...]:
         """Return a value that changes when libraries come and go (1.5 us, and 0.1 us for each op defined in Python).
@@ -206,8 +227,7 @@ class Dispatcher:
         `torch._C._dispatch_library`, kernels in Python (`py_impl`, `py_kernels`), registry values replaced in place,
         a registry value deleted as another is added, and a library swapped for another of the same size.
         """
-        packets = [members.get(name) for members, name in self._custom]
-        return internals.registrations(), internals.libraries_loaded(), packets
+        return _token([] if self._look is None else self._look.custom)
 
     def _everything(self) -> tuple[Any, ...]:
         """Return all that decides torch's default table: C++ registrations, registry, operators, kernels in Python."""
@@ -215,16 +235,16 @@ class Dispatcher:
         counts = internals.overload_counts(packets)
         # Listed again only when there are others: 0.5 ms of the 1.5 that materialize() takes, whose goal is a tenth of
         # upstream's time.
-        if (packets, counts) != self._packets:
-            self._packets = packets, counts
-            self._operators = internals.overloads(packets)
-        operators = self._operators
+        if (packets, counts) != self._listed[:2]:
+            self._listed = packets, counts, internals.overloads(packets)
+        operators = self._listed[2]
         kernels = [(op, kernel, internals.has_kernel(op)) for op, kernel in internals.python_cia_kernels(operators)]
         return internals.cia_registrations(), dict(internals.registry()), operators, kernels
 
-    def renew_lock(self) -> None:
-        """Get a lock that no thread holds, in a forked child."""
-        self._lock = threading.RLock()
+
+def _token(custom: list[tuple[dict[str, Any], str]]) -> tuple[Any, ...]:
+    packets = [members.get(name) for members, name in custom]
+    return internals.registrations(), internals.libraries_loaded(), packets
 
 
 def _default_table(seen: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
@@ -259,5 +279,3 @@ def _custom_packets() -> list[tuple[dict[str, Any], str]]:
 
 
 dispatcher = Dispatcher()
-
-fork_safety.renew_lock_in_child(dispatcher)

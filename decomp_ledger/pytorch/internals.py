@@ -120,7 +120,8 @@ def is_cia(op: Any) -> bool:
     """
     if python_cia_kernel(op) is not None:
         return True
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), _CIA))
+    # The C++ dispatcher does not know higher-order operators.
+    return isinstance(op, OpOverload) and bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), _CIA))
 
 
 def cia_decomposition(op: Any) -> Callable[..., Any]:

@@ -8,7 +8,10 @@ whenever the dispatcher changed, because an operator whose library is destroyed 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,9 +35,11 @@ else:
             f"torch {torch.__version__}: it has no CustomDecompTable; install torch 2.6 or newer for decomp_ledger"
         )
 
-__all__ = ["LiveMapping"]
+__all__ = ["NOT_KNOWN", "LiveMapping"]
 
 _MISSING: Any = object()
+# Registrations that torch never has: then each read brings the storage up to date first.
+NOT_KNOWN = (-1, -1, -1)
 
 
 class LiveMapping(CustomDecompTable):
@@ -61,10 +66,13 @@ class LiveMapping(CustomDecompTable):
             raise UnusableValue(f"{log.name}: its log serves a DecompTable already; call Ledger.table() again")
         self._log = log
         log.is_loaded = is_loaded
-        # What the storage was built from: nothing if it could not be built.
+        log.before_change = partial(_forget_storage, weakref.ref(self))
+        # What the storage was built from: no defaults if it could not be built, no rules while it changes.
         self._defaults: Defaults | None = None
+        self._rules: Mapping[str, Rule] | None = None
         self._full_looks = 0
-        self._registrations = (0, 0, 0)
+        self._registrations = NOT_KNOWN
+        self._renewed: set[str] = set()  # ops whose override may be another function, by the same rule
         # Ops whose entry may change although the defaults do not: live operators (None if not loaded) of the ops with a
         # rule and no default, and ops that are replaced by an operator.
         self._without_default: dict[str, Any] = {}
@@ -80,33 +88,64 @@ class LiveMapping(CustomDecompTable):
     def _catch_up(self) -> None:
         """Bring the storage up to date before a read of all ops."""
         defaults = dispatcher.current()
-        if defaults is not self._defaults or dispatcher.full_looks != self._full_looks or self._log.dirty:
+        if (
+            self._registrations is NOT_KNOWN
+            or defaults is not self._defaults
+            or dispatcher.full_looks != self._full_looks
+            or self._log.rules is not self._rules
+        ):
             self._follow(defaults)
 
     def _follow(self, defaults: Defaults) -> None:
         """Bring the storage up to date with the rules and these defaults; on an error, empty it."""
+        self._import_first()
         with self._log.lock:
             try:
                 self._update_storage(defaults)
             except LedgerError:
+                self._registrations = NOT_KNOWN
                 self._defaults = None
                 dict.clear(self)
                 raise
 
+    def _import_first(self) -> None:
+        """Import the modules that the rules need, because no lock may be held meanwhile."""
+        ledger, rules, before = self._log.ledger, self._log.rules, self._rules
+        if ledger is not None and ledger.functions.trust and rules is not before:
+            ops = rules if before is None else self._log.changed_since(before)
+            decompositions.import_first(map(rules.get, ops), ledger.functions.trust)
+
     def _update_storage(self, defaults: Defaults) -> None:
-        now = registrations()
-        if defaults is not self._defaults:
+        """Bring the storage up to date; whatever an interrupt leaves of it is built again at the next read."""
+        now, looks, before = registrations(), dispatcher.full_looks, self._rules
+        if defaults is not self._defaults or before is None:
+            self._registrations, self._rules = NOT_KNOWN, None
             self._rebuild_storage(defaults)
-        else:
-            if self._full_looks != dispatcher.full_looks:
-                self._log.dirty.update(op for op, live in self._without_default.items() if resolve(op) is not live)
-                self._log.dirty.update(op for op in self._replaced_by_operator if op in self._log.rules)
-            for op in tuple(self._log.dirty):
+        elif ops := self._outdated(before, looks):
+            self._registrations, self._rules = NOT_KNOWN, None
+            for op in ops:
                 self._update_op(op, defaults, self)
         self._defaults = defaults
-        self._full_looks = dispatcher.full_looks
+        self._full_looks = looks
+        self._renewed.clear()
+        # Last, because they tell that the rest is known. The rules are those that the storage was built from, because
+        # the lock of the log is held.
+        self._rules = self._log.rules
         self._registrations = now
-        self._log.dirty.clear()
+
+    def _outdated(self, rules: Mapping[str, Rule], looks: int) -> set[str]:
+        """Return the ops whose entry may differ from the storage.
+
+        Args:
+            rules: those that the storage was built from.
+            looks: the number of full looks at the dispatcher.
+        """
+        found = {op for op in self._renewed if op in self._log.rules}
+        found.update(self._log.changed_since(rules))
+        if self._full_looks != looks:
+            found.update(op for op, live in self._without_default.items() if resolve(op) is not live)
+            found.update(op for op in self._replaced_by_operator if op in self._log.rules)
+        return found
 
     def _rebuild_storage(self, defaults: Defaults) -> None:
         content = dict(defaults.table) if self._log.base == "torch" else {}
@@ -134,19 +173,12 @@ class LiveMapping(CustomDecompTable):
         else:
             dict.__setitem__(content, live, fn)
 
-    @contextlib.contextmanager
-    def _shown(self) -> Iterator[None]:
+    def _shown(self) -> _Shown:
         """Put a block's changes into the storage at once, for reads of one op and for C code that reads it directly.
 
         Also if the block raises, because a refused change has read the events of other writers all the same.
         """
-        try:
-            yield
-        finally:
-            if self._defaults is not None:
-                # The change was made; if its decomposition cannot be loaded here, the next read raises the error.
-                with contextlib.suppress(LedgerError):
-                    self._follow(self._defaults)
+        return _Shown(self)
 
     # What the table holds for one op
 
@@ -176,7 +208,7 @@ class LiveMapping(CustomDecompTable):
         if decomposition.module == decompositions.OPS:
             self._replaced_by_operator.add(op)
         functions = ProcessFunctions() if self._log.ledger is None else self._log.ledger.functions
-        fn = self._log.functions.get((op, decomposition)) or functions.recorded(op, decomposition)
+        fn = self._log.functions.get(op, decomposition) or functions.recorded(op, decomposition)
         if fn is None:
             provided = functions.provided.get(op, [])
             fn = decompositions.load_function(op, decomposition, defaults, provided, functions.trust)
@@ -277,6 +309,8 @@ class LiveMapping(CustomDecompTable):
         Returns:
             The table as a plain dict, its version, and its snapshot in this torch; None if that is not recorded.
         """
+        self._sync()
+        self._import_first()
         with self._log.lock:
             self.refresh()
             defaults = self._defaults
@@ -321,3 +355,31 @@ class LiveMapping(CustomDecompTable):
             log.owner.failed(error)
             log.detach()
             return False
+
+
+def _forget_storage(reference: weakref.ref[LiveMapping]) -> None:
+    """Let the next read bring the storage up to date, whatever comes between a change and the end of its block."""
+    mapping = reference()
+    if mapping is not None:
+        mapping._registrations = NOT_KNOWN
+
+
+class _Shown:
+    """The block of `LiveMapping._shown`."""
+
+    __slots__ = ("_mapping",)
+
+    def __init__(self, mapping: LiveMapping) -> None:
+        self._mapping = mapping
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        defaults = self._mapping._defaults
+        if defaults is not None:
+            # The change was made; if its decomposition cannot be loaded here, the next read raises the error.
+            with contextlib.suppress(LedgerError):
+                self._mapping._follow(defaults)

@@ -24,24 +24,15 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.pytorch import active, program_history
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = ["install", "uninstall"]
 
 
-class _Shared:
-    """The lock of the state below, which a child gets free when another thread of the parent held it at the fork."""
-
-    def __init__(self) -> None:
-        self.renew_lock()
-        fork_safety.renew_lock_in_child(self)
-
-    def renew_lock(self) -> None:
-        self.lock = threading.RLock()
-
-
-_shared = _Shared()
+_lock = BlockLock()  # of the state below
 _users: set[object] = set()
 _undo: dict[str, Callable[[], None]] = {}  # module name -> what takes its patch out
 
@@ -52,7 +43,7 @@ def install(user: object) -> None:
     Args:
         user: any hashable value; the patches stay until each user has uninstalled them.
     """
-    with _shared.lock:
+    with _lock:
         _users.add(user)
         if len(_undo) < len(_PATCHES) and _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
@@ -61,7 +52,7 @@ def install(user: object) -> None:
     for name in half_imported:
         with contextlib.suppress(Exception):  # the program's own import raises it
             importlib.import_module(name)
-    with _shared.lock:
+    with _lock:
         for name in _PATCHES:
             module = sys.modules.get(name)
             if module is not None and _users:
@@ -70,7 +61,7 @@ def install(user: object) -> None:
 
 def uninstall(user: object) -> None:
     """End the use of the patches; the end of the last user puts torch back as it was."""
-    with _shared.lock:
+    with _lock:
         _users.discard(user)
         if _users:
             return
@@ -82,9 +73,26 @@ def uninstall(user: object) -> None:
 
 
 def _is_half_imported(name: str) -> bool:
-    """Tell whether a module is being imported. Risk: `_initializing`, which importlib's own check reads too."""
-    spec = getattr(sys.modules.get(name), "__spec__", None)
-    return bool(getattr(spec, "_initializing", False))
+    return name in sys.modules and not fork_safety.is_imported(name)
+
+
+# An attribute of each patched function: what takes the patch out. So a patch is known after an interrupt, too.
+_UNDO = "_decomp_ledger_undo"
+
+
+def _undo_of(function: Any) -> Callable[[], None] | None:
+    return getattr(function, "__dict__", {}).get(_UNDO)
+
+
+def _known_patch(owner: Any, *names: str) -> Callable[[], None] | None:
+    """Return what takes out a patch that is there already; take out one that an interrupt left in part."""
+    found = [_undo_of(vars(owner).get(name)) for name in names if name in vars(owner)]
+    if found and all(undo is found[0] for undo in found):
+        return found[0]
+    for undo in found:
+        if undo is not None:
+            undo()
+    return None
 
 
 def _patch(name: str, module: ModuleType) -> None:
@@ -106,20 +114,25 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     if upstream is None:
         return None
     own = vars(upstream).get("__new__")
+    if (known := _undo_of(own)) is not None:
+        return known
     original = upstream.__new__
 
     def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
         current = active.current() if cls is upstream else None
         if current is None:
             return original(cls, *args, **kwargs)
-        from decomp_ledger.pytorch.table import DecompTable
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.table"):
+                from decomp_ledger.pytorch.table import DecompTable
+        except LedgerFileError as error:
+            current.failed(error)
+            return original(cls, *args, **kwargs)
 
         made = dict.__new__(DecompTable)
         # For its __init__, which Python calls next, because another thread may have left the recording by then.
         vars(made)["_recording"] = current
         return made
-
-    upstream.__new__ = __new__
 
     def undo() -> None:
         # Only if it is still ours, because another tool may have patched it since and calls ours.
@@ -130,6 +143,8 @@ def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
         else:
             upstream.__new__ = own
 
+    vars(__new__)[_UNDO] = undo
+    upstream.__new__ = __new__
     return undo
 
 
@@ -141,11 +156,19 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     cls = getattr(module, "ExportedProgram", None)
     if cls is None:
         return None
+    if (known := _known_patch(cls, "run_decompositions", "_update")) is not None:
+        return known
     original = cls.run_decompositions
 
     @functools.wraps(original)
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
-        from decomp_ledger.pytorch import exports
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.exports"):
+                from decomp_ledger.pytorch import exports
+        except LedgerFileError as error:
+            if (recording := active.current()) is not None:
+                recording.failed(error)
+            return original(self, decomp_table, *args, **kwargs)
 
         return exports.run(original, self, decomp_table, *args, **kwargs)
 
@@ -158,7 +181,9 @@ def _patch_pass_base(module: ModuleType) -> Callable[[], None] | None:
     Risk: `torch.fx.passes.infra.pass_base.PassBase.__call__` takes a graph module, and returns a `PassResult` or None.
     """
     cls = getattr(module, "PassBase", None)
-    return None if cls is None else _replace(cls, _following(cls, "__call__", _graph_module))
+    if cls is None:
+        return None
+    return _known_patch(cls, "__call__") or _replace(cls, _following(cls, "__call__", _graph_module))
 
 
 def _itself(program: Any, *args: Any, **kwargs: Any) -> Any:
@@ -195,8 +220,6 @@ def _following(cls: type[Any], name: str, source: Callable[..., Any]) -> dict[st
 def _replace(owner: Any, functions: dict[str, Any]) -> Callable[[], None]:
     """Replace functions of a class or a module; return what puts its own back."""
     originals = {name: getattr(owner, name) for name in functions}
-    for name, function in functions.items():
-        setattr(owner, name, function)
 
     def undo() -> None:
         for name, function in functions.items():
@@ -204,6 +227,9 @@ def _replace(owner: Any, functions: dict[str, Any]) -> Callable[[], None]:
             if vars(owner).get(name) is function:
                 setattr(owner, name, originals[name])
 
+    for name, function in functions.items():
+        vars(function)[_UNDO] = undo
+        setattr(owner, name, function)
     return undo
 
 
@@ -212,6 +238,8 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
 
     A program that imported `save` by name before calls torch's own; `decomp_ledger.save` is for that.
     """
+    if (known := _known_patch(module, "save", "load")) is not None:
+        return known
     originals = {name: getattr(module, name, None) for name in ("save", "load")}
     if None in originals.values():
         return None
@@ -220,7 +248,8 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original_save)
     def save(ep: Any, f: Any, **kwargs: Any) -> None:
-        from decomp_ledger.pytorch import pt2
+        with fork_safety.importing("decomp_ledger.pytorch.pt2"):
+            from decomp_ledger.pytorch import pt2
 
         if active.current() is None:
             original_save(ep, f, **kwargs)
@@ -229,7 +258,8 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original_load)
     def load(f: Any, **kwargs: Any) -> Any:
-        from decomp_ledger.pytorch import pt2
+        with fork_safety.importing("decomp_ledger.pytorch.pt2"):
+            from decomp_ledger.pytorch import pt2
 
         if active.current() is None:
             return original_load(f, **kwargs)
@@ -285,7 +315,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
             execute(module)
-            with _shared.lock:
+            with _lock:
                 if _users:
                     _patch(name, module)
 

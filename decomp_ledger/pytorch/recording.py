@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, patches
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.event_store import utc_now
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class Recording(Handle):
         self._reason = reason
         self._on_error = on_error
         self._failed = self._left = False
-        self.renew_lock()
-        fork_safety.renew_lock_in_child(self)
+        self._lock = BlockLock()
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
 
@@ -102,12 +101,10 @@ class Recording(Handle):
         if self._owns_ledger:
             self.ledger.close()
 
-    def renew_lock(self) -> None:
-        """Replace the lock by a free one, in a forked child."""
-        self._lock = threading.RLock()
-
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""
+        if not self.stopped:
+            self.ledger.database.prepare()
         log = TableLog(None if self.stopped else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {}))
         log.reason = self._reason
         log.adopt(self)
@@ -160,16 +157,13 @@ class Recording(Handle):
         if self._failed:
             return None
         try:
-            from decomp_ledger.pytorch import dispatcher, plain_dict  # they import torch, which is loaded by now
+            with fork_safety.importing("decomp_ledger.pytorch.plain_dict"):
+                from decomp_ledger.pytorch import dispatcher, plain_dict  # they import torch, which is loaded by now
 
             defaults = dispatcher.dispatcher.full()
             stale = plain_dict.stale_ops(table, defaults)
             base, wanted = plain_dict.changes_from_base(dict(table), defaults)
-            with self._lock:
-                key = (base, *wanted)
-                log = self._logs_of_dicts.get(key)
-                if log is None:
-                    log = self._logs_of_dicts[key] = self.new_log(base)
+            log = self._logs_of_dicts.setdefault((base, *wanted), self.new_log(base))
             log.change(Updated, lambda rules: [] if rules else wanted)
             return log, log.materialize(defaults.catalog), stale
         except Exception as error:

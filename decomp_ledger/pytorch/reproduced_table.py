@@ -88,8 +88,7 @@ class ReproducedTable(DecompTable):
                     del rules[op]
                     kind = SOURCE if isinstance(error, DecompositionChanged) else NOT_FOUND
                     found.append(TableDifference(op, kind, str(error).removeprefix(f"{op}: ")))
-        self._log.rules.clear()
-        self._log.rules.update(rules)
+        self._log.replace_rules(rules)
         self.differences = tuple(sorted(found, key=lambda each: (each.op, each.kind)))
 
     def _load(self, op: str, decomposition: Decomposition, defaults: Defaults) -> list[TableDifference]:
@@ -97,7 +96,7 @@ class ReproducedTable(DecompTable):
         fn = decompositions.load_function(op, decomposition, defaults, self._provided.get(op, ()), self._trust)
         if decomposition.origin in TORCH_ORIGINS or decomposition.module == decompositions.OPS:
             return []
-        self._log.functions[op, decomposition] = fn
+        self._log.functions.keep(op, decomposition, fn, self._log.rules)
         if decomposition.helpers is None or decomposition.helpers == decompositions.helpers_of(fn):
             return []
         text = f"{decomposition.label()} is unchanged, but a function that it calls changed"

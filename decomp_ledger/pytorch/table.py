@@ -16,7 +16,7 @@ from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.pytorch import active, decompositions, environment, internals
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve
-from decomp_ledger.pytorch.mapping import LiveMapping
+from decomp_ledger.pytorch.mapping import NOT_KNOWN, LiveMapping
 
 __all__ = ["DecompTable"]
 
@@ -258,6 +258,8 @@ class DecompTable(LiveMapping):
     ) -> None:
         defaults = dispatcher.current()
         wanted = {op: decompositions.identify(op, fn, defaults) for op, fn in pairs.items()}
+        for op, decomposition in wanted.items():
+            decompositions.check_readable(op, pairs[op], decomposition, defaults)
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             return [
@@ -270,9 +272,10 @@ class DecompTable(LiveMapping):
         if self._log.writable:
             self._remember_functions(wanted, pairs)
         with self._shown():
-            self._log.change(kind, decide, reason=reason, expected_version=expected_version)
             # A function made again from the same source changes no rule, so no event; the newest is the one to use.
-            self._log.dirty.update(op for op in wanted if op in self._log.rules)
+            self._renewed.update(wanted)
+            self._registrations = NOT_KNOWN
+            self._log.change(kind, decide, reason=reason, expected_version=expected_version)
         self._warn_of_typos(list(wanted))
 
     def _remember_functions(self, wanted: Mapping[str, Decomposition], pairs: Mapping[str, Any]) -> None:
@@ -283,7 +286,7 @@ class DecompTable(LiveMapping):
         ledger = self._log.ledger
         for op, decomposition in wanted.items():
             if decomposition.origin not in TORCH_ORIGINS and not isinstance(pairs[op], internals.OpOverload):
-                self._log.functions[op, decomposition] = pairs[op]
+                self._log.functions.keep(op, decomposition, pairs[op], self._log.rules)
                 if ledger is not None:
                     ledger.functions.remember(op, decomposition, pairs[op])
 

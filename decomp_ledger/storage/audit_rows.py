@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT_COLUMNS, EventRow
-from decomp_ledger.storage.schema_check import readable_text
 
 __all__ = [
     "AuditRow",
     "CatalogRow",
-    "audit",
     "broken_reference",
     "catalog_bodies",
     "catalog_rows",
@@ -124,14 +122,12 @@ class CatalogRow(NamedTuple):
     body: Any
 
 
-@contextmanager
-def audit(database: Database) -> Iterator[sqlite3.Connection]:
+def audit(database: Database) -> AbstractContextManager[sqlite3.Connection]:
     """Give a connection that sees the ledger at one moment, and can read text that is not UTF-8.
 
     Such bytes become surrogate escapes. Without them SQLite refuses the whole read, and no event could be named.
     """
-    with database.read_transaction() as connection, readable_text(connection):
-        yield connection
+    return database.read_transaction(any_bytes=True)
 
 
 def page_damage(connection: sqlite3.Connection) -> str | None:

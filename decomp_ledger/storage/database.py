@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType, TracebackType
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.storage import fork_safety
+from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.connection import START_READING, LedgerConnection, connect
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
-from decomp_ledger.storage.migrations import apply_migrations
+from decomp_ledger.storage.migrations import apply_migrations, load_migrations
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists
 from decomp_ledger.storage.open_files import OpenFiles
 from decomp_ledger.storage.other_names import check_one_name
-from decomp_ledger.storage.schema_check import check_schema, schema_version
+from decomp_ledger.storage.schema_check import any_text, check_schema, schema_version
 from decomp_ledger.storage.sqlite_errors import UNREADABLE_SCHEMA, describe_error, one_line
 
-__all__ = ["DURABILITY", "MEMORY", "Database"]
+__all__ = ["DURABILITY", "MEMORY", "Database", "Transaction"]
 
 MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
@@ -54,7 +55,6 @@ class Database(Handle):
         path: the file's absolute path, or ":memory:".
         identity: the file's device and inode; None before it is opened and after `close()`. A fork keeps it.
         in_memory: whether the ledger is in memory: ":memory:", or the migrated copy of an older one.
-        generation: raised when row ids that this process knows may be invalid: after a rollback or a fork.
 
     Raises:
         LedgerFileError: the file is not a ledger, or cannot be opened.
@@ -76,15 +76,12 @@ class Database(Handle):
         self.read_only = read_only
         self._timeout = timeout
         self._synchronous = f"PRAGMA synchronous = {DURABILITY[durability]}"
-        self._lock = threading.RLock()
-        self._users = 0  # blocks that use the connection now, all of the thread that has the lock
-        self._is_writing = False
-        self._on_rollback: list[Callable[[], object]] = []
+        self._lock = BlockLock()
+        self._transaction: Transaction | None = None  # that of the thread that has the lock
         self._is_closed = False
         self._was_in_use_by_parent = False
         self.identity: fork_safety.FileIdentity | None = None
         self.in_memory = self.path == MEMORY
-        self.generation = 0
         self._schema_version = 0
         self._files: OpenFiles | None = None
         self._connection: LedgerConnection | None = None
@@ -209,130 +206,90 @@ class Database(Handle):
                 f"{self.path}: a ledger in memory belongs to the process that made it; use a file to share one"
             )
         if self._connection is None:
-            with self._lock:
-                self._connection = self._connection or self._open()
+            # A thread that forks waits until the file is made, because SQLite has locks that a child could not free.
+            with self._lock, fork_safety.opening_lock():
+                self._connection = connection = self._connection or self._open()
+            return connection
         return self._connection
 
     # Transactions
 
-    @contextmanager
-    def reading(self) -> Iterator[LedgerConnection]:
+    def reading(self) -> _Reading:
         """Give the connection to this thread alone, for a short read; raise its errors as LedgerError."""
-        try:
-            with self._lock:
-                connection = self.connection
-                users = self._users
-                if not users:
-                    self._mend()
-                self._users = users + 1
-                try:
-                    yield connection
-                finally:
-                    self._users = users  # not -= 1, because after_fork_in_child may have set it to 0
-        except _ERRORS as error:
-            raise self._as_ledger_error(error) from error
+        return _Reading(self)
 
-    @contextmanager
-    def read_transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection within BEGIN, so that every read sees the ledger at one moment."""
-        with self.reading() as connection:
-            began = not connection.in_transaction
-            if began:
-                connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                if began and connection.in_transaction:
-                    connection.execute("COMMIT")
+    def read_transaction(self, *, any_bytes: bool = False) -> _ReadTransaction:
+        """Give the connection within BEGIN, so that every read sees the ledger at one moment.
 
-    @contextmanager
-    def long_read(self) -> Iterator[sqlite3.Connection]:
+        Args:
+            any_bytes: read text that is not UTF-8 too, as surrogate escapes. Else SQLite refuses the whole read.
+        """
+        return _ReadTransaction(self, any_bytes=any_bytes)
+
+    def long_read(self) -> _LongRead:
         """Give a connection of its own that sees the file at one moment, for a read that may pause or change threads.
 
         No other read or write waits for it. A child that is forked meanwhile refuses the file. Not for a ledger with
         `in_memory`, which has one connection only.
         """
-        with self.reading() as own:
-            self._check_identity()
-            if not self.read_only:
-                self._check_files(own)
-        path, process = Path(self.path), os.getpid()
-        try:
-            with fork_safety.in_use(path):
-                connection = self._connect(reading_uri(path), _REFUSE_WRITES)
-                try:
-                    connection.execute("BEGIN")
-                    connection.execute(START_READING).fetchone()
-                    yield connection
-                except sqlite3.Error as error:
-                    raise connection.cause_of(error) from error
-                finally:
-                    if os.getpid() == process:
-                        connection.close()
-                    else:
-                        _inherited.append(connection)
-        except _ERRORS as error:
-            raise self._as_ledger_error(error) from error
+        return _LongRead(self)
 
-    @contextmanager
-    def write_transaction(self) -> Iterator[LedgerConnection]:
+    def write_transaction(self) -> _Writing:
         """Give the connection within BEGIN IMMEDIATE; commit at the end, or roll back and raise.
 
         A `write_transaction()` inside another one of the same thread is part of the outer one.
         """
         if self.read_only:
             raise LedgerFileError(f"{self.path}: it was opened for reading only; open it without read_only")
-        try:
-            with self._lock:
-                connection = self.connection
-                if self._is_writing:
-                    yield connection
-                    return
-                users = self._users
-                if not users:
-                    self._mend()
-                if users and connection.in_transaction:
-                    raise LedgerFileError(
-                        f"{self.path}: this thread reads it in a transaction, which cannot write; end the read first"
-                    )
-                self._users, self._is_writing = users + 1, True
-                self._on_rollback = []
-                is_committing = False
-                try:
-                    # Inside the try, because an interrupt may come right after the lock was taken.
-                    connection.execute("BEGIN IMMEDIATE")
-                    # Under the lock, because a restore takes the lock before it replaces the file.
-                    self._check_file(connection)
-                    yield connection
-                    if connection is not self._connection:
-                        raise LedgerFileError(_FORKED.format(self.path))
-                    is_committing = True
-                    connection.execute("COMMIT")
-                    if self._files is not None:
-                        self._files.note_commit()
-                except BaseException as error:
-                    self.generation += 1
-                    # An interrupt may come right after the commit; an error of SQLite means that there was none.
-                    if is_committing and not connection.in_transaction and not isinstance(error, sqlite3.Error):
-                        raise
-                    for undo in reversed(self._on_rollback):
-                        undo()
-                    if connection is self._connection and connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-                finally:
-                    self._users, self._is_writing = users, False
-        except _ERRORS as error:
-            raise self._as_ledger_error(error) from error
+        return _Writing(self)
 
-    def on_rollback(self, undo: Callable[[], object]) -> None:
-        """Call a function if the open `write_transaction()` is rolled back."""
-        self._on_rollback.append(undo)
+    def prepare(self) -> None:
+        """Import what making the file needs, before a lock is taken."""
+        is_new = self._connection is None and not self.read_only and not self._is_closed
+        if is_new and not os.path.exists(self.path):  # noqa: PTH110  # of any name, without an error
+            load_migrations()
+
+    def enter(self, frame: FrameType) -> LedgerConnection:
+        """Take the connection for a block, and put right what an interrupted block left behind.
+
+        Args:
+            frame: the frame of the block, which must call `leave`.
+        """
+        if self._connection is None:
+            self.prepare()
+        depth = self._lock.enter(frame)
+        try:
+            connection = self.connection
+            if depth == 1 and self._files is not None:
+                self._files.mend_shared_memory()
+            if depth == 1 and (connection.in_transaction or self._transaction is not None):
+                self._transaction = None
+                connection.text_factory = str
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            return connection
+        except BaseException:
+            self._lock.leave(frame)
+            raise
+
+    def leave(self, frame: FrameType) -> None:
+        """Give the connection back."""
+        self._lock.leave(frame)
 
     @property
-    def transaction(self) -> sqlite3.Connection:
+    def open_transaction(self) -> Transaction | None:
+        """The `write_transaction()` that this thread is in, or None."""
+        return self._transaction if self._transaction is not None and self._lock.depth() else None
+
+    @property
+    def last_transaction(self) -> Transaction | None:
+        """The same, for functions that a `write_transaction()` calls; it may have been interrupted."""
+        return self._transaction
+
+    @property
+    def transaction(self) -> LedgerConnection:
         """The connection within `write_transaction()`, for functions that the block calls."""
-        if not self._is_writing or self._connection is None:
+        if self._transaction is None or self._connection is None:
             raise LedgerFileError(_FORKED.format(self.path))
         return self._connection
 
@@ -343,6 +300,11 @@ class Database(Handle):
         if version != self._schema_version:
             check_schema(connection, self.path)
             self._schema_version = version
+
+    def note_commit(self) -> None:
+        """Take note of what a commit of this connection changed in the files."""
+        if self._files is not None:
+            self._files.note_commit()
 
     def _check_files(self, connection: LedgerConnection) -> None:
         if self._files is not None:
@@ -360,10 +322,6 @@ class Database(Handle):
             except LedgerFileError:
                 return True
         return False
-
-    def _mend(self) -> None:
-        if self._files is not None:
-            self._files.mend_shared_memory()
 
     def _check_identity(self) -> None:
         """Refuse to use a file that was removed or replaced, because its events would be lost."""
@@ -398,37 +356,226 @@ class Database(Handle):
         """Close the file. Closing twice is allowed."""
         with self._lock:
             if self._connection is not None and not self._is_closed:
-                self._mend()
+                if self._files is not None:
+                    self._files.mend_shared_memory()
                 self._connection.close()
             self._is_closed = True
             self.identity = None
 
     # Forks: the methods of fork_safety.OpenFile
 
-    def before_fork(self, seconds: float) -> bool:
+    def before_fork(self, forking: FrameType, seconds: float) -> bool:
         """Lock out other threads, then close the connection unless it is in use."""
-        if not self._lock.acquire(timeout=seconds):
+        if not self._lock.enter(forking, seconds):
             return False
         # If the connection is in use, then by the thread that forks: in a transaction, or between two rows.
-        if self._connection is not None and not self._users and self.path != MEMORY:
+        if self._connection is not None and self._lock.depth() == 1 and self.path != MEMORY:
             with suppress(sqlite3.Error, LedgerError):
-                self._mend()
+                if self._files is not None:
+                    self._files.mend_shared_memory()
                 self._connection.close()
                 self._connection = None
         return True
 
-    def after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self, forking: FrameType) -> None:
         """Let other threads in again."""
-        self._lock.release()
+        self._lock.leave(forking)
 
     def after_fork_in_child(self) -> bool:
         """Drop the parent's threads and connection; return whether the parent had closed its connection."""
-        self._lock = threading.RLock()
-        self._users, self._is_writing = 0, False
-        self.generation += 1
+        self._transaction = None
         if self._connection is None or self._is_closed:
             return True
         _inherited.append(self._connection)
         self._connection = None
         self._was_in_use_by_parent = True
         return False
+
+
+class Transaction:
+    """One `write_transaction()`, from its begin on.
+
+    Attributes:
+        last_event: (seq, hash) of the last event that it appended, or None.
+        is_committed: True after the commit, False after a rollback. None means that it is open, or that it is not
+            known how it ended, because an interrupt came: then the ledger has its events or not.
+    """
+
+    __slots__ = ("is_committed", "last_event")
+
+    def __init__(self) -> None:
+        self.last_event: tuple[int, bytes] | None = None
+        self.is_committed: bool | None = None
+
+
+class _Block:
+    """A `with` block that uses the connection of a database.
+
+    A class and no generator, because an exception that a signal handler raises can end a generator early or late.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.frame: FrameType | None = None
+
+    def leave(self, error: BaseException | None) -> None:
+        """Give the connection back; raise an error of SQLite as a LedgerError."""
+        frame, self.frame = self.frame, None
+        if frame is not None:
+            self.database.leave(frame)
+        if isinstance(error, _ERRORS):
+            raise self.database._as_ledger_error(error) from error
+
+
+class _Reading(_Block):
+    """The block of `Database.reading`."""
+
+    def __enter__(self) -> LedgerConnection:
+        self.frame = frame = sys._getframe(1)
+        try:
+            return self.database.enter(frame)
+        except BaseException as error:
+            self.leave(error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(error)
+
+
+class _ReadTransaction(_Block):
+    """The block of `Database.read_transaction`."""
+
+    def __init__(self, database: Database, *, any_bytes: bool) -> None:
+        super().__init__(database)
+        self.any_bytes = any_bytes
+        self.began = False
+
+    def __enter__(self) -> LedgerConnection:
+        self.frame = frame = sys._getframe(1)
+        try:
+            self.connection = connection = self.database.enter(frame)
+            self.began = not connection.in_transaction
+            if self.began:
+                connection.execute("BEGIN")
+            if self.any_bytes:
+                connection.text_factory = any_text
+            return connection
+        except BaseException as error:
+            self.leave(error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.any_bytes:
+                self.connection.text_factory = str
+            if self.began and self.connection.in_transaction:
+                self.connection.execute("COMMIT")
+        except sqlite3.Error as failure:
+            error = error or failure
+        finally:
+            self.leave(error)
+
+
+class _LongRead:
+    """The block of `Database.long_read`, which its own connection lets outlive the frame."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.connection: LedgerConnection | None = None
+
+    def __enter__(self) -> LedgerConnection:
+        database, path = self.database, Path(self.database.path)
+        with database.reading() as own:
+            database._check_identity()
+            if not database.read_only:
+                database._check_files(own)
+        self.process, self.file = os.getpid(), fork_safety.in_use(path)
+        try:
+            self.file.__enter__()
+            self.connection = connection = database._connect(reading_uri(path), _REFUSE_WRITES)
+            connection.execute("BEGIN")
+            connection.execute(START_READING).fetchone()
+            return connection
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.connection is not None and os.getpid() == self.process:
+                self.connection.close()
+            elif self.connection is not None:
+                _inherited.append(self.connection)
+        finally:
+            self.file.__exit__(kind, error, trace)
+        if isinstance(error, _ERRORS):
+            raise self.database._as_ledger_error(error) from error
+
+
+class _Writing(_Block):
+    """The block of `Database.write_transaction`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.own: Transaction | None = None  # None within an outer `write_transaction()`
+
+    def __enter__(self) -> LedgerConnection:
+        self.frame = frame = sys._getframe(1)
+        try:
+            self.connection = connection = self.database.enter(frame)
+            if self.database._transaction is None:
+                self._begin(connection)
+            return connection
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    def _begin(self, connection: LedgerConnection) -> None:
+        database = self.database
+        if connection.in_transaction:
+            raise LedgerFileError(
+                f"{database.path}: this thread reads it in a transaction, which cannot write; end the read first"
+            )
+        self.own = database._transaction = Transaction()
+        connection.execute("BEGIN IMMEDIATE")
+        # Under the lock, because a restore takes the lock before it replaces the file.
+        database._check_file(connection)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        own = self.own
+        if own is None or error is not None:
+            self._end(error)
+            return
+        try:
+            if self.connection is not self.database._connection:
+                raise LedgerFileError(_FORKED.format(self.database.path))
+            self.connection.execute("COMMIT")
+            own.is_committed = True
+            self.database.note_commit()
+        except BaseException as failure:
+            self._end(failure)
+            raise
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Roll back what was not committed, and leave."""
+        database, own = self.database, self.own
+        try:
+            if own is not None and database._transaction is own:
+                connection = database._connection
+                if connection is not None and connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                    own.is_committed = False
+                elif isinstance(error, sqlite3.Error):  # which has rolled back already
+                    own.is_committed = False
+                database._transaction = None
+        finally:
+            self.leave(error)

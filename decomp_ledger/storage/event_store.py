@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
@@ -29,7 +29,7 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.rules import Decomposition, Rule
-from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.database import Database, Transaction
 from decomp_ledger.storage.inserts import inserted
 
 __all__ = [
@@ -76,6 +76,7 @@ _MATERIALIZED = f"""
 # The order of the versions is that of the seqs.
 _CHANGED_AFTER = f"{EVENT} WHERE event.table_id = ? AND event.version > ? AND {MAKES_VERSION} ORDER BY event.version"
 _HEAD = "SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1"
+_HAS_EVENT = "SELECT 1 FROM event WHERE seq = ? AND hash = ?"
 
 # The greatest version <= :version of each op, by a skip-scan over the primary key of `change`: a few milliseconds at
 # any version of a table with a million changes, where GROUP BY would read the million.
@@ -139,6 +140,8 @@ _BY_DIGEST = {
 BASES_TRIED = 4
 # How many row ids one process remembers: 4 MB. A provenance that is forgotten gets one more row when it comes again.
 _MAX_IDS = 10_000
+
+_Ids: TypeAlias = "dict[tuple[str, object], int]"
 
 
 class Provenance(NamedTuple):
@@ -238,9 +241,11 @@ class EventStore(Handle):
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        # (table, key) -> row id. A provenance has no unique index, so that only this cache keeps its rows few.
-        self._ids: dict[tuple[str, object], int] = {}
-        self._generation = database.generation
+        # (table, key) -> row id, of committed rows. A provenance has no unique index, so that only this cache keeps its
+        # rows few.
+        self._ids: _Ids = {}
+        # Those that a transaction inserted or read; they join the others once it is known to be committed.
+        self._new_ids: tuple[Transaction | None, _Ids] = None, {}
 
     # Reading
 
@@ -430,7 +435,17 @@ class EventStore(Handle):
         )
         row = row._replace(hash=event_hash(prev_hash, row.hashed_fields(parse)))
         self.insert_event(row, body)
+        if (transaction := self.database.last_transaction) is not None:
+            transaction.last_event = row.seq, row.hash
         return read_event(row)
+
+    def is_committed(self, transaction: Transaction) -> bool:
+        """Tell whether a transaction was committed; by its last event if an interrupt hid how it ended."""
+        if transaction.is_committed is None:
+            with self.database.reading() as connection:
+                found = connection.execute(_HAS_EVENT, transaction.last_event or (None, None)).fetchone()
+            transaction.is_committed = found is not None
+        return transaction.is_committed
 
     def insert_event(self, row: EventRow, body: Body) -> None:
         """Insert an event, with the rows that are derived from its body.
@@ -475,11 +490,11 @@ class EventStore(Handle):
             text: the JSON.
         """
         raw = hashlib.sha256(text.encode()).digest()
-        ids, key = self._known_ids(), (table, raw)
-        if key not in ids:
+        key, new = (table, raw), self._ids_of_transaction()
+        if key not in self._ids and key not in new:
             connection, (find, insert) = self.database.transaction, _BY_DIGEST[table]
             row = connection.execute(find, [raw]).fetchone()
-            ids[key] = row[0] if row else inserted(connection.execute(insert, [raw, text]), table)
+            new[key] = row[0] if row else inserted(connection.execute(insert, [raw, text]), table)
         return raw.hex()
 
     def put_catalog(self, catalog: Catalog) -> str:
@@ -503,40 +518,49 @@ class EventStore(Handle):
 
     def _provenance(self, row: EventRow) -> int:
         environment_id = self._digested("environment", row.environment)
-        ids, values = self._known_ids(), (row.actor, row.reason, row.call_site, environment_id)
-        key = ("provenance", values)
-        if key not in ids:
-            ids[key] = inserted(self.database.transaction.execute(_INSERT_PROVENANCE, values), "provenance")
-        return ids[key]
+        values = (row.actor, row.reason, row.call_site, environment_id)
+        key, new = ("provenance", values), self._ids_of_transaction()
+        found = self._ids.get(key) or new.get(key)
+        if found is None:
+            found = new[key] = inserted(self.database.transaction.execute(_INSERT_PROVENANCE, values), "provenance")
+        return found
 
     def _named(self, table: str, name: str) -> int:
         """Return the row id of a name, which is stored once."""
-        ids, key = self._known_ids(), (table, name)
-        if key not in ids:
+        key, new = (table, name), self._ids_of_transaction()
+        found = self._ids.get(key) or new.get(key)
+        if found is None:
             connection, (find, insert) = self.database.transaction, _BY_NAME[table]
             row = connection.execute(find, [name]).fetchone()
-            ids[key] = row[0] if row else inserted(connection.execute(insert, [name]), table)
-        return ids[key]
+            found = new[key] = row[0] if row else inserted(connection.execute(insert, [name]), table)
+        return found
 
     def _decomposition_id(self, change: Change) -> int | None:
         return None if change.decomposition is None else self._digested("decomposition", _unhex(change.decomposition))
 
     def _digested(self, table: str, digest: bytes) -> int:
         """Return the row id of a stored digest."""
-        ids, key = self._known_ids(), (table, digest)
-        if key not in ids:
+        key, new = (table, digest), self._ids_of_transaction()
+        found = self._ids.get(key) or new.get(key)
+        if found is None:
             row = self.database.transaction.execute(_BY_DIGEST[table][0], [digest]).fetchone()
             if row is None:
                 raise LedgerError(f"{self.database.path}: it has no {table} {digest.hex()[:12]}; store it first")
-            ids[key] = row[0]
-        return ids[key]
+            found = new[key] = row[0]
+        return found
 
-    def _known_ids(self) -> dict[tuple[str, object], int]:
-        """Return the row ids that this process knows: none after a rollback or a fork, and never too many."""
-        if self._generation != self.database.generation or len(self._ids) >= _MAX_IDS:
-            self._ids.clear()
-            self._generation = self.database.generation
-        return self._ids
+    def _ids_of_transaction(self) -> _Ids:
+        """Return the row ids that only the open transaction knows."""
+        before, now = self._new_ids, self.database.last_transaction
+        if before[0] is not now:
+            if before[0] is not None and before[0].is_committed:
+                self._ids.update(before[1])
+            if len(self._ids) >= _MAX_IDS:
+                self._ids = {}
+            self._new_ids = before = now, {}
+        elif len(before[1]) >= _MAX_IDS:
+            before[1].clear()
+        return before[1]
 
     def _damaged(self, problem: str) -> LedgerError:
         return LedgerError(f"{self.database.path}: the ledger is damaged: {problem}; run verify")

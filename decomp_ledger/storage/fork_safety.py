@@ -12,31 +12,33 @@ Two facts about POSIX explain it:
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Protocol, TypeAlias
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.storage.block_lock import BlockLock, renew_all
 
 __all__ = [
     "FileIdentity",
-    "LockOwner",
     "OpenFile",
     "file_identity",
+    "importing",
     "in_use",
+    "is_imported",
     "is_open",
     "opening_lock",
     "register_open_file",
-    "renew_lock_in_child",
 ]
 
 FileIdentity: TypeAlias = "tuple[int, int]"  # device and inode: the same for every name of a file
 
 _FORK_TIMEOUT = 2.0  # seconds that a fork waits for threads that use a ledger
+_IMPORT_TIMEOUT = 10.0  # seconds that a fork waits for threads that import a part of this package
 
 
 class OpenFile(Protocol):
@@ -48,18 +50,19 @@ class OpenFile(Protocol):
 
     identity: FileIdentity | None
 
-    def before_fork(self, seconds: float) -> bool:
+    def before_fork(self, forking: FrameType, seconds: float) -> bool:
         """Lock out other threads, then close the connection unless it is in use.
 
         Args:
+            forking: the frame that forks, which holds the lock meanwhile.
             seconds: how long to wait for other threads.
 
         Returns:
-            Whether other threads are locked out, so that `after_fork_in_parent` must let them in.
+            Whether other threads are locked out.
         """
 
-    def after_fork_in_parent(self) -> None:
-        """Let other threads in again."""
+    def after_fork_in_parent(self, forking: FrameType) -> None:
+        """Let other threads in again; nothing happens if they were not locked out."""
 
     def after_fork_in_child(self) -> bool:
         """Drop the parent's threads and connection.
@@ -69,23 +72,13 @@ class OpenFile(Protocol):
         """
 
 
-class LockOwner(Protocol):
-    """An object with a lock, which another thread may hold at the moment of a fork."""
-
-    def renew_lock(self) -> None:
-        """Replace the lock by a free one."""
-
-
 _open_files: tuple[weakref.ref[OpenFile], ...] = ()  # replaced, never changed, so that threads read it without a lock
-_lock_owners: weakref.WeakSet[LockOwner] = weakref.WeakSet()
 _used_by_parent: set[FileIdentity] = set()  # files that the parent was using when it forked this process
-_opening, _registering = threading.Lock(), threading.Lock()
+_opening, _registering = BlockLock(), BlockLock()
 _fork = threading.local()
-
-
-def renew_lock_in_child(owner: LockOwner) -> None:
-    """Call an object's `renew_lock` in every child that this process forks later."""
-    _lock_owners.add(owner)
+# The imports under way -> their threads. By weak reference, so that one that was interrupted is not waited for.
+_imports: weakref.WeakKeyDictionary[importing, int] = weakref.WeakKeyDictionary()
+_cut_off: list[str] = []  # what other threads of the parent were importing when it forked this process
 
 
 def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
@@ -115,11 +108,9 @@ def _registered() -> list[OpenFile]:
     return [file for reference in _open_files if (file := reference()) is not None]
 
 
-@contextmanager
-def opening_lock() -> Iterator[None]:
-    """Keep other threads from opening a ledger, and from forking, until the block ends."""
-    with _opening:
-        yield
+def opening_lock() -> BlockLock:
+    """Return the lock that keeps other threads from opening a ledger, and from forking, during a `with` block."""
+    return _opening
 
 
 def register_open_file(file: OpenFile) -> None:
@@ -129,60 +120,113 @@ def register_open_file(file: OpenFile) -> None:
         _open_files = (*(weakref.ref(each) for each in _registered() if each is not file), weakref.ref(file))
 
 
-class _FileInUse:
-    """A file whose connection stays open through a fork, because a long operation uses it."""
+class in_use:
+    """Make children that are forked during the block refuse a file, because a connection to it stays open.
 
-    def __init__(self, identity: FileIdentity) -> None:
-        self.identity: FileIdentity | None = identity
+    Args:
+        path: the file.
+    """
 
-    def before_fork(self, seconds: float) -> bool:
+    def __init__(self, path: Path) -> None:
+        self.identity: FileIdentity | None = None
+        self._path = path
+
+    def __enter__(self) -> in_use:
+        with _opening:
+            self.identity = file_identity(self._path)
+            register_open_file(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.identity = None
+
+    def before_fork(self, forking: FrameType, seconds: float) -> bool:
+        """Lock out no thread."""
         return False
 
-    def after_fork_in_parent(self) -> None:
-        pass
+    def after_fork_in_parent(self, forking: FrameType) -> None:
+        """Do nothing."""
 
     def after_fork_in_child(self) -> bool:
+        """Return that the connection stayed open."""
         return False
 
 
-@contextmanager
-def in_use(path: Path) -> Iterator[None]:
-    """Make children that are forked during the block refuse the file, because a connection to it stays open."""
-    file = _FileInUse(file_identity(path))
-    with opening_lock():
-        register_open_file(file)
-    try:
-        yield
-    finally:
-        file.identity = None
+class importing:
+    """Let forks of other threads wait for an import in the block. No lock of this package may be held meanwhile.
+
+    A child inherits Python's lock of a module that another thread imports, and would wait for that thread permanently.
+
+    Args:
+        name: the module.
+
+    Raises:
+        LedgerFileError: the parent did not wait long enough, so that this child can never import it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        if self.name in _cut_off:
+            raise LedgerFileError(
+                f"{self.name}: another thread was importing it when this process was forked; fork when no thread is "
+                "using a ledger, or start processes by 'spawn'"
+            )
+        if not is_imported(self.name):
+            _imports[self] = threading.get_ident()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _imports.pop(self, None)
+
+
+def is_imported(name: str) -> bool:
+    """Tell whether a module is imported wholly. Risk: `_initializing`, which importlib's own check reads too."""
+    module = sys.modules.get(name)
+    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+def _imports_of_others() -> list[str]:
+    me = threading.get_ident()
+    return [each.name for each, thread in list(_imports.items()) if thread != me]
 
 
 def _before_fork() -> None:
-    end = time.monotonic() + _FORK_TIMEOUT
-    _fork.has_opening_lock = _opening.acquire(timeout=_FORK_TIMEOUT)
-    _fork.locked = [file for file in _registered() if file.before_fork(max(0.0, end - time.monotonic()))]
+    _fork.locked, _fork.imports = [], []
+    end = time.monotonic() + _IMPORT_TIMEOUT
+    while _imports_of_others() and time.monotonic() < end:
+        time.sleep(0.001)
+    _fork.imports = _imports_of_others()
+    forking, end = sys._getframe(1), time.monotonic() + _FORK_TIMEOUT
+    _opening.enter(forking, _FORK_TIMEOUT)
+    for file in _registered():
+        if file.before_fork(forking, max(0.0, end - time.monotonic())):
+            _fork.locked.append(file)
 
 
 def _after_fork_in_parent() -> None:
-    for file in _fork.locked:
-        file.after_fork_in_parent()
+    forking = sys._getframe(1)
+    for file in _registered():
+        file.after_fork_in_parent(forking)
     _fork.locked = []
-    if _fork.has_opening_lock:
-        _opening.release()
+    _opening.leave(forking)
 
 
 def _after_fork_in_child() -> None:
-    global _opening, _registering
-    _opening, _registering = threading.Lock(), threading.Lock()
+    renew_all()
+    _cut_off.extend(getattr(_fork, "imports", ()))  # missing after an interrupt of the hook before the fork
+    locked = getattr(_fork, "locked", ())
     for file in _registered():
         was_closed = file.after_fork_in_child()
         # A file that could not be locked was in use, or was being opened: then the child sees no connection of it.
-        was_locked = any(file is each for each in _fork.locked)
+        was_locked = any(file is each for each in locked)
         if not (was_closed and was_locked) and file.identity is not None:
             _used_by_parent.add(file.identity)
     _fork.locked = []
-    for owner in list(_lock_owners):
-        owner.renew_lock()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

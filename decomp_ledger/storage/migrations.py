@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from decomp_ledger.errors import LedgerError
+from decomp_ledger.storage import fork_safety
 
 if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
@@ -29,6 +30,7 @@ __all__ = [
     "SchemaRow",
     "apply_migrations",
     "digest_of",
+    "load_migrations",
     "migration_names",
     "schema_digest",
     "schema_made_by",
@@ -69,6 +71,12 @@ def migration_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder().glob("[0-9][0-9][0-9][0-9]_*.py")))
 
 
+def load_migrations() -> None:
+    """Import what `apply_migrations` needs, before a lock is taken."""
+    with fork_safety.importing("sqlite_utils"):
+        import sqlite_utils  # noqa: F401
+
+
 def apply_migrations(connection: sqlite3.Connection) -> None:
     """Bring a ledger to the newest schema, in one transaction.
 
@@ -77,7 +85,8 @@ def apply_migrations(connection: sqlite3.Connection) -> None:
     """
     # Imported late, because sqlite_utils imports numpy where it is installed: that takes 0.1 s, and would come before
     # a script sets OMP_NUM_THREADS.
-    from sqlite_utils import Database
+    with fork_safety.importing("sqlite_utils"):
+        from sqlite_utils import Database
 
     connection.execute("BEGIN IMMEDIATE")
     try:

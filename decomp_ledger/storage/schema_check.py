@@ -22,7 +22,7 @@ from decomp_ledger.storage.migrations import (
     schema_made_by,
 )
 
-__all__ = ["check_schema", "readable_text", "schema_version"]
+__all__ = ["any_text", "check_schema", "schema_version"]
 
 _MOST = 1000  # rows that are read: a ledger has about 60
 _APPLIED = f"SELECT id, migration_set, name, typeof(applied_at) FROM _sqlite_migrations ORDER BY id LIMIT {_MOST}"
@@ -40,7 +40,7 @@ def check_schema(connection: sqlite3.Connection, path: str) -> list[str]:
         SchemaError: a newer version wrote it.
         DamagedSchema: its schema is not what its migrations make.
     """
-    with readable_text(connection):
+    with _readable_text(connection):
         rows = connection.execute(SCHEMA, [_MOST]).fetchall()
         names, problems = _applied(connection, rows)
         if digest_of(rows) != schema_digest(names):
@@ -53,9 +53,9 @@ def check_schema(connection: sqlite3.Connection, path: str) -> list[str]:
 
 
 @contextmanager
-def readable_text(connection: sqlite3.Connection) -> Iterator[None]:
+def _readable_text(connection: sqlite3.Connection) -> Iterator[None]:
     """Read text that is not UTF-8 as surrogate escapes, because SQLite's module would refuse the whole read."""
-    connection.text_factory = _text
+    connection.text_factory = any_text
     try:
         yield
     finally:
@@ -67,7 +67,8 @@ def schema_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA schema_version").fetchone()[0])
 
 
-def _text(raw: bytes) -> str:
+def any_text(raw: bytes) -> str:
+    """Return a stored text; bytes that are not UTF-8 become surrogate escapes."""
     return raw.decode("utf-8", "surrogateescape")
 
 

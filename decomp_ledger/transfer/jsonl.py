@@ -60,7 +60,13 @@ def dump(ledger: LedgerLog, progress: Progress | None = None) -> Iterator[str]:
         yield from lines
     else:
         with database.long_read() as connection:
-            yield from _lines(connection, identity, progress)
+            process = os.getpid()
+            for line in _lines(connection, identity, progress):
+                if os.getpid() != process:
+                    raise LedgerFileError(
+                        f"{database.path}: this process was forked while the dump was read; begin another dump here"
+                    )
+                yield line
 
 
 def _lines(connection: sqlite3.Connection, identity: tuple[str, str], progress: Progress | None) -> Iterator[str]:

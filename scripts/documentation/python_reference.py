@@ -54,12 +54,13 @@ SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 INTERNAL = frozenset(
     {
         *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "of_catalog"),
-        *("append", "origin", "next_name", "has_materialized_as", "changes_after", "renew_lock"),
+        *("append", "origin", "next_name", "has_materialized_as", "changes_after"),
         *("state_and_blame", "state_and_since", "last_events", "created", "locate"),
         *("new_log", "stopped", "adopted", "failed", "missed"),
         *("decomp_table", "has_materialized", "deleted_custom_ops"),
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
         *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),
+        *("TableLog.now", "TableLog.changed_since", "TableLog.replace_rules"),
         "Ledger.dump_lines",
     }
 )

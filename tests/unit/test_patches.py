@@ -120,7 +120,7 @@ def test_a_patch_that_another_tool_took_out_needs_no_undo() -> None:
 @pytest.mark.parametrize("which", ["patches", "recording"])
 def test_a_forked_child_gets_a_free_lock(which: str, tmp_path: Path) -> None:
     recording = record(tmp_path / "a.db")
-    lock = patches._shared.lock if which == "patches" else recording._lock
+    lock = patches._lock if which == "patches" else recording._lock
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -133,8 +133,8 @@ def test_a_forked_child_gets_a_free_lock(which: str, tmp_path: Path) -> None:
     held.wait(30)
     child = os.fork()
     if child == 0:
-        now = patches._shared.lock if which == "patches" else recording._lock
-        os._exit(0 if now.acquire(timeout=1) else 1)
+        now = patches._lock if which == "patches" else recording._lock
+        os._exit(0 if now.enter(sys._getframe(), 1) else 1)
     done.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0

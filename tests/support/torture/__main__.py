@@ -20,6 +20,7 @@ from torture import (
     disk,
     exits,
     hostile,
+    interrupts,
     keeping,
     open_files,
     runaway,
@@ -48,6 +49,7 @@ GROUPS = {
     "bombs": bombs.FAULTS,
     "strangers": strangers.FAULTS,
     "stamps": stamps.FAULTS,
+    "interrupts": interrupts.FAULTS,
 }
 
 

@@ -1,0 +1,119 @@
+"""A lock that comes free when the blocks that held it have ended, however they ended."""
+
+import ast
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import decomp_ledger
+from decomp_ledger.storage.block_lock import BlockLock
+
+TIMEOUT = 10
+
+
+def is_free(lock: BlockLock) -> bool:
+    """Tell whether another thread gets a lock."""
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(lock.enter(sys._getframe(), TIMEOUT)))
+    thread.start()
+    thread.join()
+    return found != [0]
+
+
+def test_a_block_keeps_other_threads_out_and_may_be_nested() -> None:
+    lock, found = BlockLock(), list[int]()
+    with lock:
+        with lock:
+            assert lock.depth() == 2
+        thread = threading.Thread(target=lambda: found.append(lock.enter(sys._getframe(), 0.1)))
+        thread.start()
+        thread.join()
+    assert found == [0] and lock.depth() == 0 and is_free(lock)
+
+
+def enter_only(lock: BlockLock) -> None:
+    lock.enter(sys._getframe())
+
+
+def enter_in_a_block(lock: BlockLock) -> None:
+    with lock:
+        lock.enter(sys._getframe())
+        enter_only(lock)
+        raise KeyboardInterrupt
+
+
+def end_as_a_thread(lock: BlockLock) -> None:
+    thread = threading.Thread(target=enter_only, args=(lock,))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("end", [enter_only, enter_in_a_block, end_as_a_thread])
+def test_a_block_that_ended_without_leaving_holds_nothing(end: Callable[[BlockLock], None]) -> None:
+    lock = BlockLock()
+    try:
+        end(lock)
+    except KeyboardInterrupt as error:
+        assert is_free(lock), error  # while the traceback keeps the frames
+    assert lock.depth() == 0 and is_free(lock)
+    with lock:
+        assert lock.depth() == 1
+
+
+def test_blocks_of_many_threads_take_turns() -> None:
+    lock, counts = BlockLock(), [0]
+
+    def count() -> None:
+        for _ in range(500):
+            with lock:
+                before = counts[0]
+                sys.getswitchinterval()
+                counts[0] = before + 1
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [2000]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_lock_is_free_in_a_child() -> None:
+    locks, held, done = [BlockLock() for _ in range(3)], threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks[0], locks[1], locks[2]:
+            held.set()
+            done.wait(TIMEOUT)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(TIMEOUT)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(lock.enter(sys._getframe(), 1) for lock in locks) else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_generator_pauses_within_a_block_of_a_lock() -> None:
+    found = []
+    for path in Path(decomp_ledger.__file__).parent.rglob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text())):
+            if isinstance(block, ast.With) and any(
+                isinstance(node, (ast.Yield, ast.YieldFrom)) for node in ast.walk(block)
+            ):
+                taken = [ast.unparse(item.context_expr) for item in block.items]
+                found += [f"{path.name}: {text}" for text in taken if is_lock(text)]
+    assert found == []
+
+
+def is_lock(text: str) -> bool:
+    return any(part in text for part in ("lock", "reading(", "read_transaction(", "write_transaction(", "audit("))

@@ -18,6 +18,7 @@ __all__ = ["checked", "one_or_more", "shown"]
 _Public = TypeVar("_Public", bound=Callable[..., Any])
 _Accepts: TypeAlias = Callable[[Any], bool]
 _MAX_SHOWN = 80
+_MAX_CLASSES = 2  # that an error names
 
 
 class _Kind(NamedTuple):
@@ -25,6 +26,7 @@ class _Kind(NamedTuple):
 
     accepts: _Accepts
     words: str
+    is_class: bool = False
 
 
 _ANYTHING = _Kind(lambda value: True, "any value")
@@ -143,19 +145,24 @@ def _alternatives(node: ast.expr) -> list[str]:
 def _of_class(cls: Any) -> _Kind:
     if not isinstance(cls, type) or cls in (object, inspect.Parameter.empty) or getattr(cls, "_is_protocol", False):
         return _ANYTHING
-    return _Kind(lambda value: isinstance(value, cls), f"a {cls.__name__}")
+    return _Kind(lambda value: isinstance(value, cls), f"a {cls.__name__}", is_class=True)
 
 
 def _union(kinds: Sequence[_Kind]) -> _Kind:
     accepts = tuple(kind.accepts for kind in kinds)
-    return _Kind(lambda value: any(each(value) for each in accepts), _joined([kind.words for kind in kinds]))
+    classes = [kind.words for kind in kinds if kind.is_class]
+    if len(classes) > _MAX_CLASSES:
+        classes = ["what another call returned"]
+    words = [*(kind.words for kind in kinds if not kind.is_class and kind.words != "None"), *classes]
+    words += ["None"] if any(kind.words == "None" for kind in kinds) else []
+    return _Kind(lambda value: any(each(value) for each in accepts), _joined(words))
 
 
 def _collection(cls: type, items: Sequence[_Kind]) -> _Kind:
     if cls is Mapping or not items:
         words = "a dict" if cls is Mapping else "a list"
         return _Kind(lambda value: isinstance(value, cls), words)
-    accepts, words = items[0]
+    accepts, words, _ = items[0]
 
     def accepts_items(value: object) -> bool:
         if isinstance(value, str) or hasattr(value, "__fspath__"):  # one stands for a list of one; see `one_or_more`

@@ -150,17 +150,18 @@ class Stamp:
             raise StampError("stamp: damaged: it has no format number")
         if value["format"] > _FORMAT:
             raise SchemaError("stamp: a newer decomp_ledger wrote it; upgrade to read it")
+        exports = value.get("exports")
+        if isinstance(exports, list) and len(exports) > STAMP_EXPORTS:
+            raise StampError(f"stamp: it has {len(exports)} exports; at most {STAMP_EXPORTS} can be read")
         canonical = _encode(value) == (text if isinstance(text, str) else text.decode())
         # Not against an attacker, who computes it too: a stamp with another digest is another stamp.
         if value.pop("digest", None) != _digest_of(value) or not canonical:
             raise StampError("stamp: damaged: it is not as it was written; save it again")
         if value.keys() != {"format", "graph", "torch", "exports"}:
             raise StampError("stamp: damaged: it has a part that no stamp has, or lacks one")
-        exports, graph, build = value["exports"], value["graph"], value["torch"]
+        graph, build = value["graph"], value["torch"]
         if not isinstance(exports, list) or not exports or not isinstance(build, str):
             raise StampError("stamp: damaged: it has no export")
-        if len(exports) > STAMP_EXPORTS:
-            raise StampError(f"stamp: it has {len(exports)} exports; at most {STAMP_EXPORTS} can be read")
         if graph is not None and not isinstance(graph, str):
             raise StampError("stamp: damaged: invalid graph digest")
         return cls(tuple(map(ExportBundle.from_json, exports)), graph, build)

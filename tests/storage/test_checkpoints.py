@@ -225,10 +225,10 @@ def test_anchors_name_the_first_event_of_a_rewritten_history(ledger: Ledger) -> 
         assert "the anchors agree up to #1" in opened.verify(anchors=anchors[::-1]).problems[0].text
 
 
-@pytest.mark.parametrize("bad", ["", "12ab", "z" * 64, 7, None])
-def test_a_text_that_is_not_a_hash_is_an_error(ledger: Ledger, bad: object) -> None:
+@pytest.mark.parametrize("bad", ["", "12ab", "z" * 64])
+def test_a_text_that_is_not_a_hash_is_an_error(ledger: Ledger, bad: str) -> None:
     with pytest.raises(LedgerError, match="not the hash of an event; give 64 hex digits"):
-        ledger.verify(expect=[bad])  # type: ignore[list-item]
+        ledger.verify(expect=[bad])
 
 
 # Keys and signers
@@ -347,7 +347,7 @@ def test_namespaces_are_matched_as_openssh_does(tmp_path: Path, patterns: str, p
         ("ann ssh-ed25519 AAAAB3NzaC1yc2E=", "line 1: the key has another type"),
         ("ann frobnicate ssh-ed25519 AAAA", "line 1: unknown option 'frobnicate'"),
         ("\x00\xff", "not a list of signers: it is not text"),
-        ("#" * (2 << 20), "over the limit of 1048576 bytes"),
+        ("#" * (2 << 20), "it has more than 1048576 bytes; at most 1048576 can be read"),
         *((line, f"line 1: .*{message}") for line, message in REFUSED.items()),
     ],
 )

@@ -1,12 +1,11 @@
 """A minimal stamp has no reasons, actors, paths and machines, and can still be checked against the ledger."""
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stamp_edits import forged, write_stamp
+from stamp_edits import forged, sealed, unsealed, write_stamp
 from strategies import private_export, private_texts
 
 from decomp_ledger import Ledger, LedgerError, StampError, read_stamp
@@ -73,17 +72,17 @@ def test_each_changed_value_is_refused_or_shown_by_the_ledger(text: str, ledger_
 
 @pytest.mark.parametrize("name", ["actor", "reason", "call_site"])
 def test_a_redacted_stamp_with_a_private_field_is_refused(name: str, text: str) -> None:
-    value = json.loads(text)
+    value = unsealed(text)
     value["exports"][0]["event"][name] = None
-    with pytest.raises(StampError, match="the mark `redacted`"):
-        Stamp.from_text(json.dumps(value))
+    with pytest.raises(StampError, match="expected the keys"):
+        Stamp.from_text(sealed(value))
 
 
 def test_a_byte_of_an_event_cannot_change_unseen(text: str) -> None:
-    value = json.loads(text)
+    value = unsealed(text)
     value["exports"][0]["event"]["body"]["milliseconds"] = 4
     with pytest.raises(StampError, match="damaged: event"):
-        Stamp.from_text(json.dumps(value))
+        Stamp.from_text(sealed(value))
     del value["exports"][0]["redacted"]
     with pytest.raises(StampError):
-        Stamp.from_text(json.dumps(value))
+        Stamp.from_text(sealed(value))

@@ -40,7 +40,7 @@ VALID = {
     "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None,
 }  # fmt: skip
 LATER = {"close", "table", "reproduce", "reproduce_export"}  # they take no arguments, or need torch
-INTERNAL = {"change", "open", "create_or_open", "exported", "adopt", "renew_lock"}
+INTERNAL = {"change", "open", "create_or_open", "exported", "adopt", "changed_since", "replace_rules"}
 CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
 
 

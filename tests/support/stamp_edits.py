@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,19 @@ def write_stamp(path: Path, text: str) -> Path:
     return path
 
 
+def sealed(value: dict[str, Any]) -> str:
+    """Write a stamp with its digest, like an attacker who knows how it is computed."""
+    digest = hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+    return json.dumps({**value, "digest": digest}, separators=(",", ":"))
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """Return the value of a stamp without its digest."""
+    value: dict[str, Any] = json.loads(text)
+    del value["digest"]
+    return value
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Give the path of every value in a JSON value."""
     if path:
@@ -34,9 +48,9 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def forged(text: str) -> Iterator[tuple[str, str]]:
     """Give (what was changed, text) of each redacted stamp in which one value of the export is another one.
 
-    The digest of a changed event is made again, so that only the ledger can tell.
+    The digests of the stamp and of a changed event are made again, so that only the ledger can tell.
     """
-    whole = json.loads(text)
+    whole = unsealed(text)
     # Not each name of the ops that the catalog lacks, because there are thousands.
     found = places(whole["exports"][0])
     paths = [path for path in found if path[-2:-1] != ("gone",) and path[-1] != "digest"]
@@ -52,4 +66,4 @@ def forged(text: str) -> Iterator[tuple[str, str]]:
         for event in (value["exports"][0]["event"], *value["exports"][0]["rule_events"]):
             if isinstance(event, dict):
                 event["digest"] = digest_of({name: field for name, field in event.items() if name != "digest"})
-        yield ".".join(map(str, path)), json.dumps(value)
+        yield ".".join(map(str, path)), sealed(value)

@@ -299,6 +299,14 @@ def test_the_architecture_page_names_files_that_exist() -> None:
     assert {f"{name}/" for name in folders} <= named
 
 
+def test_the_security_page_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[a-z_/]+\.py)(?:::([a-z_0-9]+))?`", text)
+    sources = {file: (ROOT / file).read_text(encoding="utf-8") for file, _ in named}
+    assert len(sources) > 10
+    assert [(file, test) for file, test in named if f"def {test}" not in sources[file]] == []
+
+
 # Attributes of torch's objects that have no public name; `internals` has a function for each that is in use.
 PRIVATE_ATTRIBUTES = {
     "_dir",

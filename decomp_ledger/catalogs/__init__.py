@@ -15,9 +15,13 @@ import attrs
 from packaging.version import Version
 
 from decomp_ledger.errors import UnknownCatalog
+from decomp_ledger.model.behaviour import Traces
 from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry
 
-__all__ = ["available", "complete", "completed", "of_build", "released"]
+__all__ = [
+    *("available", "complete", "completed", "of_build", "released"),
+    *("graph", "samples", "traces", "without_samples"),
+]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
@@ -25,7 +29,7 @@ _SUFFIX = ".json.gz"
 
 def available() -> list[str]:
     """Return the torch versions with a shipped catalog, oldest first."""
-    versions = [path.name.removesuffix(_SUFFIX) for path in _HERE.glob(f"*{_SUFFIX}")]
+    versions = [path.name.removesuffix(_SUFFIX) for path in _HERE.glob(f"[0-9]*{_SUFFIX}")]
     return sorted(versions, key=Version)
 
 
@@ -81,6 +85,30 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
         else:
             ops[op] = attrs.evolve(entry, schema=known.schema)
     return Catalog(catalog.build, ops)
+
+
+def samples() -> Mapping[str, tuple[str, ...]]:
+    """Return the sample calls of each op, as text; `decomp_ledger.model.samples` has the language."""
+    return {}
+
+
+def without_samples() -> Mapping[str, str]:
+    """Return why an op of some torch's default table has no sample: op name -> reason."""
+    return {}
+
+
+def traces(version: str) -> Traces | None:
+    """Return the traces of a released torch version; None if none are shipped.
+
+    Args:
+        version: one of `available()`.
+    """
+    return None
+
+
+def graph(digest: str) -> tuple[str, ...] | None:
+    """Return the canonical lines of a traced graph, one for each node; None if no shipped trace has that digest."""
+    return None
 
 
 def _read(version: str) -> dict[str, Any]:

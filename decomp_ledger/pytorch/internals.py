@@ -69,6 +69,24 @@ def schema_arguments(op: Any) -> Any:
     return op._schema.arguments
 
 
+def schema_returns(op: Any) -> Any:
+    """Return the results of an operator's schema.
+
+    Risk: `OpOverload._schema`. Without it a trace could not tell views from new tensors.
+    """
+    return op._schema.returns
+
+
+def alias_sets(argument: Any) -> tuple[frozenset[str], bool]:
+    """Return the names of an argument's or result's alias sets, and whether the op writes to it.
+
+    `*` is the name of the set of any results, which a list of views has.
+    Risk: `alias_info` of a schema's argument. Without it a trace could not order what happens in place.
+    """
+    info = argument.alias_info
+    return (frozenset(), False) if info is None else (frozenset((*info.before_set, *info.after_set)), info.is_write)
+
+
 def mutates_or_aliases(op: Any) -> bool:
     """Tell whether an operator's schema mutates or aliases an argument.
 

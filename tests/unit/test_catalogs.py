@@ -75,8 +75,13 @@ def test_each_is_a_whole_catalog(version: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "cia", "registry", "py_cia"),
-    [("2.5.1", 537, 452, 5), ("2.6.0", 536, 463, 5), ("2.9.1", 538, 461, 5)]
-    + [("2.13.0", 477, 460, 6), ("2.15.0", 477, 464, 7)],
+    [
+        ("2.5.1", 537, 452, 5),
+        ("2.6.0", 536, 463, 5),
+        ("2.9.1", 538, 461, 5),
+        ("2.13.0", 477, 460, 6),
+        ("2.15.0", 477, 464, 7),
+    ],
 )
 def test_the_origins_of_default_decompositions_have_their_known_counts(
     version: str, cia: int, registry: int, py_cia: int

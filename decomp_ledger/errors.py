@@ -18,6 +18,7 @@ __all__ = [
     "ReadOnlyTable",
     "RecordingWarning",
     "ReproductionError",
+    "SampleError",
     "SchemaError",
     "SigningError",
     "StampError",
@@ -91,6 +92,10 @@ class InvalidName(LedgerError, ValueError):
 
 class UnusableValue(LedgerError, TypeError):
     """The value cannot be recorded, because it is not callable, not text, or not JSON."""
+
+
+class SampleError(LedgerError, ValueError):
+    """The text is not a sample call."""
 
 
 class ReadOnlyTable(LedgerError, TypeError):

@@ -434,13 +434,19 @@ def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
 
 @checked
 def capture_catalog(
-    python: str | os.PathLike[str] | None = None, *, output: str | os.PathLike[str] | None = None
+    python: str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    traces: bool = True,
+    progress: Progress | None = None,
 ) -> Catalog:
     """Run a Python interpreter, and return the catalog of its torch.
 
     Args:
         python: the interpreter; None is this one. It needs torch, and nothing of this package.
         output: a file to write, which `catalog:FILE` then names.
+        traces: whether to trace the decompositions on the shipped samples, which takes about a minute.
+        progress: called with the number of ops traced so far and of all.
 
     Raises:
         UnsupportedTorch: the interpreter cannot run, has no torch, or has one that cannot be captured.
@@ -448,12 +454,14 @@ def capture_catalog(
         UnusableValue: `python` cannot be a path.
     """
     interpreter = sys.executable if python is None else os.fspath(python)
+    samples = catalogs.samples() if traces else None
+    report = (lambda done, count: None) if progress is None else progress
     try:
-        captured = Catalog.from_json(capture_with(interpreter))
+        captured = Catalog.from_json(capture_with(interpreter, samples=samples, progress=report))
     except ValueError:  # a null character, or a lone surrogate
         raise UnusableValue(f"{shown(interpreter)}: not a path; give the path of a Python interpreter") from None
     if output is not None:
-        write_text(output, json.dumps(captured.to_json()))
+        write_text(output, json.dumps(captured.to_file()))
     return captured
 
 
@@ -673,7 +681,7 @@ def _other_torch(torch: str | None, python: str | os.PathLike[str] | None) -> Ca
     if torch is not None and python is None:
         return catalogs.released(torch)
     if python is not None and torch is None:
-        return capture_catalog(python)
+        return capture_catalog(python, traces=False)
     raise UnusableValue("the other torch: give either a torch version or a Python interpreter, not both or none")
 
 

@@ -1,7 +1,9 @@
 """Build the standalone capture program, and run it in another interpreter. This file imports no torch."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +12,72 @@ from decomp_ledger.model.json_values import as_object, parse_json
 from decomp_ledger.model.limits import JSON_BYTES
 from decomp_ledger.storage.bounded_read import answer_of
 
+_PACKAGE = Path(__file__).parent.parent
 # The program is these files, one after another.
 _FINGERPRINT = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py")
-_TORCH = ("internals.py", "capture.py")
-_IMPORT_OF_OURS = re.compile(r"^from decomp_ledger\.pytorch\.[\w.]+ import (\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
+_SAMPLES = ("errors.py", "model/samples.py")
+_TORCH = ("internals.py", "sample_values.py", "trace_lines.py", "traces.py", "capture.py")
+_IMPORT_OF_OURS = re.compile(r"^from decomp_ledger\.[\w.]+ import (\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
+_FUTURE = "from __future__ import annotations\n"
 # Whatever torch prints goes to standard error, so that standard output has the answer alone.
 _BEFORE_TORCH = """import os
 
 _answer = os.dup(1)
 os.dup2(2, 1)
 """
+# Each line of the answer is a JSON value: [done, count] while ops are traced, at last the catalog.
 _ANSWER = """
 with os.fdopen(_answer, "w", encoding="utf-8") as answer:
-    json.dump(capture(), answer)
+
+    def _progress(done, count):
+        print(json.dumps([done, count]), file=answer, flush=True)
+
+    print(json.dumps(capture(_SAMPLE_CALLS, _progress)), file=answer)
 """
 
+Progress = Callable[[int, int], object]
 
-def capture_program() -> str:
-    """Return the text of the capture program, which needs only torch and prints a catalog as JSON."""
-    return fingerprint_program() + _BEFORE_TORCH + _joined(_TORCH) + _ANSWER
+
+def capture_program(samples: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the text of the capture program, which needs only torch and prints a catalog as JSON.
+
+    Args:
+        samples: op name -> sample calls on which it traces; None for a catalog without traces.
+    """
+    parts = (
+        _FUTURE,
+        _joined("pytorch", _FINGERPRINT),
+        _BEFORE_TORCH,
+        _joined("", _SAMPLES),
+        _joined("pytorch", _TORCH),
+    )
+    given = "None" if samples is None else f"json.loads({json.dumps(json.dumps(samples))})"
+    return f"{''.join(parts)}\nimport json\n\n_SAMPLE_CALLS = {given}\n{_ANSWER}"
 
 
 def fingerprint_program() -> str:
     """Return the text of the part that makes source digests, which needs only the standard library."""
-    return _joined(_FINGERPRINT)
+    return _FUTURE + _joined("pytorch", _FINGERPRINT)
 
 
-def _joined(names: Sequence[str]) -> str:
-    parts = ((Path(__file__).parent / name).read_text("utf-8") for name in names)
-    return _IMPORT_OF_OURS.sub("", "\n".join(parts))
+def _joined(folder: str, names: Sequence[str]) -> str:
+    parts = ((_PACKAGE / folder / name).read_text("utf-8") for name in names)
+    return _IMPORT_OF_OURS.sub("", "\n".join(parts)).replace(_FUTURE, "")
 
 
-def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
+def capture_with(
+    interpreter: str,
+    timeout: float = 600,
+    samples: Mapping[str, Sequence[str]] | None = None,
+    progress: Progress = lambda done, count: None,
+) -> dict[str, Any]:
     """Capture the torch of another Python interpreter, which need not have this package.
 
     Args:
         interpreter: The path of a Python with torch installed. It is run, and so is its torch.
         timeout: Seconds to wait for it.
+        samples: op name -> sample calls on which to trace its decompositions; None for no traces.
+        progress: It is called with the number of ops traced so far and of all.
 
     Returns:
         The catalog, in the form that `decomp_ledger.pytorch.capture.capture` gives.
@@ -56,12 +87,24 @@ def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
     """
     try:
         status, output, errors = answer_of(
-            [interpreter, "-"], 2 * JSON_BYTES, timeout, capture_program().encode("utf-8")
+            [interpreter, "-"],
+            2 * JSON_BYTES,
+            timeout,
+            capture_program(samples).encode("utf-8"),
+            received=partial(_report, progress),
         )
         if status != 0:
             last = (errors.decode("utf-8", "replace").strip().splitlines() or ["it ended without a message"])[-1]
             raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {last}")
-        catalog: dict[str, Any] = as_object(parse_json(output))
+        catalog: dict[str, Any] = as_object(parse_json((output.splitlines() or [b""])[-1]))
     except (OSError, UnusableValue) as error:
         raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
     return catalog
+
+
+def _report(progress: Progress, output: bytearray) -> None:
+    """Report the last progress in the output of the program so far: a line such as `[3, 873]`."""
+    *_, line, _ = (b"", b"", *output[-100:].split(b"\n"))
+    if re.fullmatch(rb"\[\d{1,9}, \d{1,9}\]", line):
+        done, count = line[1:-1].split(b",")
+        progress(int(done), int(count))

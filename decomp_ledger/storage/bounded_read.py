@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -44,6 +44,7 @@ def answer_of(
     seconds: float,
     text: bytes = b"",
     env: Mapping[str, str] | None = None,
+    received: Callable[[bytearray], object] | None = None,
 ) -> tuple[int, bytes, bytes]:
     """Run a program; return its exit status, its output and its errors, both whole.
 
@@ -55,6 +56,7 @@ def answer_of(
         seconds: how long it may take.
         text: its standard input.
         env: its environment.
+        received: called with its output so far, whenever there is more.
 
     Raises:
         OSError: it cannot be run.
@@ -69,7 +71,7 @@ def answer_of(
         )
     with process:
         try:
-            output, errors = _read_both(process, most, time.monotonic() + seconds)
+            output, errors = _read_both(process, most, time.monotonic() + seconds, received)
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -77,7 +79,12 @@ def answer_of(
         return process.wait(), output, errors
 
 
-def _read_both(process: subprocess.Popen[bytes], most: int, deadline: float) -> tuple[bytes, bytes]:
+def _read_both(
+    process: subprocess.Popen[bytes],
+    most: int,
+    deadline: float,
+    received: Callable[[bytearray], object] | None,
+) -> tuple[bytes, bytes]:
     found: dict[IO[bytes] | None, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
     with selectors.DefaultSelector() as selector:
         for pipe in found:
@@ -92,6 +99,8 @@ def _read_both(process: subprocess.Popen[bytes], most: int, deadline: float) -> 
                 if not chunk:
                     selector.unregister(key.fileobj)
                 key.data.extend(chunk)
+                if received is not None and key.fileobj is process.stdout:
+                    received(key.data)
             if sum(map(len, found.values())) > most:
                 raise UnusableValue(f"it printed more than {most} bytes; at most {most} can be read")
     return bytes(found[process.stdout]), bytes(found[process.stderr])

@@ -233,12 +233,7 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
     result = answer(path, "verify")
     assert (result["ok"], result["events"], result["problems"]) == (True, 6, [])
     assert result["head"] in run(path, "verify").stdout
-    import sqlite3
-
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER event_no_update")
-        connection.execute("UPDATE event SET recorded_at = '2020-01-01T00:00:00.000000Z' WHERE seq = 3")
-    connection.close()
+    tamper(path, "UPDATE event SET recorded_at = '2020-01-01T00:00:00.000000Z' WHERE seq = 3")
     done = run(path, "verify")
     assert done.returncode == 1
     assert done.stdout.startswith("event #3: its content does not match its hash")

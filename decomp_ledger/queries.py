@@ -20,6 +20,7 @@ from decomp_ledger import catalogs
 from decomp_ledger.analysis import drift as drifting
 from decomp_ledger.analysis import explain as explaining
 from decomp_ledger.analysis import upgrade as upgrading
+from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
@@ -33,6 +34,7 @@ from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
+from decomp_ledger.model.behaviour import Traces
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
 from decomp_ledger.model.materialize import Snapshot, materialize
@@ -131,7 +133,8 @@ class ResolvedState:
                 f"{self.name}: the table was never materialized, so it has no catalog to compare; export with it, or "
                 f"try `upgrade {self.name} --torch VERSION`"
             )
-        return NamedState(self.name, self.state, catalogs.completed(self.catalog))
+        whole = catalogs.completed(self.catalog)
+        return NamedState(self.name, self.state, whole, _traces(whole))
 
 
 State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
@@ -337,7 +340,7 @@ def drift(
     """
     used = None if only_used is None else used_ops(only_used, ledger=ledger)
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
-    whole = drifting.drift(one.named_state(), other.named_state())
+    whole = drifting.drift(one.named_state(), other.named_state(), _trace_data())
     return whole if used is None else whole.only(used)
 
 
@@ -657,8 +660,27 @@ def _upgraded(found: ResolvedState, other: Catalog) -> Upgrade:
     whole = None if found.catalog is None else catalogs.completed(found.catalog)
     release = None if whole is None else catalogs.of_build(whole.build)
     torch_namespaces = set() if release is None else set(map(op_names.namespace, release.ops))
-    here = None if whole is None else NamedState(found.name, found.state, whole)
-    return upgrading.upgrade(NamedState(found.name, found.state, other), here, torch_namespaces)
+    here = None if whole is None else found.named_state()
+    there = NamedState(found.name, found.state, other, _traces(other))
+    return upgrading.upgrade(there, here, torch_namespaces, _trace_data())
+
+
+def _trace_data() -> TraceData:
+    return TraceData(catalogs.graph, catalogs.without_samples())
+
+
+def _traces(catalog: Catalog) -> Traces | None:
+    """Return what the default decompositions of a whole catalog do; None if its build is not shipped.
+
+    Left out are ops whose entry is not the build's, because a library can replace a decomposition of torch's.
+    """
+    release = catalogs.of_build(catalog.build)
+    traces = None if release is None else catalogs.traces(release.build["torch"].partition("+")[0])
+    if release is None or traces is None or catalog is release:
+        return traces
+    return Traces(
+        traces.torch, {op: found for op, found in traces.of.items() if catalog.ops.get(op) == release.ops.get(op)}
+    )
 
 
 def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[Exported]:

@@ -422,13 +422,19 @@ def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
 
 
 def capture_catalog(
-    python: str | os.PathLike[str] | None = None, *, output: str | os.PathLike[str] | None = None
+    python: str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    traces: bool = True,
+    progress: Progress | None = None,
 ) -> Catalog:
     """Run a Python interpreter, and return the catalog of its torch.
 
     Args:
         python: the interpreter; None is this one. It needs torch, and nothing of this package.
         output: a file to write, which `catalog:FILE` then names.
+        traces: whether to trace the decompositions on the shipped samples, which takes about a minute.
+        progress: called with the number of ops traced so far and of all.
 
     Raises:
         UnsupportedTorch: the interpreter cannot run, has no torch, or has one that cannot be captured.
@@ -438,10 +444,12 @@ def capture_catalog(
     interpreter = sys.executable if python is None else python
     if not isinstance(interpreter, (str, os.PathLike)) or "\0" in os.fspath(interpreter):
         raise UnusableValue(f"{python!r:.80}: not a path; give the path of a Python interpreter")
-    captured = Catalog.from_json(capture_with(os.fspath(interpreter)))
+    samples = catalogs.samples() if traces else None
+    report = (lambda done, count: None) if progress is None else progress
+    captured = Catalog.from_json(capture_with(os.fspath(interpreter), samples=samples, progress=report))
     if output is not None:
         try:
-            Path(output).write_text(json.dumps(captured.to_json()), encoding="utf-8")
+            Path(output).write_text(json.dumps(captured.to_file()), encoding="utf-8")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise LedgerFileError(
@@ -652,7 +660,7 @@ def _other_torch(torch: str | None, python: str | os.PathLike[str] | None) -> Ca
     if torch is not None and python is None:
         return catalogs.released(torch)
     if python is not None and torch is None:
-        return capture_catalog(python)
+        return capture_catalog(python, traces=False)
     raise UnusableValue("the other torch: give either a torch version or a Python interpreter, not both or none")
 
 

@@ -15,16 +15,17 @@ import attrs
 from packaging.version import Version
 
 from decomp_ledger.errors import UnknownCatalog
-from decomp_ledger.model.behaviour import Traces
+from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry
 
 __all__ = [
     *("available", "complete", "completed", "of_build", "released"),
-    *("graph", "samples", "traces", "without_samples"),
+    *("graph", "samples", "traced_versions", "traces", "without_samples", "write_traces"),
 ]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
+_SAMPLES, _TRACES, _GRAPHS = "samples.json", "traces.json.gz", "graphs.json.gz"
 
 
 def available() -> list[str]:
@@ -89,26 +90,90 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
 
 def samples() -> Mapping[str, tuple[str, ...]]:
     """Return the sample calls of each op, as text; `decomp_ledger.model.samples` has the language."""
-    return {}
+    return {op: tuple(calls) for op, calls in _sample_file()["samples"].items()}
 
 
 def without_samples() -> Mapping[str, str]:
     """Return why an op of some torch's default table has no sample: op name -> reason."""
-    return {}
+    return dict(_sample_file()["without"])
 
 
+def traced_versions() -> list[str]:
+    """Return the torch versions with shipped traces, oldest first."""
+    return sorted(_trace_file()["versions"], key=Version)
+
+
+# One command reads the traces of two versions.
+@lru_cache(maxsize=4)
 def traces(version: str) -> Traces | None:
     """Return the traces of a released torch version; None if none are shipped.
 
     Args:
         version: one of `available()`.
     """
-    return None
+    file = _trace_file()
+    if version not in file["versions"]:
+        return None
+    position = file["versions"].index(version)
+    known = [None if text is None else Trace.from_json(text) for text in file["results"]]
+    ops = {}
+    for op, calls in file["ops"].items():
+        rows = ((call, known[row if isinstance(row, int) else row[position]]) for call, row in calls.items())
+        if found := tuple((call, trace) for call, trace in rows if trace is not None):
+            ops[op] = found
+    return Traces(version, ops)
 
 
 def graph(digest: str) -> tuple[str, ...] | None:
     """Return the canonical lines of a traced graph, one for each node; None if no shipped trace has that digest."""
-    return None
+    text = _graph_file().get(digest)
+    return None if text is None else tuple(text.split("\n"))
+
+
+def write_traces(folder: Path, captured: Mapping[str, TraceSet]) -> None:
+    """Write the files of the traces: what each version gave, and every graph once.
+
+    Args:
+        folder: the folder of the catalogs.
+        captured: torch version -> its traces. These are all that the files have afterwards.
+    """
+    versions = sorted(captured, key=Version)
+    tables = [captured[version].traces.to_json()["ops"] for version in versions]
+    results: dict[Any, int] = {None: 0}
+    ops: dict[str, dict[str, int | list[int]]] = {}
+    for op in sorted({op for table in tables for op in table}):  # type: ignore[union-attr]
+        calls = dict.fromkeys(call for table in reversed(tables) for call in table.get(op, ()))  # type: ignore[union-attr]
+        for call in calls:
+            found = [table.get(op, {}).get(call) for table in tables]  # type: ignore[union-attr]
+            row = [results.setdefault(result, len(results)) for result in found]
+            ops.setdefault(op, {})[call] = row[0] if len({*row}) == 1 else row
+    graphs = {digest: "\n".join(lines) for each in captured.values() for digest, lines in each.graphs.items()}
+    named = {digest: graphs[digest] for digest in results if digest in graphs}
+    _write(folder / _TRACES, {"versions": versions, "results": [*results], "ops": ops})
+    _write(folder / _GRAPHS, dict(sorted(named.items(), key=lambda item: (item[1], item[0]))))
+
+
+def _write(path: Path, value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+@lru_cache(maxsize=1)
+def _sample_file() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((_HERE / _SAMPLES).read_text("utf-8"))
+    return value
+
+
+@lru_cache(maxsize=1)
+def _trace_file() -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(gzip.decompress((_HERE / _TRACES).read_bytes()))
+    return value
+
+
+@lru_cache(maxsize=1)
+def _graph_file() -> dict[str, str]:
+    value: dict[str, str] = json.loads(gzip.decompress((_HERE / _GRAPHS).read_bytes()))
+    return value
 
 
 def _read(version: str) -> dict[str, Any]:

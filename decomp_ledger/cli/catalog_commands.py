@@ -10,7 +10,7 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.cli.drift_output import decomposition_text
-from decomp_ledger.cli.output import LedgerOption, columns, json_option, note, pass_ledger, write_json
+from decomp_ledger.cli.output import LedgerOption, columns, json_option, note, pass_ledger, progress, write_json
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
@@ -70,15 +70,18 @@ def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> Non
 @click.option("--python", "interpreter", metavar="INTERPRETER", default=sys.executable, show_default="this one",
               help="The Python whose torch to capture. The command runs it.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write to a file, which catalog:FILE then names.")
+@click.option("--traces/--no-traces", default=True,
+              help="Trace the decompositions on sample calls; --no-traces saves a minute.")  # fmt: skip
 @json_option
-def capture(interpreter: str, output: str | None, as_json: bool) -> None:
+def capture(interpreter: str, output: str | None, traces: bool, as_json: bool) -> None:
     """Capture the torch of a Python interpreter, which needs nothing of this package.
 
     Without --output, print the catalog itself as JSON.
     """
-    captured = queries.capture_catalog(interpreter, output=output)
+    with progress("trace") as report:
+        captured = queries.capture_catalog(interpreter, output=output, traces=traces, progress=report)
     if output is None:
-        click.echo(json.dumps(captured.to_json()))
+        click.echo(json.dumps(captured.to_file()))
     elif as_json:
         write_json({"name": f"catalog:{output}", **_summary(captured)})
     else:

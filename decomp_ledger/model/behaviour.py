@@ -8,9 +8,9 @@ import attrs
 
 from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.json_values import as_object, as_string
+from decomp_ledger.model.json_values import as_object, as_string, as_strings
 
-__all__ = ["DYNAMIC", "Trace", "Traces", "is_dynamic"]
+__all__ = ["DYNAMIC", "Trace", "TraceSet", "Traces", "is_dynamic"]
 
 # A call that starts with this is traced with dynamic shapes.
 DYNAMIC = "dynamic"
@@ -93,6 +93,41 @@ class Traces:
             torch,
             {op: tuple((call, Trace.from_json(item)) for call, item in calls.items()) for op, calls in ops.items()},
         )
+
+
+@attrs.frozen
+class TraceSet:
+    """The traces of one torch with the graphs that they name, as capturing gives them.
+
+    Attributes:
+        traces: the traces.
+        graphs: digest -> the canonical lines of the graph, one for each node.
+    """
+
+    traces: Traces
+    graphs: Mapping[str, tuple[str, ...]] = attrs.field(repr=lambda graphs: f"<{len(graphs)} graphs>")
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data."""
+        graphs: dict[str, Json] = {digest: list(lines) for digest, lines in self.graphs.items()}
+        return {**self.traces.to_json(), "graphs": graphs}
+
+    @classmethod
+    def from_json(cls, value: object) -> TraceSet:
+        """Check and read plain data of any origin.
+
+        Raises:
+            LedgerError: it is not a set of traces, or a graph is missing.
+        """
+        traces = Traces.from_json(value)
+        try:
+            graphs = {digest: as_strings(lines) for digest, lines in as_object(as_object(value)["graphs"]).items()}
+        except (UnusableValue, KeyError) as error:
+            raise LedgerError(f"traces: the graphs are damaged: {error}; make them with `catalog capture`") from None
+        named = {trace.digest for each in traces.of.values() for _, trace in each if trace.digest is not None}
+        if missing := sorted(named - graphs.keys()):
+            raise LedgerError(f"traces: the graph {missing[0]:.32} is missing; make them with `catalog capture`")
+        return cls(traces, graphs)
 
 
 def is_dynamic(call: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from decomp_ledger.errors import LedgerError, UnusableValue
+from decomp_ledger.model.behaviour import TraceSet
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.json_values import as_object, as_string, as_strings
 
@@ -102,14 +103,21 @@ class Catalog:
     Attributes:
         build: `torch` (its version), `git` (its git version), `accelerator` (`cpu`, `cuda 12.4`).
         ops: op name -> entry, for every loaded op.
+        traced: what the decompositions do, if that was captured. It is no part of the catalog's digest. The traces of
+            a released torch are apart: `decomp_ledger.catalogs.traces` reads them.
     """
 
     build: Mapping[str, str]
     ops: Mapping[str, Entry] = attrs.field(repr=lambda ops: f"<{len(ops)} ops>")
+    traced: TraceSet | None = attrs.field(default=None, repr=False, eq=False)
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
         return {"build": dict(self.build), "ops": _entries_to_json(self.ops)}
+
+    def to_file(self) -> dict[str, Json]:
+        """Return it as plain data, with its traces."""
+        return self.to_json() if self.traced is None else {**self.to_json(), "traces": self.traced.to_json()}
 
     @classmethod
     def from_json(cls, value: object) -> Catalog:
@@ -120,7 +128,8 @@ class Catalog:
         """
         if not isinstance(value, dict) or not {"build", "ops"} <= value.keys():
             raise LedgerError("catalog: expected an object with `build` and `ops`; make one with `catalog capture`")
-        return cls(_build_from_json(value["build"]), _entries_from_json(value["ops"]))
+        traced = None if value.get("traces") is None else TraceSet.from_json(value["traces"])
+        return cls(_build_from_json(value["build"]), _entries_from_json(value["ops"]), traced)
 
     @cached_property
     def defaults(self) -> Mapping[str, str]:

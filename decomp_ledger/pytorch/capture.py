@@ -6,7 +6,7 @@ standalone capture program, so it imports only the standard library, torch and t
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from decomp_ledger.pytorch.internals import (
     schema_text,
     upstream_table,
 )
+from decomp_ledger.pytorch.traces import trace_defaults
 
 FORMAT = 1
 
@@ -155,17 +156,29 @@ def build() -> dict[str, str]:
     }
 
 
-def capture() -> dict[str, Any]:
-    """Return the catalog of this process as plain data, with digests (some seconds)."""
+def capture(
+    samples: Mapping[str, Sequence[str]] | None = None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> dict[str, Any]:
+    """Return the catalog of this process as plain data, with digests (some seconds).
+
+    Args:
+        samples: op name -> sample calls on which to trace the default decompositions (some 40 seconds); None for no
+            traces.
+        progress: It is called with the number of ops traced so far and of all.
+    """
     defaults = upstream_table()
     operators = {name: _operator(name) for name in dispatcher_names()}
     operators.update(higher_order_operators())
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    return {
+    captured: dict[str, Any] = {
         "format": FORMAT,
         "build": {**build(), "python": python},
         "ops": {n: entry(n, op, defaults.get(op), True) for n, op in sorted(operators.items())},
     }
+    if samples is not None:
+        captured["traces"] = {"torch": str(torch.__version__), **trace_defaults(samples, progress)}
+    return captured
 
 
 def _operator(name: str) -> Any:

@@ -3,49 +3,80 @@
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from decomp_ledger.errors import UnsupportedTorch
 
+_PACKAGE = Path(__file__).parent.parent
 # The program is these files, one after another.
 _FINGERPRINT = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py")
-_TORCH = ("internals.py", "capture.py")
-_IMPORT_OF_OURS = re.compile(r"^from decomp_ledger\.pytorch\.[\w.]+ import (\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
+_SAMPLES = ("errors.py", "model/samples.py")
+_TORCH = ("internals.py", "sample_values.py", "trace_lines.py", "traces.py", "capture.py")
+_IMPORT_OF_OURS = re.compile(r"^from decomp_ledger\.[\w.]+ import (\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
+_FUTURE = "from __future__ import annotations\n"
 # Whatever torch prints goes to standard error, so that standard output has the answer alone.
 _BEFORE_TORCH = """import os
 
 _answer = os.dup(1)
 os.dup2(2, 1)
 """
+# Each line of the answer is a JSON value: [done, count] while ops are traced, at last the catalog.
 _ANSWER = """
 with os.fdopen(_answer, "w", encoding="utf-8") as answer:
-    json.dump(capture(), answer)
+
+    def _progress(done, count):
+        print(json.dumps([done, count]), file=answer, flush=True)
+
+    print(json.dumps(capture(_SAMPLE_CALLS, _progress)), file=answer)
 """
 
+Progress = Callable[[int, int], object]
 
-def capture_program() -> str:
-    """Return the text of the capture program, which needs only torch and prints a catalog as JSON."""
-    return fingerprint_program() + _BEFORE_TORCH + _joined(_TORCH) + _ANSWER
+
+def capture_program(samples: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the text of the capture program, which needs only torch and prints a catalog as JSON.
+
+    Args:
+        samples: op name -> sample calls on which it traces; None for a catalog without traces.
+    """
+    parts = (
+        _FUTURE,
+        _joined("pytorch", _FINGERPRINT),
+        _BEFORE_TORCH,
+        _joined("", _SAMPLES),
+        _joined("pytorch", _TORCH),
+    )
+    given = "None" if samples is None else f"json.loads({json.dumps(json.dumps(samples))})"
+    return f"{''.join(parts)}\nimport json\n\n_SAMPLE_CALLS = {given}\n{_ANSWER}"
 
 
 def fingerprint_program() -> str:
     """Return the text of the part that makes source digests, which needs only the standard library."""
-    return _joined(_FINGERPRINT)
+    return _FUTURE + _joined("pytorch", _FINGERPRINT)
 
 
-def _joined(names: Sequence[str]) -> str:
-    parts = ((Path(__file__).parent / name).read_text("utf-8") for name in names)
-    return _IMPORT_OF_OURS.sub("", "\n".join(parts))
+def _joined(folder: str, names: Sequence[str]) -> str:
+    parts = ((_PACKAGE / folder / name).read_text("utf-8") for name in names)
+    return _IMPORT_OF_OURS.sub("", "\n".join(parts)).replace(_FUTURE, "")
 
 
-def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
+def capture_with(
+    interpreter: str,
+    timeout: float = 600,
+    samples: Mapping[str, Sequence[str]] | None = None,
+    progress: Progress = lambda done, count: None,
+) -> dict[str, Any]:
     """Capture the torch of another Python interpreter, which need not have this package.
 
     Args:
         interpreter: The path of a Python with torch installed. It is run, and so is its torch.
         timeout: Seconds to wait for it.
+        samples: op name -> sample calls on which to trace its decompositions; None for no traces.
+        progress: It is called with the number of ops traced so far and of all.
 
     Returns:
         The catalog, in the form that `decomp_ledger.pytorch.capture.capture` gives.
@@ -53,19 +84,37 @@ def capture_with(interpreter: str, timeout: float = 600) -> dict[str, Any]:
     Raises:
         UnsupportedTorch: It cannot be run, has no torch, or has a torch that cannot be captured.
     """
-    try:
-        done = subprocess.run(
-            [interpreter, "-"],
-            input=capture_program(),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=timeout,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
-        raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {last}")
-    catalog: dict[str, Any] = json.loads(done.stdout)
-    return catalog
+    with tempfile.TemporaryFile() as program, tempfile.TemporaryFile() as errors:
+        program.write(capture_program(samples).encode())
+        program.seek(0)
+        command = [interpreter, "-"]
+        try:
+            process = subprocess.Popen(command, stdin=program, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8")
+        except OSError as error:
+            raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
+        timer = threading.Timer(timeout, process.kill)
+        timer.start()
+        with process:
+            catalog = _answer(process.stdout, progress)
+        late = timer.finished.is_set()
+        timer.cancel()
+        if process.returncode == 0 and catalog is not None:
+            return catalog
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").strip().splitlines()
+    reason = f"it did not end within {timeout} seconds" if late else (lines or ["it ended without a message"])[-1]
+    raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {reason}")
+
+
+def _answer(lines: IO[str] | None, progress: Progress) -> dict[str, Any] | None:
+    """Read the answer of the program; return the catalog, or None if it ended before."""
+    for line in lines or ():
+        try:
+            value = json.loads(line)
+        except ValueError:  # the process was ended while it wrote
+            return None
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, list):
+            progress(*value)
+    return None

@@ -32,7 +32,7 @@ from decomp_ledger.pytorch.internals import (
     symbolic_expression,
 )
 
-_RECIPE = "decomp_ledger trace 1"
+_RECIPE = "trace 1"
 _SHORT = {f"torch.{name}": short for short, name in DTYPES.items()}
 # The state of the random number generators, as a storage that every random op changes.
 _GENERATOR = "generator"

@@ -134,7 +134,7 @@ class ResolvedState:
                 f"try `upgrade {self.name} --torch VERSION`"
             )
         whole = catalogs.completed(self.catalog)
-        return NamedState(self.name, self.state, whole, _traces(whole))
+        return NamedState(self.name, self.state, whole, _traces(self.catalog if self.catalog.traced else whole))
 
 
 State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
@@ -340,7 +340,8 @@ def drift(
     """
     used = None if only_used is None else used_ops(only_used, ledger=ledger)
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
-    whole = drifting.drift(one.named_state(), other.named_state(), _trace_data())
+    states = one.named_state(), other.named_state()
+    whole = drifting.drift(*states, _trace_data(*states))
     return whole if used is None else whole.only(used)
 
 
@@ -660,7 +661,9 @@ def _other_torch(torch: str | None, python: str | os.PathLike[str] | None) -> Ca
     if torch is not None and python is None:
         return catalogs.released(torch)
     if python is not None and torch is None:
-        return capture_catalog(python, traces=False)
+        # Only a build that is not shipped is traced, because that takes a minute.
+        quick = capture_catalog(python, traces=False)
+        return quick if catalogs.of_build(quick.build) is not None else capture_catalog(python)
     raise UnusableValue("the other torch: give either a torch version or a Python interpreter, not both or none")
 
 
@@ -670,11 +673,17 @@ def _upgraded(found: ResolvedState, other: Catalog) -> Upgrade:
     torch_namespaces = set() if release is None else set(map(op_names.namespace, release.ops))
     here = None if whole is None else found.named_state()
     there = NamedState(found.name, found.state, other, _traces(other))
-    return upgrading.upgrade(there, here, torch_namespaces, _trace_data())
+    return upgrading.upgrade(there, here, torch_namespaces, _trace_data(here, there))
 
 
-def _trace_data() -> TraceData:
-    return TraceData(catalogs.graph, catalogs.without_samples())
+def _trace_data(*states: NamedState | None) -> TraceData:
+    """Return the reasons without samples, and the graphs: of captured catalogs, and the shipped ones."""
+    captured = [state.catalog.traced for state in states if state is not None and state.catalog.traced is not None]
+
+    def graph(digest: str) -> tuple[str, ...] | None:
+        return next((each.graphs[digest] for each in captured if digest in each.graphs), None) or catalogs.graph(digest)
+
+    return TraceData(graph, catalogs.without_samples())
 
 
 def _traces(catalog: Catalog) -> Traces | None:
@@ -682,13 +691,14 @@ def _traces(catalog: Catalog) -> Traces | None:
 
     Left out are ops whose entry is not the build's, because a library can replace a decomposition of torch's.
     """
+    if catalog.traced is not None:
+        return catalog.traced.traces
     release = catalogs.of_build(catalog.build)
     traces = None if release is None else catalogs.traces(release.build["torch"].partition("+")[0])
     if release is None or traces is None or catalog is release:
         return traces
-    return Traces(
-        traces.torch, {op: found for op, found in traces.of.items() if catalog.ops.get(op) == release.ops.get(op)}
-    )
+    own = {op: found for op, found in traces.of.items() if catalog.ops.get(op) == release.ops.get(op)}
+    return Traces(traces.torch, own)
 
 
 def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[Exported]:

@@ -92,13 +92,25 @@ def _state_json(found: ResolvedState) -> dict[str, Json]:
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")
 @click.option("--only-used", "program", metavar="export:N|FILE.pt2",
               help="Only ops that this program has, before or after its export, or that fired in it.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Show whole graphs, not only the nodes that differ.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @pass_ledger
 def drift_command(
-    option: LedgerOption, before: str, after: str, everything: bool, program: str | None, markdown: bool, as_json: bool
+    option: LedgerOption,
+    before: str,
+    after: str,
+    everything: bool,
+    program: str | None,
+    verbose: bool,
+    markdown: bool,
+    as_json: bool,
 ) -> int:
-    """Show what differs between two tables or torch versions, most important first; exit with 1 if anything does."""
+    """Show what differs between two tables or torch versions; exit with 1 if anything does.
+
+    First comes what behaves differently: the first sample call whose graph differs, with the nodes that differ, before
+    and after. Then what enters and leaves the table, and at last what changed only as text.
+    """
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other; give one of them")
     with option.ask() as ledger:
@@ -110,9 +122,9 @@ def drift_command(
         return FOUND if found.changes else 0
     lead = "" if program is None else drift_output.only_used_text(program, len(used or ()), whole, found)
     if markdown:
-        drift_output.print_markdown(found, lead, everything=everything)
+        drift_output.print_markdown(found, lead, everything=everything, whole=verbose)
     else:
-        drift_output.print_drift(found, lead, everything=everything)
+        drift_output.print_drift(found, lead, everything=everything, whole=verbose)
     return FOUND if found.changes else 0
 
 

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from decomp_ledger.errors import UnknownCatalog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
+from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry
 
 __all__ = [
@@ -138,17 +139,16 @@ def write_traces(folder: Path, captured: Mapping[str, TraceSet]) -> None:
         captured: torch version -> its traces. These are all that the files have afterwards.
     """
     versions = sorted(captured, key=Version)
-    tables = [captured[version].traces.to_json()["ops"] for version in versions]
-    results: dict[Any, int] = {None: 0}
+    results: dict[Json, int] = {None: 0}
     ops: dict[str, dict[str, int | list[int]]] = {}
-    for op in sorted({op for table in tables for op in table}):  # type: ignore[union-attr]
-        calls = dict.fromkeys(call for table in reversed(tables) for call in table.get(op, ()))  # type: ignore[union-attr]
-        for call in calls:
-            found = [table.get(op, {}).get(call) for table in tables]  # type: ignore[union-attr]
+    for op in sorted({op for each in captured.values() for op in each.traces.of}):
+        columns = [captured[version].traces.get(op) for version in versions]
+        for call in dict.fromkeys(call for column in reversed(columns) for call in column):
+            found = (column[call].to_json() if call in column else None for column in columns)
             row = [results.setdefault(result, len(results)) for result in found]
             ops.setdefault(op, {})[call] = row[0] if len({*row}) == 1 else row
     graphs = {digest: "\n".join(lines) for each in captured.values() for digest, lines in each.graphs.items()}
-    named = {digest: graphs[digest] for digest in results if digest in graphs}
+    named = {digest: lines for digest, lines in graphs.items() if digest in results}
     _write(folder / _TRACES, {"versions": versions, "results": [*results], "ops": ops})
     _write(folder / _GRAPHS, dict(sorted(named.items(), key=lambda item: (item[1], item[0]))))
 

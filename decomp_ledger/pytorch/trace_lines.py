@@ -18,7 +18,6 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
 
@@ -229,14 +228,14 @@ class _Writer:
         for symbol in sorted(expression.free_symbols, key=str):
             if symbol not in self._symbols:
                 name = f"d{len(self._symbols)}"
-                self._symbols[symbol] = sympy.Symbol(name, **symbol.assumptions0)
+                self._symbols[symbol] = type(symbol)(name, **symbol.assumptions0)
         return str(expression.xreplace(self._symbols))
 
 
 def _same(node: Node) -> Node:
     """Return the node whose value a node has too: a `detach` of a `detach` is the inner one."""
     while _is_detach(node) and _is_detach(node.args[0]):
-        node = node.args[0]  # type: ignore[assignment]
+        node = node.args[0]
     return node
 
 

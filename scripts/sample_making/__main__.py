@@ -35,7 +35,7 @@ from decomp_ledger.pytorch.traces import trace_or_error
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER.parents[1] / "decomp_ledger" / "catalogs" / "samples.json"
-# Samples of one op, without those of the supplement; of an op that changes an argument; candidates that are kept and tried.
+# Samples of one op, if the supplement has fewer; of an op that changes an argument; candidates that are kept and tried.
 MAX_SAMPLES, MAX_OF_MUTATING, MAX_KEPT, MAX_TRIED = 5, 2, 48, 70
 # An op whose calls end the process or take long, so that nothing is tried for it.
 NOT_TRIED = re.compile(r"^(quantized|profiler|sparse|prepacked|_test|mkldnn|inductor|_native_aot)::|_distributed|c10d")

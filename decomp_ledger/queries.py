@@ -379,7 +379,10 @@ def upgrade(
         UnsupportedTorch: the interpreter cannot be captured.
         UnusableValue: not exactly one of `torch` and `python` was given.
     """
-    return _upgraded(show(spec, ledger=ledger), _other_torch(torch, python))
+    found = show(spec, ledger=ledger)
+    exports = _successful_exports(found, ledger)
+    moved = _upgraded(found, _other_torch(torch, python))
+    return attrs.evolve(moved, used=_ops_of_all(exports)) if exports else moved
 
 
 def check_upgrade(
@@ -396,8 +399,13 @@ def check_upgrade(
     """
     found = show(spec, ledger=ledger)
     exports = _successful_exports(found, ledger)
-    moved = _upgraded(found, _other_torch(torch, python))
-    used = frozenset[str]().union(*map(_ops_of, exports))
+    if not exports:
+        raise LedgerError(
+            f"{found.name}: no export succeeded, so the ops that its programs use are not known; record one with "
+            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
+        )
+    used = _ops_of_all(exports)
+    moved = attrs.evolve(_upgraded(found, _other_torch(torch, python)), used=used)
     return UpgradeReport(moved, upgrading.check_upgrade(moved, used), len(exports))
 
 
@@ -709,13 +717,11 @@ def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[
     elif ledger is not None and found.state.version > 0:
         events = ledger.events(table=found.state.table, kind=Exported.kind)
         exports = [event.body for event in events if isinstance(event.body, Exported)]
-    done = [export for export in exports if export.error is None]
-    if not done:
-        raise LedgerError(
-            f"{found.name}: no export succeeded, so the ops that its programs use are not known; record one with "
-            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
-        )
-    return done
+    return [export for export in exports if export.error is None]
+
+
+def _ops_of_all(exports: Sequence[Exported]) -> frozenset[str]:
+    return frozenset[str]().union(*map(_ops_of, exports))
 
 
 def _ops_of(export: Exported) -> frozenset[str]:

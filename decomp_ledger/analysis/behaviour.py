@@ -107,7 +107,8 @@ class Behaviour:
         op: name of the op.
         verdict: one of `VERDICTS`.
         samples: the number of samples that both torch versions traced, or only one of them.
-        differences: the samples on which it behaves differently, those with static shapes first.
+        differences: the samples on which it behaves differently, those with static shapes first, and of these the
+            samples that have a graph in both.
         reason: why it is not sampled; else "".
     """
 
@@ -169,9 +170,14 @@ def compare(
     if not decisive:
         return Behaviour(op, NOT_SAMPLED, reason=_reason(before, after, both, data.without_samples.get(op, "")))
     found = [_difference(*each, data.graph) for each in decisive if each[1] != each[2]]
-    found.sort(key=lambda each: is_dynamic(each.call))
+    found.sort(key=_rank)
     verdict = SAME if not found else DIFFERS_DYNAMIC if is_dynamic(found[0].call) else DIFFERS
     return Behaviour(op, verdict, len(decisive), tuple(found))
+
+
+def _rank(found: SampleDifference) -> tuple[bool, bool]:
+    """Return a key that puts static shapes first, and two graphs before an error."""
+    return is_dynamic(found.call), found.before.error is not None or found.after.error is not None
 
 
 def _difference(call: str, old: Trace, new: Trace, graph: GraphOf) -> SampleDifference:
@@ -278,6 +284,7 @@ def change_text(found: SampleDifference) -> str:
     if found.before.error is not None:
         return f"raises {found.before.error} -> traced"
     changed = [row for row in found.rows if not row.same]
+    changed = [row for row in changed if not _names_results(row)] or changed
     if not changed:
         return "another graph"
     sides = [[_target(line) for row in changed if (line := getattr(row, side))] for side in ("before", "after")]
@@ -287,6 +294,10 @@ def change_text(found: SampleDifference) -> str:
             _short(line.partition(" = ")[2] or line or "nothing") for line in (first.before, first.after)
         )
     return " -> ".join(_listed(side) for side in sides)
+
+
+def _names_results(row: DiffRow) -> bool:
+    return (row.before or row.after).startswith("return ")
 
 
 def _target(line: str) -> str:

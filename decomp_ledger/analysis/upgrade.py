@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
-from decomp_ledger.analysis.behaviour import NOT_SAMPLED, SAME, UNKNOWN, Behaviour, TraceData
+from decomp_ledger.analysis.behaviour import UNKNOWN, Behaviour, TraceData
 from decomp_ledger.analysis.drift import (
     ALWAYS,
     DRIFT_KINDS,
@@ -71,6 +71,7 @@ FINDINGS: Mapping[str, str] = {
     NOT_COMPARED: "could not be compared",
 }
 _EFFECT_RANK = {effect: rank for rank, effect in enumerate(RULE_EFFECTS)}
+_NO_SCHEMA = "its schema, because a catalog does not have it"
 _TEXT = (MOVED, SOURCE, HELPERS)
 _NO_DATA = TraceData()
 _FINDING_RANK = {kind: rank for rank, kind in enumerate(FINDINGS)}
@@ -106,6 +107,7 @@ class Upgrade:
         foreign: ops without a rule that the table had and the other catalog cannot have, because it was captured
             without their library.
         namespaces: the namespaces of the other catalog and of torch itself.
+        used: the ops of the programs that were exported with the table; None if no export succeeded.
     """
 
     after: NamedState
@@ -113,6 +115,7 @@ class Upgrade:
     drift: Drift | None
     foreign: tuple[str, ...]
     namespaces: frozenset[str]
+    used: frozenset[str] | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -242,7 +245,7 @@ def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
     neither = sorted(op for op in {*used} - foreign if "::" in op and op not in old and op not in new)
     for detail, ops in (
         ("its source, because a catalog does not have it", affected.no_source),
-        ("its schema, because a catalog does not have it", affected.no_schema),
+        (_NO_SCHEMA, affected.no_schema),
         ("its source, because the closure that makes it in-place changed too", affected.unclear),
         ("neither torch has it", neither),
     ):
@@ -261,12 +264,12 @@ def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
 def _is_note(found: Finding) -> bool:
     """Decide whether something is only a note. Where traces are known, they judge; else the text does."""
     verdict = None if found.behaviour is None else found.behaviour.verdict
-    if found.kind == SCHEMA:
-        return True
     if found.kind in _TEXT:
         # The change of behaviour is a finding of its own.
         return verdict not in (None, UNKNOWN)
-    return found.kind == NOT_COMPARED and verdict in (SAME, NOT_SAMPLED)
+    if found.kind == NOT_COMPARED:
+        return verdict != UNKNOWN or found.detail == _NO_SCHEMA
+    return found.kind == SCHEMA
 
 
 class _Effects:

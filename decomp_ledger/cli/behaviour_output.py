@@ -12,7 +12,7 @@ from decomp_ledger.analysis.drift import Drift
 
 __all__ = ["ChangedOps", "changed_ops", "changed_ops_lines", "one_line", "rows_that_differ"]
 
-_MIN_ROWS, _MAX_ROWS = 2, 8
+_MAX_ROWS = 8
 
 
 @attrs.frozen
@@ -67,7 +67,8 @@ def changed_ops_lines(found: Sequence[ChangedOps], budget: int | None, *, whole:
 
     Args:
         found: the entries.
-        budget: how many lines they may take; None for no limit. If the graphs do not fit, each entry is one line.
+        budget: how many lines they may take, so that fewer nodes of each graph are shown; None for no limit. If not
+            even one node of each fits, each entry is one line.
         whole: show whole graphs, not only the nodes that differ.
 
     Returns:
@@ -75,26 +76,29 @@ def changed_ops_lines(found: Sequence[ChangedOps], budget: int | None, *, whole:
     """
     if budget is None:
         return [line for entry in found for line in _with_graphs(entry, None, whole=whole)], 0
-    rows = min(_MAX_ROWS, budget // max(1, len(found)) - 2)
-    if rows >= _MIN_ROWS:
-        return [line for entry in found for line in _with_graphs(entry, rows, whole=whole)], 0
-    return [one_line(entry) for entry in found[:budget]], max(0, len(found) - budget)
+    for rows in range(_MAX_ROWS, 0, -1):
+        lines = [line for entry in found for line in _with_graphs(entry, rows, whole=whole)]
+        if len(lines) <= budget:
+            return lines, 0
+    fitting = max(budget - 1, 0) if len(found) > budget else len(found)
+    return list(map(one_line, found[:fitting])), len(found) - fitting
 
 
 def _with_graphs(entry: ChangedOps, limit: int | None, *, whole: bool) -> Iterator[str]:
-    yield entry.heading
     rows = entry.difference.rows if whole else rows_that_differ(entry.difference, limit)
     shown = rows if limit is None or whole else rows[:limit]
+    hidden = len(rows) - len(shown)
+    yield entry.heading + (f"; {hidden} more with -v" if hidden else "")
     yield from side_by_side(shown)
-    if len(shown) < len(rows):
-        yield f"    ... {len(rows) - len(shown)} more nodes; show whole graphs with -v"
 
 
 def rows_that_differ(found: SampleDifference, limit: int | None = None) -> tuple[DiffRow, ...]:
     """Return the rows of two graphs that differ, with one row before and after each, if these fit into a limit."""
     rows = found.rows
     differing = [number for number, row in enumerate(rows) if not row.same]
-    near = sorted({number + step for number in differing for step in (-1, 0, 1) if 0 <= number + step < len(rows)})
+    # The last row names the results, which says nothing if it is the same.
+    end = len(rows) if rows and not rows[-1].same else len(rows) - 1
+    near = sorted({number + step for number in differing for step in (-1, 0, 1) if 0 <= number + step < end})
     wanted = near if limit is None or len(near) <= limit else differing
     return tuple(rows[number] for number in wanted)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import attrs
 import click
@@ -29,7 +30,7 @@ from decomp_ledger.analysis.drift import (
     NamedState,
     schema_difference,
 )
-from decomp_ledger.analysis.upgrade import FINDINGS, RULE_EFFECTS, UNCHANGED, RuleEffect, Upgrade, UpgradeCheck
+from decomp_ledger.analysis.upgrade import FINDINGS, RULE_EFFECTS, UNCHANGED, Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.cli.behaviour_output import (
     ChangedOps,
     changed_ops,
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 _LIMIT = 10
+_NAMES_LIMIT = 6
 # One screen: what drift prints without --all, at most.
 _SCREEN = 120
 _WIDTH = 112
@@ -145,27 +147,32 @@ def _behaviour_lines(found: Drift, budget: int | None, *, whole: bool) -> Iterat
 
 def _rest(found: Drift, *, everything: bool) -> Iterator[str]:
     """Yield the lines of all other changes, and of what could not be compared."""
-    outside = []
+    outside: Counter[str] = Counter()
     for group in _groups(found):
-        if not everything and not group.changes[0].in_table and group.kind != TREATMENT:
-            outside.append(f"{group.title} {len(group.changes)}")
-            continue
-        yield from ("", group.heading)
-        yield from _indented(*_group_lines(group, everything=everything))
+        if everything or group.changes[0].in_table or group.kind == TREATMENT:
+            yield from ("", group.heading)
+            yield from _indented(*_group_lines(group, everything=everything))
+        else:
+            outside[DRIFT_KINDS[group.kind]] += len(group.changes)
     if outside:
-        yield from ("", f"outside both tables: {', '.join(outside)}; list them with --all")
+        counts = ", ".join(f"{title}: {count}" for title, count in outside.items())
+        yield from ("", f"outside both tables: {counts}; list them with --all")
     for text in _notes(found):
         yield from ("", text)
 
 
 def _group_lines(group: _Group, *, everything: bool) -> tuple[list[str], int]:
     """Return the lines of a group, and how many are left out."""
-    if not everything and group.names_only and len(group.changes) > _LIMIT:
-        lines = _wrapped_names([change.op for change in group.changes])
-    else:
-        lines = _lines(group.changes)
-    limit = len(lines) if everything or (group.listed and len(lines) <= 2 * _LIMIT) else _LIMIT
-    return lines[:limit], max(0, len(lines) - limit)
+    lines = _lines(group.changes)
+    if everything or (group.listed and len(lines) <= _LIMIT):
+        return lines, 0
+    if group.kind == WRAPPERS:
+        return [], len(group.changes)
+    if not group.names_only or len(group.changes) <= _LIMIT:
+        return lines[:_LIMIT], len(lines) - _LIMIT
+    names = _wrapped_names([change.op for change in group.changes])
+    shown = names[:_NAMES_LIMIT]
+    return shown, len(group.changes) - sum(line.count(", ") + 1 for line in shown)
 
 
 def _wrapped_names(ops: Sequence[str]) -> list[str]:
@@ -239,12 +246,13 @@ def _diff_lines(rows: Sequence[DiffRow]) -> Iterator[tuple[str, str]]:
             yield from (("+", row.after) for row in run if row.after)
 
 
-def print_upgrade(found: Upgrade, *, everything: bool) -> None:
+def print_upgrade(found: Upgrade, *, everything: bool, whole: bool = False) -> None:
     """Print what a table is on another torch, and what the move there does to its ops.
 
     Args:
         found: the upgrade.
         everything: list every op.
+        whole: print whole graphs, not only the nodes that differ.
     """
     snapshot = found.snapshot
     waiting = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
@@ -267,6 +275,7 @@ def print_upgrade(found: Upgrade, *, everything: bool) -> None:
         f"no rule, decomposed before, now gone: {_count(len(gone), 'op')}", gone, None if everything else _LIMIT
     )
     _print_section("no rule, decomposed before, of libraries that the catalog was captured without", found.foreign)
+    _print_behaviour(found, found.drift, whole=whole or everything)
     before = found.drift.before.catalog.build.get("torch")
     note(f"drift of the table from torch {before} to {snapshot.build.get('torch')}: {_summary(found.drift)}")
     if everything:
@@ -275,13 +284,24 @@ def print_upgrade(found: Upgrade, *, everything: bool) -> None:
     _print_notes(found.drift)
 
 
-def print_upgrade_check(found: Upgrade, check: UpgradeCheck, exports: int) -> None:
+def _print_behaviour(found: Upgrade, moved: Drift, *, whole: bool) -> None:
+    """Print what behaves differently: with graphs what the table's exports use, by name what they do not use."""
+    used = moved if found.used is None else moved.only(found.used)
+    for line in _behaviour_lines(used, None if whole else _SCREEN // 2, whole=whole):
+        if line:
+            note(line)
+    rest = [each.op for each in moved.behaviours if each.differs and used.behaviour(each.op) is None]
+    _print_section(f"behaves differently, not used by an export: {_count(len(rest), 'op')}", _wrapped_names(rest))
+
+
+def print_upgrade_check(found: Upgrade, check: UpgradeCheck, exports: int, *, whole: bool = False) -> None:
     """Print whether the programs of a table stay the same on another torch, and the reasons if they may not.
 
     Args:
         found: the upgrade.
         check: its check.
         exports: the number of exports that were checked.
+        whole: print whole graphs, not only the nodes that differ.
     """
     old, new = (state.catalog.build.get("torch") for state in (check.drift.before, check.drift.after))
     ops = len({each.op for each in check.findings})
@@ -290,17 +310,47 @@ def print_upgrade_check(found: Upgrade, check: UpgradeCheck, exports: int) -> No
         f"{found.after.name}, from torch {old} to {new}: {verdict} for {_count(exports, 'export')} "
         f"with {_count(len(check.used), 'op')}"
     )
+    for line in _behaviour_lines(check.drift, None, whole=whole):
+        if line:
+            note(line)
     for kind, title in FINDINGS.items():
-        here = [each for each in check.findings if each.kind == kind]
-        changes = [each.change for each in here if each.change is not None]
-        _print_section(title, _lines(changes) if changes else [f"{each.op}: {each.detail}" for each in here])
+        if kind not in _TRACED:
+            _print_section(title, _finding_lines([each for each in check.findings if each.kind == kind]))
+    for text in (*_check_notes(check), *_unknown_notes(check.drift)):
+        note(text)
+
+
+def _finding_lines(found: Sequence[Finding]) -> list[str]:
+    changes = [each.change for each in found if each.change is not None]
+    return _lines(changes) if changes else [f"{each.op}: {each.detail}" for each in found]
+
+
+def _check_notes(check: UpgradeCheck) -> Iterator[str]:
+    """Yield a sentence for what is no finding: it is known not to matter, or not known."""
+    for title, verdict in ((_SAME_TEXT, SAME), ("text changed, and no sample shows whether that matters", NOT_SAMPLED)):
+        ops = [each.op for each in check.notes if each.behaviour is not None and each.behaviour.verdict == verdict]
+        if ops:
+            yield f"note: {title}: {_named(dict.fromkeys(ops))}"
+    for each in check.notes:
+        if each.change is not None and each.kind == SCHEMA:
+            yield f"note: schema changed: {_of_kind(SCHEMA, [each.change])[0]}"
     if check.kernels:
-        note(f"not compared: C++ kernels of {_named(check.kernels)}, because a catalog does not contain their code")
+        yield f"not compared: C++ kernels of {_named(check.kernels)}, because no sample reaches them"
     if check.foreign:
-        note(
+        yield (
             f"not checked: {_named(check.foreign)}, because the catalog may lack ops of libraries and ops that torch "
             "registers late"
         )
+
+
+def _unknown_notes(found: Drift) -> Iterator[str]:
+    """Yield a sentence for each torch without traces."""
+    for state in (found.before, found.after):
+        if state.traces is None and found.verdicts()[UNKNOWN]:
+            yield (
+                f"behaviour unknown: {_state(state)} has no traces, so only text is compared; make them with "
+                "`decomp-ledger catalog capture --python INTERPRETER -o FILE`, and name catalog:FILE"
+            )
 
 
 def _print_effects(found: Upgrade, *, everything: bool) -> None:
@@ -439,6 +489,7 @@ def _print_notes(found: Drift) -> None:
 
 def _notes(found: Drift) -> Iterator[str]:
     """Yield a sentence for each thing that could not be compared."""
+    yield from _unknown_notes(found)
     if found.kernels:
         yield (
             f"not compared: the C++ code of {_count(len(found.kernels), 'kernel')} that no sample reaches, because a "
@@ -465,9 +516,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _named(ops: Sequence[str], noun: str = "op") -> str:
+def _named(ops: Collection[str], noun: str = "op") -> str:
     """Return a count of ops with the first three names."""
-    return f"{_count(len(ops), noun)} ({', '.join(ops[:3])}{' ...' if len(ops) > 3 else ''})"
+    some = ", ".join(itertools.islice(ops, 3))
+    return f"{_count(len(ops), noun)} ({some}{' ...' if len(ops) > 3 else ''})"
 
 
 def _code(text: str) -> str:

@@ -319,7 +319,7 @@ def test_drift_as_json_has_every_change_and_every_op_not_compared() -> None:
     assert {key: answer["before"][key] for key in ("name", "table")} == {"name": "torch:2.13.0", "table": 943}
     assert list(DRIFT_KINDS) == list(answer["counts"])
     assert sum(sum(count.values()) for count in answer["counts"].values()) == len(answer["changes"])
-    assert {"op", "kind", "in_table", "before", "after", "function"} == answer["changes"][0].keys()
+    assert {"op", "kind", "in_table", "before", "after", "function", "verdict"} == answer["changes"][0].keys()
     assert {"kernels", "source", "schema", "unclear"} == answer["not_compared"].keys()
     assert len(answer["not_compared"]["unclear"]) == 9
 

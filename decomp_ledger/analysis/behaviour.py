@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
@@ -287,13 +288,13 @@ def change_text(found: SampleDifference) -> str:
     changed = [row for row in changed if not _names_results(row)] or changed
     if not changed:
         return "another graph"
-    sides = [[_target(line) for row in changed if (line := getattr(row, side))] for side in ("before", "after")]
-    if sides[0] == sides[1]:
-        first = next((row for row in changed if row.before and row.after), changed[0])
-        return " -> ".join(
-            _short(line.partition(" = ")[2] or line or "nothing") for line in (first.before, first.after)
-        )
-    return " -> ".join(_listed(side) for side in sides)
+    old, new = (
+        Counter(_target(line) for row in changed if (line := getattr(row, side))) for side in ("before", "after")
+    )
+    if old != new:
+        return f"{_listed(old - new)} -> {_listed(new - old)}"
+    first = next((row for row in changed if row.before and row.after), changed[0])
+    return " -> ".join(_short(line.partition(" = ")[2] or line or "nothing") for line in (first.before, first.after))
 
 
 def _names_results(row: DiffRow) -> bool:
@@ -309,9 +310,10 @@ def _short(text: str) -> str:
     return text.replace("aten::", "")
 
 
-def _listed(targets: Sequence[str]) -> str:
-    more = f" and {len(targets) - _LONGEST} more" if len(targets) > _LONGEST else ""
-    return ", ".join(targets[:_LONGEST]) + more or "nothing"
+def _listed(targets: Mapping[str, int]) -> str:
+    texts = [name if count == 1 else f"{count} {name}" for name, count in targets.items()]
+    more = f" and {len(texts) - _LONGEST} more" if len(texts) > _LONGEST else ""
+    return ", ".join(texts[:_LONGEST]) + more or "nothing"
 
 
 # Ops that changed together

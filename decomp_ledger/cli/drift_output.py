@@ -326,7 +326,7 @@ def _finding_lines(found: Sequence[Finding]) -> list[str]:
 
 
 def _check_notes(check: UpgradeCheck) -> Iterator[str]:
-    """Yield a sentence for what is no finding: it is known not to matter, or not known."""
+    """Yield a sentence for each note: what is known not to matter, or is not known."""
     for title, verdict in ((_SAME_TEXT, SAME), ("text changed, and no sample shows whether that matters", NOT_SAMPLED)):
         ops = [each.op for each in check.notes if each.behaviour is not None and each.behaviour.verdict == verdict]
         if ops:

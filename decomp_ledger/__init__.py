@@ -23,6 +23,7 @@ from decomp_ledger.errors import (
     ReadOnlyTable,
     RecordingWarning,
     ReproductionError,
+    SampleError,
     SchemaError,
     SigningError,
     StampError,
@@ -44,6 +45,7 @@ from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.ledger import Ledger, record
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.events import (
     Body,
@@ -153,6 +155,7 @@ __all__ = [
     "Rule",
     "RuleDiff",
     "RuleEffect",
+    "SampleError",
     "SchemaError",
     "Set",
     "ValidSignature",
@@ -175,6 +178,9 @@ __all__ = [
     "TableState",
     "Tagged",
     "TorchSpec",
+    "Trace",
+    "TraceSet",
+    "Traces",
     "UnknownCatalog",
     "UnknownExport",
     "UnknownTable",

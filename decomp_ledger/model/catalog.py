@@ -103,7 +103,7 @@ class Catalog:
     Attributes:
         build: `torch` (its version), `git` (its git version), `accelerator` (`cpu`, `cuda 12.4`).
         ops: op name -> entry, for every loaded op.
-        traced: what the decompositions do, if that was captured. It is no part of the catalog's digest. The traces of
+        traced: what the decompositions do, if that was captured. The digest of the catalog leaves it out. The traces of
             a released torch are apart: `decomp_ledger.catalogs.traces` reads them.
     """
 

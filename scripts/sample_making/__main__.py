@@ -11,14 +11,19 @@ Run it with the newest torch that tests use, in an environment with numpy. Ops t
 of the supplement alone.
 """
 
+from __future__ import annotations
+
 import argparse
+import functools
 import json
 import multiprocessing
+import os
 import re
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +41,12 @@ from decomp_ledger.pytorch.traces import trace_or_error
 FOLDER = Path(__file__).parent
 TARGET = FOLDER.parents[1] / "decomp_ledger" / "catalogs" / "samples.json"
 # Samples of one op, if the supplement has fewer; of an op that changes an argument; candidates that are kept and tried.
-MAX_SAMPLES, MAX_OF_MUTATING, MAX_KEPT, MAX_TRIED = 5, 2, 48, 70
+MAX_SAMPLES, MAX_OF_MUTATING, MAX_KEPT, MAX_TRIED = 5, 2, 48, 36
 # An op whose calls end the process or take long, so that nothing is tried for it.
 NOT_TRIED = re.compile(r"^(quantized|profiler|sparse|prepacked|_test|mkldnn|inductor|_native_aot)::|_distributed|c10d")
 
 
+@functools.cache
 def wanted() -> dict[str, str]:
     """Return the ops of all shipped default tables, each with its newest schema."""
     found: dict[str, str] = {}
@@ -114,14 +120,16 @@ def _functional_names(name: str) -> Iterator[str]:
 def candidates(name: str, op: Any, collected: dict[str, list[str]], written: list[str]) -> Iterator[str]:
     """Yield the candidate calls of an op as text, the supplement's first; a call may come twice."""
     yield from written
+    # From short to long: the long ones have more arguments.
     known = sorted(collected.get(name, ()), key=len)
-    yield from known[:24]
+    known = known[:: max(1, len(known) // MAX_TRIED * 2)][: MAX_TRIED // 2]
+    yield from known
     derived = []
     for base in _functional_names(name):
         functional = operator(base)
         if functional is None or base == name:
             continue
-        for text in (*written_by_op().get(base, ()), *sorted(collected.get(base, ()), key=len)[:12]):
+        for text in (*written_by_op().get(base, ()), *sorted(collected.get(base, ()), key=len)[:6]):
             call = _derived(op, functional, parse_call(text))
             if call is not None:
                 derived.append(call)
@@ -170,7 +178,7 @@ def signature(lines: Iterable[str]) -> str:
     return re.sub(r"\[#(, #)*\]", "[#]", text)
 
 
-def choose(job: tuple[str, list[str]]) -> tuple[str, list[str], str]:
+def choose(job: Job) -> Chosen:
     """Return an op with its chosen samples, and an error if no candidate gave a graph."""
     name, written = job
     op, decomposition = operator(name), DECOMPOSITIONS.get(name)
@@ -215,6 +223,42 @@ def choose(job: tuple[str, list[str]]) -> tuple[str, list[str], str]:
     return name, chosen, ""
 
 
+def choose_all(jobs: list[Job], processes: int) -> Iterator[Chosen]:
+    """Yield what `choose` returns for each job, from forked processes; an op may end its process."""
+    waiting = [*reversed(jobs)]
+    busy: dict[Connection, Job] = {}
+    while waiting or busy:
+        while waiting and len(busy) < processes:
+            _give(_new_worker(), busy, waiting)
+        for connection in wait([*busy]):
+            job = busy.pop(connection)
+            try:
+                yield connection.recv()
+            except EOFError:
+                yield job[0], job[1], "" if job[1] else "a call of it ends the process"
+                continue
+            if waiting:
+                _give(connection, busy, waiting)
+            else:
+                connection.send(None)
+
+
+def _give(connection: Connection, busy: dict[Connection, Job], waiting: list[Job]) -> None:
+    busy[connection] = waiting.pop()
+    connection.send(busy[connection])
+
+
+def _new_worker() -> Connection:
+    ours, theirs = multiprocessing.Pipe()
+    if os.fork():
+        theirs.close()
+        return ours
+    ours.close()
+    while (job := theirs.recv()) is not None:
+        theirs.send(choose(job))
+    os._exit(0)
+
+
 def _preference(text: str) -> tuple[bool, int]:
     """Sort other dtypes than float32 first, then short calls."""
     return (not re.search(r"\b(bf16|i64|f64|c64|b8)\b", text), len(text))
@@ -252,6 +296,9 @@ def reason(name: str, schema: str, error: str) -> str:
     return error or "no candidate call was accepted"
 
 
+# The name of an op with its samples of the supplement; the same with all its samples, and with an error if none works.
+Job = tuple[str, list[str]]
+Chosen = tuple[str, list[str], str]
 SUPPLEMENT: dict[str, Any] = json.loads((FOLDER / "supplement.json").read_text("utf-8"))
 COLLECTED: dict[str, list[str]] = {}
 DECOMPOSITIONS: dict[str, Any] = {}
@@ -260,6 +307,7 @@ DECOMPOSITIONS: dict[str, Any] = {}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=Path, metavar="FILE", help="read the collected candidates, or write them")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="default: 2")
     parser.add_argument("--only", metavar="REGEX", help="print the samples of these ops instead of writing the file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -279,13 +327,12 @@ def main() -> int:
                 print(*choose((name, written)), sep="\n  ")
         return 0
     samples, without = {}, {}
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        for number, (name, chosen, error) in enumerate(pool.imap(choose, jobs, chunksize=4)):
-            print(f"\r{number} of {len(jobs)} {name:50.50}", end="", file=sys.stderr)
-            if chosen:
-                samples[name] = chosen
-            else:
-                without[name] = reason(name, schemas[name], error)
+    for number, (name, chosen, error) in enumerate(choose_all(jobs, arguments.processes)):
+        print(f"\r{number} of {len(jobs)} {name:50.50}", end="", file=sys.stderr)
+        if chosen:
+            samples[name] = chosen
+        else:
+            without[name] = reason(name, schemas[name], error)
     write(samples, without)
     print(f"\n{len(samples)} ops with {sum(map(len, samples.values()))} samples, {len(without)} without")
     return 0

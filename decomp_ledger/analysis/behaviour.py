@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import attrs
@@ -68,7 +69,7 @@ class TraceData:
     without_samples: Mapping[str, str] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@attrs.define(frozen=True, slots=False)
 class SampleDifference:
     """One sample on which an op behaves differently.
 
@@ -86,7 +87,7 @@ class SampleDifference:
     before_graph: tuple[str, ...] = attrs.field(default=(), repr=False)
     after_graph: tuple[str, ...] = attrs.field(default=(), repr=False)
 
-    @property
+    @cached_property
     def rows(self) -> tuple[DiffRow, ...]:
         """The two graphs side by side; nothing if one of them is not known."""
         return graph_diff(self.before_graph, self.after_graph) if self.before_graph and self.after_graph else ()

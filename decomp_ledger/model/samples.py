@@ -57,7 +57,7 @@ class TensorSample:
     def __str__(self) -> str:
         """Return it as a sample call writes it."""
         if self.values is not None:
-            text = f"{self.dtype}({_text(self.values)})"
+            text = f"{self.dtype}({_written_value(self.values)})"
         else:
             text = f"{self.dtype}[{', '.join(map(str, self.shape)) or '()'}]"
         if self.strides is not None:
@@ -92,8 +92,8 @@ class SampleCall:
 
     def __str__(self) -> str:
         """Return the text of the call; `parse_call` reads it."""
-        parts = [_text(value) for value in self.args]
-        parts += [f"{name}={_text(value)}" for name, value in self.kwargs.items()]
+        parts = [_written_value(value) for value in self.args]
+        parts += [f"{name}={_written_value(value)}" for name, value in self.kwargs.items()]
         return f"{_DYNAMIC if self.dynamic else ''}({', '.join(parts)})"
 
 
@@ -209,9 +209,9 @@ def _shape_of(values: Any) -> tuple[int, ...]:
     return (len(values), *(inner.pop() if inner else ()))
 
 
-def _text(value: Any) -> str:
+def _written_value(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(_written_value, value))}]"
     return str(value) if isinstance(value, (TensorSample, TorchConstant)) else repr(value)
 
 

@@ -281,7 +281,7 @@ def _without_defaults(found: list[tuple[str, Any]], node: Node) -> Iterator[tupl
         positional.pop()
     yield from (("", value) for value in positional)
     for name, value in found:
-        if name and not (name in defaults and _equal(value, defaults[name])) and not _is_noise(name, value):
+        if name and not (name in defaults and _equal(value, defaults[name])) and not _changes_nothing(name, value):
             yield name, value
 
 
@@ -289,7 +289,7 @@ def _equal(value: Any, default: Any) -> bool:
     return type(value) is type(default) and not isinstance(value, Node) and bool(value == default)
 
 
-def _is_noise(name: str, value: Any) -> bool:
+def _changes_nothing(name: str, value: Any) -> bool:
     return (
         (name == "device" and str(value) == "cpu")
         or (name == "pin_memory" and not value)

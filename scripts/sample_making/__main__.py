@@ -1,6 +1,6 @@
 """Choose sample calls for every op that some shipped torch decomposes by default, and write samples.json.
 
-    scripts/make-samples [--candidates FILE] [--report]
+    scripts/make-samples [--candidates FILE] [--only REGEX]
 
 Candidates come, in this order, from the supplement (supplement.json, written by hand), from the inputs of torch's own
 tests (OpInfo), from what these call inside and in their backward, from the schemas, and from changes of one argument
@@ -308,7 +308,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=Path, metavar="FILE", help="read the collected candidates, or write them")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="default: 2")
-    parser.add_argument("--only", metavar="REGEX", help="print the samples of these ops instead of writing the file")
+    parser.add_argument("--only", metavar="REGEX", help="choose again for these ops, and keep the others")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -321,12 +321,13 @@ def main() -> int:
     DECOMPOSITIONS.update(decompositions())
     schemas = wanted()
     jobs = [(name, written_by_op().get(name, [])) for name in schemas]
+    samples: dict[str, list[str]] = {}
+    without: dict[str, str] = {}
     if arguments.only:
-        for name, written in jobs:
-            if re.search(arguments.only, name):
-                print(*choose((name, written)), sep="\n  ")
-        return 0
-    samples, without = {}, {}
+        jobs = [job for job in jobs if re.search(arguments.only, job[0])]
+        chosen_again = {name for name, _ in jobs}
+        samples.update((op, [*calls]) for op, calls in catalogs.samples().items() if op not in chosen_again)
+        without.update((op, why) for op, why in catalogs.without_samples().items() if op not in chosen_again)
     for number, (name, chosen, error) in enumerate(choose_all(jobs, arguments.processes)):
         print(f"\r{number} of {len(jobs)} {name:50.50}", end="", file=sys.stderr)
         if chosen:

@@ -329,6 +329,9 @@ def drift(
 ) -> Drift:
     """Return the difference between two states, each with its catalog.
 
+    Of ops that torch's default decomposes in both, `behaviours` tells what shipped or captured traces show: whether
+    they give the same graph on every sample call, and the two graphs where they do not.
+
     Args:
         before: a state spec; its table must have been materialized.
         after: a state spec; likewise.
@@ -393,6 +396,9 @@ def check_upgrade(
     ledger: LedgerLog | None = None,
 ) -> UpgradeReport:
     """Return whether the programs exported with a table stay what they are on another torch; see :func:`upgrade`.
+
+    They do not if an op that they use leaves the table, enters it, or behaves differently on a sample call. Changed text
+    alone is a note of the check.
 
     Raises:
         LedgerError: as :func:`upgrade`; or no export of the table succeeded, so that its programs are not known.

@@ -129,7 +129,7 @@ class DriftChange:
         return (self.kind == WRAPPERS, not self.in_table, _RANK[self.kind], self.op)
 
 
-@attrs.define(frozen=True, slots=False)
+@attrs.define(frozen=True, slots=False, repr=False)
 class Drift:
     """The differences between two states, and what could not be compared.
 
@@ -151,11 +151,16 @@ class Drift:
     before: NamedState
     after: NamedState
     changes: tuple[DriftChange, ...]
-    behaviours: tuple[Behaviour, ...] = attrs.field(default=(), repr=lambda found: f"<{len(found)} ops>")
+    behaviours: tuple[Behaviour, ...] = ()
     kernels: tuple[str, ...] = ()
     no_source: tuple[str, ...] = ()
     no_schema: tuple[str, ...] = ()
     unclear: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        differing = sum(each.differs for each in self.behaviours)
+        names = f"{self.before.name} -> {self.after.name}"
+        return f"<Drift {names}: {len(self.changes)} changes, {differing} ops behave differently>"
 
     def of(self, kind: str, *, in_table: bool | None = None) -> list[DriftChange]:
         """Return the changes of one kind, by op.

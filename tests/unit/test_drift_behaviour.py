@@ -1,15 +1,20 @@
 """Drift and upgrade by behaviour: which verdict traces give, how two graphs are compared, and what decides a check."""
 
+import contextlib
+import io
 import json
 import re
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import attrs
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import decomp_ledger
+from decomp_ledger import catalogs
 from decomp_ledger.analysis.behaviour import (
     VERDICTS,
     Behaviour,
@@ -22,9 +27,11 @@ from decomp_ledger.analysis.behaviour import (
     graph_diff,
     groups,
 )
-from decomp_ledger.analysis.drift import BEHAVIOUR_KINDS, NamedState, drift
+from decomp_ledger.analysis.drift import BEHAVIOUR_KINDS, Drift, NamedState, drift
 from decomp_ledger.analysis.upgrade import UpgradeCheck, check_upgrade, upgrade
-from decomp_ledger.model.behaviour import Trace, Traces
+from decomp_ledger.cli import cli
+from decomp_ledger.cli.drift_output import print_drift
+from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.rules import Decomposition, Rule, TableState
 
@@ -212,8 +219,8 @@ def judged(before: Entry, after: Entry, rule: Rule | None, other_rule: Rule | No
     return drift(*states, TraceData(GRAPHS.get))
 
 
-@pytest.mark.parametrize("pair", product(ENTRIES, ENTRIES), ids="-".join)
-@pytest.mark.parametrize("rules", product(RULES, RULES), ids="-".join)
+@pytest.mark.parametrize("pair", [*product(ENTRIES, ENTRIES)], ids="-".join)
+@pytest.mark.parametrize("rules", [*product(RULES, RULES)], ids="-".join)
 def test_traces_judge_an_op_exactly_if_torchs_default_decomposes_it_in_both_states(
     pair: tuple[str, str], rules: tuple[str, str]
 ) -> None:
@@ -309,3 +316,108 @@ def test_a_check_fails_exactly_if_a_used_op_leaves_comes_or_behaves_differently(
     assert check.kernels == (("aten::f",) if change == "kernel" and verdict == "not_sampled" else ())
     if not moves:
         assert [each.verdict for each in check.drift.behaviours] == [verdict.replace("raises", "differs")]
+
+
+def test_any_traces_make_one_screen_unless_everything_is_asked_for() -> None:
+    ops = [f"aten::op{number}" for number in range(300)]
+    lines = tuple(f"%{number} = aten::old{number}(x0): f32[2]" for number in range(40))
+    shown = {"view": (*lines, "return %39"), "unsafe": tuple(line.replace("old", "new") for line in lines)}
+    states = []
+    for build, text in ((OLD_BUILD, "view"), (NEW_BUILD, "unsafe")):
+        entries = {op: attrs.evolve(PYTHON, digest=text) for op in ops}
+        of = traces(build["torch"], {op: {"(f32[2])": text, "dynamic(f32[2])": text} for op in ops[:200]})
+        states.append(NamedState.of_catalog("x", Catalog(build, entries), of))
+    found = drift(*states, TraceData(shown.get))
+    for everything, whole in product((False, True), repeat=2):
+        text = printed(found, everything=everything, whole=whole)
+        assert (len(text) <= 120) == (not everything and not whole)
+        named = [op for op in ops[:200] if any(f"  {op}:" in line for line in text)]
+        assert (len(named) == 200) == (everything or whole)
+        assert named
+
+
+def printed(found: Drift, *, everything: bool = False, whole: bool = False) -> list[str]:
+    """Return the lines that the command prints."""
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        print_drift(found, everything=everything, whole=whole)
+    return stream.getvalue().splitlines()
+
+
+# Released versions
+
+
+VERSIONS = catalogs.traced_versions()
+KNOWN = {
+    ("2.9.1", "2.13.0"): (
+        *("take_along_dim", "cosine_similarity", "frac", "eye", "embedding_dense_backward", "mish_backward"),
+        *("isin.Scalar_Tensor", "one_hot"),
+    ),
+    ("2.13.0", "2.15.0"): ("linear", "scaled_dot_product_attention", "quantile", "data"),
+}
+PAIRS = list(dict.fromkeys([*pairwise(VERSIONS), *KNOWN, (VERSIONS[0], VERSIONS[-1])]))
+
+
+def run(*arguments: str) -> str:
+    """Run the command in this process, where torch is blocked; return what it prints."""
+    done = CliRunner(env={"COLUMNS": "120"}).invoke(cli, ["--ledger", "/nowhere/l.db", *arguments])
+    assert done.exit_code == 1, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("pair", KNOWN, ids="-".join)
+def test_drift_names_the_known_changes_with_their_graphs(pair: tuple[str, str]) -> None:
+    text = run("drift", *(f"torch:{version}" for version in pair))
+    behaving = text[text.index("\nbehaves differently: ") :].partition("\n\n")[0].splitlines()
+    for name in KNOWN[pair]:
+        number = next(number for number, line in enumerate(behaving) if line.startswith(f"  aten::{name}"))
+        assert behaving[number + 1].startswith("      "), f"{name} has no graph"
+    found = decomp_ledger.drift(*(f"torch:{version}" for version in pair))
+    assert {f"aten::{name}" for name in KNOWN[pair]} <= {
+        each.op for each in found.behaviours if each.verdict == "differs"
+    }
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_pair_of_versions_is_one_screen_and_the_json_has_everything(pair: tuple[str, str]) -> None:
+    specs = [f"torch:{version}" for version in pair]
+    assert len(run("drift", *specs).splitlines()) <= 120
+    answer = json.loads(run("drift", *specs, "--json"))
+    assert sum(answer["verdicts"].values()) == len(answer["behaviours"]) > 800
+    assert answer["verdicts"]["unknown"] == 0
+    assert answer["verdicts"]["not_sampled"] < len(answer["behaviours"]) / 5
+    for each in answer["behaviours"]:
+        assert bool(each["reason"]) == (each["verdict"] == "not_sampled")
+        for difference in each["differences"]:
+            sides = difference["before"], difference["after"]
+            assert all((side["error"] is None) == bool(side["graph"]) for side in sides)
+            assert sides[0] != sides[1]
+
+
+def test_whole_graphs_have_more_lines_and_markdown_has_diffs() -> None:
+    short, whole = (run("drift", "torch:2.13.0", "torch:2.15.0", *more) for more in ([], ["-v"]))
+    assert len(whole.splitlines()) > len(short.splitlines())
+    assert "; show" not in whole
+    marked = run("drift", "torch:2.13.0", "torch:2.15.0", "--markdown")
+    assert "\n<details open>\n<summary>behaves differently: " in marked
+    assert marked.count("```diff") > 3
+    assert re.search(r"\n  - %\d+ = aten::view\(.*\n  \+ %\d+ = aten::_unsafe_view\(", marked)
+
+
+def test_a_captured_catalog_has_its_own_traces() -> None:
+    old = Catalog(OLD_BUILD, {"aten::f": KERNEL}, TraceSet(traces("1", {"aten::f": {"(1)": "view"}}), GRAPHS))
+    new = Catalog(NEW_BUILD, {"aten::f": KERNEL}, TraceSet(traces("2", {"aten::f": {"(1)": "unsafe"}}), GRAPHS))
+    (found,) = decomp_ledger.drift(old, new).behaviours
+    assert found.differences[0].after_graph == GRAPHS["unsafe"]
+    (unknown,) = decomp_ledger.drift(old, attrs.evolve(new, traced=None)).behaviours
+    assert unknown.verdict == "unknown"
+
+
+def test_a_live_catalog_has_the_traces_of_its_build_but_for_ops_that_a_library_replaced() -> None:
+    release = catalogs.released("2.13.0")
+    live = {op: entry.bare() if "::" in op else entry for op, entry in release.ops.items()}
+    live["aten::frac"] = attrs.evolve(live["aten::frac"], origin="registry", module="mylib", qualname="f", digest="m")
+    found = decomp_ledger.drift(Catalog(release.build, live), "torch:2.15.0")
+    verdicts = {each.op: each.verdict for each in found.behaviours}
+    assert verdicts["aten::linear"] == "differs"
+    assert verdicts["aten::frac"] == "not_sampled"

@@ -397,8 +397,8 @@ def check_upgrade(
 ) -> UpgradeReport:
     """Return whether the programs exported with a table stay what they are on another torch; see :func:`upgrade`.
 
-    They do not if an op that they use leaves the table, enters it, or behaves differently on a sample call. Changed text
-    alone is a note of the check.
+    They do not if an op that they use leaves the table, enters it, or behaves differently on a sample call. A change of
+    text alone is only a note.
 
     Raises:
         LedgerError: as :func:`upgrade`; or no export of the table succeeded, so that its programs are not known.

@@ -51,10 +51,14 @@ class ChangedOps:
 
 
 def changed_ops(found: Drift, verdict: str) -> list[ChangedOps]:
-    """Return the ops of a verdict, those of one family that changed in the same way together."""
+    """Return the ops of a verdict, those of one family that changed in the same way together.
+
+    Those come first that differ on the largest part of their samples, because most calls of them are affected.
+    """
     torches = [state.catalog.build.get("torch", "?").partition("+")[0] for state in (found.before, found.after)]
     grouped = groups([each for each in found.behaviours if each.verdict == verdict])
-    return [ChangedOps(tuple(each.op for each in group), group[0], *torches) for group in grouped]
+    changed = [ChangedOps(tuple(each.op for each in group), group[0], *torches) for group in grouped]
+    return sorted(changed, key=lambda each: -len(each.first.differences) / each.first.samples)
 
 
 def one_line(entry: ChangedOps) -> str:
@@ -67,8 +71,8 @@ def changed_ops_lines(found: Sequence[ChangedOps], budget: int | None, *, whole:
 
     Args:
         found: the entries.
-        budget: how many lines they may take, so that fewer nodes of each graph are shown; None for no limit. If not
-            even one node of each fits, each entry is one line.
+        budget: how many lines they may take, so that fewer nodes of each graph are shown, and at last only the first
+            entries have a graph; None for no limit.
         whole: show whole graphs, not only the nodes that differ.
 
     Returns:
@@ -76,12 +80,26 @@ def changed_ops_lines(found: Sequence[ChangedOps], budget: int | None, *, whole:
     """
     if budget is None:
         return [line for entry in found for line in _with_graphs(entry, None, whole=whole)], 0
-    for rows in range(_MAX_ROWS, 0, -1):
+    for rows in range(_MAX_ROWS, 1, -1):
         lines = [line for entry in found for line in _with_graphs(entry, rows, whole=whole)]
         if len(lines) <= budget:
             return lines, 0
-    fitting = max(budget - 1, 0) if len(found) > budget else len(found)
-    return list(map(one_line, found[:fitting])), len(found) - fitting
+    if len(found) > budget:
+        return list(map(one_line, found[: max(budget - 1, 0)])), len(found) - max(budget - 1, 0)
+    return _some_with_graphs(found, budget - len(found)), 0
+
+
+def _some_with_graphs(found: Sequence[ChangedOps], room: int) -> list[str]:
+    """Return lines for all entries; the first entries have one or two nodes of their graphs, while there is room."""
+    often = sum(2 * len(entry.first.differences) >= entry.first.samples for entry in found)
+    two, one = ([[*_with_graphs(entry, rows, whole=False)] for entry in found] for rows in (2, 1))
+    graphs = two if sum(len(lines) - 1 for lines in two[:often]) <= room else one
+    shown: list[str] = []
+    for entry, lines in zip(found, graphs, strict=True):
+        fits = 1 < len(lines) <= room + 1
+        shown += lines if fits else [one_line(entry)]
+        room -= len(lines) - 1 if fits else 0
+    return shown
 
 
 def _with_graphs(entry: ChangedOps, limit: int | None, *, whole: bool) -> Iterator[str]:

@@ -51,7 +51,8 @@ __all__ = [
 ]
 
 _LIMIT = 10
-_NAMES_LIMIT = 6
+# Without --all: lines of a group with a line for each op, and lines of names.
+_SHORT, _NAMES = 6, 3
 # One screen: what drift prints without --all, at most.
 _SCREEN = 120
 _WIDTH = 112
@@ -128,21 +129,19 @@ def print_drift(found: Drift, lead: str = "", *, everything: bool, whole: bool =
 
 
 def _behaviour_lines(found: Drift, budget: int | None, *, whole: bool) -> Iterator[str]:
-    """Yield what behaves differently with its graphs, then what does so only with dynamic shapes, a line each."""
+    """Yield what behaves differently with its graphs, then what does so only with dynamic shapes."""
     differing, dynamic = (changed_ops(found, verdict) for verdict in (DIFFERS, DIFFERS_DYNAMIC))
-    if dynamic and budget is not None:
-        budget -= 2 + min(_LIMIT, len(dynamic) + 1)
+    named = _first_lines(_wrapped_names([op for each in dynamic for op in each.ops])) if dynamic else ([], 0)
     if differing:
         yield from ("", f"{DRIFT_KINDS[BEHAVIOUR]}: {_ops_of_entries(differing)}")
-        yield from _indented(*changed_ops_lines(differing, None if budget is None else budget - 3, whole=whole))
+        room = None if budget is None else budget - 2 - (len(named[0]) + 3 if dynamic else 0)
+        yield from _indented(*changed_ops_lines(differing, room, whole=whole))
     if dynamic:
         yield from ("", f"{DRIFT_KINDS[DYNAMIC]}: {_ops_of_entries(dynamic)}")
         if whole:
             yield from _indented(*changed_ops_lines(dynamic, None, whole=True))
         else:
-            lines = list(map(one_line, dynamic))
-            limit = len(lines) if budget is None else _LIMIT
-            yield from _indented(lines[:limit], len(lines) - limit)
+            yield from _indented(*(named if budget is not None else (list(map(one_line, dynamic)), 0)))
 
 
 def _rest(found: Drift, *, everything: bool) -> Iterator[str]:
@@ -150,29 +149,33 @@ def _rest(found: Drift, *, everything: bool) -> Iterator[str]:
     outside: Counter[str] = Counter()
     for group in _groups(found):
         if everything or group.changes[0].in_table or group.kind == TREATMENT:
-            yield from ("", group.heading)
-            yield from _indented(*_group_lines(group, everything=everything))
+            shown, hidden = _group_lines(group, everything=everything)
+            yield from ("", group.heading if shown else f"{group.heading}; list them with --all")
+            yield from _indented(shown, hidden if shown else 0)
         else:
             outside[DRIFT_KINDS[group.kind]] += len(group.changes)
     if outside:
         counts = ", ".join(f"{title}: {count}" for title, count in outside.items())
         yield from ("", f"outside both tables: {counts}; list them with --all")
-    for text in _notes(found):
-        yield from ("", text)
+    if notes := [*_notes(found)]:
+        yield from ("", *notes)
 
 
 def _group_lines(group: _Group, *, everything: bool) -> tuple[list[str], int]:
     """Return the lines of a group, and how many are left out."""
     lines = _lines(group.changes)
-    if everything or (group.listed and len(lines) <= _LIMIT):
+    if everything or (group.listed and len(lines) <= _SHORT):
         return lines, 0
     if group.kind == WRAPPERS:
         return [], len(group.changes)
-    if not group.names_only or len(group.changes) <= _LIMIT:
-        return lines[:_LIMIT], len(lines) - _LIMIT
-    names = _wrapped_names([change.op for change in group.changes])
-    shown = names[:_NAMES_LIMIT]
-    return shown, len(group.changes) - sum(line.count(", ") + 1 for line in shown)
+    if not group.names_only:
+        return lines[: _SHORT - 1], len(lines) - _SHORT + 1
+    return _first_lines(_wrapped_names([change.op for change in group.changes]))
+
+
+def _first_lines(names: Sequence[str]) -> tuple[list[str], int]:
+    """Return the first lines of names, and how many names the other lines have."""
+    return [*names[:_NAMES]], sum(line.count(", ") + 1 for line in names[_NAMES:])
 
 
 def _wrapped_names(ops: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ def why_not_preservable(op: Any) -> str:
     if is_metadata_function(op):
         return "a metadata function of functional tensors"
     if is_unsafe(op):
-        tagged = torch.Tag.maybe_aliasing_or_mutating in op.tags
+        tagged = getattr(torch.Tag, "maybe_aliasing_or_mutating", None) in op.tags
         return "tagged maybe_aliasing_or_mutating" if tagged else "its schema is not what it does"
     return "" if has_kernel(op) else "it has no kernel"
 

@@ -21,6 +21,7 @@ from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.export import exported_program
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 try:
@@ -28,6 +29,9 @@ try:
 except ImportError:  # torch before 2.6
     decomp_utils = None
 
+# Torch 2.5 has no table class, and other names for some functions. Only the capture program supports it.
+_OLD = decomp_utils is None
+_CIA_MODULES = ("torch._export.utils", "torch.export.exported_program")
 _CIA = torch._C.DispatchKey.CompositeImplicitAutograd
 # Where torch keeps functions that are made to be decompositions.
 DECOMPOSITION_MODULES = ("torch._decomp", "torch._refs", "torch._prims", "torch._inductor.decomposition")
@@ -108,6 +112,8 @@ def is_unsafe(op: Any) -> bool:
 
     Risk: `torch._decomp._should_decompose_because_unsafe_op`.
     """
+    if _OLD:
+        return op in FunctionalTensor.maybe_aliasing_or_mutating_ops
     return bool(torch._decomp._should_decompose_because_unsafe_op(op))
 
 
@@ -146,6 +152,9 @@ def cia_decomposition(op: Any) -> Callable[..., Any]:
 
     Risk: `torch._export.utils._get_decomp_for_cia`. For a C++ kernel it makes a new `functools.partial` each time.
     """
+    if _OLD:
+        kernel = python_cia_kernel(op)
+        return functools.partial(exported_program._register_cia_to_meta, kernel=op) if kernel is None else kernel
     return export_utils._get_decomp_for_cia(op)  # type: ignore[no-any-return]
 
 
@@ -155,7 +164,7 @@ def op_of_cia_partial(fn: Any) -> Any | None:
     Risk: the shape of these partials: a function of `torch._export.utils` with the keyword `kernel` alone.
     """
     is_one = type(fn) is functools.partial and not fn.args and fn.keywords.keys() == {"kernel"}
-    return fn.keywords["kernel"] if is_one and fn.func.__module__ == "torch._export.utils" else None
+    return fn.keywords["kernel"] if is_one and fn.func.__module__ in _CIA_MODULES else None
 
 
 def definition_of(fn: Any) -> tuple[str, str]:
@@ -362,8 +371,26 @@ def upstream_table() -> dict[Any, Callable[..., Any]]:
 
     Risk: as :func:`table_class` and :func:`forget_aten_cia_ops`.
     """
+    if _OLD:
+        return _table_of_torch_2_5()
     forget_aten_cia_ops()
     return dict(decomp_utils.CustomDecompTable().materialize())
+
+
+def _table_of_torch_2_5() -> dict[Any, Callable[..., Any]]:
+    """Return the default table that torch 2.5 would have: it decomposes CIA ops without a table, whatever theirs says.
+
+    Risk: `torch._decomp.core_aten_decompositions`.
+    """
+    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.core_aten_decompositions())
+    for name in dispatcher_names():
+        qualified, _, overload = name.partition(".")
+        op = find_operator(qualified, overload)
+        if op is None or not is_cia(op) or not has_kernel(op):
+            continue
+        if not (mutates_or_aliases(op) or is_metadata_function(op) or is_unsafe(op)):
+            table[op] = cia_decomposition(op)
+    return table
 
 
 def registry() -> dict[Any, Callable[..., Any]]:

@@ -42,8 +42,11 @@ FOLDER = Path(__file__).parent
 TARGET = FOLDER.parents[1] / "decomp_ledger" / "catalogs" / "samples.json"
 # Samples of one op, if the supplement has fewer; of an op that changes an argument; candidates that are kept and tried.
 MAX_SAMPLES, MAX_OF_MUTATING, MAX_KEPT, MAX_TRIED = 5, 2, 48, 36
-# An op whose calls end the process or take long, so that nothing is tried for it.
-NOT_TRIED = re.compile(r"^(quantized|profiler|sparse|prepacked|_test|mkldnn|inductor|_native_aot)::|_distributed|c10d")
+# An op whose calls may end the process, or whose results depend on the build, so that nothing is tried for it.
+NOT_TRIED = re.compile(
+    r"^(quantized|profiler|sparse|prepacked|_test|mkldnn|inductor|_native_aot)::|_distributed|c10d|"
+    r"_use_cudnn_|_nnpack_available|is_vulkan_available"
+)
 
 
 @functools.cache

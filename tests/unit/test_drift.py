@@ -448,7 +448,7 @@ def test_catalog_file_names_a_captured_catalog(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["drift", "torch:2.6.0", "torch:2.6.9"], "torch 2.6.9: no catalog is shipped; choose one of 2.6.0, 2.7.1"),
+        (["drift", "torch:2.6.0", "torch:2.6.9"], "torch 2.6.9: no catalog is shipped; choose one of 2.5.1, 2.6.0"),
         (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "export:99"], "has no export 99"),
         (["drift", "torch:2.6.0", "torch:2.9.1", "--only-used", "edge"], "edge: not an export; give export:N"),
         (["drift", "torch:2.6.0"], "Missing argument 'B'"),

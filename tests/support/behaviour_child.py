@@ -5,7 +5,7 @@
 It exports every model with torch's default table, records the exports in LEDGER, and prints JSON: the graphs of each
 model, and what the decomposition of each op that it uses does on the inputs that it has there. It also traces the calls
 of the file SAMPLES (op -> calls). Graphs are identified by a digest that does not come from the package: of each node,
-its target, its arguments, and the digests of the nodes that it reads.
+its target, its arguments, and the digests of the nodes that it reads. A `detach` of a `detach` is one `detach`.
 """
 
 import contextlib
@@ -39,9 +39,17 @@ def digests(graph: torch.fx.Graph) -> list[str]:
             needed.add(node)
             needed.update(node.all_input_nodes)
     for number, node in enumerate(graph.nodes):
-        text = _label(node, number) + "|" + _text([*node.args], found) + "|" + _text(_kwargs(node), found)
+        if _is_detach(node) and _is_detach(node.args[0]):
+            found[node] = found[node.args[0]]
+            continue
+        text = _label(node, number, graph) + "|" + _text([*node.args], found) + "|" + _text(_kwargs(node), found)
         found[node] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return sorted(found[node] for node in needed if node.op not in ("placeholder", "get_attr"))
+    counted = (node for node in needed if node.op not in ("placeholder", "get_attr"))
+    return sorted(found[node] for node in counted if not (_is_detach(node) and _is_detach(node.args[0])))
+
+
+def _is_detach(node: Any) -> bool:
+    return isinstance(node, torch.fx.Node) and str(node.target) == "aten.detach.default"
 
 
 def _mutates(node: Any) -> bool:
@@ -49,7 +57,10 @@ def _mutates(node: Any) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def _label(node: Any, number: int) -> str:
+def _label(node: Any, number: int, graph: torch.fx.Graph) -> str:
+    if node.op == "get_attr":
+        value = getattr(graph.owning_module, str(node.target), None)
+        return f"constant {value.tolist()}" if isinstance(value, torch.Tensor) else "constant"
     # Names of inputs may differ between versions; their places do not.
     target = number if node.op == "placeholder" else str(node.target)
     return f"{node.op} {target} {_meta(node.meta.get('val'))}"

@@ -350,21 +350,20 @@ def test_a_check_with_findings_exits_with_1(used: Path) -> None:
     done = run(used, "edge", "--torch", "2.9.1", "--check")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith(
-        "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 2 ops changed for 1 export with 6 ops\n"
+        "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 1 op changed for 1 export with 6 ops\n"
     )
     assert (
         "left the table\n  aten::elu: in the table -> kept in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
     )
-    assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
+    assert "\nnote: text changed, behaves the same on all samples: 1 op (aten::baddbmm)\n" in done.stdout
     assert "not checked: 1 op (mylib::f), because the catalog may lack ops of libraries" in done.stdout
     assert len(done.stdout.splitlines()) < 9
     answer = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
     assert (answer["passed"], answer["exports"], len(answer["used"]), answer["foreign"]) == (False, 1, 6, ["mylib::f"])
-    assert [(each["op"], each["kind"]) for each in answer["findings"]] == [
-        ("aten::elu", "left"),
-        ("aten::baddbmm", "source"),
-    ]
-    assert answer["kernels"] == ["aten::linear", "aten::pad"]
+    assert [(each["op"], each["kind"]) for each in answer["findings"]] == [("aten::elu", "left")]
+    assert [(each["op"], each["kind"]) for each in answer["notes"]] == [("aten::baddbmm", "source")]
+    assert answer["verdicts"] == dict.fromkeys(("aten::baddbmm", "aten::linear", "aten::pad"), "same")
+    assert answer["kernels"] == []
 
 
 def test_a_check_without_findings_exits_with_0(used: Path) -> None:

@@ -92,18 +92,23 @@ def capture_with(
             process = subprocess.Popen(command, stdin=program, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8")
         except OSError as error:
             raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
-        timer = threading.Timer(timeout, process.kill)
+        late = threading.Event()
+        timer = threading.Timer(timeout, _stop, (process, late))
         timer.start()
         with process:
             catalog = _answer(process.stdout, progress)
-        late = timer.finished.is_set()
         timer.cancel()
         if process.returncode == 0 and catalog is not None:
             return catalog
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines()
-    reason = f"it did not end within {timeout} seconds" if late else (lines or ["it ended without a message"])[-1]
+    reason = f"it timed out after {timeout} seconds" if late.is_set() else (lines or ["it ended without a message"])[-1]
     raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {reason}")
+
+
+def _stop(process: subprocess.Popen[str], late: threading.Event) -> None:
+    late.set()
+    process.kill()
 
 
 def _answer(lines: IO[str] | None, progress: Progress) -> dict[str, Any] | None:

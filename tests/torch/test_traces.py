@@ -179,10 +179,8 @@ def test_symbols_are_named_in_the_order_of_their_appearance() -> None:
 
 
 def test_an_error_is_its_class_and_the_op_that_its_message_names() -> None:
-    assert (
-        trace_or_error(lambda x: aten.nonzero_static.out(x, size=2), "(f32[1])")
-        == "RuntimeError: aten::nonzero_static.out"
-    )
+    missing = trace_or_error(lambda x: aten.nonzero_static.out(x, size=2), "(f32[1])")
+    assert missing == "RuntimeError: aten::nonzero_static"
     assert trace_or_error(lambda x: bool(x.item()), "(f32[1])") == "GuardOnDataDependentSymNode"
     assert error_text(ValueError("0x7f00 at some address")) == "ValueError"
 
@@ -240,7 +238,7 @@ def shipped(version: str, step: int) -> dict[str, dict[str, str]]:
 
 
 def test_this_torch_gives_the_shipped_traces() -> None:
-    expected = shipped(installed_version(), 3)
+    expected = shipped(installed_version(), 7)
     found = trace_defaults({op: [*calls] for op, calls in expected.items()})
     assert found["ops"] == expected
     for digest, lines in found["graphs"].items():

@@ -493,7 +493,7 @@ def test_invalid_catalog_data_is_refused(data: object) -> None:
 
 def test_catalogs_are_listed_and_shown() -> None:
     listed = json.loads(run("catalog", "list", "--json").stdout)
-    assert {each["name"]: each["default"] for each in listed}["torch:2.6.0"] == 1004
+    assert {key: listed[0][key] for key in ("name", "default")} == {"name": "torch:2.5.1", "default": 994}
     assert "torch:2.15.0" in run("catalog", "list").stdout
     shown = json.loads(run("catalog", "show", "torch:2.9.1", "--op", "aten.elu.default", "--json").stdout)
     assert {"aten::elu": released("2.9.1").ops["aten::elu"].to_json()} == shown["ops"]

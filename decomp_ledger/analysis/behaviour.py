@@ -172,6 +172,7 @@ def compare(
     if not decisive:
         return Behaviour(op, NOT_SAMPLED, reason=_reason(before, after, both, data.without_samples.get(op, "")))
     found = [_difference(*each, data.graph) for each in decisive if each[1] != each[2]]
+    found = [each for each in found if not _same_but_for_constants(each.before_graph, each.after_graph)]
     found.sort(key=_rank)
     verdict = SAME if not found else DIFFERS_DYNAMIC if is_dynamic(found[0].call) else DIFFERS
     return Behaviour(op, verdict, len(decisive), tuple(found))
@@ -185,6 +186,23 @@ def _rank(found: SampleDifference) -> tuple[bool, bool]:
 def _difference(call: str, old: Trace, new: Trace, graph: GraphOf) -> SampleDifference:
     before, after = (() if each.digest is None else graph(each.digest) or () for each in (old, new))
     return SampleDifference(call, old, new, before, after)
+
+
+_CONSTANT = re.compile(r"(%\d+ = constant .*?)(: \w+\[[\d, ]*\])?$")
+
+
+def _same_but_for_constants(before: Sequence[str], after: Sequence[str]) -> bool:
+    """Tell whether two graphs differ only in that one has no dtypes of constants, as in torch 2.6 and older."""
+    pairs = [(one, other) for one, other in zip(before, after, strict=False) if one != other]
+    matches = [(_CONSTANT.match(one), _CONSTANT.match(other)) for one, other in pairs]
+    return (
+        bool(pairs)
+        and len(before) == len(after)
+        and all(
+            one is not None and other is not None and one[1] == other[1] and None in (one[2], other[2])
+            for one, other in matches
+        )
+    )
 
 
 def _reason(

@@ -98,6 +98,22 @@ def test_an_error_on_one_side_is_a_difference_and_a_graph_on_both_sides_comes_fi
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("constant 1", "constant 1: i64[]", "same"),
+        ("constant [1, 2]: i64[2]", "constant [1, 2]", "same"),
+        ("constant 1: i32[]", "constant 1: i64[]", "differs"),
+        ("constant 1", "constant 2: i64[]", "differs"),
+        ("aten::add(x0)", "aten::add(x0): f32[2]", "differs"),
+    ],
+)
+def test_a_constant_whose_dtype_only_one_torch_writes_is_the_same(old: str, new: str, expected: str) -> None:
+    lines = {"a": (f"%0 = {old}", "return %0"), "b": (f"%0 = {new}", "return %0")}
+    found = compare("aten::f", {"(1)": trace("a")}, {"(1)": trace("b")}, TraceData(lines.get))
+    assert found.verdict == expected
+
+
+@pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
         ({}, {}, "it takes packed parameters"),

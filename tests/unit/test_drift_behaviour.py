@@ -450,11 +450,8 @@ def test_the_verdicts_agree_with_the_sample_that_was_judged_by_hand() -> None:
             found[(*pair, each.op)] = each.differs
     pairs = [(row["behaves"] == "differently", found[row["before"], row["after"], row["op"]]) for row in JUDGED]
     right, claimed, true = pairs.count((True, True)), sum(f for _, f in pairs), sum(t for t, _ in pairs)
-    sampled = [row for row in JUDGED if row.get("call") in catalogs.samples().get(row["op"], ())]
     print(f"{len(pairs)} ops, {claimed} claimed: precision {right / claimed:.3f}, recall {right / true:.3f}")
     assert len(pairs) >= 180
     assert claimed >= 40
     assert right / claimed >= 0.95
-    # A change that only unsampled inputs show is missed: each such row names a call that would show it.
-    assert right / true >= 0.7
-    assert sum(found[row["before"], row["after"], row["op"]] for row in sampled) >= 0.95 * len(sampled)
+    assert right / true >= 0.95

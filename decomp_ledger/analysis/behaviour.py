@@ -11,11 +11,9 @@ from typing import TypeAlias
 
 import attrs
 
-from decomp_ledger.errors import SampleError
 from decomp_ledger.model import op_names
 from decomp_ledger.model.behaviour import Trace, is_dynamic
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.samples import parse_call
 from decomp_ledger.model.schemas import schema_arguments
 
 __all__ = [
@@ -223,13 +221,26 @@ _ARGUMENT = re.compile(r"(\w+)(?:=.*)?$")
 
 def fits(call: str, schema: str) -> bool:
     """Tell whether an op of that schema can take the arguments of a call, by their number and their names."""
-    try:
-        given = parse_call(call)
-    except SampleError:
-        return True
     names = [match[1] if (match := _ARGUMENT.search(text)) else text for text in schema_arguments(schema)]
     positional = names[: names.index("*")] if "*" in names else names
-    return len(given.args) <= len(positional) and given.kwargs.keys() <= set(names)
+    given = [_NAMED.match(text) for text in _arguments(call)]
+    return given.count(None) <= len(positional) and {match[1] for match in given if match} <= set(names)
+
+
+_NAMED = re.compile(r"(\w+)=")
+
+
+def _arguments(call: str) -> list[str]:
+    """Return the texts of a call's arguments, without a parser: its import would slow down every command."""
+    parts, depth, quoted = [""], 0, False
+    for character in call.partition("(")[2].rpartition(")")[0]:
+        quoted ^= character in "'\""
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0 and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
 
 
 # Two graphs side by side

@@ -138,7 +138,9 @@ def test_an_op_that_is_not_sampled_has_a_reason(old: dict[str, str], new: dict[s
         ("(f32[2], 1)", "aten::f(Tensor x, *, int y=0) -> Tensor", False),
         ("(f32[2], [1, 2])", "aten::f(Tensor x, int[2] y=[1, 2]) -> Tensor", True),
         ("(f32[2], out=f32[2])", "aten::f.out(Tensor x, *, Tensor(a!) out) -> Tensor(a!)", True),
-        ("what", "aten::f(Tensor x) -> Tensor", True),
+        ("dynamic(f32[2], [f32[2, 3], 1])", "aten::f(Tensor x, Tensor[] y) -> Tensor", True),
+        ("('ij,jk->ik', [f32[2, 3]])", "aten::f(str equation, Tensor[] x) -> Tensor", True),
+        ("()", "aten::f() -> Tensor", True),
     ],
 )
 def test_a_call_fits_a_schema_by_number_and_names(call: str, schema: str, expected: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifference
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Behaviour",
     "Body",
     "CallSite",
     "Catalog",
@@ -123,6 +125,7 @@ __all__ = [
     "Decomposition",
     "DamagedSchema",
     "DecompositionChanged",
+    "DiffRow",
     "Drift",
     "DriftChange",
     "Entry",
@@ -161,6 +164,7 @@ __all__ = [
     "RuleDiff",
     "RuleEffect",
     "SampleError",
+    "SampleDifference",
     "SchemaError",
     "Set",
     "ValidSignature",

@@ -19,6 +19,7 @@ from decomp_ledger import catalogs
 from decomp_ledger.analysis import drift as drifting
 from decomp_ledger.analysis import explain as explaining
 from decomp_ledger.analysis import upgrade as upgrading
+from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
@@ -33,6 +34,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more, shown
+from decomp_ledger.model.behaviour import Traces
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
 from decomp_ledger.model.json_values import parse_json
@@ -135,7 +137,8 @@ class ResolvedState:
                 f"{self.name}: the table was never materialized, so it has no catalog to compare; export with it, or "
                 f"try `upgrade {self.name} --torch VERSION`"
             )
-        return NamedState(self.name, self.state, catalogs.completed(self.catalog))
+        whole = catalogs.completed(self.catalog)
+        return NamedState(self.name, self.state, whole, _traces(self.catalog if self.catalog.traced else whole))
 
 
 State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
@@ -336,6 +339,9 @@ def drift(
 ) -> Drift:
     """Return the difference between two states, each with its catalog.
 
+    Of ops that torch's default decomposes in both, `behaviours` tells what shipped or captured traces show: whether
+    they give the same graph on every sample call, and the two graphs where they do not.
+
     Args:
         before: a state spec; its table must have been materialized.
         after: a state spec; likewise.
@@ -347,7 +353,8 @@ def drift(
     """
     used = None if only_used is None else used_ops(only_used, ledger=ledger)
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
-    whole = drifting.drift(one.named_state(), other.named_state())
+    states = one.named_state(), other.named_state()
+    whole = drifting.drift(*states, _trace_data(*states))
     return whole if used is None else whole.only(used)
 
 
@@ -387,7 +394,10 @@ def upgrade(
         UnsupportedTorch: the interpreter cannot be captured.
         UnusableValue: not exactly one of `torch` and `python` was given.
     """
-    return _upgraded(show(spec, ledger=ledger), _other_torch(torch, python))
+    found = show(spec, ledger=ledger)
+    exports = _successful_exports(found, ledger)
+    moved = _upgraded(found, _other_torch(torch, python))
+    return attrs.evolve(moved, used=_ops_of_all(exports)) if exports else moved
 
 
 @checked
@@ -400,13 +410,21 @@ def check_upgrade(
 ) -> UpgradeReport:
     """Return whether the programs exported with a table stay what they are on another torch; see :func:`upgrade`.
 
+    They do not if an op that they use leaves the table, enters it, or behaves differently on a sample call. A change of
+    text alone is only a note.
+
     Raises:
         LedgerError: as :func:`upgrade`; or no export of the table succeeded, so that its programs are not known.
     """
     found = show(spec, ledger=ledger)
     exports = _successful_exports(found, ledger)
-    moved = _upgraded(found, _other_torch(torch, python))
-    used = frozenset[str]().union(*map(_ops_of, exports))
+    if not exports:
+        raise LedgerError(
+            f"{found.name}: no export succeeded, so the ops that its programs use are not known; record one with "
+            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
+        )
+    used = _ops_of_all(exports)
+    moved = attrs.evolve(_upgraded(found, _other_torch(torch, python)), used=used)
     return UpgradeReport(moved, upgrading.check_upgrade(moved, used), len(exports))
 
 
@@ -681,7 +699,9 @@ def _other_torch(torch: str | None, python: str | os.PathLike[str] | None) -> Ca
     if torch is not None and python is None:
         return catalogs.released(torch)
     if python is not None and torch is None:
-        return capture_catalog(python, traces=False)
+        # Only a build that is not shipped is traced, because that takes a minute.
+        quick = capture_catalog(python, traces=False)
+        return quick if catalogs.of_build(quick.build) is not None else capture_catalog(python)
     raise UnusableValue("the other torch: give either a torch version or a Python interpreter, not both or none")
 
 
@@ -689,8 +709,34 @@ def _upgraded(found: ResolvedState, other: Catalog) -> Upgrade:
     whole = None if found.catalog is None else catalogs.completed(found.catalog)
     release = None if whole is None else catalogs.of_build(whole.build)
     torch_namespaces = set() if release is None else set(map(op_names.namespace, release.ops))
-    here = None if whole is None else NamedState(found.name, found.state, whole)
-    return upgrading.upgrade(NamedState(found.name, found.state, other), here, torch_namespaces)
+    here = None if whole is None else found.named_state()
+    there = NamedState(found.name, found.state, other, _traces(other))
+    return upgrading.upgrade(there, here, torch_namespaces, _trace_data(here, there))
+
+
+def _trace_data(*states: NamedState | None) -> TraceData:
+    """Return the reasons without samples, and the graphs: of captured catalogs, and the shipped ones."""
+    captured = [state.catalog.traced for state in states if state is not None and state.catalog.traced is not None]
+
+    def graph(digest: str) -> tuple[str, ...] | None:
+        return next((each.graphs[digest] for each in captured if digest in each.graphs), None) or catalogs.graph(digest)
+
+    return TraceData(graph, catalogs.without_samples())
+
+
+def _traces(catalog: Catalog) -> Traces | None:
+    """Return what the default decompositions of a whole catalog do; None if its build is not shipped.
+
+    Left out are ops whose entry is not the build's, because a library can replace a decomposition of torch's.
+    """
+    if catalog.traced is not None:
+        return catalog.traced.traces
+    release = catalogs.of_build(catalog.build)
+    traces = None if release is None else catalogs.traces(release.build["torch"].partition("+")[0])
+    if release is None or traces is None or catalog is release:
+        return traces
+    own = {op: found for op, found in traces.of.items() if catalog.ops.get(op) == release.ops.get(op)}
+    return Traces(traces.torch, own)
 
 
 def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[Exported]:
@@ -701,13 +747,11 @@ def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[
     elif ledger is not None and found.state.version > 0:
         events = ledger.events(table=found.state.table, kind=Exported.kind)
         exports = [event.body for event in events if isinstance(event.body, Exported)]
-    done = [export for export in exports if export.error is None]
-    if not done:
-        raise LedgerError(
-            f"{found.name}: no export succeeded, so the ops that its programs use are not known; record one with "
-            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
-        )
-    return done
+    return [export for export in exports if export.error is None]
+
+
+def _ops_of_all(exports: Sequence[Exported]) -> frozenset[str]:
+    return frozenset[str]().union(*map(_ops_of, exports))
 
 
 def _ops_of(export: Exported) -> frozenset[str]:

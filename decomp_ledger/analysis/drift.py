@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
 import attrs
 
+from decomp_ledger.analysis.behaviour import (
+    DIFFERS,
+    DIFFERS_DYNAMIC,
+    NOT_SAMPLED,
+    UNKNOWN,
+    VERDICTS,
+    Behaviour,
+    TraceData,
+    compare,
+    fits,
+    trace_text,
+)
 from decomp_ledger.model import op_names
+from decomp_ledger.model.behaviour import Traces
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.materialize import Snapshot, materialize, own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, TableState
+from decomp_ledger.model.schemas import schema_arguments
 
 __all__ = [
+    "BEHAVIOUR_KINDS",
     "DRIFT_KINDS",
     "NEVER_DECOMPOSED",
     "Drift",
@@ -27,9 +42,12 @@ __all__ = [
 
 LEFT, ENTERED, GONE, NEW, MOVED = "left", "entered", "gone", "new", "moved"
 TREATMENT, SCHEMA, SOURCE, HELPERS, WRAPPERS = "treatment", "schema", "source", "helpers", "wrappers"
+BEHAVIOUR, DYNAMIC = "behaviour", "dynamic"
 
 # The kinds of change and their titles; the kind with the strongest effect on exports comes first.
 DRIFT_KINDS: Mapping[str, str] = {
+    BEHAVIOUR: "behaves differently",
+    DYNAMIC: "behaves differently with dynamic shapes only",
     LEFT: "left the table",
     ENTERED: "entered the table",
     GONE: "gone from the dispatcher",
@@ -42,13 +60,14 @@ DRIFT_KINDS: Mapping[str, str] = {
     WRAPPERS: "only wrappers changed",
 }
 _RANK = {kind: rank for rank, kind in enumerate(DRIFT_KINDS)}
-_OF_DECOMPOSITIONS = (MOVED, SOURCE, HELPERS, WRAPPERS)
+_OF_DECOMPOSITIONS = (BEHAVIOUR, DYNAMIC, MOVED, SOURCE, HELPERS, WRAPPERS)
+# The kinds of change that traces show.
+BEHAVIOUR_KINDS: Mapping[str, str] = {DIFFERS: BEHAVIOUR, DIFFERS_DYNAMIC: DYNAMIC}
 
 IN_TABLE, ALWAYS, FUNCTIONALIZED, IN_GRAPH = "in the table", "always decomposed", "functionalized", "kept in graphs"
 NEVER_DECOMPOSED = (IN_GRAPH, FUNCTIONALIZED)
 
-# A comma between two arguments of a schema, not one inside `int[2]` or `(a, b)`.
-_BETWEEN_ARGUMENTS = re.compile(r", (?![^\[(]*[\])])")
+_NO_DATA = TraceData()
 
 
 @attrs.define(frozen=True, slots=False)
@@ -59,16 +78,18 @@ class NamedState:
         name: a state spec: `torch:2.6.0`, `edge@3`.
         state: the table state; for a catalog alone, the state of a table without rules.
         catalog: the catalog.
+        traces: what torch's default decompositions do in it; None if that is not known.
     """
 
     name: str
     state: TableState
     catalog: Catalog
+    traces: Traces | None = attrs.field(default=None, repr=False)
 
     @classmethod
-    def of_catalog(cls, name: str, catalog: Catalog) -> NamedState:
+    def of_catalog(cls, name: str, catalog: Catalog, traces: Traces | None = None) -> NamedState:
         """Return the state of torch's default table on a catalog."""
-        return cls(name, TableState(name, 0, "torch", {}), catalog)
+        return cls(name, TableState(name, 0, "torch", {}), catalog, traces)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -88,9 +109,11 @@ class DriftChange:
         op: name of the op.
         kind: one of `DRIFT_KINDS`.
         in_table: whether the table has the op in either state. If not, nothing decomposes it by default in either.
-        before: the treatment, origin, schema or digest in the first state, as the kind implies; None if absent.
+        before: the trace, treatment, origin, schema or digest in the first state, as the kind implies; None if absent.
         after: the same in the second state.
         function: `module.qualname` of the Python function that decomposes the op after, else before; "" if none does.
+        verdict: what the traces of the op tell, one of `VERDICTS`: of a change of text, whether it matters. "" if
+            torch's default does not decompose the op in both states, or if both are of one build.
     """
 
     op: str
@@ -99,13 +122,14 @@ class DriftChange:
     before: str | None
     after: str | None
     function: str = ""
+    verdict: str = ""
 
     def sort_key(self) -> tuple[bool, bool, int, str]:
         """Return a key that puts the strongest effect on exports first."""
         return (self.kind == WRAPPERS, not self.in_table, _RANK[self.kind], self.op)
 
 
-@attrs.frozen
+@attrs.define(frozen=True, slots=False, repr=False)
 class Drift:
     """The differences between two states, and what could not be compared.
 
@@ -113,20 +137,30 @@ class Drift:
         before: the first state.
         after: the second state.
         changes: the differences, the strongest effect on exports first.
-        kernels: ops of both tables that C++ kernels of two builds decompose. A catalog has no code of a kernel.
-        no_source: ops of both tables whose Python source could not be compared, because a state has no digest of it.
+        behaviours: what the traces tell of each op that torch's default decomposes in both states; nothing within one
+            build, because there every op behaves the same.
+        kernels: ops of both tables that C++ kernels of two builds decompose and that no sample reached. A catalog has
+            no code of a kernel.
+        no_source: ops of both tables that no sample reached and whose Python source could not be compared, because a
+            state has no digest of it.
         no_schema: ops of both states whose schema could not be compared, because a state does not have it.
-        unclear: in-place ops whose digest changed, but perhaps only for the closure that makes them in-place: one
-            digest covers both, and that closure changed.
+        unclear: in-place ops that no sample reached and whose digest changed, but perhaps only for the closure that
+            makes them in-place: one digest covers both, and that closure changed.
     """
 
     before: NamedState
     after: NamedState
     changes: tuple[DriftChange, ...]
+    behaviours: tuple[Behaviour, ...] = ()
     kernels: tuple[str, ...] = ()
     no_source: tuple[str, ...] = ()
     no_schema: tuple[str, ...] = ()
     unclear: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        differing = sum(each.differs for each in self.behaviours)
+        names = f"{self.before.name} -> {self.after.name}"
+        return f"<Drift {names}: {len(self.changes)} changes, {differing} ops behave differently>"
 
     def of(self, kind: str, *, in_table: bool | None = None) -> list[DriftChange]:
         """Return the changes of one kind, by op.
@@ -144,6 +178,19 @@ class Drift:
             for kind in DRIFT_KINDS
         }
 
+    def behaviour(self, op: str) -> Behaviour | None:
+        """Return what the traces tell of an op; None if torch's default does not decompose it in both states."""
+        return self._behaviours.get(op)
+
+    @cached_property
+    def _behaviours(self) -> Mapping[str, Behaviour]:
+        return {each.op: each for each in self.behaviours}
+
+    def verdicts(self) -> dict[str, int]:
+        """Return, for each of `VERDICTS`, the number of ops that torch's default decomposes in both states."""
+        count = Counter(each.verdict for each in self.behaviours)
+        return {verdict: count[verdict] for verdict in VERDICTS}
+
     def only(self, used: Collection[str]) -> Drift:
         """Return the part that can affect programs with these ops.
 
@@ -154,6 +201,7 @@ class Drift:
         return attrs.evolve(
             self,
             changes=tuple(c for c in self.changes if c.op in (decomposed if c.kind in _OF_DECOMPOSITIONS else used)),
+            behaviours=tuple(each for each in self.behaviours if each.op in decomposed),
             kernels=tuple(op for op in self.kernels if op in decomposed),
             no_source=tuple(op for op in self.no_source if op in decomposed),
             no_schema=tuple(op for op in self.no_schema if op in used),
@@ -173,6 +221,8 @@ class Drift:
             "after": self.after.to_json(),
             "counts": counts,
             "changes": [attrs.asdict(change) for change in self.changes],
+            "verdicts": dict(self.verdicts()),
+            "behaviours": [each.to_json() for each in self.behaviours],
             "not_compared": {
                 "kernels": list(self.kernels),
                 "source": list(self.no_source),
@@ -201,26 +251,32 @@ def treatment(entry: Entry | None, *, in_table: bool) -> str | None:
 
 def schema_difference(before: str, after: str) -> str:
     """Return the arguments that only one of two schemas has; both schemas, if they differ in anything else."""
-    inner = (text.partition("(")[2].rpartition(") ->")[0] for text in (before, after))
-    old, new = map(_BETWEEN_ARGUMENTS.split, inner)
+    old, new = map(schema_arguments, (before, after))
     removed, added = [a for a in old if a not in new], [a for a in new if a not in old]
     if before.rpartition("->")[2] != after.rpartition("->")[2] or not (removed or added):
         return f"{before} -> {after}"
     return " ".join([*(f"-[{each}]" for each in removed), *(f"+[{each}]" for each in added)])
 
 
-def drift(before: NamedState, after: NamedState) -> Drift:
+def drift(before: NamedState, after: NamedState, data: TraceData = _NO_DATA) -> Drift:
     """Compare two states.
 
-    Within one torch build, the origin identifies a decomposition of torch's own. Across builds, digests of sources
-    are compared. The result also lists what could not be compared.
+    Within one torch build, the origin identifies a decomposition of torch's own. Across builds, traces tell whether
+    it behaves the same, and digests of sources whether its text is the same. The result also lists what could not be
+    compared.
+
+    Args:
+        before: the first state.
+        after: the second state.
+        data: what the traces share.
     """
-    comparison = _Comparison(before, after)
+    comparison = _Comparison(before, after, data)
     changes = sorted(comparison.changes(), key=DriftChange.sort_key)
     return Drift(
         before,
         after,
         tuple(changes),
+        tuple(comparison.behaviours.values()),
         tuple(comparison.kernels),
         tuple(comparison.no_source),
         tuple(comparison.no_schema),
@@ -238,6 +294,7 @@ class _Decomposer:
         digest: digest of the function's own source.
         helpers: digest of its source with the functions that it calls.
         wrappers: digest of the wrappers that its decorators add.
+        traced: whether it is what the default table has, which the traces of the op are of.
     """
 
     identity: str | None
@@ -245,6 +302,7 @@ class _Decomposer:
     digest: str | None = None
     helpers: str | None = None
     wrappers: str | None = None
+    traced: bool = False
 
 
 def _decomposer(state: NamedState, op: str, entry: Entry) -> _Decomposer:
@@ -258,7 +316,23 @@ def _decomposer(state: NamedState, op: str, entry: Entry) -> _Decomposer:
         if own != entry.origin:
             return _Decomposer(own)
     function = f"{entry.module}.{entry.qualname}" if entry.module else ""
-    return _Decomposer(entry.origin, function, entry.digest, entry.helpers, entry.wrappers)
+    return _Decomposer(entry.origin, function, entry.digest, entry.helpers, entry.wrappers, entry.default)
+
+
+@attrs.frozen
+class _Pair:
+    """An op that the tables of both states have, or that neither has: its treatment and what decomposes it in each."""
+
+    op: str
+    in_table: bool
+    was: str | None
+    now: str | None
+    old: _Decomposer
+    new: _Decomposer
+
+    def change(self, kind: str, before: str | None, after: str | None, verdict: str) -> DriftChange:
+        """Return a change of the op."""
+        return DriftChange(self.op, kind, self.in_table, before, after, self.new.function or self.old.function, verdict)
 
 
 def _global_function(entry: Entry) -> str | None:
@@ -275,9 +349,11 @@ _NOTHING = Entry()
 
 
 class _Comparison:
-    def __init__(self, before: NamedState, after: NamedState) -> None:
+    def __init__(self, before: NamedState, after: NamedState, data: TraceData) -> None:
         self.before = before
         self.after = after
+        self.data = data
+        self.behaviours: dict[str, Behaviour] = {}
         builds = before.catalog.build.get("git"), after.catalog.build.get("git")
         self.same_build = builds[0] is not None and builds[0] == builds[1]
         self.kernels: list[str] = []
@@ -297,7 +373,8 @@ class _Comparison:
             if was != now:
                 yield DriftChange(op, LEFT if was else ENTERED, True, *treatments, self._function(op))
             else:
-                yield from self._decomposition_changes(op, *treatments, in_table=now)
+                decomposers = (_decomposer(state, op, state.catalog.ops[op]) for state in (self.before, self.after))
+                yield from self._decomposition_changes(_Pair(op, now, *treatments, *decomposers))
             yield from self._schema_changes(op, old[op].schema, new[op].schema, in_table=was or now)
 
     def _function(self, op: str) -> str:
@@ -307,28 +384,48 @@ class _Comparison:
                 return found
         return ""
 
-    def _decomposition_changes(
-        self, op: str, was: str | None, now: str | None, *, in_table: bool
-    ) -> Iterator[DriftChange]:
-        old = _decomposer(self.before, op, self.before.catalog.ops[op])
-        new = _decomposer(self.after, op, self.after.catalog.ops[op])
-        function = new.function or old.function
+    def _decomposition_changes(self, pair: _Pair) -> Iterator[DriftChange]:
+        verdict = ""
+        if pair.in_table and pair.old.traced and pair.new.traced and not self.same_build:
+            found = self.behaviours[pair.op] = self._behaviour(pair.op)
+            verdict = found.verdict
+            if found.differs:
+                first = found.differences[0]
+                yield pair.change(BEHAVIOUR_KINDS[verdict], trace_text(first.before), trace_text(first.after), verdict)
+        yield from self._text_changes(pair, verdict)
+
+    def _behaviour(self, op: str) -> Behaviour:
+        states = self.before, self.after
+        traces = [{} if state.traces is None else state.traces.get(op) for state in states]
+        if any(state.traces is None for state in states):
+            return Behaviour(op, UNKNOWN)
+        schemas = [state.catalog.ops[op].schema for state in states]
+        unfit: set[str] = set()
+        if all(schemas) and schemas[0] != schemas[1]:
+            for schema, side in zip(schemas, traces, strict=True):
+                unfit |= {call for call, each in side.items() if each.error is not None and not fits(call, schema)}
+        return compare(op, traces[0], traces[1], self.data, unfit)
+
+    def _text_changes(self, pair: _Pair, verdict: str) -> Iterator[DriftChange]:
+        """Yield the change of what decomposes an op, or of its text; at most one."""
+        op, old, new = pair.op, pair.old, pair.new
         if old.identity != new.identity:
-            yield DriftChange(op, MOVED, in_table, old.identity, new.identity, function)
-        elif was != now and self._same_schema(op):
-            yield DriftChange(op, TREATMENT, in_table, was, now, function)
+            yield pair.change(MOVED, old.identity, new.identity, verdict)
+        elif pair.was != pair.now and self._same_schema(op):
+            yield pair.change(TREATMENT, pair.was, pair.now, verdict)
         elif old.digest is None or new.digest is None:
-            self._note_unknown(op, old.identity, in_table=in_table)
+            if pair.in_table and not self.same_build and verdict in ("", NOT_SAMPLED, UNKNOWN):
+                (self.kernels if old.identity == "cia" else self.no_source).append(op)
         elif old.digest != new.digest:
-            kind = self._kind_of_source_change(op, old, new)
-            if kind is None:
+            changed = self._kind_of_source_change(op, old, new)
+            if changed is not None:
+                yield pair.change(changed, old.digest, new.digest, verdict)
+            elif verdict in ("", NOT_SAMPLED, UNKNOWN):
                 self.unclear.append(op)
-            else:
-                yield DriftChange(op, kind, in_table, old.digest, new.digest, function)
         elif old.helpers != new.helpers:
-            yield DriftChange(op, HELPERS, in_table, old.helpers, new.helpers, function)
+            yield pair.change(HELPERS, old.helpers, new.helpers, verdict)
         elif old.wrappers != new.wrappers:
-            yield DriftChange(op, WRAPPERS, in_table, old.wrappers, new.wrappers, function)
+            yield pair.change(WRAPPERS, old.wrappers, new.wrappers, verdict)
 
     def _same_schema(self, op: str) -> bool:
         return self.before.catalog.ops[op].schema == self.after.catalog.ops[op].schema
@@ -370,10 +467,6 @@ class _Comparison:
             for op, old in self.before.catalog.ops.items()
             if _is_in_place(op)
         )
-
-    def _note_unknown(self, op: str, identity: str | None, *, in_table: bool) -> None:
-        if in_table and not self.same_build:
-            (self.kernels if identity == "cia" else self.no_source).append(op)
 
     def _schema_changes(self, op: str, old: str, new: str, *, in_table: bool) -> Iterator[DriftChange]:
         if old and new:

@@ -9,13 +9,18 @@ from typing import TypeAlias
 
 import attrs
 
+from decomp_ledger.analysis.behaviour import UNKNOWN, Behaviour, TraceData
 from decomp_ledger.analysis.drift import (
     ALWAYS,
     DRIFT_KINDS,
     ENTERED,
     GONE,
+    HELPERS,
     LEFT,
+    MOVED,
     NEVER_DECOMPOSED,
+    SCHEMA,
+    SOURCE,
     WRAPPERS,
     Drift,
     DriftChange,
@@ -66,6 +71,9 @@ FINDINGS: Mapping[str, str] = {
     NOT_COMPARED: "could not be compared",
 }
 _EFFECT_RANK = {effect: rank for rank, effect in enumerate(RULE_EFFECTS)}
+_NO_SCHEMA = "its schema, because a catalog does not have it"
+_TEXT = (MOVED, SOURCE, HELPERS)
+_NO_DATA = TraceData()
 _FINDING_RANK = {kind: rank for rank, kind in enumerate(FINDINGS)}
 
 
@@ -99,6 +107,7 @@ class Upgrade:
         foreign: ops without a rule that the table had and the other catalog cannot have, because it was captured
             without their library.
         namespaces: the namespaces of the other catalog and of torch itself.
+        used: the ops of the programs that were exported with the table; None if no export succeeded.
     """
 
     after: NamedState
@@ -106,6 +115,7 @@ class Upgrade:
     drift: Drift | None
     foreign: tuple[str, ...]
     namespaces: frozenset[str]
+    used: frozenset[str] | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -135,13 +145,19 @@ class Upgrade:
         return [(change, successors(change.op, old, new)) for change in self.without_rule(GONE)]
 
 
-def upgrade(after: NamedState, before: NamedState | None, torch_namespaces: Collection[str] = ()) -> Upgrade:
+def upgrade(
+    after: NamedState,
+    before: NamedState | None,
+    torch_namespaces: Collection[str] = (),
+    data: TraceData = _NO_DATA,
+) -> Upgrade:
     """Apply a table's rules to another torch's catalog, and compare the result with what the table was.
 
     Args:
         after: the state on the other torch's catalog.
         before: the same state on its last catalog; None if the table was never materialized.
         torch_namespaces: namespaces that belong to torch itself, even if the other torch has no op in them.
+        data: what the traces of all torch versions share.
     """
     effects = _Effects(after.catalog, None if before is None else before.catalog, after.state.base, torch_namespaces)
     rules = after.state.rules
@@ -151,7 +167,7 @@ def upgrade(after: NamedState, before: NamedState | None, torch_namespaces: Coll
     return Upgrade(
         after,
         tuple(sorted(found, key=lambda each: (_EFFECT_RANK[each.effect], each.op))),
-        None if before is None else drift(before, after),
+        None if before is None else drift(before, after, data),
         tuple(sorted(foreign)),
         frozenset(effects.namespaces),
     )
@@ -159,19 +175,21 @@ def upgrade(after: NamedState, before: NamedState | None, torch_namespaces: Coll
 
 @attrs.frozen
 class Finding:
-    """One reason why an export may give another program after the move.
+    """One thing that the move does to an op that the exports use: a reason why they may change, or only a note.
 
     Attributes:
         op: the op.
         kind: one of `FINDINGS`.
         detail: a few words more; "" if `change` has them.
         change: the difference, or None if it is not a single one.
+        behaviour: what the traces of the op tell; None if torch's default does not decompose it in both states.
     """
 
     op: str
     kind: str
     detail: str = ""
     change: DriftChange | None = None
+    behaviour: Behaviour | None = None
 
 
 @attrs.frozen
@@ -181,8 +199,11 @@ class UpgradeCheck:
     Attributes:
         used: the ops of these programs.
         drift: the part of the drift that can affect them.
-        findings: the reasons why they may change; none if they stay the same.
-        kernels: used ops that C++ kernels decompose. A catalog has no code of a kernel, so it was not compared.
+        findings: the reasons why they change: an op leaves, comes or behaves differently. None if they stay the same.
+        notes: what is known to matter in no sample, or cannot be known: changed text of an op that behaves the same
+            or that no sample reached, a changed schema. A stricter gate can look at these.
+        kernels: used ops that C++ kernels decompose and that no sample reached. A catalog has no code of a kernel, so
+            they were not compared.
         foreign: used ops that a catalog may lack although its torch can have them: ops of libraries, and higher-order
             operators, which torch registers when a part of it is first imported.
     """
@@ -190,6 +211,7 @@ class UpgradeCheck:
     used: frozenset[str]
     drift: Drift
     findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
     kernels: tuple[str, ...]
     foreign: tuple[str, ...]
 
@@ -212,25 +234,42 @@ def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
     foreign = {op for op in used if "::" in op and op_names.namespace(op) not in found.namespaces}
     foreign |= {op for op in used if "::" not in op and (op in old) != (op in new)}
     affected = found.drift.only({*used} - foreign)
-    findings = [Finding(each.op, each.kind, "", each) for each in affected.changes if each.kind != WRAPPERS]
-    findings += [Finding(each.op, LOST, each.detail) for each in found.effects if each.effect == LOST]
-    named = {finding.op for finding in findings}
+    judged = [
+        Finding(each.op, each.kind, "", each, affected.behaviour(each.op))
+        for each in affected.changes
+        if each.kind != WRAPPERS
+    ]
+    judged += [Finding(each.op, LOST, each.detail) for each in found.effects if each.effect == LOST]
+    named = {each.op for each in judged}
     # An op without a namespace that is in no catalog is a Python function, such as getitem.
     neither = sorted(op for op in {*used} - foreign if "::" in op and op not in old and op not in new)
     for detail, ops in (
         ("its source, because a catalog does not have it", affected.no_source),
-        ("its schema, because a catalog does not have it", affected.no_schema),
+        (_NO_SCHEMA, affected.no_schema),
         ("its source, because the closure that makes it in-place changed too", affected.unclear),
         ("neither torch has it", neither),
     ):
-        findings += [Finding(op, NOT_COMPARED, detail) for op in ops if op not in named]
+        judged += [Finding(op, NOT_COMPARED, detail, None, affected.behaviour(op)) for op in ops if op not in named]
+    judged.sort(key=lambda each: (_FINDING_RANK[each.kind], each.op, each.detail))
     return UpgradeCheck(
         frozenset(used),
         affected,
-        tuple(sorted(findings, key=lambda each: (_FINDING_RANK[each.kind], each.op, each.detail))),
+        tuple(each for each in judged if not _is_note(each)),
+        tuple(each for each in judged if _is_note(each)),
         affected.kernels,
         tuple(sorted(foreign)),
     )
+
+
+def _is_note(found: Finding) -> bool:
+    """Decide whether something is only a note. Where traces are known, they judge; else the text does."""
+    verdict = None if found.behaviour is None else found.behaviour.verdict
+    if found.kind in _TEXT:
+        # The change of behaviour is a finding of its own.
+        return verdict not in (None, UNKNOWN)
+    if found.kind == NOT_COMPARED:
+        return verdict != UNKNOWN or found.detail == _NO_SCHEMA
+    return found.kind == SCHEMA
 
 
 class _Effects:

@@ -6,6 +6,7 @@ each other file holds a delta to it and names it as `base`.
 
 import gzip
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -41,12 +42,15 @@ def released(version: str) -> Catalog:
     """Return the catalog of a released torch version.
 
     Args:
-        version: one of `available()`, such as `2.13.0`.
+        version: one of `available()`, such as `2.13.0`; `2.13` means the newest of its releases that is shipped.
 
     Raises:
         UnknownCatalog: no catalog of that version is shipped; the message lists the shipped versions.
     """
     if version not in available():
+        newest = [each for each in available() if re.fullmatch(r"\d+\.\d+", version) and each.startswith(f"{version}.")]
+        if newest:
+            return released(newest[-1])
         raise UnknownCatalog(
             f"torch {version}: no catalog is shipped; choose one of {', '.join(available())}, or capture an "
             "installed torch with: decomp-ledger catalog capture --python INTERPRETER"

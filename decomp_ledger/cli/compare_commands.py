@@ -6,7 +6,7 @@ import click
 
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.export_diff import ExportDiff
-from decomp_ledger.analysis.upgrade import RuleEffect, Upgrade
+from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade
 from decomp_ledger.cli import drift_output
 from decomp_ledger.cli.output import (
     FOUND,
@@ -92,13 +92,25 @@ def _state_json(found: ResolvedState) -> dict[str, Json]:
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")
 @click.option("--only-used", "program", metavar="export:N|FILE.pt2",
               help="Only ops that this program has, before or after its export, or that fired in it.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Show whole graphs, not only the nodes that differ.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @pass_ledger
 def drift_command(
-    option: LedgerOption, before: str, after: str, everything: bool, program: str | None, markdown: bool, as_json: bool
+    option: LedgerOption,
+    before: str,
+    after: str,
+    everything: bool,
+    program: str | None,
+    verbose: bool,
+    markdown: bool,
+    as_json: bool,
 ) -> int:
-    """Show what differs between two tables or torch versions, most important first; exit with 1 if anything does."""
+    """Show what differs between two tables or torch versions; exit with 1 if anything does.
+
+    First comes what behaves differently: the first sample call whose graph differs, with the nodes that differ, before
+    and after. Then what enters and leaves the table, and at last what changed only as text.
+    """
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other; give one of them")
     with option.ask() as ledger:
@@ -110,9 +122,9 @@ def drift_command(
         return FOUND if found.changes else 0
     lead = "" if program is None else drift_output.only_used_text(program, len(used or ()), whole, found)
     if markdown:
-        drift_output.print_markdown(found, lead, everything=everything)
+        drift_output.print_markdown(found, lead, everything=everything, whole=verbose)
     else:
-        drift_output.print_drift(found, lead, everything=everything)
+        drift_output.print_drift(found, lead, everything=everything, whole=verbose)
     return FOUND if found.changes else 0
 
 
@@ -130,6 +142,7 @@ def _only_used_json(program: str | None, used: frozenset[str] | None, whole: Dri
 @click.option("--check", is_flag=True,
               help="Exit with 1 if the upgrade changes an op that the table's recorded exports use.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")
+@click.option("-v", "--verbose", is_flag=True, help="Show whole graphs, not only the nodes that differ.")
 @json_option
 @pass_ledger
 def upgrade_command(
@@ -139,27 +152,33 @@ def upgrade_command(
     interpreter: str | None,
     check: bool,
     everything: bool,
+    verbose: bool,
     as_json: bool,
 ) -> int:
-    """Show a table as it would be on another torch, and what the upgrade does to each rule."""
+    """Show a table as it would be on another torch, and what the upgrade does to each rule.
+
+    With --check, judge by behaviour: exit with 1 if an op that the exports use enters or leaves the table, or behaves
+    differently on a sample call. A change of text alone is only a note.
+    """
     if check and everything:
         raise click.UsageError("--check and --all exclude each other, because --check names every op; give one of them")
     with option.ask() as ledger:
         if check:
-            return _report_check(ledger.check_upgrade(state, torch=version, python=interpreter), as_json)
+            report = ledger.check_upgrade(state, torch=version, python=interpreter)
+            return _report_check(report, as_json, whole=verbose)
         found = ledger.upgrade(state, torch=version, python=interpreter)
     if as_json:
         write_json(_upgrade_json(found, everything=everything))
     else:
-        drift_output.print_upgrade(found, everything=everything)
+        drift_output.print_upgrade(found, everything=everything, whole=verbose)
     return 0
 
 
-def _report_check(report: UpgradeReport, as_json: bool) -> int:
+def _report_check(report: UpgradeReport, as_json: bool, *, whole: bool) -> int:
     if as_json:
         write_json(_check_json(report))
     else:
-        drift_output.print_upgrade_check(report.upgrade, report.check, report.exports)
+        drift_output.print_upgrade_check(report.upgrade, report.check, report.exports, whole=whole)
     return 0 if report.passed else FOUND
 
 
@@ -173,19 +192,23 @@ def _check_json(report: UpgradeReport) -> dict[str, Json]:
         "exports": report.exports,
         "used": list[Json](sorted(check.used)),
         "passed": report.passed,
-        "findings": [
-            {
-                "op": each.op,
-                "kind": each.kind,
-                "detail": each.detail,
-                "before": None if each.change is None else each.change.before,
-                "after": None if each.change is None else each.change.after,
-                "function": "" if each.change is None else each.change.function,
-            }
-            for each in check.findings
-        ],
+        "findings": [_finding_json(each) for each in check.findings],
+        "notes": [_finding_json(each) for each in check.notes],
+        "verdicts": {each.op: each.verdict for each in check.drift.behaviours},
         "kernels": list(check.kernels),
         "foreign": list(check.foreign),
+    }
+
+
+def _finding_json(found: Finding) -> dict[str, Json]:
+    return {
+        "op": found.op,
+        "kind": found.kind,
+        "detail": found.detail,
+        "before": None if found.change is None else found.change.before,
+        "after": None if found.change is None else found.change.after,
+        "function": "" if found.change is None else found.change.function,
+        "behaviour": None if found.behaviour is None else found.behaviour.to_json(),
     }
 
 
@@ -204,6 +227,9 @@ def _upgrade_json(found: Upgrade, *, everything: bool) -> dict[str, Json]:
         "foreign": list(found.foreign),
         "counts": None if moved is None else moved["counts"],
         "not_compared": None if moved is None else moved["not_compared"],
+        "behaviours": []
+        if found.drift is None
+        else [each.to_json() for each in found.drift.behaviours if each.differs],
         **({"changes": [] if moved is None else moved["changes"]} if everything else {}),
     }
 

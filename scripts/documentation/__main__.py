@@ -1,12 +1,13 @@
 """Write the generated pages of docs/, check them, refresh the examples, or build the site.
 
-Without an option: write docs/cli.md from click and docs/python.md from the docstrings.
+Without an option: write docs/cli.md from click, docs/python.md from the docstrings, docs/behaviour.md from the traces.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import behaviour_reference
 import cli_reference
 import console
 import links
@@ -14,7 +15,11 @@ import python_reference
 import site_build
 
 ROOT = Path(__file__).parents[2]
-GENERATED = {"docs/cli.md": cli_reference.page, "docs/python.md": python_reference.page}
+GENERATED = {
+    "docs/cli.md": cli_reference.page,
+    "docs/python.md": python_reference.page,
+    "docs/behaviour.md": behaviour_reference.page,
+}
 
 
 def write() -> int:

@@ -140,20 +140,20 @@ FULL = attrs.evolve(PYTHON, helpers="h1", wrappers="w1")
         (FULL, None, None, ["gone"]),
         (None, FULL, None, ["new"]),
         (FULL, KERNEL, None, ["moved"]),
-        (FULL, attrs.evolve(FULL, schema="aten::f() -> Tensor"), None, ["schema"]),
+        (FULL, attrs.evolve(FULL, schema="aten::f() -> Tensor"), None, []),
         (FULL, attrs.evolve(FULL, digest="d2"), None, ["source"]),
         (FULL, attrs.evolve(FULL, helpers="h2"), None, ["helpers"]),
         (FULL, attrs.evolve(FULL, wrappers="w2"), None, []),
         (FULL, attrs.evolve(FULL, digest=None, helpers=None, wrappers=None), None, ["not_compared"]),
-        (FULL, attrs.evolve(FULL, schema=""), None, ["not_compared"]),
-        (None, None, None, ["not_compared"]),
+        (FULL, attrs.evolve(FULL, schema=""), None, []),
+        (None, None, None, []),
         (KERNEL, KERNEL, None, []),
         (KERNEL, ALWAYS, PRESERVE, ["treatment"]),
         (KERNEL, UNUSED, PRESERVE, []),
         (FULL, attrs.evolve(FULL, digest="d2"), PRESERVE, []),
         (FULL, attrs.evolve(FULL, helpers="h2"), PRESERVE, []),
         (FULL, KERNEL, PRESERVE, []),
-        (FULL, attrs.evolve(FULL, schema="aten::f() -> Tensor"), PRESERVE, ["schema"]),
+        (FULL, attrs.evolve(FULL, schema="aten::f() -> Tensor"), PRESERVE, []),
         (attrs.evolve(FULL, default=False), attrs.evolve(FULL, default=False, digest="d2"), None, []),
         (FULL, attrs.evolve(FULL, digest="d2"), MINE, []),
         (FULL, attrs.evolve(OTHER, schema=FULL.schema), Rule("override", Decomposition("registry")), ["lost", "left"]),
@@ -205,7 +205,10 @@ def test_every_rule_has_an_effect_and_every_op_of_the_old_table_is_accounted_for
         about_it = ("moved", "source", "helpers", "wrappers")
         changes = [each for each in found.drift.changes if each.op.startswith("aten::")]
         stopped = {each.op for each in changes if each.kind not in about_it or (each.in_table and each.op not in kept)}
-        assert stopped <= {each.op for each in check.findings} | {*check.foreign}
+        assert stopped <= {each.op for each in (*check.findings, *check.notes)} | {*check.foreign}
+        assert {each.op for each in changes if each.kind == "schema"} <= {each.op for each in check.notes} | {
+            *check.foreign
+        }
     assert {each.op for each in found.effects} == rules_of_table.keys()
     assert {each.effect for each in found.effects} <= RULE_EFFECTS.keys()
     assert found.snapshot == materialize(found.after.state, found.after.catalog)
@@ -347,21 +350,20 @@ def test_a_check_with_findings_exits_with_1(used: Path) -> None:
     done = run(used, "edge", "--torch", "2.9.1", "--check")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith(
-        "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 2 ops changed for 1 export with 6 ops\n"
+        "edge@1, from torch 2.6.0+cu124 to 2.9.1+cu128: 1 op changed for 1 export with 6 ops\n"
     )
     assert (
         "left the table\n  aten::elu: in the table -> kept in graphs (torch._refs.nn.functional.elu)\n" in done.stdout
     )
-    assert "own source changed\n  aten::baddbmm  (torch._decomp.decompositions.baddbmm)\n" in done.stdout
+    assert "\nnote: text changed, behaves the same on all samples: 1 op (aten::baddbmm)\n" in done.stdout
     assert "not checked: 1 op (mylib::f), because the catalog may lack ops of libraries" in done.stdout
     assert len(done.stdout.splitlines()) < 9
     answer = json.loads(run(used, "edge", "--torch", "2.9.1", "--check", "--json").stdout)
     assert (answer["passed"], answer["exports"], len(answer["used"]), answer["foreign"]) == (False, 1, 6, ["mylib::f"])
-    assert [(each["op"], each["kind"]) for each in answer["findings"]] == [
-        ("aten::elu", "left"),
-        ("aten::baddbmm", "source"),
-    ]
-    assert answer["kernels"] == ["aten::linear", "aten::pad"]
+    assert [(each["op"], each["kind"]) for each in answer["findings"]] == [("aten::elu", "left")]
+    assert [(each["op"], each["kind"]) for each in answer["notes"]] == [("aten::baddbmm", "source")]
+    assert answer["verdicts"] == dict.fromkeys(("aten::baddbmm", "aten::linear", "aten::pad"), "same")
+    assert answer["kernels"] == []
 
 
 def test_a_check_without_findings_exits_with_0(used: Path) -> None:

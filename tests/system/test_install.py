@@ -75,7 +75,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkout_works(clean: Path, tmp_path: Path) -> None:
     package, migrations, catalogs = use(clean, tmp_path, PYTHONPATH=str(ROOT))
-    assert [str(ROOT / "decomp_ledger"), str(ROOT / "migrations"), "10 True"] == [package, migrations, catalogs]
+    assert [str(ROOT / "decomp_ledger"), str(ROOT / "migrations"), "11 True"] == [package, migrations, catalogs]
 
 
 def test_an_editable_install_works(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_wheel_in_a_clean_environment_works(clean: Path, wheel: Path, tmp_path
     subprocess.run(command, check=True, capture_output=True)
     package, migrations, catalogs = use(clean, tmp_path, PYTHONPATH=str(site))
     assert [site / "decomp_ledger", site / "decomp_ledger/_migrations"] == [Path(package), Path(migrations)]
-    assert catalogs == "10 True"
+    assert catalogs == "11 True"
 
 
 def test_the_wheel_has_exactly_the_files_of_the_package(wheel: Path) -> None:

@@ -39,7 +39,8 @@ VALID = {
     "text": "edge", "path": "none", "file": "none.pt2", "backup": "none.db", "dump": "none.jsonl", "ledger": None,
     "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None,
 }  # fmt: skip
-LATER = {"close", "table", "reproduce", "reproduce_export"}  # they take no arguments, or need torch
+# They take no arguments, or need torch; `capture_catalog` runs it for a minute.
+LATER = {"close", "table", "reproduce", "reproduce_export", "capture_catalog"}
 INTERNAL = {"change", "open", "create_or_open", "exported", "adopt", "changed_since", "replace_rules"}
 CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
 
@@ -55,7 +56,7 @@ def public(owner: Any, omitted: set[str]) -> Iterator[str]:
 FUNCTIONS = [
     *(("ledger", name) for name in public(Ledger, LATER)),
     *(("table", name) for name in public(TableLog, INTERNAL)),
-    *(("module", name) for name in dl.__all__ if name not in dl._NEED_TORCH | {"reproduce_export": 0}
+    *(("module", name) for name in dl.__all__ if name not in {*dl._NEED_TORCH, *LATER}
       and callable(getattr(dl, name)) and not inspect.isclass(getattr(dl, name))),
 ]  # fmt: skip
 

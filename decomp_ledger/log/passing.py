@@ -20,7 +20,7 @@ class Passing:
     passes on, because the user asked for it. Without an exception on its way, failures pass on too.
 
     Args:
-        error: the program's exception that passes; None if there is none.
+        error: the program's exception that passes, or None.
         what: what the block does, for the warning: "the export could not be recorded".
     """
 

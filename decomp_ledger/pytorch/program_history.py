@@ -60,7 +60,7 @@ def follow(old: Any, new: Any) -> None:
 
 
 def _meta(program: Any) -> dict[Any, Any]:
-    """Return the `meta` of a program's or of a graph module's graph; a dict of no use where there is none."""
+    """Return the `meta` of a program's or of a graph module's graph; an unused dict if it has no graph."""
     try:
         meta = getattr(program, "graph_module", program).meta
     except Exception:  # a subclass of the program's own, or no program at all

@@ -176,7 +176,7 @@ def rerun(table: ReproducedTable, program: Any) -> Rerun:
     body, name = table.bundle.body, table.bundle.name
     if body.error is not None:
         raise LedgerError(
-            f"{name}: the export failed ({body.error[0]}), so there is no graph to compare; omit the program"
+            f"{name}: the export failed ({body.error[0]}), so it left no graph to compare; omit the program"
         )
     try:
         before = graph_digest.graph_digest(program)

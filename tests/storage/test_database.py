@@ -29,15 +29,6 @@ from decomp_ledger.storage.new_file import draft_of, put
 from decomp_ledger.storage.sqlite_errors import describe_error
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Name a ledger with one table of two versions."""
-    path = tmp_path / "ledger.db"
-    with Ledger(path, actor="ann") as ledger:
-        new_table(ledger).preserve(["aten::mm"])
-    return path
-
-
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Return name -> bytes of each file in a folder; None for a folder."""
     return {entry.name: None if entry.is_dir() else entry.read_bytes() for entry in sorted(folder.iterdir())}

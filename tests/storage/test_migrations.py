@@ -34,15 +34,6 @@ def apply(db):
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Name a ledger of the newest schema, with one table of two versions."""
-    path = tmp_path / "ledger.db"
-    with Ledger(path, actor="ann") as ledger:
-        new_table(ledger).preserve(["aten::mm"])
-    return path
-
-
-@pytest.fixture
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Replace the migrations by a copy, to which a test can add later ones."""
     folder = tmp_path / "later"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from strategies import new_table
 from torture import open_files as torture
 from torture import runaway
 
@@ -17,15 +16,6 @@ from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage import other_names
 from decomp_ledger.storage.connection import connect
 from decomp_ledger.transfer.restore import restore
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Name a ledger with one table of two versions."""
-    path = tmp_path / "ledger.db"
-    with Ledger(path, actor="ann") as ledger:
-        new_table(ledger).preserve(["aten::mm"])
-    return path
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writing", "reading"])

@@ -20,15 +20,6 @@ from decomp_ledger.storage import database
 from decomp_ledger.transfer.restore import restore
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Name a ledger with one table of two versions."""
-    path = tmp_path / "ledger.db"
-    with Ledger(path, actor="ann") as ledger:
-        new_table(ledger).preserve(["aten::mm"])
-    return path
-
-
 def execute(path: Path, *statements: str) -> None:
     """Execute statements as another program does."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:

@@ -332,6 +332,6 @@ def test_the_program_of_a_failed_export_is_refused_with_one_error(tmp_path: Path
             program.run_decompositions(table)
         (failed,) = ledger.exports()
         with pytest.raises(
-            dl.LedgerError, match=r"^export:\d+: the export failed \(RuntimeError\), so there is no graph"
+            dl.LedgerError, match=r"^export:\d+: the export failed \(RuntimeError\), so it left no graph"
         ):
             ledger.reproduce_export(failed.seq, program=tmp_path / "program.pt2", nearest=True)

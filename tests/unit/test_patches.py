@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from decomp_ledger import LedgerError, record
-from decomp_ledger.pytorch import patches
+from decomp_ledger.pytorch import active, patches
 
 
 def mark(module: ModuleType) -> Callable[[], None] | None:
@@ -145,6 +145,7 @@ def test_a_recording_may_be_left_twice(tmp_path: Path) -> None:
     with recording:
         pass
     recording.__exit__(None, None, None)
+    assert not active.is_entered(recording)
 
 
 def test_a_recording_whose_ledger_is_closed_cannot_be_entered_again(tmp_path: Path) -> None:

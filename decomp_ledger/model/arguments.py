@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.model.safe_text import safe_repr
 
-__all__ = ["checked", "one_or_more", "shown"]
+__all__ = ["after_failure", "checked", "one_or_more", "shown"]
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
 _Accepts: TypeAlias = Callable[[Any], bool]
@@ -48,6 +48,10 @@ _KINDS: dict[Any, _Kind] = {
 # Not `os.PathLike`, because this module is pure.
 _PATH = _Kind(lambda value: hasattr(value, "__fspath__") and isinstance(value.__fspath__(), str), "a path")
 _OF_PARTS = (typing.Union, types.UnionType, Sequence, Mapping)
+
+# Called when a checked function raised, before the exception goes on. A `with` block cannot end when an interrupt comes
+# just before its `__exit__` runs; the frame of the public call can still put things right.
+after_failure: list[Callable[[], None]] = []
 
 
 def checked(public: _Public) -> _Public:
@@ -97,7 +101,12 @@ def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in kwargs.items():
             if name in named and not named[name].accepts(value):
                 raise _error(function, args, name, value, named[name])
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            for repair in after_failure:
+                repair()
+            raise
 
     return check
 

@@ -119,6 +119,13 @@ class BlockLock:
             return 0
         return _running(hold.blocks, sys._getframe(1))
 
+    def is_held(self) -> bool:
+        """Tell whether another thread holds the lock, or a block of this one that still runs."""
+        hold = self._newest().get("hold")
+        if hold is None:
+            return False
+        return hold.thread != threading.get_ident() or _running(hold.blocks, sys._getframe(1)) > 0
+
     def renew(self) -> None:
         """Free the lock, in a forked child."""
         self._cell = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
+from decomp_ledger.model.arguments import after_failure
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
@@ -389,6 +390,7 @@ class Database(Handle):
     def after_fork_in_child(self) -> bool:
         """Drop the parent's threads and connection; return whether the parent had closed its connection."""
         self._transaction = None
+        _unfinished.clear()
         if self._connection is None or self._is_closed:
             return True
         _inherited.append(self._connection)
@@ -550,6 +552,7 @@ class _Writing(_Block):
             raise LedgerFileError(
                 f"{database.path}: this thread reads it in a transaction, which cannot write; end the read first"
             )
+        _unfinished[id(self)] = database
         self.own = database._transaction = Transaction()
         connection.execute("BEGIN IMMEDIATE")
         # Under the lock, because a restore takes the lock before it replaces the file.
@@ -585,5 +588,22 @@ class _Writing(_Block):
                 elif isinstance(error, sqlite3.Error):  # which has rolled back already
                     own.is_committed = False
                 database._transaction = None
+            _unfinished.pop(id(self), None)
         finally:
             self.leave(error)
+
+
+# id of the block -> the database, of each `write_transaction()` that has not ended.
+_unfinished: dict[int, Database] = {}
+
+
+def _end_void_transactions() -> None:
+    """Roll back the transactions of this thread whose blocks an interrupt ended, so that other processes can write."""
+    for block, database in list(_unfinished.items()):
+        if not database._lock.is_held():
+            with suppress(LedgerError), database.reading():
+                pass
+            _unfinished.pop(block, None)
+
+
+after_failure.append(_end_void_transactions)

@@ -2,14 +2,19 @@
 
 import ast
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 import decomp_ledger
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.storage.block_lock import BlockLock
 
 TIMEOUT = 10
@@ -117,3 +122,65 @@ def test_no_generator_pauses_within_a_block_of_a_lock() -> None:
 
 def is_lock(text: str) -> bool:
     return any(part in text for part in ("lock", "reading(", "read_transaction(", "write_transaction(", "audit("))
+
+
+# Blocks that end without their `__exit__`
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at one traced point of the files that hold the blocks of a write.
+
+    Args:
+        at: the number of the point; -1 raises nowhere.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.points = 0
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> object:
+        if not frame.f_code.co_filename.endswith(("storage/database.py", "log/table_log.py")):
+            return None
+        frame.f_trace_opcodes = True
+        if self.points == self.at:
+            self.points += 1
+            raise KeyboardInterrupt
+        self.points += 1
+        return self
+
+
+WRITES: dict[str, Callable[[TableLog, int], object]] = {
+    "preserve": lambda table, number: table.preserve([f"mylib::op{number}"]),
+    "tag": lambda table, number: table.tag(f"tag{number}"),
+    "refused": lambda table, number: table.tag("taken", 1),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_no_interrupt_leaves_the_file_locked_for_other_processes(write: str, path: Path) -> None:
+    with Ledger(path, actor="ann") as ledger:
+        table = ledger.table_log("edge")
+        table.tag("taken")
+        other = sqlite3.connect(path, timeout=0, isolation_level=None)
+        kept: list[BaseException] = []
+
+        def interrupted(at: int) -> int:
+            interrupter = Interrupter(at)
+            sys.settrace(interrupter)
+            try:
+                WRITES[write](table, at + 1)
+            except (KeyboardInterrupt, LedgerError) as error:
+                kept.append(error)  # its traceback keeps the blocks alive, as in a notebook
+            finally:
+                sys.settrace(None)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            return interrupter.points
+
+        total = interrupted(-1)
+        assert total > 100
+        for at in range(total):
+            interrupted(at)
+        assert sum(isinstance(error, KeyboardInterrupt) for error in kept) > total // 2
+        other.close()
+        assert ledger.verify().ok

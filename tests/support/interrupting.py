@@ -154,7 +154,7 @@ def change_with_reason(scene: Scene) -> None:
 
 
 def copy_and_change(scene: Scene) -> None:
-    scene.table.copy().pop(SILU)
+    scene.table.copy().pop(LINEAR)
 
 
 def use_first(scene: Scene) -> None:
@@ -282,7 +282,8 @@ def attempts(name: str, seed: int, count: int, folder: Path) -> tuple[int, int, 
     """Interrupt an operation at chosen points; return the number of all points, of runs, and what was wrong."""
     choose, wrong = random.Random(f"{name} {seed}"), list[str]()
     scene = Scene.make(folder)
-    attempt(scene, name, -1, False, KeyboardInterrupt)  # warms the caches
+    if wrong := [found for found, _ in [attempt(scene, name, -1, False, KeyboardInterrupt)] if found]:
+        return 0, 0, wrong  # without an interrupt, which also warms the caches
     totals = {opcodes: attempt(scene, name, -1, opcodes, KeyboardInterrupt)[1] for opcodes in (False, True)}
     every = [(opcodes, at) for opcodes, total in totals.items() for at in range(total)]
     chosen = every if len(every) <= count else choose.sample(every, count)

@@ -264,8 +264,12 @@ class _Because(ContextDecorator):
         return _Because(self.ledger, self.reason)  # for each call of a function that it decorates
 
     def __enter__(self) -> None:
-        self.is_open = True
-        _reasons.set((*_reasons.get(), weakref.ref(self)))
+        try:
+            self.is_open = True
+            _reasons.set((*_reasons.get(), weakref.ref(self)))
+        except BaseException:  # Python does not call `__exit__` then
+            self.is_open = False
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -379,8 +379,8 @@ class Database(Handle):
             with suppress(sqlite3.Error, LedgerError):
                 if self._files is not None:
                     self._files.mend_shared_memory()
-                self._connection.close()
-                self._connection = None
+                connection, self._connection = self._connection, None  # first, so that an interrupt leaves none closed
+                connection.close()
         return True
 
     def after_fork_in_parent(self, forking: FrameType) -> None:
@@ -391,12 +391,11 @@ class Database(Handle):
         """Drop the parent's threads and connection; return whether the parent had closed its connection."""
         self._transaction = None
         _unfinished.clear()
-        if self._connection is None or self._is_closed:
-            return True
-        _inherited.append(self._connection)
-        self._connection = None
-        self._was_in_use_by_parent = True
-        return False
+        if self._connection is not None and not self._is_closed:
+            self._was_in_use_by_parent = True
+            _inherited.append(self._connection)
+            self._connection = None
+        return not self._was_in_use_by_parent
 
 
 class Transaction:

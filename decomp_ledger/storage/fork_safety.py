@@ -195,28 +195,59 @@ def _imports_of_others() -> list[str]:
     return [each.name for each, thread in list(_imports.items()) if thread != me]
 
 
+# Python drops what a hook raises, and forks all the same. So each hook does its work again after an interrupt.
+
+
 def _before_fork() -> None:
+    forking = sys._getframe(1)
+    try:
+        _close_for(forking)
+    except BaseException:
+        _let_in(forking)
+        _close_for(forking)
+        raise
+
+
+def _after_fork_in_parent() -> None:
+    forking = sys._getframe(1)
+    try:
+        _let_in(forking)
+    except BaseException:
+        _let_in(forking)
+        raise
+
+
+def _after_fork_in_child() -> None:
+    try:
+        _leave_to_parent()
+    except BaseException:
+        _leave_to_parent()
+        raise
+    finally:
+        _fork.locked = []
+
+
+def _close_for(forking: FrameType) -> None:
     _fork.locked, _fork.imports = [], []
     end = time.monotonic() + _IMPORT_TIMEOUT
     while _imports_of_others() and time.monotonic() < end:
         time.sleep(0.001)
     _fork.imports = _imports_of_others()
-    forking, end = sys._getframe(1), time.monotonic() + _FORK_TIMEOUT
+    end = time.monotonic() + _FORK_TIMEOUT
     _opening.enter(forking, _FORK_TIMEOUT)
     for file in _registered():
         if file.before_fork(forking, max(0.0, end - time.monotonic())):
             _fork.locked.append(file)
 
 
-def _after_fork_in_parent() -> None:
-    forking = sys._getframe(1)
+def _let_in(forking: FrameType) -> None:
     for file in _registered():
         file.after_fork_in_parent(forking)
     _fork.locked = []
     _opening.leave(forking)
 
 
-def _after_fork_in_child() -> None:
+def _leave_to_parent() -> None:
     renew_all()
     _cut_off.extend(getattr(_fork, "imports", ()))  # missing after an interrupt of the hook before the fork
     locked = getattr(_fork, "locked", ())
@@ -226,7 +257,6 @@ def _after_fork_in_child() -> None:
         was_locked = any(file is each for each in locked)
         if not (was_closed and was_locked) and file.identity is not None:
             _used_by_parent.add(file.identity)
-    _fork.locked = []
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -106,6 +107,7 @@ class Scene:
         other: another table of the same ledger, which another thread writes.
         round: a number that differs in each run.
         recording: the recording of the run, if it makes one.
+        block: its `because`, if it has one.
     """
 
     path: Path
@@ -115,6 +117,7 @@ class Scene:
     program: Any = None
     round: int = 0
     recording: Any = None
+    block: Any = None
 
     @classmethod
     def make(cls, folder: Path) -> Scene:
@@ -149,7 +152,8 @@ def export_recorded(scene: Scene) -> None:
 
 
 def change_with_reason(scene: Scene) -> None:
-    with scene.ledger.because("an inner reason"):
+    scene.block = scene.ledger.because("an inner reason")
+    with scene.block:
         scene.table.pop(LINEAR)
 
 
@@ -211,6 +215,13 @@ def in_thread(work: Callable[[], object], seconds: float) -> str:
     return wrong[0]
 
 
+def is_same(function: Any, other: Any) -> bool:
+    """Tell whether two decompositions do the same: each full look at the dispatcher makes those of kernels anew."""
+    if isinstance(function, functools.partial) and isinstance(other, functools.partial):
+        return (function.func, function.args, function.keywords) == (other.func, other.args, other.keywords)
+    return function is other
+
+
 def left_wrong(scene: Scene, head: int) -> str:
     """Return what an interrupted operation left wrong, or "".
 
@@ -219,9 +230,10 @@ def left_wrong(scene: Scene, head: int) -> str:
         head: the seq of the last event before it.
     """
     table, ledger = scene.table, scene.ledger
-    for recording in (scene.recording, *active._entered):
-        if recording is not None:
-            recording.__exit__(None, None, None)
+    # An exception at the very call of their `__exit__` leaves these open; see docs/architecture.md.
+    for block in (scene.recording, *active._entered, scene.block):
+        if block is not None:
+            block.__exit__(None, None, None)
     # First, reads of one op: they look at little.
     seen = {op: (op in table, table.get(op)) for op in (LINEAR, GELU, MM, SILU)}
     with dl.Ledger(scene.path, read_only=True) as fresh:
@@ -237,7 +249,7 @@ def left_wrong(scene: Scene, head: int) -> str:
     wholly = dict(table.items())
     if len(table) != len(wholly) or any((op in wholly) != has for op, (has, _) in seen.items()):
         return "the view differs from its own reads"
-    if any(fn is not wholly.get(op) for op, (_, fn) in seen.items()):
+    if any(not is_same(fn, wholly.get(op)) for op, (_, fn) in seen.items()):
         return "the view has another function"
     connection = sqlite3.connect(scene.path, timeout=0, isolation_level=None)
     try:

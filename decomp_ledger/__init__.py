@@ -77,7 +77,7 @@ from decomp_ledger.model.state_specs import (
     TorchSpec,
     parse_state_spec,
 )
-from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.pytorch.recording import Recording, RecordingSummary
 from decomp_ledger.queries import (
     Reproduction,
     ResolvedState,
@@ -151,6 +151,7 @@ __all__ = [
     "Problem",
     "ReadOnlyTable",
     "Recording",
+    "RecordingSummary",
     "RecordingWarning",
     "ReproducedTable",
     "Reproduction",

@@ -21,6 +21,7 @@ from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Event
 from decomp_ledger.pytorch import patches
+from decomp_ledger.pytorch.children import Children
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.queries import Reproduction, ResolvedState, State, StateDiff, UpgradeReport
 from decomp_ledger.storage import backup as backups
@@ -325,8 +326,13 @@ def record(
     actor: str | None = None,
     trust: Sequence[str] = (),
     on_error: str = "warn",
+    children: bool = False,
 ) -> Recording:
     """Record every decomposition table that is made and every export that is run inside a `with` block.
+
+    A forked child is always recorded. With `children`, so is every other Python child of the same environment, from
+    the moment it imports torch: a spawned process, a `subprocess`, a worker of pytest-xdist or torchrun. For that the
+    block sets two environment variables, `DECOMP_LEDGER_FOLLOW` and `PYTHONPATH`.
 
     Args:
         ledger: a file, created with the first event, or an open Ledger.
@@ -335,13 +341,16 @@ def record(
         actor: who, for every event; only with a file.
         trust: modules that may be imported to find decompositions; only with a file.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
+        children: record the Python processes too that start inside the block.
 
     Raises:
-        UnusableValue: `on_error` is another word, or `actor` or `trust` are given with an open ledger.
+        UnusableValue: `on_error` is another word, `actor` or `trust` are given with an open ledger, or `children`
+            with a ledger in memory.
     """
+    follows = Children() if children else None
     if isinstance(ledger, Ledger):
         if actor is not None or trust:
             raise UnusableValue("actor and trust: an open ledger has its own; give them to Ledger(...)")
-        return Recording(ledger, name=name, reason=reason, on_error=on_error)
+        return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
-    return Recording(opened, name=name, reason=reason, on_error=on_error, owns_ledger=True)
+    return Recording(opened, name=name, reason=reason, on_error=on_error, children=follows, owns_ledger=True)

@@ -21,7 +21,7 @@ from decomp_ledger.cli import (
     streams,
     verify_commands,
 )
-from decomp_ledger.cli.output import INTERRUPTED, WRONG_USE, LedgerOption, printable
+from decomp_ledger.cli.output import DEFAULT_LEDGER, INTERRUPTED, WRONG_USE, LedgerOption, printable
 from decomp_ledger.errors import LedgerError
 
 __all__ = ["cli", "main"]
@@ -61,7 +61,7 @@ class _Commands(click.Group):
     "--ledger",
     "path",
     envvar="DECOMP_LEDGER",
-    default="decomp_ledger.db",
+    default=DEFAULT_LEDGER,
     show_default=True,
     metavar="FILE",
     help="The ledger file.  [env: DECOMP_LEDGER]",

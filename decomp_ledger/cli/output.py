@@ -24,6 +24,7 @@ from decomp_ledger.model.state_specs import parse_number, shorten
 
 __all__ = [
     "FOUND",
+    "DEFAULT_LEDGER",
     "INTERRUPTED",
     "WRONG_USE",
     "LedgerOption",
@@ -47,6 +48,7 @@ __all__ = [
 
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
+DEFAULT_LEDGER = "decomp_ledger.db"  # in the current folder
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty

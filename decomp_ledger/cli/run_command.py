@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import io
 import os
+import shlex
 import signal
 import sys
 import types
@@ -21,8 +22,8 @@ from typing import Any
 import click
 
 from decomp_ledger.cli import streams
-from decomp_ledger.cli.output import LedgerOption, pass_ledger
-from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.cli.output import DEFAULT_LEDGER, LedgerOption, pass_ledger, printable
+from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.storage.file_checks import absolute
@@ -37,6 +38,9 @@ __all__ = ["COMMANDS"]
 @click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
 @click.option("--on-error", type=click.Choice(["warn", "raise"]), default="warn", show_default=True,
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
+@click.option("--children/--no-children", default=True, show_default=True,
+              help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -48,23 +52,28 @@ def run(
     actor: str | None,
     trust: tuple[str, ...],
     on_error: str,
+    children: bool,
+    quiet: bool,
     as_module: bool,
     script: str,
     args: tuple[str, ...],
 ) -> None:
     """Run a Python program as `python SCRIPT ARGS` would, and record all its tables and exports.
 
-    The exit status and the traceback are the program's own. A crash keeps what was recorded before it.
+    The exit status and the traceback are the program's own. A crash keeps what was recorded before it. At the end one
+    line on standard error says what was recorded, and which children were not.
     """
     streams.unguard()
-    _check(option)
+    last_seq = _check(option)
     load = _load_module if as_module else _load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
-    recording = record(option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error)
+    recording = record(
+        option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error, children=children
+    )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording)
+    end = _End(recording, None if quiet else _Report(option.path, last_seq))
     atexit.register(end)
     sys.modules["__main__"] = main
     try:
@@ -99,14 +108,52 @@ def _report(error: BaseException, trace: types.TracebackType | None) -> None:
     sys.__excepthook__(type(error), error, trace)
 
 
+class _Report:
+    """The line on standard error that says what was recorded.
+
+    Args:
+        path: the ledger, as the user named it.
+        after: the last seq in it before the recording.
+    """
+
+    def __init__(self, path: str, after: int) -> None:
+        self.path = path
+        self.after = after
+        self.process = os.getpid()
+
+    def print(self, recording: Recording) -> None:
+        if os.getpid() != self.process:
+            return  # a forked child that ends as a process of its own
+        try:
+            found = recording.summary(after=self.after)
+            nothing = found.why_nothing()
+            option = "" if self.path == DEFAULT_LEDGER else f" --ledger {shlex.quote(self.path)}"
+            see = "exports" if found.exports else "tables"
+            line = (
+                f"nothing was recorded: {nothing}"
+                if nothing
+                else f"{found} -> {self.path}; see: decomp-ledger{option} {see}"
+            )
+            lines = [line, *(f"not recorded: {each}" for each in found.missed)]
+        except LedgerError as error:
+            lines = [str(error)]
+        # The program may have closed standard error, or replaced it.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            for line in lines:
+                click.echo(f"decomp-ledger: {printable(line)}", err=True)
+
+
 class _End:
     """Ends the recording when the process exits, and lets an interrupted process die of its signal."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, report: _Report | None) -> None:
         self.recording = recording
+        self.report = report
         self.interrupted = False
 
     def __call__(self) -> None:
+        if self.report is not None:
+            self.report.print(self.recording)
         self.recording.__exit__(None, None, None)
         if self.interrupted:
             # Die of the signal, as Python does, so that a shell's loop stops too.
@@ -118,16 +165,18 @@ class _End:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _check(option: LedgerOption) -> None:
-    """Raise now if the ledger cannot be written, not after hours of the program's work."""
+def _check(option: LedgerOption) -> int:
+    """Raise now if the ledger cannot be written, not after hours of the program's work; return its last seq."""
     path = Path(absolute(option.path))
+    last = 0
     if path.exists():
-        with option.read():
-            pass
+        with option.read() as ledger:
+            last = ledger.event_store.head()[0]
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise LedgerFileError(f"{path}: the file or its folder is read-only; name another file with --ledger")
     elif not os.access(path.parent, os.W_OK):
         raise LedgerFileError(f"{path}: its folder is missing or read-only; name another file with --ledger")
+    return last
 
 
 def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:

@@ -24,6 +24,9 @@ Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"  # actor, cal
 
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
+# The process that a recording was started in, while its children are followed; in the children too.
+first_process: int | None = None
+
 # Set by pytorch/table.py: returns a key that changes when torch's facts do, and a function that returns the facts.
 torch_facts: Callable[[], tuple[object, Callable[[], dict[str, Json]]]] | None = None
 
@@ -150,21 +153,37 @@ def _git_root(folder: str) -> str:
 
 # In what
 
-# (torch's key, minimal, folder) -> the environment. git takes 15 ms, and torch's facts 1 ms.
+# torchrun, and pytest-xdist.
+_NAMES_OF_PROCESSES = (("rank", "RANK"), ("worker", "PYTEST_XDIST_WORKER"))
+
+# (torch's key, minimal, folder, process) -> the environment. git takes 15 ms, and torch's facts 1 ms.
 _environments: dict[object, dict[str, Json]] = {}
 
 
 def environment() -> dict[str, Json]:
-    """Return what the process runs in: torch, Python, platform, host, git, CI, custom-op libraries.
+    """Return what the process runs in: torch, Python, platform, host, git, CI, custom-op libraries, which process.
 
-    Returns the same object until torch, a library, the folder or the settings change.
+    Returns the same object until torch, a library, the folder or the settings change, or the process forks.
     """
-    folder, minimal = _current_folder(), is_minimal()
+    folder, minimal, process = _current_folder(), is_minimal(), _process()
     torch_key, torch_part = torch_facts() if torch_facts is not None else (None, dict)
-    key = (torch_key, minimal, folder)
+    key = (torch_key, minimal, folder, process)
     if key not in _environments:
-        _environments[key] = {**_machine(folder, minimal), **torch_part()}
+        named: dict[str, Json] = {name: _storable(text) for name, text in process}
+        _environments[key] = {**_machine(folder, minimal), **named, **torch_part()}
     return _environments[key]
+
+
+def _process() -> tuple[tuple[str, str], ...]:
+    """Return which process this is, if it is one of several: its id in a child, its rank, its worker of a test run.
+
+    A program alone has no such facts, so that each of its runs has the same environment.
+    """
+    process = os.getpid()
+    facts = [(name, os.environ.get(variable, "")) for name, variable in _NAMES_OF_PROCESSES]
+    if first_process is not None and first_process != process:
+        facts.insert(0, ("process", str(process)))
+    return tuple((name, text) for name, text in facts if text)
 
 
 @cache

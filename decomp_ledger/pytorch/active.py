@@ -43,10 +43,11 @@ def is_entered(recording: ActiveRecording) -> bool:
     return recording in _entered
 
 
-def enter(recording: ActiveRecording) -> None:
-    """Make a recording the innermost one."""
-    _entered.append(recording)
-    _entered_here.set((*_entered_here.get(), recording))
+def enter(recording: ActiveRecording, *, outermost: bool = False) -> None:
+    """Make a recording the innermost one, or the outermost."""
+    here = _entered_here.get()
+    _entered.insert(0 if outermost else len(_entered), recording)
+    _entered_here.set((recording, *here) if outermost else (*here, recording))
 
 
 def leave(recording: ActiveRecording) -> None:

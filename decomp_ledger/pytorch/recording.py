@@ -8,7 +8,9 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
 
 from decomp_ledger.errors import LedgerError, LedgerFileError, RecordingWarning, SchemaError, UnusableValue
 from decomp_ledger.log import provenance
@@ -16,7 +18,8 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
-from decomp_ledger.model.events import Updated
+from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.events import Exported, Updated
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
@@ -28,9 +31,75 @@ from decomp_ledger.storage.event_store import utc_now
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
 
-__all__ = ["Recording"]
+__all__ = ["ChildrenNotes", "FollowsChildren", "Recording", "RecordingSummary"]
 
 ON_ERROR = ("warn", "raise")
+
+
+@attrs.frozen
+class ChildrenNotes:
+    """What the children of a recorded program noted.
+
+    Attributes:
+        imported_torch: whether one of them imported torch.
+        missed: the children that could not be followed, each with the reason, in the order of their start.
+    """
+
+    imported_torch: bool = False
+    missed: tuple[str, ...] = ()
+
+
+class FollowsChildren(Protocol):
+    """What lets the child processes record too: `Children` of pytorch/children.py."""
+
+    def begin(self, plan: dict[str, Json]) -> None:
+        """Follow the children that start from now on."""
+
+    def end(self) -> None:
+        """Follow no more."""
+
+    def notes(self) -> ChildrenNotes:
+        """Return what they noted so far."""
+
+
+@attrs.frozen
+class RecordingSummary:
+    """How much a recording holds.
+
+    Attributes:
+        exports: exports that were run.
+        failed: those of them that failed.
+        tables: tables that were changed or used.
+        processes: processes that recorded something.
+        imported_torch: whether the program or a child that was followed imported torch.
+        missed: children that could not be followed: the command of each, and why.
+    """
+
+    exports: int
+    failed: int
+    tables: int
+    processes: int
+    imported_torch: bool
+    missed: tuple[str, ...]
+
+    def why_nothing(self) -> str:
+        """Return why nothing was recorded, as far as that is known; "" if something was."""
+        if self.tables:
+            return ""
+        return "no table was made and nothing was exported" if self.imported_torch else "torch was not imported"
+
+    def __str__(self) -> str:
+        """Return one line, as `run` prints it."""
+        parts = [
+            _count(self.exports, "export") + (f" ({self.failed} failed)" if self.failed else ""),
+            _count(self.tables, "table"),
+            *([_count(self.processes, "process", "es")] if self.processes > 1 else []),
+        ]
+        return ", ".join(parts)
+
+
+def _count(number: int, name: str, plural: str = "s") -> str:
+    return f"{number} {name}{'' if number == 1 else plural}"
 
 
 class Recording(Handle):
@@ -41,6 +110,7 @@ class Recording(Handle):
         name: what the names of its tables begin with; by default the script and the time.
         reason: why, for every event.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
+        children: lets the Python processes record too that start within it; None if they are not to.
         owns_ledger: close the ledger when the recording is left.
 
     Attributes:
@@ -57,8 +127,11 @@ class Recording(Handle):
         name: str | None = None,
         reason: str | None = None,
         on_error: str = "warn",
+        children: FollowsChildren | None = None,
         owns_ledger: bool = False,
     ) -> None:
+        if children is not None and ledger.database.in_memory:
+            raise UnusableValue("children=True: other processes cannot write to a ledger in memory; give a file")
         if on_error not in ON_ERROR:
             raise UnusableValue(f"on_error={on_error!r}: unknown value; give 'warn' or 'raise'")
         self.ledger = ledger
@@ -70,15 +143,26 @@ class Recording(Handle):
         self._lock = BlockLock()
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
+        self._children = children
 
     def __enter__(self) -> Recording:
+        return self.enter()
+
+    def enter(self, *, outermost: bool = False) -> Recording:
+        """Begin to record; `with` calls this.
+
+        Args:
+            outermost: let the recordings that are entered already stay inside this one.
+        """
         if active.is_entered(self):
             raise LedgerError(f"recording {self.name!r}: it is entered already; make another one")
         if self._left and self._owns_ledger:
             raise LedgerError(f"recording {self.name!r}: its ledger is closed; make another one with record()")
         self._left = False
-        active.enter(self)
+        active.enter(self, outermost=outermost)
         patches.install(self)
+        if self._children is not None:
+            self._children.begin(self._plan())
         return self
 
     def __exit__(
@@ -90,6 +174,8 @@ class Recording(Handle):
             self._leave()
 
     def _leave(self) -> None:
+        if self._children is not None:
+            self._children.end()
         active.leave(self)
         patches.uninstall(self)
         # Its tables stay usable, unrecorded.
@@ -100,6 +186,49 @@ class Recording(Handle):
             log.detach()
         if self._owns_ledger:
             self.ledger.close()
+
+    def _plan(self) -> dict[str, Json]:
+        """Return how a child is recorded, for `record_child`."""
+        return {
+            "ledger": self.ledger.database.path,
+            "name": self.name,
+            "actor": self.ledger.actor,
+            "ledger_reason": self.ledger.reason,
+            "reason": self._reason,
+            "trust": [*self.ledger.functions.trust],
+            "on_error": self._on_error,
+        }
+
+    def summary(self, *, after: int = 0) -> RecordingSummary:
+        """Return how much was recorded, by this process and by its children.
+
+        It reads the ledger, so call it before the recording is left.
+
+        Args:
+            after: count the events after this seq; give the last one before the recording, if its name was used before.
+
+        Raises:
+            LedgerFileError: the ledger cannot be read.
+        """
+        notes = ChildrenNotes() if self._children is None else self._children.notes()
+        tables, exports, failed, environments = set(), 0, 0, set()
+        path = self.ledger.database.path
+        if self.ledger.database.in_memory or Path(path).exists():
+            for event in self.ledger.events(gt=after):
+                if event.table.startswith(f"{self.name}/"):
+                    tables.add(event.table)
+                    environments.add(event.environment)
+                    exports += isinstance(event.body, Exported)
+                    failed += isinstance(event.body, Exported) and event.body.error is not None
+        processes = {self.ledger.environment(digest).get("process") for digest in environments}
+        return RecordingSummary(
+            exports=exports,
+            failed=failed,
+            tables=len(tables),
+            processes=len(processes),
+            imported_torch="torch" in sys.modules or notes.imported_torch,
+            missed=notes.missed,
+        )
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""

@@ -58,7 +58,9 @@ def both(arguments: list[str], folder: Path, **options: object) -> tuple[list[ob
 
 def recorded(arguments: list[str], folder: Path, **options: object) -> list[object]:
     """Return (status, output, errors) of `decomp-ledger run ...`."""
-    return start([str(Path(sys.executable).with_name("decomp-ledger")), "run", *arguments], folder, **options)
+    return start(
+        [str(Path(sys.executable).with_name("decomp-ledger")), "run", "--quiet", *arguments], folder, **options
+    )
 
 
 def start(command: list[str], folder: Path, **options: object) -> list[object]:

@@ -93,8 +93,10 @@ from decomp_ledger.queries import (
     drift,
     explain,
     load_dump,
+    read_samples,
     reproduce_export,
     show,
+    trace,
     upgrade,
     used_ops,
 )
@@ -216,6 +218,7 @@ __all__ = [
     "load_key",
     "materialize",
     "parse_state_spec",
+    "read_samples",
     "read_signers",
     "read_stamp",
     "record",
@@ -224,6 +227,7 @@ __all__ = [
     "restore",
     "save",
     "show",
+    "trace",
     "upgrade",
     "used_ops",
 ]

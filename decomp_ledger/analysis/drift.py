@@ -139,8 +139,8 @@ class Drift:
         changes: the differences, the strongest effect on exports first.
         behaviours: what the traces tell of each op that torch's default decomposes in both states. Within one build
             only of ops of libraries, and of ops that behave differently.
-        kernels: ops of both tables that C++ kernels of two builds decompose and that no sample reached. A catalog has
-            no code of a kernel.
+        kernels: ops of both tables that kernels decompose and that no sample reached: C++ kernels of two builds, and
+            kernels of libraries. A catalog has no code of a kernel.
         no_source: ops of both tables that no sample reached and whose Python source could not be compared, because a
             state has no digest of it.
         no_schema: ops of both states whose schema could not be compared, because a state does not have it.

@@ -556,7 +556,7 @@ def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> Tr
     from decomp_ledger.pytorch.own_traces import trace_op
 
     name = name_of_op(op)
-    return TraceSet.from_json(trace_op(name, canonical_samples({name: calls})[name], table))
+    return TraceSet.from_json(trace_op(name, canonical_samples({name: _calls(op, calls)})[name], table))
 
 
 # Exports

@@ -501,8 +501,8 @@ def _notes(found: Drift) -> Iterator[str]:
         )
     if others := [op for op in found.kernels if not op_names.is_torchs(op)]:
         yield (
-            f"not compared: the kernels of {_named(others, 'library op')}, because no sample reaches them; capture both "
-            "with `catalog capture --import MODULE` or `--samples FILE`"
+            f"not compared: the kernels of {_named(others, 'library op')}, because no sample reaches them; capture "
+            "both with `catalog capture --import MODULE` or `--samples FILE`"
         )
     if found.unclear:
         yield (

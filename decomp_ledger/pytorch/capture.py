@@ -188,10 +188,10 @@ def capture(
     _import(imports)
     defaults = upstream_table()
     names = dispatcher_names()
+    _refuse_unknown({*(own or {})} - {*names})
     captured: dict[str, Any] = {} if number else _catalog(names, defaults)
     if samples is None and own is None and not imports:
         return captured
-    _refuse_unknown({*(own or {})} - {*names})
     table = {op.name(): decomposition for op, decomposition in defaults.items()}
     calls = _calls(table.keys(), samples or {}, own or {}, {*names} - known)
     mine = {name: calls[name] for name in sorted(calls)[number::parts]}

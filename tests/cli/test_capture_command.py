@@ -48,7 +48,7 @@ def test_two_versions_of_a_library_are_captured_and_compared(run: Run, tmp_path:
         (tmp_path / "fused_ops.py").write_text(LIBRARY.replace("{body}", body), encoding="utf-8")
         done = run(*capture, f"{name}.json")
         assert done.stdout.endswith(f"compare it as catalog:{name}.json\n")
-        # No progress, because standard error is no terminal.
+        # No progress, because standard error is not a terminal.
         assert done.stderr == "aten::mm: not traced, because the default table does not decompose it\n"
     shown = run("drift", "catalog:old.json", "catalog:new.json", status=1).stdout
     assert shown.splitlines()[1:] == [

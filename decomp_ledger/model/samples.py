@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -113,7 +114,9 @@ def parse_call(text: str) -> SampleCall:
     try:
         if len(text) > _MAX_TEXT:
             _refuse(text, f"longer than {_MAX_TEXT} characters")
-        node = ast.parse(text if dynamic else f"{_STATIC}{text}", mode="eval").body
+        with warnings.catch_warnings():  # Python warns of texts such as '\\d' on standard error
+            warnings.simplefilter("ignore")
+            node = ast.parse(text if dynamic else f"{_STATIC}{text}", mode="eval").body
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             _refuse(text, "not the arguments of a call")
         if node.func.id != (_DYNAMIC if dynamic else _STATIC):

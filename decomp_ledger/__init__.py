@@ -93,8 +93,10 @@ from decomp_ledger.queries import (
     drift,
     explain,
     load_dump,
+    read_samples,
     reproduce_export,
     show,
+    trace,
     upgrade,
     used_ops,
 )
@@ -217,6 +219,7 @@ __all__ = [
     "load_key",
     "materialize",
     "parse_state_spec",
+    "read_samples",
     "read_signers",
     "read_stamp",
     "record",
@@ -225,6 +228,7 @@ __all__ = [
     "restore",
     "save",
     "show",
+    "trace",
     "upgrade",
     "used_ops",
 ]

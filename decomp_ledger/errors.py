@@ -95,7 +95,7 @@ class UnusableValue(LedgerError, TypeError):
 
 
 class SampleError(LedgerError, ValueError):
-    """The text is not a sample call."""
+    """The text is not a sample call, or its op cannot be traced."""
 
 
 class ReadOnlyTable(LedgerError, TypeError):
@@ -107,7 +107,7 @@ class UntrustedModule(LedgerError, ImportError):
 
 
 class NotImportable(LedgerError, LookupError):
-    """A recorded decomposition cannot be found in this process."""
+    """A module cannot be imported, or a recorded decomposition cannot be found in this process."""
 
 
 class DecompositionChanged(LedgerError, ValueError):

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -24,7 +24,16 @@ from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.errors import (
+    DamagedSchema,
+    InvalidName,
+    LedgerError,
+    LedgerFileError,
+    SampleError,
+    StampError,
+    UnknownCatalog,
+    UnusableValue,
+)
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
@@ -34,14 +43,15 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more, shown
-from decomp_ledger.model.behaviour import Traces
+from decomp_ledger.model.behaviour import Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
-from decomp_ledger.model.json_values import parse_json
-from decomp_ledger.model.limits import JSON_BYTES
+from decomp_ledger.model.json_values import check_json_size, parse_json
+from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
+from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
     ExportSpec,
@@ -53,7 +63,7 @@ from decomp_ledger.model.state_specs import (
     parse_export_spec,
     parse_state_spec,
 )
-from decomp_ledger.pytorch.capture_program import capture_with
+from decomp_ledger.pytorch.capture_program import CaptureRequest, capture_with
 from decomp_ledger.storage.bounded_read import read_bounded
 from decomp_ledger.storage.history import Since
 from decomp_ledger.storage.new_file import write_text
@@ -81,10 +91,12 @@ __all__ = [
     "explain",
     "load_dump",
     "name_of_op",
+    "read_samples",
     "reproduce_export",
     "show",
     "sole_table",
     "state_and_blame",
+    "trace",
     "upgrade",
     "used_ops",
     "verify",
@@ -138,7 +150,7 @@ class ResolvedState:
                 f"try `upgrade {self.name} --torch VERSION`"
             )
         whole = catalogs.completed(self.catalog)
-        return NamedState(self.name, self.state, whole, _traces(self.catalog if self.catalog.traced else whole))
+        return NamedState(self.name, self.state, whole, _traces(whole))
 
 
 State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
@@ -456,31 +468,95 @@ def capture_catalog(
     *,
     output: str | os.PathLike[str] | None = None,
     traces: bool = True,
+    samples: Mapping[Any, Sequence[str]] | str | os.PathLike[str] | None = None,
+    imports: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Catalog:
-    """Run a Python interpreter, and return the catalog of its torch.
+    """Run a Python interpreter, and return the catalog of its torch, with what its decompositions do.
+
+    Of your own ops, those are traced that have sample calls in `samples`, and those that a module of `imports` defines
+    and the default table decomposes; without samples, calls are made from their schemas.
 
     Args:
         python: the interpreter; None is this one. It needs torch, and nothing of this package.
         output: a file to write, which `catalog:FILE` then names.
-        traces: whether to trace the decompositions on the shipped samples, which takes about a minute.
+        traces: whether to trace torch's decompositions on the shipped samples, which takes about a minute.
+        samples: op -> sample calls, such as `{"mylib::f": ["(f32[2, 3], alpha=2)"]}`; or a file of them, in the form of
+            the shipped samples.json.
+        imports: modules that the interpreter imports first, so that their ops are there.
         progress: called with the number of ops traced so far and of all.
 
     Raises:
         UnsupportedTorch: the interpreter cannot run, has no torch, or has one that cannot be captured.
-        LedgerFileError: the file cannot be written.
+        NotImportable: a module cannot be imported there.
+        SampleError: the samples are not sample calls, or the torch has no such op.
+        InvalidName: a text names no op.
+        LedgerFileError: a file cannot be read or written.
         UnusableValue: `python` cannot be a path.
     """
     interpreter = sys.executable if python is None else os.fspath(python)
-    samples = catalogs.samples() if traces else None
+    given = samples if samples is None or isinstance(samples, Mapping) else read_samples(samples)
+    own = None if given is None else canonical_samples({name_of_op(op): _calls(op, given[op]) for op in given})
+    request = CaptureRequest(catalogs.samples() if traces else None, own, one_or_more(imports))
     report = (lambda done, count: None) if progress is None else progress
     try:
-        captured = Catalog.from_json(capture_with(interpreter, samples=samples, progress=report))
+        captured = Catalog.from_json(capture_with(interpreter, request=request, progress=report))
+    except LedgerError:
+        raise
     except ValueError:  # a null character, or a lone surrogate
         raise UnusableValue(f"{shown(interpreter)}: not a path; give the path of a Python interpreter") from None
     if output is not None:
-        write_text(output, json.dumps(captured.to_file()))
+        text = json.dumps(captured.to_file())
+        check_json_size(text)
+        write_text(output, text)
     return captured
+
+
+@checked
+def read_samples(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Read a file of sample calls, in the form of the shipped samples.json; nothing in it is run.
+
+    Args:
+        file: such as `{"format": 1, "samples": {"mylib::f": ["(f32[2, 3], alpha=2)"]}}`.
+
+    Returns:
+        op name -> its calls, as `capture_catalog` takes them.
+
+    Raises:
+        SampleError: it is something else, or a text in it is not a sample call.
+        LedgerFileError: it cannot be read.
+    """
+    path = os.fspath(file)
+    try:
+        return samples_from_json(parse_json(read_bounded(path, FILE_BYTES)))
+    except OSError as error:
+        raise LedgerFileError(f"{path}: cannot read the samples: {error.strerror}; name another file") from None
+    except (InvalidName, SampleError, UnusableValue) as error:
+        raise SampleError(f"{path}: {error}") from None
+    except ValueError:  # a null character
+        raise LedgerFileError(f"{shown(path)}: it cannot name a file; name another file") from None
+
+
+@checked
+def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> TraceSet:
+    """Return what the decomposition of an op does in this process, for sample calls.
+
+    Args:
+        op: its name, or an `OpOverload`.
+        calls: sample calls, such as `(f32[2, 3], alpha=2)`; without any, calls are made from the op's schema.
+        table: the table that has the decomposition, such as a `DecompTable`; None is torch's default table.
+
+    Returns:
+        For each call the digest of the graph, or the error; and the graphs as lines.
+
+    Raises:
+        SampleError: a text is not a sample call, or nothing decomposes the op.
+        InvalidName: the text names no op.
+    """
+    from decomp_ledger.pytorch.own_traces import trace_op
+
+    name = name_of_op(op)
+    return TraceSet.from_json(trace_op(name, canonical_samples({name: _calls(op, calls)})[name], table))
 
 
 # Exports
@@ -659,6 +735,14 @@ def _read_catalog(path: Path) -> Catalog:
         raise UnknownCatalog(f"{shown(str(path))}: it cannot name a file; name another file") from None
 
 
+def _calls(op: object, calls: object) -> tuple[str, ...]:
+    """Return the calls of one op, if they are texts; one text stands for one call."""
+    given = one_or_more(calls)
+    if not all(isinstance(call, str) for call in given):
+        raise UnusableValue(f"{shown(op)}: its samples are {shown(calls)}; give a list of texts, such as '(f32[2, 3])'")
+    return given
+
+
 def _history(op: str, found: ResolvedState, ledger: LedgerLog | None) -> list[Event]:
     """Return the events that changed an op's rule, up to a state."""
     if found.bundle is not None:
@@ -725,18 +809,22 @@ def _trace_data(*states: NamedState | None) -> TraceData:
 
 
 def _traces(catalog: Catalog) -> Traces | None:
-    """Return what the default decompositions of a whole catalog do; None if its build is not shipped.
+    """Return what the default decompositions of a whole catalog do: as it was captured, and as its build does.
 
     Left out are ops whose entry is not the build's, because a library can replace a decomposition of torch's.
+
+    Returns:
+        The traces; None if the build is not shipped, and nothing was traced.
     """
-    if catalog.traced is not None:
-        return catalog.traced.traces
+    captured = None if catalog.traced is None else catalog.traced.traces
     release = catalogs.of_build(catalog.build)
-    traces = None if release is None else catalogs.traces(release.build["torch"].partition("+")[0])
-    if release is None or traces is None or catalog is release:
-        return traces
-    own = {op: found for op, found in traces.of.items() if catalog.ops.get(op) == release.ops.get(op)}
-    return Traces(traces.torch, own)
+    shipped = None if release is None else catalogs.traces(release.build["torch"].partition("+")[0])
+    if release is None or shipped is None or catalog is release:
+        return shipped if captured is None else captured
+    own = {op: found for op, found in shipped.of.items() if catalog.ops.get(op) == release.ops.get(op)}
+    if captured is not None:  # on a call that both have, the captured one is what this torch did
+        own.update({op: tuple({**dict(own.get(op, ())), **captured.get(op)}.items()) for op in captured.of})
+    return Traces(shipped.torch, own)
 
 
 def _successful_exports(found: ResolvedState, ledger: LedgerLog | None) -> list[Exported]:

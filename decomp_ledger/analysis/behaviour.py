@@ -213,6 +213,8 @@ def _reason(
         return f"no sample can be traced: {both[0][2].error}"
     if before and after:
         return "the two torch versions have no sample in common"
+    if before or after:
+        return "only one of the two was traced on samples of it"
     return reason or "it has no sample"
 
 

@@ -21,7 +21,7 @@ from decomp_ledger.analysis.behaviour import (
     trace_text,
 )
 from decomp_ledger.model import op_names
-from decomp_ledger.model.behaviour import Traces
+from decomp_ledger.model.behaviour import Trace, Traces
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.materialize import Snapshot, materialize, own_origin
@@ -137,10 +137,10 @@ class Drift:
         before: the first state.
         after: the second state.
         changes: the differences, the strongest effect on exports first.
-        behaviours: what the traces tell of each op that torch's default decomposes in both states; nothing within one
-            build, because there every op behaves the same.
-        kernels: ops of both tables that C++ kernels of two builds decompose and that no sample reached. A catalog has
-            no code of a kernel.
+        behaviours: what the traces tell of each op that torch's default decomposes in both states. Within one build
+            only of ops of libraries, and of ops that behave differently.
+        kernels: ops of both tables that kernels decompose and that no sample reached: C++ kernels of two builds, and
+            kernels of libraries. A catalog has no code of a kernel.
         no_source: ops of both tables that no sample reached and whose Python source could not be compared, because a
             state has no digest of it.
         no_schema: ops of both states whose schema could not be compared, because a state does not have it.
@@ -386,7 +386,7 @@ class _Comparison:
 
     def _decomposition_changes(self, pair: _Pair) -> Iterator[DriftChange]:
         verdict = ""
-        if pair.in_table and pair.old.traced and pair.new.traced and not self.same_build:
+        if pair.in_table and pair.old.traced and pair.new.traced and self._is_judged(pair.op):
             found = self.behaviours[pair.op] = self._behaviour(pair.op)
             verdict = found.verdict
             if found.differs:
@@ -394,10 +394,31 @@ class _Comparison:
                 yield pair.change(BEHAVIOUR_KINDS[verdict], trace_text(first.before), trace_text(first.after), verdict)
         yield from self._text_changes(pair, verdict)
 
+    def _is_judged(self, op: str) -> bool:
+        """Tell whether traces decide if an op that torch's default decomposes in both states behaves the same.
+
+        Within one build torch's own ops behave the same, unless a library replaced a decomposition. An op of a library
+        may be of another version of it.
+        """
+        if not self.same_build:
+            return True
+        old, new = self._traces(op)
+        if op_names.is_torchs(op):
+            return any(old[call] != new[call] for call in old.keys() & new.keys())
+        return bool(old or new)
+
+    def _traces(self, op: str) -> tuple[Mapping[str, Trace], Mapping[str, Trace]]:
+        old, new = ({} if state.traces is None else state.traces.get(op) for state in (self.before, self.after))
+        return old, new
+
+    def _is_of_build(self, op: str) -> bool:
+        """Tell whether both states have the same code of an op, because it is torch's own and they are of one build."""
+        return self.same_build and op_names.is_torchs(op)
+
     def _behaviour(self, op: str) -> Behaviour:
         states = self.before, self.after
-        traces = [{} if state.traces is None else state.traces.get(op) for state in states]
-        if any(state.traces is None for state in states):
+        traces = self._traces(op)
+        if not self.same_build and any(state.traces is None for state in states):
             return Behaviour(op, UNKNOWN)
         schemas = [state.catalog.ops[op].schema for state in states]
         unfit: set[str] = set()
@@ -414,7 +435,7 @@ class _Comparison:
         elif pair.was != pair.now and self._same_schema(op):
             yield pair.change(TREATMENT, pair.was, pair.now, verdict)
         elif old.digest is None or new.digest is None:
-            if pair.in_table and not self.same_build and verdict in ("", NOT_SAMPLED, UNKNOWN):
+            if pair.in_table and not self._is_of_build(op) and verdict in ("", NOT_SAMPLED, UNKNOWN):
                 (self.kernels if old.identity == "cia" else self.no_source).append(op)
         elif old.digest != new.digest:
             changed = self._kind_of_source_change(op, old, new)

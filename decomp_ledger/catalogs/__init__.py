@@ -90,7 +90,7 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
             ops[op] = known
         else:
             ops[op] = attrs.evolve(entry, schema=known.schema)
-    return Catalog(catalog.build, ops)
+    return attrs.evolve(catalog, ops=ops)
 
 
 def samples() -> Mapping[str, tuple[str, ...]]:

@@ -22,8 +22,8 @@ class ChangedOps:
     Attributes:
         ops: their names, the plainest first.
         first: the behaviour of the first op.
-        before: the version of the first torch.
-        after: the version of the second torch.
+        before: the version of the first torch; the name of the first state, if both have one version.
+        after: the same of the second.
     """
 
     ops: tuple[str, ...]
@@ -56,6 +56,8 @@ def changed_ops(found: Drift, verdict: str) -> list[ChangedOps]:
     Those come first that differ on the largest part of their samples, because most calls of them are affected.
     """
     torches = [state.catalog.build.get("torch", "?").partition("+")[0] for state in (found.before, found.after)]
+    if torches[0] == torches[1]:
+        torches = [found.before.name, found.after.name]
     grouped = groups([each for each in found.behaviours if each.verdict == verdict])
     changed = [ChangedOps(tuple(each.op for each in group), group[0], *torches) for group in grouped]
     return sorted(changed, key=lambda each: -len(each.first.differences) / each.first.samples)

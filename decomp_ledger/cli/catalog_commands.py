@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
 from decomp_ledger import queries
 from decomp_ledger.cli.drift_output import decomposition_text
-from decomp_ledger.cli.output import LedgerOption, columns, json_option, note, pass_ledger, progress, write_json
+from decomp_ledger.cli.output import (
+    LedgerOption,
+    columns,
+    json_option,
+    note,
+    pass_ledger,
+    printable,
+    progress,
+    write_json,
+)
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
@@ -71,15 +80,28 @@ def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> Non
               help="The Python whose torch to capture. The command runs it.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write to a file, which catalog:FILE then names.")
 @click.option("--traces/--no-traces", default=True,
-              help="Trace the decompositions on sample calls; --no-traces saves a minute.")  # fmt: skip
+              help="Trace torch's decompositions on the shipped sample calls; --no-traces saves a minute.")  # fmt: skip
+@click.option("--samples", type=click.Path(dir_okay=False), help="Trace your own ops on the sample calls of this file.")
+@click.option("--import", "imports", multiple=True, metavar="MODULE",
+              help="Import this module first, and trace its ops. Can be repeated.")  # fmt: skip
 @json_option
-def capture(interpreter: str, output: str | None, traces: bool, as_json: bool) -> None:
+def capture(
+    interpreter: str, output: str | None, traces: bool, samples: str | None, imports: Sequence[str], as_json: bool
+) -> None:
     """Capture the torch of a Python interpreter, which needs nothing of this package.
+
+    Ops of --import that --samples does not have are traced on calls that are made from their schemas.
 
     Without --output, print the catalog itself as JSON.
     """
+    own = None if samples is None else queries.read_samples(samples)
     with progress("trace") as report:
-        captured = queries.capture_catalog(interpreter, output=output, traces=traces, progress=report)
+        captured = queries.capture_catalog(
+            interpreter, output=output, traces=traces, samples=own, imports=imports, progress=report
+        )
+    traced = {} if captured.traced is None else captured.traced.traces.of
+    for op in sorted((own or {}).keys() - traced.keys()):
+        click.echo(printable(f"{op}: not traced, because the default table does not decompose it"), err=True)
     if output is None:
         click.echo(json.dumps(captured.to_file()))
     elif as_json:

@@ -39,6 +39,7 @@ from decomp_ledger.cli.behaviour_output import (
     rows_that_differ,
 )
 from decomp_ledger.cli.output import note, printable, rule_text
+from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Entry
 
 __all__ = [
@@ -493,10 +494,15 @@ def _print_notes(found: Drift) -> None:
 def _notes(found: Drift) -> Iterator[str]:
     """Yield a sentence for each thing that could not be compared."""
     yield from _unknown_notes(found)
-    if found.kernels:
+    if torchs := [op for op in found.kernels if op_names.is_torchs(op)]:
         yield (
-            f"not compared: the C++ code of {_count(len(found.kernels), 'kernel')} that no sample reaches, because a "
+            f"not compared: the C++ code of {_count(len(torchs), 'kernel')} that no sample reaches, because a "
             "catalog has only schemas and origins"
+        )
+    if others := [op for op in found.kernels if not op_names.is_torchs(op)]:
+        yield (
+            f"not compared: the kernels of {_named(others, 'library op')}, because no sample reaches them; capture "
+            "both with `catalog capture --import MODULE` or `--samples FILE`"
         )
     if found.unclear:
         yield (

@@ -17,6 +17,7 @@ __all__ = [
     "FILE_BYTES",
     "JSON_BYTES",
     "JSON_VALUES",
+    "SAMPLE_CALLS",
     "SQLITE_BYTES",
     "STAMP_EXPORTS",
     "ZIP_DIRECTORY",
@@ -43,7 +44,9 @@ SQLITE_BYTES = 2 * JSON_BYTES
 STAMP_EXPORTS = 100
 # The directory of a `.pt2` in bytes: 50,000 weights and more.
 ZIP_DIRECTORY = 8 * _MIB
-# A file of signers, of a key or of one checkpoint.
+# Sample calls in one file. The shipped file has 2,900; a call takes up to a second to trace.
+SAMPLE_CALLS = 10_000
+# A file of signers, of a key, of one checkpoint or of sample calls.
 FILE_BYTES = _MIB
 # What git prints of a working tree.
 COMMAND_BYTES = 4 * _MIB

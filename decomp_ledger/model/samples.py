@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -113,7 +114,9 @@ def parse_call(text: str) -> SampleCall:
     try:
         if len(text) > _MAX_TEXT:
             _refuse(text, f"longer than {_MAX_TEXT} characters")
-        node = ast.parse(text if dynamic else f"{_STATIC}{text}", mode="eval").body
+        with warnings.catch_warnings():  # Python warns of texts such as '\\d' on standard error
+            warnings.simplefilter("ignore")
+            node = ast.parse(text if dynamic else f"{_STATIC}{text}", mode="eval").body
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             _refuse(text, "not the arguments of a call")
         if node.func.id != (_DYNAMIC if dynamic else _STATIC):
@@ -121,7 +124,10 @@ def parse_call(text: str) -> SampleCall:
         if any(keyword.arg is None for keyword in node.keywords):
             _refuse(text, "`**` is not allowed")
         kwargs = {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-        return SampleCall(tuple(map(_value, node.args)), kwargs, dynamic)
+        call = SampleCall(tuple(map(_value, node.args)), kwargs, dynamic)
+        if sum(map(_elements, tensors_of(call))) > _MAX_ELEMENTS:
+            _refuse(text, f"its tensors have more than {_MAX_ELEMENTS} elements")
+        return call
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, SampleError):
             raise
@@ -178,13 +184,23 @@ def _tensor(node: ast.expr) -> TensorSample:
         sample = TensorSample(inner.func.id, _shape_of(values), strides, None, values)  # type: ignore[attr-defined]
     else:
         return _refuse(node, "not a value")
-    if math.prod(sample.shape) > _MAX_ELEMENTS or max(sample.strides or (0,)) > _MAX_ELEMENTS:
-        _refuse(node, "too large")
     if sample.strides is not None and len(sample.strides) != len(sample.shape):
         _refuse(node, "as many strides as sizes are needed")
+    if _elements(sample) > _MAX_ELEMENTS:
+        _refuse(node, "too large")
     if sample.below is not None and (sample.below < 1 or sample.dtype[0] not in "iu"):
         _refuse(node, "only integers have a limit, of at least 1")
     return sample
+
+
+def _elements(sample: TensorSample) -> int:
+    """Return how many elements a tensor takes in memory; with strides, those up to the last one that a stride reaches.
+
+    An empty tensor counts its other sizes, because torch computes with them too.
+    """
+    if sample.strides is None:
+        return math.prod(max(size, 1) for size in sample.shape)
+    return 1 + sum(max(size - 1, 0) * stride for size, stride in zip(sample.shape, sample.strides, strict=True))
 
 
 def _is_dtype(node: ast.expr) -> bool:

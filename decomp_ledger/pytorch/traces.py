@@ -20,6 +20,8 @@ from decomp_ledger.pytorch.internals import upstream_table
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
 from decomp_ledger.pytorch.trace_lines import canonical_lines, lines_digest
 
+Progress = Callable[[int, int, str], object]
+
 # The one part of a message that is the same in every torch: the op that could not run.
 _OP_IN_MESSAGE = re.compile(r"\b(?:aten|prims|quantized|c10d_functional)(?:::|\.)\w+(?:\.\w+)?")
 
@@ -62,34 +64,44 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {found[0].replace('.', '::', 1)}" if found else type(error).__name__
 
 
-def trace_defaults(
-    samples: Mapping[str, Sequence[str]], progress: Callable[[int, int], None] = lambda done, count: None
-) -> dict[str, Any]:
-    """Trace torch's default decompositions on the samples of their ops.
+def trace_defaults(samples: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Trace torch's default decompositions on the samples of their ops; see `trace_all`.
 
-    Args:
-        samples: op name -> texts of calls. Ops that are not in the default table are skipped.
-        progress: It is called with the number of ops done and of all.
-
-    Returns:
-        `ops` (op name -> call -> digest, or `!` and an error) and `graphs` (digest -> canonical lines).
+    Ops that are not in the default table are skipped.
     """
     table = {op.name(): decomposition for op, decomposition in upstream_table().items()}
-    names = sorted(samples.keys() & table.keys())
+    return trace_all(table, {name: samples[name] for name in sorted(samples.keys() & table.keys())})
+
+
+def trace_all(
+    decompositions: Mapping[str, Callable[..., Any]],
+    samples: Mapping[str, Sequence[str]],
+    progress: Progress = lambda done, count, name: None,
+) -> dict[str, Any]:
+    """Trace decompositions on sample calls.
+
+    Args:
+        decompositions: op name -> decomposition.
+        samples: op name -> texts of calls; each of the ops has a decomposition.
+        progress: It is called with the number of ops done, that of all ops, and the name of the next one, or "".
+
+    Returns:
+        `ops` (op name -> call -> digest, or `!` and an error) and `graphs` (digest -> canonical lines, sorted).
+    """
     ops: dict[str, dict[str, str]] = {}
     graphs: dict[str, list[str]] = {}
-    for number, name in enumerate(names):
-        progress(number, len(names))
+    for number, (name, calls) in enumerate(samples.items()):
+        progress(number, len(samples), name)
         found = ops[name] = {}
-        for text in samples[name]:
-            lines = trace_or_error(table[name], text)
+        for text in calls:
+            lines = trace_or_error(decompositions[name], text)
             if isinstance(lines, str):
                 found[text] = f"!{lines}"
             else:
                 found[text] = lines_digest(lines)
                 graphs[found[text]] = [*lines]
-    progress(len(names), len(names))
-    return {"ops": ops, "graphs": graphs}
+    progress(len(samples), len(samples), "")
+    return {"ops": ops, "graphs": dict(sorted(graphs.items()))}
 
 
 @contextlib.contextmanager

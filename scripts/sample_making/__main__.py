@@ -34,6 +34,7 @@ import torch
 from decomp_ledger import catalogs
 from decomp_ledger.model.behaviour import is_dynamic
 from decomp_ledger.model.samples import SampleCall, parse_call, tensors_of
+from decomp_ledger.pytorch import schema_samples
 from decomp_ledger.pytorch.capture import own_decompositions
 from decomp_ledger.pytorch.internals import find_operator, upstream_table
 from decomp_ledger.pytorch.traces import trace_or_error
@@ -141,11 +142,11 @@ def candidates(name: str, op: Any, collected: dict[str, list[str]], written: lis
     if not bases:
         for functional_base in _functional_names(name):
             functional = operator(functional_base)
-            for call in from_schema.made(functional) if functional is not None else ():
+            for call in schema_samples.made(functional) if functional is not None else ():
                 if from_schema.works(functional, call) and (text := _derived(op, functional, call)):
                     bases.append(text)
                     yield text
-        for call in from_schema.made(op):
+        for call in schema_samples.made(op):
             if (text := from_schema.canonical(call)) and from_schema.works(op, call):
                 bases.append(text)
                 yield text

@@ -1,7 +1,5 @@
 """Make calls of an op from its schema, and from the calls of ops with nearly the same schema."""
 
-import contextlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +7,8 @@ import torch
 
 from decomp_ledger.model.samples import DTYPES, SampleCall, TensorSample, TorchConstant, parse_call
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
+from decomp_ledger.pytorch.schema_samples import with_dtype
 
-SHAPES = ((2, 3), (2, 3, 4), (1, 2, 4, 4), (3,), (3, 3), (1, 2, 3, 4, 4), (), (0, 3))
 _NAMES = {getattr(torch, name): short for short, name in DTYPES.items()}
 _MAX_ELEMENTS = 1024
 
@@ -69,37 +67,6 @@ def run(op: Any, call: SampleCall) -> Any:
         return op(*args, **kwargs)
 
 
-def made(op: Any) -> Iterator[SampleCall]:
-    """Yield calls that fit the types of a schema, for several shapes; many of them an op refuses."""
-    for shape, number in itertools.product(SHAPES, (1, 0)):
-        with contextlib.suppress(KeyError):
-            yield _made(op, shape, number)
-
-
-def _made(op: Any, shape: tuple[int, ...], number: int) -> SampleCall:
-    tensor = TensorSample("f32", shape)
-    values = {
-        **{"Tensor": tensor, "List[Tensor]": (tensor, tensor), "int": number, "float": 0.5, "number": 1, "bool": False},
-        **{"List[int]": (1,) * len(shape), "List[float]": (1.0,), "str": "sum", "Device": "cpu"},
-        "List[bool]": (True,) * 3,
-    }
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for argument in op._schema.arguments:
-        kind = str(argument.type)
-        if argument.is_out:
-            kwargs[argument.name] = TensorSample("f32", (0,))
-        elif argument.has_default_value() and (argument.kwarg_only or not kwargs):
-            continue
-        else:
-            value = None if kind.startswith("Optional") else values[kind]
-            if argument.kwarg_only:
-                kwargs[argument.name] = value
-            else:
-                args.append(value)
-    return SampleCall(tuple(args), kwargs)
-
-
 def with_outputs(op: Any, functional: Any, call: SampleCall) -> SampleCall | None:
     """Return the call of an overload with outputs, made from a call of its functional form; None if it has none."""
     results = run(functional, call)
@@ -118,7 +85,7 @@ def _without_values(value: Any) -> Any:
 
 def varied(op: Any, call: SampleCall) -> Iterator[SampleCall]:
     """Yield calls that differ from one in one respect: dtype, 0-dim, empty, memory layout, one argument, a mode."""
-    yield from (_mapped(call, changed) for changed in (_as("bf16"), _as("f64"), _as("c64"), _as("i64"), _as("b8")))
+    yield from (with_dtype(call, dtype) for dtype in ("bf16", "f64", "c64", "i64", "b8"))
     yield from (_mapped(call, changed) for changed in (_scalar, _empty, _channels_last, _transposed, _wider))
     arguments = [argument for argument in op._schema.arguments if not argument.is_out]
     for position, argument in enumerate(arguments):
@@ -171,13 +138,6 @@ def _mapped(call: SampleCall, change: Any) -> SampleCall:
 
     args = tuple(map(replaced, call.args))
     return SampleCall(args, {name: replaced(value) for name, value in call.kwargs.items()})
-
-
-def _as(dtype: str) -> Any:
-    def change(value: TensorSample, first: bool) -> TensorSample:
-        return TensorSample(dtype, value.shape, value.strides) if value.dtype in ("f32", "f64") else value
-
-    return change
 
 
 def _scalar(value: TensorSample, first: bool) -> TensorSample:

@@ -173,7 +173,9 @@ def test_every_question_is_a_method_of_a_ledger() -> None:
         "load_dump",
         "catalog",
         "name_of_op",
+        "read_samples",
         "sole_table",
         "state_and_blame",
+        "trace",
     }
     assert {name for name in questions - without_ledger if not hasattr(dl.Ledger, name)} == set()

@@ -53,6 +53,20 @@ def test_the_terminal_examples_of_the_tutorial_run() -> None:
     assert "export_mlp.py:16 in backend_table" in refreshed
 
 
+@pytest.mark.usefixtures("documentation")
+def test_the_terminal_examples_about_own_ops_run(tmp_path: Path) -> None:
+    import console
+    import torch
+
+    text = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    page = tmp_path / "own_ops.md"  # this section alone, because the others export a Llama
+    page.write_text(text[text.index("## Your own ops") : text.index("## Tested versions")], encoding="utf-8")
+    refreshed = console.refreshed(page, ROOT)
+    assert "      %0 = sigmoid(x0): f32[2, 3]        | %0 = silu(x0): f32[2, 3]\n" in refreshed
+    if str(torch.__version__) == "2.13.0+cpu":
+        assert refreshed == page.read_text(encoding="utf-8")
+
+
 def test_generated_pages_are_up_to_date_and_links_lead_somewhere() -> None:
     command = [sys.executable, str(ROOT / "scripts/docs"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -124,11 +124,13 @@ def without_a_ledger() -> None:
     report: dl.UpgradeReport = dl.check_upgrade("model.pt2", torch="2.13.0")
     catalog: dl.Catalog = dl.catalog("torch:2.13.0")
     entry: dl.Entry = catalog.ops["aten::mm"]
-    captured: dl.Catalog = dl.capture_catalog("python3", output="catalog.json")
+    samples: dict[str, tuple[str, ...]] = dl.read_samples("samples.json")
+    captured: dl.Catalog = dl.capture_catalog("python3", output="catalog.json", samples=samples, imports=["mylib"])
+    traced: dl.TraceSet = dl.trace("mylib::f", "(f32[2])", table={})
     snapshot: dl.Snapshot = dl.materialize(shown.state, captured)
     state: dl.NamedState = shown.named_state()
     print(spec, blamed, answers, difference, dl.drift(captured, state.catalog), drifted, used, moved, report, entry)
-    print(snapshot)
+    print(snapshot, traced)
 
 
 def fails() -> None:

@@ -16,7 +16,7 @@ from torch._ops import OpOverload
 
 from decomp_ledger.errors import UnsupportedTorch
 from decomp_ledger.pytorch import capture, internals
-from decomp_ledger.pytorch.capture_program import capture_program, capture_with
+from decomp_ledger.pytorch.capture_program import CaptureRequest, capture_program, capture_with
 
 
 def operators() -> dict[str, Any]:
@@ -183,7 +183,7 @@ def test_the_catalog_does_not_depend_on_what_else_is_imported(catalog: dict[str,
 
 
 def test_the_program_needs_nothing_of_ours() -> None:
-    nodes = [*ast.walk(ast.parse(capture_program({"aten::mm": ["(f32[2, 2], f32[2, 2])"]})))]
+    nodes = [*ast.walk(ast.parse(capture_program(CaptureRequest({"aten::mm": ["(f32[2, 2], f32[2, 2])"]}))))]
     names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     assert len(names) > 10

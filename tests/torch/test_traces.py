@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from decomp_ledger import catalogs
 from decomp_ledger.model.samples import parse_call, tensors_of
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.capture_program import capture_with
+from decomp_ledger.pytorch.capture_program import CaptureRequest, capture_with
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
 from decomp_ledger.pytorch.trace_lines import canonical_lines, lines_digest
 from decomp_ledger.pytorch.traces import error_text, trace, trace_defaults, trace_or_error
@@ -269,7 +269,9 @@ def test_the_standalone_program_gives_the_same_traces_and_its_progress() -> None
     expected = shipped(installed_version(), 40)
     steps: list[tuple[int, int]] = []
     samples = {op: [*calls] for op, calls in expected.items()}
-    captured = capture_with(sys.executable, samples=samples, progress=lambda *step: steps.append(step))
+    captured = capture_with(
+        sys.executable, request=CaptureRequest(samples), progress=lambda *step: steps.append(step), processes=1
+    )
     assert captured["traces"]["ops"] == expected
     assert steps == [(number, len(expected)) for number in range(len(expected) + 1)]
 

@@ -119,6 +119,8 @@ def test_a_constant_whose_dtype_only_one_torch_writes_is_the_same(old: str, new:
         ({}, {}, "it takes packed parameters"),
         ({"(1)": "a"}, {"(2)": "a"}, "no sample in common"),
         ({"(1)": "!ValueError"}, {"(1)": "!TypeError"}, "no sample can be traced: TypeError"),
+        ({"(1)": "a"}, {}, "only one of the two"),
+        ({}, {"(1)": "a"}, "only one of the two"),
     ],
 )
 def test_an_op_that_is_not_sampled_has_a_reason(old: dict[str, str], new: dict[str, str], reason: str) -> None:
@@ -430,6 +432,55 @@ def test_a_captured_catalog_has_its_own_traces() -> None:
     assert found.differences[0].after_graph == GRAPHS["unsafe"]
     (unknown,) = decomp_ledger.drift(old, attrs.evolve(new, traced=None)).behaviours
     assert unknown.verdict == "unknown"
+
+
+@pytest.mark.parametrize("op", ["aten::f", "mylib::f"])
+@pytest.mark.parametrize("sides", [*product(["view", "unsafe", "!ValueError", ""], repeat=2)], ids="-".join)
+def test_within_one_build_samples_judge_what_a_library_may_have_changed(op: str, sides: tuple[str, str]) -> None:
+    entry = attrs.evolve(KERNEL, schema=f"{op}(Tensor x) -> Tensor")
+    sets = [TraceSet(traces("1", {op: {"(f32[2])": side}}), GRAPHS) if side else None for side in sides]
+    found = decomp_ledger.drift(*(Catalog(OLD_BUILD, {op: entry}, each) for each in sets))
+    before, after = sides
+    if before and after and before != after:
+        expected = ["differs"]
+    elif op == "aten::f" or not (before or after):  # torch's own, whose build implies its code; or no witness at all
+        expected = []
+    else:
+        expected = ["same" if before in GRAPHS and before == after else "not_sampled"]
+    assert [each.verdict for each in found.behaviours] == expected
+    assert [change.kind for change in found.changes] == (["behaviour"] if expected == ["differs"] else [])
+    assert found.kernels == ((op,) if op == "mylib::f" and expected in ([], ["not_sampled"]) else ())
+
+
+def test_a_kernel_of_a_library_that_no_sample_reaches_is_named(tmp_path: Path) -> None:
+    catalog = Catalog(OLD_BUILD, {"mylib::f": attrs.evolve(KERNEL, schema="mylib::f(Tensor x) -> Tensor")})
+    (tmp_path / "a.json").write_text(json.dumps(catalog.to_file()), encoding="utf-8")
+    text = run("drift", f"catalog:{tmp_path}/a.json", f"catalog:{tmp_path}/a.json")
+    assert "not compared: the kernels of 1 library op (mylib::f), because no sample reaches them; capture both" in text
+
+
+def test_an_error_in_one_of_two_states_of_one_torch_names_the_state() -> None:
+    entry = attrs.evolve(KERNEL, schema="mylib::f(Tensor x) -> Tensor")
+    states = [
+        NamedState.of_catalog(name, Catalog(OLD_BUILD, {"mylib::f": entry}), traces("1", {"mylib::f": {"(1)": text}}))
+        for name, text in (("catalog:a.json", "view"), ("catalog:b.json", "!ValueError"))
+    ]
+    assert "  mylib::f: raises ValueError in catalog:b.json for (1)" in printed(drift(*states, TraceData(GRAPHS.get)))
+
+
+def test_captured_traces_are_added_to_those_of_the_build() -> None:
+    release = catalogs.released("2.13.0")
+    entry = attrs.evolve(KERNEL, schema="mylib::f(Tensor x) -> Tensor")
+    own = TraceSet(traces("2.13.0", {"mylib::f": {"(1)": "view"}, "aten::frac": {"(f32[7])": "view"}}), GRAPHS)
+    captured = Catalog(release.build, {**release.ops, "mylib::f": entry}, own)
+    state = decomp_ledger.show(captured).named_state()
+    shipped = catalogs.traces("2.13.0")
+    assert shipped is not None
+    assert state.catalog.traced is own
+    assert state.traces is not None
+    assert state.traces.get("aten::linear") == shipped.get("aten::linear")
+    assert state.traces.get("aten::frac") == {**shipped.get("aten::frac"), "(f32[7])": trace("view")}
+    assert state.traces.get("mylib::f") == {"(1)": trace("view")}
 
 
 def test_a_live_catalog_has_the_traces_of_its_build_but_for_ops_that_a_library_replaced() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from decomp_ledger.model import json_values, limits
 from decomp_ledger.model.canonical_json import canonical_json
 from decomp_ledger.model.catalog import Catalog, Entry, pack, unpack
 from decomp_ledger.model.json_values import parse_json
-from decomp_ledger.storage.bounded_read import answer_of, read_bounded
+from decomp_ledger.storage.bounded_read import Answer, answer_of, answers_of, read_bounded
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -144,3 +145,21 @@ def test_a_program_is_bounded_in_time_and_output() -> None:
         answer_of(["sh", "-c", "sleep 60 & sleep 60"], 1000, 0.2)
     with pytest.raises(OSError):
         answer_of(["/no/such/program"], 1000, 1)
+
+
+def test_programs_run_at_the_same_time_and_answer_in_order() -> None:
+    steps: list[tuple[int, bytes]] = []
+    command = ["sh", "-c", "read name; echo $name; sleep 0.1; exit $name"]
+    found = answers_of(command, [b"3\n", b"0\n"], 100, 30, received=lambda n, output: steps.append((n, bytes(output))))
+    assert found == [Answer(3, b"3\n", b""), Answer(0, b"0\n", b"")]
+    assert {(0, b"3\n"), (1, b"0\n")} == {*steps}
+
+
+def test_when_one_of_several_programs_prints_too_much_all_are_killed(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    other = f"echo $$ > {started}.new; mv {started}.new {started}; sleep 60"
+    command = ["sh", "-c", f"read name; if [ $name = 0 ]; then {other}; fi; until [ -e {started} ]; do :; done; yes"]
+    with pytest.raises(UnusableValue, match="more than 1000 bytes"):
+        answers_of(command, [b"0\n", b"1\n"], 1000, 30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)

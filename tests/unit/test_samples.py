@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -85,6 +87,10 @@ def test_any_text_is_a_call_or_an_error(text: str) -> None:
         "(f32[2].other(1))",
         "(f32[9999, 9999])",
         "(f32[2].strided(99999999))",
+        "(f32[9999].strided(9999))",
+        "(f32[0, 99999999])",
+        f"({'f32[999, 999], ' * 2})",
+        f"([{'f32[999, 999], ' * 2}])",
         "dynamics(1)",
         "(" + "[" * 300 + "]" * 300 + ")",
         "(" + "1, " * 3000 + ")",
@@ -94,6 +100,15 @@ def test_everything_else_is_refused_and_never_run(text: str) -> None:
     with pytest.raises(SampleError, match=r"^sample call: .*; write ") as caught:
         parse_call(text)
     assert isinstance(caught.value, (LedgerError, ValueError))
+
+
+@pytest.mark.parametrize("text", [r"('\d')", "(1is 2)", "('a' is None)", "(1, ())"])
+def test_python_warns_of_no_text(text: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.suppress(SampleError):
+            parse_call(text)
+    assert caught == []
 
 
 @pytest.mark.parametrize(

@@ -163,12 +163,13 @@ def in_files(workspace: Workspace) -> list[Row]:
             "a checkpoint": ("verify", "--checkpoint", str(file)),
             "signers": ("verify", "--signers", str(file)),
             "a key": ("checkpoint", "--key", str(file)),
+            "samples": ("catalog", "capture", "--python", "/no/such/python", "--no-traces", "--samples", str(file)),
             f"a dump's {kind}": ("load", f"{file}.dump"),
         }.items():
             given = file.with_suffix(".db") if "load" in arguments else path
             runs.append(Run(f"{size} MB of {shape} as {what}", make, partial(command, given, *arguments)))
             make = _nothing
-    return [_row("JSON bombs as files: catalogs, checkpoints, signers, keys, dumps", runs)]
+    return [_row("JSON bombs as files: catalogs, checkpoints, signers, keys, samples, dumps", runs)]
 
 
 def _write_json(file: Path, shape: str, size: int, first: str, kind: str) -> None:

@@ -1,0 +1,189 @@
+"""Run a program before and after it is lowered with a table, and find the first decomposition that changes its results.
+
+Which one is decided by lowering again: with the decompositions that fired taken out of the table, except the first
+ones. An op that is not in the table stays in the graph, or runs its own kernel. So the last of the fewest that make
+the results differ is the first to do so, also where another decomposition called it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from decomp_ledger.analysis.numerics import RAISES, NumericDifference, ProgramCheck
+from decomp_ledger.errors import LedgerError
+from decomp_ledger.model.samples import parse_call
+from decomp_ledger.pytorch import internals
+from decomp_ledger.pytorch.numerics import Compared, Ran, compare_results, error_text
+from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
+from decomp_ledger.pytorch.traces import plain_state
+
+__all__ = ["check_program", "inputs_of"]
+
+_SEEDS = (20, 21)
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def inputs_of(program: Any, name: str, given: str | Sequence[Any] | None) -> Inputs:
+    """Return the positional and keyword arguments to run a program on.
+
+    Args:
+        program: the ExportedProgram.
+        name: its name, for errors.
+        given: the text of a sample call, or positional arguments; None for the example inputs of the program.
+
+    Raises:
+        LedgerError: none are given, and the program has none.
+        SampleError: the text is no sample call.
+    """
+    if isinstance(given, str):
+        call = parse_call(given)
+        return build_arguments(call, [*build_tensors(call)])
+    if given is not None:
+        return tuple(given), {}
+    if program.example_inputs is None:
+        raise LedgerError(f"{name}: the program has no example inputs; give inputs, such as '(f32[2, 3])'")
+    args, kwargs = program.example_inputs
+    return tuple(args), dict(kwargs)
+
+
+def check_program(
+    name: str, label: str, program: Any, table: Mapping[Any, Callable[..., Any]], inputs: Inputs
+) -> ProgramCheck:
+    """Run a program before and after it is lowered with a table.
+
+    Args:
+        name: the name of the table.
+        label: the name of the program.
+        program: the ExportedProgram before it is lowered.
+        table: operator -> decomposition.
+        inputs: what to run it on.
+
+    Raises:
+        LedgerError: the program itself does not run on these inputs.
+    """
+    try:
+        right, other = (_run(program, inputs, seed) for seed in _SEEDS)
+    except Exception as error:  # whatever torch finds wrong with it
+        raise LedgerError(
+            f"{label}: the program does not run on its inputs: {error_text(error)}; give other inputs"
+        ) from error
+    # Differences of the last digit are no random numbers.
+    random = compare_results(right, other).has_values
+    search = _Search(program, table, inputs, right, random)
+    first = search.attempt(None)
+    culprit, reason = (None, "") if not first.compared.differences else search.culprit(first)
+    return ProgramCheck(
+        name,
+        label,
+        str(torch.__version__),
+        tuple(first.compared.differences),
+        first.compared.error,
+        random,
+        first.fired,
+        culprit,
+        reason,
+        first.raised,
+    )
+
+
+class _Attempt(NamedTuple):
+    """What a lowering gave.
+
+    Attributes:
+        compared: its results, compared with those of the program before.
+        fired: the ops whose decompositions were traced, in the order of their first trace.
+        raised: the error of the lowering, or of the lowered program.
+        raised_in: the op whose decomposition raised it, the innermost one.
+    """
+
+    compared: Compared
+    fired: tuple[str, ...]
+    raised: str = ""
+    raised_in: str | None = None
+
+
+class _Search:
+    """The search for the first decomposition that makes the results of a program differ."""
+
+    def __init__(
+        self, program: Any, table: Mapping[Any, Callable[..., Any]], inputs: Inputs, right: Ran, random: bool
+    ) -> None:
+        self._program = program
+        self._table = table
+        self._inputs = inputs
+        self._right = right
+        self._random = random
+
+    def attempt(self, left_out: frozenset[str] | None) -> _Attempt:
+        """Lower the program with the table without some ops, and run it."""
+        fired: dict[str, None] = {}
+        raised_in: list[str] = []
+        table = {
+            op: _watched(str(name), fn, fired, raised_in)
+            for op, fn in self._table.items()
+            if (name := internals.operator_name(op)) is None or not left_out or name not in left_out
+        }
+        try:
+            lowered = self._program.run_decompositions(table)
+            given = _run(lowered, self._inputs, _SEEDS[0])
+        except Exception as error:  # whatever a decomposition does
+            text = error_text(error)
+            difference = NumericDifference(RAISES, "", f"raises {text}")
+            return _Attempt(Compared([difference], None), tuple(fired), text, next(iter(raised_in), None))
+        return _Attempt(compare_results(self._right, given, values=not self._random), tuple(fired))
+
+    def culprit(self, first: _Attempt) -> tuple[str | None, str]:
+        """Return the first op whose decomposition makes the results differ, or None and the reason."""
+        if first.raised_in is not None:
+            return first.raised_in, ""
+        none = self.attempt(frozenset(first.fired))
+        if none.compared.differences:
+            return None, f"also without the decompositions that fired: {none.compared.differences[0]}"
+        # Of the first decompositions that fired, `few` make no difference, and `many` do.
+        few, many = 0, len(first.fired)
+        while many - few > 1:
+            middle = (few + many) // 2
+            differs = bool(self.attempt(frozenset(first.fired[middle:])).compared.differences)
+            few, many = (few, middle) if differs else (middle, many)
+        return first.fired[many - 1], ""
+
+
+def _watched(name: str, fn: Any, fired: dict[str, None], raised_in: list[str]) -> Any:
+    """Return a decomposition that tells when it is traced, and when it raises."""
+    if not callable(fn):
+        return fn
+
+    def watching(*args: Any, **kwargs: Any) -> Any:
+        if internals.is_tracing():
+            fired[name] = None
+        try:
+            return fn(*args, **kwargs)
+        except Exception:
+            raised_in.append(name)
+            raise
+
+    return watching
+
+
+def _run(program: Any, inputs: Inputs, seed: int) -> Ran:
+    """Run a program on copies of inputs and of its own tensors; the results include what it changes of these."""
+    with plain_state():
+        module = copy.deepcopy(program.module())
+        args, kwargs = copy.deepcopy(inputs)
+        torch.default_generator.manual_seed(seed)
+        results = internals.tree_leaves(module(*args, **kwargs))
+        own = {**program.state_dict, **program.constants, **dict(module.named_buffers())}
+        buffers = [own.get(name) for name in sorted(program.graph_signature.buffers)]
+        changeable = [each for each in internals.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        # Which tensors share storage, and strides, are not for a program to tell: export makes them anew.
+        return Ran([_plain(each) for each in results], [_plain(each) for each in (*changeable, *buffers)])
+
+
+def _plain(value: Any) -> Any:
+    """Return a tensor in memory of its own, in the usual order."""
+    is_dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    return value.detach().clone(memory_format=torch.contiguous_format) if is_dense else value

@@ -11,7 +11,8 @@ from decomp_ledger.model.canonical_json import Json
 __all__ = [
     *("ACCEPTS", "ALIASING", "DTYPE", "INPUTS", "LAYOUT", "RAISES", "RESULTS", "SHAPE", "STRIDES", "VALUES"),
     *("COMPARED", "KEPT", "NO_KERNEL", "RANDOM", "REFUSED"),
-    *("DIFFERS", "NOT_RUN", "NOT_SAMPLED", "SAME", "SAME_SHAPES", "UNKNOWN"),
+    *("DIFFERS", "SAME", "SAME_SHAPES", "UNKNOWN"),
+    *("NO_FUNCTION", "NOT_LOADED", "NOT_SAMPLED", "OWN_KERNEL"),
     *("NumericDifference", "NumericsCheck", "OpNumerics", "ProgramCheck", "SampleRun", "TensorFacts"),
     *("facts_differences", "number_text", "tolerance"),
 ]
@@ -21,9 +22,10 @@ VALUES, DTYPE, SHAPE, STRIDES, LAYOUT = "values", "dtype", "shape", "strides", "
 ALIASING, INPUTS, RESULTS, RAISES, ACCEPTS = "aliasing", "inputs", "results", "raises", "accepts"
 # What came of one sample call.
 COMPARED, RANDOM, REFUSED, KEPT, NO_KERNEL = "compared", "random", "refused", "kept", "no kernel"
-# What is said of a decomposition.
+# The verdict on a decomposition.
 DIFFERS, SAME, SAME_SHAPES, UNKNOWN = "differs", "same", "same shapes", "unknown"
-NOT_SAMPLED, NOT_RUN = "not sampled", "not run"
+# The verdict on one that was not run.
+NOT_SAMPLED, NOT_LOADED, NO_FUNCTION, OWN_KERNEL = "not sampled", "not loaded", "no function", "own kernel"
 
 # The tolerances (relative, absolute) with which torch tests its own decompositions: `dtype_precisions` and
 # `op_assert_equal_tol_table` of test/test_decomp.py in pytorch/pytorch. Other dtypes must be equal.
@@ -117,15 +119,13 @@ class NumericDifference:
 def facts_differences(where: str, right: TensorFacts, given: TensorFacts) -> list[NumericDifference]:
     """Return how two tensors differ besides their values. Strides count where they tell elements apart."""
     pairs = (
-        (DTYPE, f"dtype {right.dtype}", f"dtype {given.dtype}"),
-        (SHAPE, f"shape {list(right.shape)}", f"shape {list(given.shape)}"),
-        (LAYOUT, f"layout {right.layout}", f"layout {given.layout}"),
-        (ALIASING, _sharing(right.shares), _sharing(given.shares)),
+        (DTYPE, "dtype", right.dtype, given.dtype),
+        (SHAPE, "shape", str(list(right.shape)), str(list(given.shape))),
+        (LAYOUT, "layout", right.layout, given.layout),
+        (ALIASING, "shares memory", _with(right.shares), _with(given.shares)),
     )
     found = [
-        NumericDifference(kind, where, f"{other}, not {own.removeprefix(f'{kind} ')}")
-        for kind, own, other in pairs
-        if own != other
+        NumericDifference(kind, where, f"{what} {other}, not {own}") for kind, what, own, other in pairs if own != other
     ]
     if right.shape == given.shape and _significant(right) != _significant(given):
         text = f"strides {list(given.strides or ())}, not {list(right.strides or ())}"
@@ -139,8 +139,8 @@ def _significant(facts: TensorFacts) -> tuple[int, ...]:
     return tuple(stride for size, stride in zip(facts.shape, facts.strides, strict=True) if size > 1)
 
 
-def _sharing(shares: tuple[str, ...]) -> str:
-    return f"shares memory with {' and '.join(shares) or 'nothing'}"
+def _with(shares: tuple[str, ...]) -> str:
+    return f"with {' and '.join(shares) or 'nothing'}"
 
 
 @attrs.frozen
@@ -150,9 +150,9 @@ class SampleRun:
     Attributes:
         call: the text of the call.
         values: what its tensors held: `filled` (as traces have them) or `signed` (random, of both signs, with zeros).
-        outcome: `compared`; `random` (the kernel draws random numbers, or reads memory that nothing has written,
-            so values were not compared); `refused` (by both); `kept` (the decomposition returned NotImplemented, so the op stays);
-            `no kernel` (the kernel has no code for these dtypes on this device).
+        outcome: `compared`; `random` (the kernel draws random numbers, or reads memory that nothing has written, so
+            values were not compared); `refused` (by both); `kept` (the decomposition returned NotImplemented, so the op
+            stays); `no kernel` (the kernel has no code for these dtypes on this device).
         differences: what differs.
         error: the largest absolute difference of a value; None if none was compared.
     """
@@ -182,15 +182,16 @@ class OpNumerics:
         op: name of the op.
         decomposition: name of the decomposition, for people.
         runs: the sample calls that were run.
-        reason: why none was run; "" if some were.
-        sampled: whether there is a sample call.
+        not_run: why none was run: `not sampled`, `not loaded` (the op), `no function` (that can be used here), `own
+            kernel` (the decomposition is the kernel); "" if some were.
+        reason: the reason in words, with what to do; else "".
     """
 
     op: str
     decomposition: str
     runs: tuple[SampleRun, ...] = ()
+    not_run: str = ""
     reason: str = ""
-    sampled: bool = True
 
     def __repr__(self) -> str:
         return f"<OpNumerics {self.op}: {self.verdict}, {len(self.runs)} runs>"
@@ -199,11 +200,10 @@ class OpNumerics:
     def verdict(self) -> str:
         """What the runs tell.
 
-        `differs`; `same`; `same shapes` (the op is random); `unknown` (no run could be compared); `not sampled`;
-        `not run` (for `reason`).
+        `differs`; `same`; `same shapes` (the op is random); `unknown` (no run could be compared); else `not_run`.
         """
-        if self.reason:
-            return NOT_RUN if self.sampled else NOT_SAMPLED
+        if self.not_run:
+            return self.not_run
         outcomes = {run.outcome for run in self.runs}
         if self.differing:
             return DIFFERS
@@ -218,7 +218,7 @@ class OpNumerics:
 
     @property
     def error(self) -> float | None:
-        """The largest absolute difference of a value in any run, also within the tolerance; None if none was compared."""
+        """The largest absolute difference of a value, also within the tolerance; None if no value was compared."""
         return max((run.error for run in self.runs if run.error is not None), default=None)
 
     @property
@@ -260,13 +260,18 @@ class NumericsCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing differs. What was not run does not differ; see `counts`."""
+        """Whether nothing that was run differs; see `failed` and `counts` for what was not run."""
         return not self.differing
 
     @property
     def differing(self) -> tuple[OpNumerics, ...]:
         """The ops whose decomposition differs from their kernel."""
         return self.of(DIFFERS)
+
+    @property
+    def failed(self) -> tuple[OpNumerics, ...]:
+        """The overrides whose function cannot be used here, so that nothing is known of them."""
+        return self.of(NO_FUNCTION)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -217,4 +217,6 @@ def _written_value(value: Any) -> str:
 
 def _refuse(where: ast.expr | str, problem: str) -> NoReturn:
     text = where if isinstance(where, str) else ast.unparse(where)
+    # In one line, without lone surrogates, so that the message can be printed.
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     raise SampleError(f"sample call: {text:.80}: {problem}; write it like (f32[2, 3], i64[4] < 5, dim=1)")

@@ -7,7 +7,7 @@ refuses the latter only refuses these values, which a decomposition cannot see, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +17,18 @@ from decomp_ledger.analysis.numerics import (
     COMPARED,
     INPUTS,
     KEPT,
+    NO_FUNCTION,
     NO_KERNEL,
+    NOT_LOADED,
+    NOT_SAMPLED,
+    OWN_KERNEL,
     RAISES,
     RANDOM,
     REFUSED,
     RESULTS,
     VALUES,
     NumericDifference,
+    NumericsCheck,
     OpNumerics,
     SampleRun,
     TensorFacts,
@@ -43,7 +48,8 @@ from decomp_ledger.pytorch.dispatcher import dispatcher, resolve
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
 from decomp_ledger.pytorch.traces import plain_state
 
-__all__ = ["Compared", "Ran", "check_defaults", "check_op", "check_overrides", "compare_results", "error_text", "overrides_of"]
+__all__ = ["Compared", "Ran", "check_op", "checked_defaults", "checked_overrides", "compare_results", "error_text",
+           "overrides_of"]  # fmt: skip
 
 Progress = Callable[[int, int], object]
 FILLED, SIGNED = "filled", "signed"
@@ -119,49 +125,52 @@ def overrides_of(
     return found, failed
 
 
-def check_overrides(
+def checked_overrides(
+    name: str,
     state: TableState,
     functions: Mapping[str, Any],
     failed: Mapping[str, LedgerError],
     samples: Mapping[str, Sequence[str]],
-    progress: Progress = lambda done, count: None,
-) -> list[OpNumerics]:
+    progress: Progress,
+) -> NumericsCheck:
     """Compare each override of a state with the kernel of its op.
 
     Args:
+        name: what people call the state.
         state: the rules.
         functions: op -> the function of its override.
         failed: op -> why its function cannot be loaded.
         samples: op -> texts of sample calls.
         progress: it is called with the number of ops done and of all.
     """
-    ops = sorted(op for op, rule in state.rules.items() if rule.action == OVERRIDE)
-    found = []
-    for number, op in enumerate(ops):
-        progress(number, len(ops))
-        decomposition = state.rules[op].decomposition
-        label = "" if decomposition is None else decomposition.label()
+    rules = ((op, rule.decomposition) for op, rule in sorted(state.rules.items()) if rule.action == OVERRIDE)
+    labels = {op: "" if decomposition is None else decomposition.label() for op, decomposition in rules}
+
+    def check(op: str) -> OpNumerics:
         if op in failed:
-            found.append(OpNumerics(op, label, reason=str(failed[op]).removeprefix(f"{op}: ")))
-        else:
-            found.append(check_op(op, functions.get(op), label, samples.get(op, ())))
-    progress(len(ops), len(ops))
-    return found
+            return OpNumerics(op, labels[op], (), NO_FUNCTION, str(failed[op]).removeprefix(f"{op}: "))
+        return check_op(op, functions.get(op), labels[op], samples.get(op, ()))
+
+    return NumericsCheck(name, str(torch.__version__), tuple(map(check, _counted(labels, progress))))
 
 
-def check_defaults(
-    samples: Mapping[str, Sequence[str]], progress: Progress = lambda done, count: None
-) -> list[OpNumerics]:
-    """Compare torch's own default decompositions with the kernels of their ops."""
+def checked_defaults(samples: Mapping[str, Sequence[str]], progress: Progress) -> NumericsCheck:
+    """Compare torch's own default decompositions with the kernels of their ops; see :func:`checked_overrides`."""
     defaults = dispatcher.full()
-    ops = sorted(defaults.by_name)
-    found = []
+
+    def check(op: str) -> OpNumerics:
+        label = f"torch's default ({defaults.entry(op, defaults.by_name[op]).origin})"
+        return check_op(op, defaults.get(op), label, samples.get(op, ()))
+
+    ops = tuple(map(check, _counted(sorted(defaults.by_name), progress)))
+    return NumericsCheck("torch's defaults", str(torch.__version__), ops)
+
+
+def _counted(ops: Collection[str], progress: Progress) -> Iterator[str]:
     for number, op in enumerate(ops):
         progress(number, len(ops))
-        label = f"torch's default ({defaults.entry(op, defaults.by_name[op]).origin})"
-        found.append(check_op(op, defaults.get(op), label, samples.get(op, ())))
+        yield op
     progress(len(ops), len(ops))
-    return found
 
 
 # One op
@@ -177,15 +186,15 @@ def check_op(op: str, decomposition: Any, label: str, calls: Sequence[str]) -> O
         calls: texts of sample calls.
 
     Raises:
-        SampleError: a text is no sample call.
+        SampleError: a text is not a sample call.
     """
     live = resolve(op)
     if live is None:
-        return OpNumerics(op, label, reason="the op is not loaded; import its library first, or trust it")
+        return OpNumerics(op, label, (), NOT_LOADED, "the op is not loaded; import its library first, or trust it")
     if internals.op_of_cia_partial(decomposition) is live:
-        return OpNumerics(op, label, reason="its decomposition is its own C++ kernel")
+        return OpNumerics(op, label, (), OWN_KERNEL, "its decomposition is its own C++ kernel")
     if not calls:
-        return OpNumerics(op, label, reason="there is no sample call of this op; give some", sampled=False)
+        return OpNumerics(op, label, (), NOT_SAMPLED, "there is no sample call of this op; give some")
     static = {text for text in calls if not text.startswith(DYNAMIC)}
     chosen = [text for text in calls if text in static or text.removeprefix(DYNAMIC) not in static]
     return OpNumerics(op, label, tuple(run for text in chosen for run in _runs(op, live, decomposition, text)))
@@ -311,7 +320,7 @@ def compare_results(right: Ran, given: Ran, *, op: str = "", values: bool = True
 
 
 def _facts(value: Any, ran: Ran | None, number: int) -> TensorFacts | None:
-    """Return what is known of the result of a call with that number; None if it is no tensor."""
+    """Return what is known of the result of a call with that number; None if it is not a tensor."""
     if not isinstance(value, torch.Tensor):
         return None
     dense = value.layout == torch.strided
@@ -329,7 +338,7 @@ def _share_storage(one: torch.Tensor, other: Any) -> bool:
         return False
     # An empty storage has no address.
     address = one.untyped_storage().data_ptr()
-    return address != 0 and address == other.untyped_storage().data_ptr()
+    return bool(address and address == other.untyped_storage().data_ptr())
 
 
 def _compare(
@@ -353,7 +362,7 @@ def _compare(
 
 
 def _compare_plain(where: str, right: Any, given: Any, *, values: bool) -> Compared:
-    """Compare two results of which one at least is no tensor."""
+    """Compare two results that are not both tensors."""
     if type(right) is not type(given):
         text = f"a {class_name(given)}, not a {class_name(right)}"
         return Compared([NumericDifference(RESULTS, where, text)], None)

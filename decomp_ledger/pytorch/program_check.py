@@ -8,20 +8,26 @@ the results differ is the first to do so, also where another decomposition calle
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from decomp_ledger.analysis.numerics import RAISES, NumericDifference, ProgramCheck
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.errors import LedgerError, UnusableValue
+from decomp_ledger.log.table_log import TableLog
+from decomp_ledger.model.arguments import shown
+from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.samples import parse_call
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.numerics import Compared, Ran, compare_results, error_text
+from decomp_ledger.pytorch.numerics import Compared, Ran, compare_results, error_text, overrides_of
+from decomp_ledger.pytorch.reproduced_table import load_program
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
+from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.pytorch.traces import plain_state
 
-__all__ = ["check_program", "inputs_of"]
+__all__ = ["check_program", "check_program_with_state", "inputs_of"]
 
 _SEEDS = (20, 21)
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -37,7 +43,7 @@ def inputs_of(program: Any, name: str, given: str | Sequence[Any] | None) -> Inp
 
     Raises:
         LedgerError: none are given, and the program has none.
-        SampleError: the text is no sample call.
+        SampleError: the text is not a sample call.
     """
     if isinstance(given, str):
         call = parse_call(given)
@@ -48,6 +54,49 @@ def inputs_of(program: Any, name: str, given: str | Sequence[Any] | None) -> Inp
         raise LedgerError(f"{name}: the program has no example inputs; give inputs, such as '(f32[2, 3])'")
     args, kwargs = program.example_inputs
     return tuple(args), dict(kwargs)
+
+
+def check_program_with_state(
+    program: object,
+    name: str,
+    state: TableState | None,
+    inputs: str | Sequence[Any] | None,
+    provided: Mapping[str, Sequence[Any]],
+    trust: Sequence[str],
+) -> ProgramCheck:
+    """Run a program before and after it is lowered with a table whose rules are data.
+
+    Args:
+        program: the ExportedProgram, or the path of its `.pt2`, which torch unpickles.
+        name: what people call the table.
+        state: its rules; None for torch's default table.
+        inputs: as :func:`inputs_of` takes.
+        provided: op -> functions that the caller supplied for it.
+        trust: modules that may be imported.
+
+    Raises:
+        LedgerError: a function of the table cannot be loaded, or the program cannot be loaded or run.
+        UnusableValue: it is not a program.
+    """
+    log = TableLog(None, name, state=state or TableState(name, 1, "torch", {}), writable=False)
+    functions, failed = overrides_of(log.state, provided, trust)
+    for error in failed.values():
+        raise error
+    for op, rule in log.rules.items():
+        if op in functions and rule.decomposition is not None:
+            log.functions.keep(op, rule.decomposition, functions[op], log.rules)
+    loaded, label = _loaded(program)
+    return check_program(name, label, loaded, DecompTable(log).materialize(), inputs_of(loaded, label, inputs))
+
+
+def _loaded(program: object) -> tuple[Any, str]:
+    """Return a program, and its name."""
+    if isinstance(program, (str, os.PathLike)):
+        path = os.fspath(program)
+        return load_program(path), path
+    if isinstance(program, torch.export.ExportedProgram):
+        return program, "the program"
+    raise UnusableValue(f"program: {shown(program)}: not an ExportedProgram; give one, or the path of a .pt2")
 
 
 def check_program(
@@ -71,7 +120,7 @@ def check_program(
         raise LedgerError(
             f"{label}: the program does not run on its inputs: {error_text(error)}; give other inputs"
         ) from error
-    # Differences of the last digit are no random numbers.
+    # Within the tolerance, because a second run may add in another order.
     random = compare_results(right, other).has_values
     search = _Search(program, table, inputs, right, random)
     first = search.attempt(None)
@@ -128,7 +177,8 @@ class _Search:
             if (name := internals.operator_name(op)) is None or not left_out or name not in left_out
         }
         try:
-            lowered = self._program.run_decompositions(table)
+            with plain_state():
+                lowered = self._program.run_decompositions(table)
             given = _run(lowered, self._inputs, _SEEDS[0])
         except Exception as error:  # whatever a decomposition does
             text = error_text(error)
@@ -179,7 +229,7 @@ def _run(program: Any, inputs: Inputs, seed: int) -> Ran:
         own = {**program.state_dict, **program.constants, **dict(module.named_buffers())}
         buffers = [own.get(name) for name in sorted(program.graph_signature.buffers)]
         changeable = [each for each in internals.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        # Which tensors share storage, and strides, are not for a program to tell: export makes them anew.
+        # In memory of their own, because a lowered program need not keep strides and shared memory.
         return Ran([_plain(each) for each in results], [_plain(each) for each in (*changeable, *buffers)])
 
 

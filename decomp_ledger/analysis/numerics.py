@@ -127,7 +127,7 @@ def facts_differences(where: str, right: TensorFacts, given: TensorFacts) -> lis
     found = [
         NumericDifference(kind, where, f"{what} {other}, not {own}") for kind, what, own, other in pairs if own != other
     ]
-    if right.shape == given.shape and _significant(right) != _significant(given):
+    if (right.shape, right.layout) == (given.shape, given.layout) and _significant(right) != _significant(given):
         text = f"strides {list(given.strides or ())}, not {list(right.strides or ())}"
         found.append(NumericDifference(STRIDES, where, text))
     return found

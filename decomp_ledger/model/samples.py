@@ -109,6 +109,10 @@ def parse_call(text: str) -> SampleCall:
     Raises:
         SampleError: the text is something else.
     """
+    if not isinstance(text, str):
+        raise SampleError(
+            f"sample call: a {type(text).__name__}: not text; write it like (f32[2, 3], i64[4] < 5, dim=1)"
+        )
     dynamic = text.startswith(_DYNAMIC)
     try:
         if len(text) > _MAX_TEXT:

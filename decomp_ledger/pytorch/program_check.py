@@ -17,7 +17,7 @@ import torch
 from decomp_ledger.analysis.numerics import RAISES, NumericDifference, ProgramCheck
 from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.log.table_log import TableLog
-from decomp_ledger.model.arguments import shown
+from decomp_ledger.model.arguments import one_or_more, shown
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.samples import parse_call
 from decomp_ledger.pytorch import internals
@@ -49,7 +49,7 @@ def inputs_of(program: Any, name: str, given: str | Sequence[Any] | None) -> Inp
         call = parse_call(given)
         return build_arguments(call, [*build_tensors(call)])
     if given is not None:
-        return tuple(given), {}
+        return one_or_more(given), {}
     if program.example_inputs is None:
         raise LedgerError(f"{name}: the program has no example inputs; give inputs, such as '(f32[2, 3])'")
     args, kwargs = program.example_inputs

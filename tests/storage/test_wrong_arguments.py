@@ -14,7 +14,6 @@ import decomp_ledger as dl
 from decomp_ledger import Ledger, LedgerError, TableLog, UnusableValue
 from decomp_ledger.model.arguments import checked, one_or_more
 
-
 # Valid values of required parameters, by name.
 VALID = {
     "name": "new", "spec": "edge", "to": 1, "table": "edge", "op": "aten::mm", "fn": len, "before": "edge@1",

@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
     "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
+        *("check_numerics", "check_program"),
         *("catalog", "available_catalogs", "capture_catalog"),
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),

@@ -128,7 +128,7 @@ def _print_ops(title: str, ops: tuple[OpNumerics, ...], *, everything: bool) -> 
 
 
 def _with_error(found: OpNumerics) -> str:
-    return found.op if not found.error else f"{found.op} to {number_text(found.error)}"
+    return found.op if not found.error else f"{found.op} within {number_text(found.error)}"
 
 
 def _difference_lines(found: OpNumerics, *, everything: bool) -> Iterator[str]:
@@ -160,14 +160,14 @@ def _program_lines(found: ProgramCheck) -> Iterator[str]:
     if found.random:
         yield f"{found.program}: its results are random, so only dtypes and shapes are compared"
     if found.passed:
-        within = "" if not found.error else f" to {number_text(found.error)}"
+        within = "" if not found.error else f" within {number_text(found.error)}"
         yield f"{found.program}: the same results before and after {found.name}{within}; {fired}"
         return
     yield f"{found.program}: the results differ after {found.name}; {fired}"
     for each in found.differences:
         yield f"  {each}"
     if found.culprit is None:
-        yield f"no decomposition is the cause: the results differ {found.reason}"
+        yield f"no decomposition is known to be the cause: {found.reason}"
     elif found.raised:
         yield f"the decomposition of {found.culprit} raised it"
     else:

@@ -190,15 +190,18 @@ class _Search:
         """Return the first op whose decomposition makes the results differ, or None and the reason."""
         if first.raised_in is not None:
             return first.raised_in, ""
-        none = self.attempt(frozenset(first.fired))
-        if none.compared.differences:
-            return None, f"also without the decompositions that fired: {none.compared.differences[0]}"
+        if not first.fired:
+            return None, "no decomposition fired"
         # Of the first decompositions that fired, `few` make no difference, and `many` do.
-        few, many = 0, len(first.fired)
+        few, many, middle = -1, len(first.fired), 0
         while many - few > 1:
+            tried = self.attempt(frozenset(first.fired[middle:]))
+            if tried.raised and not first.raised:
+                return None, f"with only the first {middle} of the decompositions that fired, it raises {tried.raised}"
+            if tried.compared.differences and middle == 0:
+                return None, f"they differ also without the decompositions that fired: {tried.compared.differences[0]}"
+            few, many = (few, middle) if tried.compared.differences else (middle, many)
             middle = (few + many) // 2
-            differs = bool(self.attempt(frozenset(first.fired[middle:])).compared.differences)
-            few, many = (few, middle) if differs else (middle, many)
         return first.fired[many - 1], ""
 
 

@@ -221,9 +221,11 @@ def load_program(path: str) -> Any:
     Raises:
         LedgerError: torch cannot load it.
     """
+    name = path if path.isprintable() else shown(path)
+    if not Path(path).is_file():  # torch would log an error of its own
+        raise LedgerError(f"{name}: there is no such file; give the path of a .pt2")
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it
         problem = " ".join(": ".join(describe(error)).split())
-        name = path if path.isprintable() else shown(path)
         raise LedgerError(f"{name}: torch {torch.__version__} cannot load it: {problem:.400}") from error

@@ -365,6 +365,30 @@ def test_an_override_that_raises_is_the_cause(ledger: Ledger) -> None:
     assert "weights" in found.raised
 
 
+def test_a_cause_that_cannot_be_found_is_not_guessed(ledger: Ledger, library: Library) -> None:
+    library.define("inner(Tensor x) -> Tensor")  # it has no kernel, so it cannot stay in a graph
+    inner = getattr(torch.ops, library.ns).inner.default
+    table = ledger.table("edge")
+    table[aten.silu.default] = inner
+    table[inner] = lambda x: x * 0.5
+    found = ledger.check_program(chain(), "edge")
+    assert (found.passed, found.culprit) == (False, None)
+    assert found.reason.startswith("with only the first 1 of the decompositions that fired, it raises ")
+
+
+def test_a_difference_that_no_decomposition_makes_is_not_blamed_on_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = torch.export.ExportedProgram.run_decompositions
+    other = torch.export.export(torch.nn.Hardswish(), (torch.ones(1, 3),))
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", lambda _, table: lower(other, table))
+    found = dl.check_program(chain(), defaults=True)
+    assert (found.passed, found.culprit) == (False, None)
+    assert found.reason.startswith("they differ also without the decompositions that fired: result 0: values differ")
+    ledger.create_table("empty", base="empty")
+    assert ledger.check_program(chain(), "empty").reason == "no decomposition fired"
+
+
 def test_what_a_program_leaves_in_its_buffers_counts(ledger: Ledger) -> None:
     class Counting(torch.nn.Module):
         def __init__(self) -> None:

@@ -12,6 +12,7 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
@@ -88,6 +89,8 @@ from decomp_ledger.queries import (
     blame,
     capture_catalog,
     catalog,
+    check_numerics,
+    check_program,
     check_upgrade,
     diff,
     drift,
@@ -148,9 +151,13 @@ __all__ = [
     "NamedState",
     "NotImportable",
     "LookalikeWarning",
+    "NumericDifference",
+    "NumericsCheck",
+    "OpNumerics",
     "PendingOpWarning",
     "Popped",
     "Problem",
+    "ProgramCheck",
     "ReadOnlyTable",
     "Recording",
     "RecordingSummary",
@@ -167,6 +174,7 @@ __all__ = [
     "RuleDiff",
     "RuleEffect",
     "SampleError",
+    "SampleRun",
     "SampleDifference",
     "SchemaError",
     "Set",
@@ -210,6 +218,8 @@ __all__ = [
     "blame",
     "capture_catalog",
     "catalog",
+    "check_numerics",
+    "check_program",
     "check_upgrade",
     "diff",
     "drift",

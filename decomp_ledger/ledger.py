@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.integrity.allowed_signers import Signer
@@ -190,6 +191,32 @@ class Ledger(LedgerLog):
     ) -> UpgradeReport:
         """Return whether exported programs stay what they are; see :func:`decomp_ledger.check_upgrade`."""
         return queries.check_upgrade(spec, torch=torch, python=python, ledger=self)
+
+    def check_numerics(
+        self,
+        spec: State | None = None,
+        *,
+        defaults: bool = False,
+        samples: Mapping[str, Sequence[str]] | str | os.PathLike[str] | None = None,
+        trust: Sequence[str] = (),
+        progress: Callable[[int, int], object] | None = None,
+    ) -> NumericsCheck:
+        """Compare each override of a table with the kernel of its op; see :func:`decomp_ledger.check_numerics`."""
+        return queries.check_numerics(
+            spec, defaults=defaults, samples=samples, trust=trust, progress=progress, ledger=self
+        )
+
+    def check_program(
+        self,
+        program: object,
+        spec: State | None = None,
+        *,
+        defaults: bool = False,
+        inputs: str | Sequence[object] | None = None,
+        trust: Sequence[str] = (),
+    ) -> ProgramCheck:
+        """Run a program before and after it is lowered with a table; see :func:`decomp_ledger.check_program`."""
+        return queries.check_program(program, spec, defaults=defaults, inputs=inputs, trust=trust, ledger=self)
 
     # Exports
 

@@ -23,6 +23,7 @@ from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
+from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
@@ -46,12 +47,13 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
-from decomp_ledger.model.json_values import check_json_size, parse_json
+from decomp_ledger.model.json_values import as_object, as_strings, check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
+from decomp_ledger.model.samples import parse_call
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
     ExportSpec,
@@ -85,6 +87,8 @@ __all__ = [
     "blame",
     "capture_catalog",
     "catalog",
+    "check_numerics",
+    "check_program",
     "check_upgrade",
     "diff",
     "drift",
@@ -599,6 +603,131 @@ def reproduce_export(
     if again.same or found.stamp is None:
         return Reproduction(bundle, table, again)
     return Reproduction(bundle, table, again, first_difference(load_program(found.name), again.program))
+
+
+# Numerics
+
+
+@checked
+def check_numerics(
+    spec: State | None = None,
+    *,
+    defaults: bool = False,
+    samples: Mapping[str, Sequence[str]] | Path_ | None = None,
+    trust: Sequence[str] = (),
+    progress: Progress | None = None,
+    ledger: LedgerLog | None = None,
+) -> NumericsCheck:
+    """Run each override of a table and the kernel of its op on sample calls, and compare what they give.
+
+    Values are compared with the tolerances of torch's own tests of decompositions; dtypes, shapes, strides, and which
+    memory results share with inputs, exactly. What the kernel refuses, the decomposition must refuse too.
+
+    Args:
+        spec: a state spec; None means the only table of the ledger.
+        defaults: check torch's own default decompositions instead.
+        samples: more sample calls: op -> texts such as `(f32[2, 3], dim=1)`, or a JSON file of these. They take the
+            place of the shipped ones of the op.
+        trust: modules to import: those that have decompositions or define ops. The modules that the ledger trusts and
+            the functions that were given to :meth:`decomp_ledger.Ledger.provide` are used too.
+        progress: called with the number of ops done and of all.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing, needs a ledger, or has no overrides because it is a torch version.
+        NotImportable: a module of `trust` cannot be imported.
+        SampleError: a text is not a sample call.
+        UnusableValue: a spec was given with `defaults`.
+    """
+    from decomp_ledger.pytorch import numerics
+    from decomp_ledger.pytorch.reproduced_table import import_trusted
+
+    found = _checkable(spec, defaults, ledger)
+    calls = _sample_calls(samples)
+    import_trusted(one_or_more(trust))
+    report = (lambda done, count: None) if progress is None else progress
+    if found is None:
+        return numerics.checked_defaults(calls, report)
+    functions, failed = numerics.overrides_of(found.state, *_functions(ledger, trust))
+    return numerics.checked_overrides(found.name, found.state, functions, failed, calls, report)
+
+
+@checked
+def check_program(
+    program: object,
+    spec: State | None = None,
+    *,
+    defaults: bool = False,
+    inputs: str | Sequence[object] | None = None,
+    trust: Sequence[str] = (),
+    ledger: LedgerLog | None = None,
+) -> ProgramCheck:
+    """Run a program before and after it is lowered with a table; if results differ, name the first cause.
+
+    Args:
+        program: the program before its export: an `ExportedProgram`, or a `.pt2`, which `torch.export.load` unpickles.
+        spec: a state spec; None means the only table of the ledger.
+        defaults: lower with torch's default table instead.
+        inputs: positional arguments, or the text of a sample call, such as `(f32[2, 3])`; None for the example inputs
+            of the program.
+        trust: modules to import: those that have decompositions or define ops. The modules that the ledger trusts and
+            the functions that were given to :meth:`decomp_ledger.Ledger.provide` are used too.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing or needs a ledger; a function of the table cannot be loaded; or the program
+            cannot be loaded, or does not run on the inputs.
+        NotImportable: a module of `trust` cannot be imported.
+        UnusableValue: the program is neither, or a spec was given with `defaults`.
+    """
+    from decomp_ledger.pytorch import program_check
+    from decomp_ledger.pytorch.reproduced_table import import_trusted
+
+    found = _checkable(spec, defaults, ledger)
+    import_trusted(one_or_more(trust))
+    name, table = ("torch's defaults", None) if found is None else (found.name, found.state)
+    return program_check.check_program_with_state(program, name, table, inputs, *_functions(ledger, trust))
+
+
+def _checkable(spec: State | None, defaults: bool, ledger: LedgerLog | None) -> ResolvedState | None:
+    """Return the state to check; None for torch's defaults."""
+    if defaults:
+        if spec is not None:
+            raise UnusableValue("defaults: torch's default table is checked instead of a table; give only one of them")
+        return None
+    found = show(spec, ledger=ledger)
+    if found.state.version == 0:
+        raise LedgerError(f"{found.name}: a torch version has no overrides; check the defaults of the torch that runs")
+    return found
+
+
+def _functions(ledger: LedgerLog | None, trust: Sequence[str]) -> tuple[Mapping[str, Sequence[object]], Sequence[str]]:
+    """Return the functions that the caller supplied, by op, and the modules that may be imported."""
+    known = ProcessFunctions() if ledger is None else ledger.functions
+    return known.candidates(), (*known.trust, *one_or_more(trust))
+
+
+def _sample_calls(given: Mapping[str, Sequence[str]] | Path_ | None) -> Mapping[str, Sequence[str]]:
+    """Return the sample calls of each op: the given ones instead of the shipped ones."""
+    if given is None:
+        return catalogs.samples()
+    more = given if isinstance(given, Mapping) else _read_samples(Path(given))
+    calls = {name_of_op(op): one_or_more(texts) for op, texts in more.items()}
+    for text in (text for texts in calls.values() for text in texts):
+        parse_call(text)
+    return {**catalogs.samples(), **calls}
+
+
+def _read_samples(path: Path) -> Mapping[str, Sequence[str]]:
+    try:
+        values = as_object(parse_json(read_bounded(path, JSON_BYTES)))
+        return {op: as_strings(texts) for op, texts in values.items()}
+    except OSError as error:
+        raise UnusableValue(f"{path}: cannot read the samples: {error.strerror}; name another file") from None
+    except (LedgerError, ValueError) as error:
+        raise UnusableValue(
+            f'{shown(str(path))}: not a file of samples: {error}; write it like {{"mylib::op": ["(f32[2, 3])"]}}'
+        ) from None
 
 
 # Whole ledgers

@@ -94,12 +94,15 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
 
 
 def samples() -> Mapping[str, tuple[str, ...]]:
-    """Return the sample calls of each op, as text; `decomp_ledger.model.samples` has the language."""
+    """Return the sample calls of ops of default tables and of core ops, as text.
+
+    `decomp_ledger.model.samples` has their language.
+    """
     return {op: tuple(calls) for op, calls in _sample_file()["samples"].items()}
 
 
 def without_samples() -> Mapping[str, str]:
-    """Return why an op of some torch's default table has no sample: op name -> reason."""
+    """Return why an op of some torch's default table, or a core op, has no sample: op name -> reason."""
     return dict(_sample_file()["without"])
 
 

@@ -110,6 +110,10 @@ def parse_call(text: str) -> SampleCall:
     Raises:
         SampleError: the text is something else.
     """
+    if not isinstance(text, str):
+        raise SampleError(
+            f"sample call: a {type(text).__name__}: not text; write it like (f32[2, 3], i64[4] < 5, dim=1)"
+        )
     dynamic = text.startswith(_DYNAMIC)
     try:
         if len(text) > _MAX_TEXT:
@@ -233,4 +237,6 @@ def _written_value(value: Any) -> str:
 
 def _refuse(where: ast.expr | str, problem: str) -> NoReturn:
     text = where if isinstance(where, str) else ast.unparse(where)
+    # In one line, without lone surrogates, so that the message can be printed.
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     raise SampleError(f"sample call: {text:.80}: {problem}; write it like (f32[2, 3], i64[4] < 5, dim=1)")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch._decomp
+import torch.utils._pytree
 from torch._export import utils as export_utils
 from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch._ops import OpOverload as OpOverload
@@ -115,6 +116,14 @@ def is_unsafe(op: Any) -> bool:
     if _OLD:
         return op in FunctionalTensor.maybe_aliasing_or_mutating_ops
     return bool(torch._decomp._should_decompose_because_unsafe_op(op))
+
+
+def tree_leaves(value: Any) -> list[Any]:
+    """Return what is inside of dicts, lists and other containers that torch knows.
+
+    Risk: `torch.utils._pytree`. Results of programs may be any container that is registered there.
+    """
+    return torch.utils._pytree.tree_leaves(value)  # type: ignore[no-any-return]
 
 
 # Kernels

@@ -17,7 +17,7 @@ from decomp_ledger.analysis.reproduction import NOT_FOUND, TableDifference, plan
 from decomp_ledger.errors import DecompositionChanged, LedgerError, NotImportable, ReproductionError
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
-from decomp_ledger.model.arguments import checked, one_or_more
+from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.events import OVERRIDE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
 from decomp_ledger.model.safe_text import describe, safe_repr
@@ -221,8 +221,11 @@ def load_program(path: str) -> Any:
     Raises:
         LedgerError: torch cannot load it.
     """
+    name = path if path.isprintable() else shown(path)
+    if not Path(path).is_file():  # torch would log an error of its own
+        raise LedgerError(f"{name}: there is no such file; give the path of a .pt2")
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it
         problem = " ".join(": ".join(describe(error)).split())
-        raise LedgerError(f"{path}: torch {torch.__version__} cannot load it: {problem:.400}") from error
+        raise LedgerError(f"{name}: torch {torch.__version__} cannot load it: {problem:.400}") from error

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from decomp_ledger import catalogs
+from decomp_ledger.analysis.numerics import NumericsCheck
 from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog, Wanted
 from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import one_or_more
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Set, Updated
 from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
-from decomp_ledger.pytorch import active, decompositions, environment, internals
+from decomp_ledger.pytorch import active, decompositions, environment, internals, numerics
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve
 from decomp_ledger.pytorch.mapping import NOT_KNOWN, LiveMapping
 
@@ -388,6 +391,28 @@ class DecompTable(LiveMapping):
     def events(self) -> list[Event]:
         """Return the table's events, oldest first."""
         return self._log.events()
+
+    # Numerics
+
+    def check_numerics(
+        self,
+        *,
+        samples: Mapping[str, Sequence[str]] | None = None,
+        progress: Callable[[int, int], object] = lambda done, count: None,
+    ) -> NumericsCheck:
+        """Compare each override with the kernel of its op on sample calls; see :func:`decomp_ledger.check_numerics`.
+
+        Args:
+            samples: more sample calls: op -> texts such as `(f32[2, 3], dim=1)`, instead of the shipped ones of the op.
+            progress: called with the number of ops done and of all.
+
+        Raises:
+            SampleError: a text is not a sample call.
+        """
+        functions = {op: self.get(op) for op, rule in self._log.rules.items() if rule.action == OVERRIDE}
+        given = {op: one_or_more(texts) for key, texts in (samples or {}).items() for op in op_names_of(key)}
+        calls = {**catalogs.samples(), **given}
+        return numerics.checked_overrides(f"{self.name}@{self.version}", self.state, functions, {}, calls, progress)
 
 
 class LateDecomposition:

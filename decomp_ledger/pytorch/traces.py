@@ -44,7 +44,7 @@ def trace(decomposition: Callable[..., Any], call: SampleCall) -> tuple[str, ...
         args, kwargs = build_arguments(call, [*tensors])
         return decomposition(*args, **kwargs)
 
-    with _plain_state():
+    with plain_state():
         tensors = build_tensors(call)
         return canonical_lines(make_fx(run, tracing_mode="symbolic" if call.dynamic else "fake")(*tensors))
 
@@ -105,7 +105,7 @@ def trace_all(
 
 
 @contextlib.contextmanager
-def _plain_state() -> Iterator[None]:
+def plain_state() -> Iterator[None]:
     """Trace as a new process would: no gradients, float32 by default, no warnings, random numbers left as they are."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

@@ -15,6 +15,7 @@ PYTHON = {
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
     "catalog list": "dl.available_catalogs()",
     "catalog show": "dl.catalog(STATE)",
+    "check numerics": "ledger.check_numerics(STATE)` or `ledger.check_program(FILE, STATE)",
     "checkpoint": "ledger.checkpoint(KEY)",
     "diff": "ledger.diff(A, B)",
     "drift": "ledger.drift(A, B)",

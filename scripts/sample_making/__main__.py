@@ -1,4 +1,4 @@
-"""Choose sample calls for every op that some shipped torch decomposes by default, and write samples.json.
+"""Choose sample calls for every op that some shipped torch decomposes by default or that is core, in samples.json.
 
     scripts/make-samples [--candidates FILE] [--only REGEX]
 
@@ -52,11 +52,12 @@ NOT_TRIED = re.compile(
 
 @functools.cache
 def wanted() -> dict[str, str]:
-    """Return the ops of all shipped default tables, each with its newest schema."""
+    """Return the ops of all shipped default tables and the core ops of aten, each with its newest schema."""
     found: dict[str, str] = {}
     for version in catalogs.available():
         entries = catalogs.released(version).ops
-        found.update((op, entries[op].schema) for op in catalogs.released(version).defaults)
+        core = [op for op, entry in entries.items() if "core" in entry.tags and op.startswith("aten::")]
+        found.update((op, entries[op].schema) for op in (*catalogs.released(version).defaults, *core))
     return dict(sorted(found.items()))
 
 
@@ -67,13 +68,15 @@ def operator(name: str) -> Any | None:
 
 
 def decompositions() -> dict[str, Any]:
-    """Return the decompositions of this torch by op: those of its default table, and others that it has."""
+    """Return the decompositions of this torch by op: those of its default table, others that it has, else core ops."""
     found = {op.name(): decomposition for op, decomposition in upstream_table().items()}
     for name in wanted():
         if name not in found and (op := operator(name)) is not None:
             known = own_decompositions(op)
             if known:
                 found[name] = next(iter(known.values()))
+            elif torch.Tag.core in op.tags:
+                found[name] = op
     return found
 
 

@@ -8,30 +8,12 @@ from typing import Any
 
 import pytest
 from strategies import catalog_of, new_table
+from wrong_values import WRONG
 
 import decomp_ledger as dl
 from decomp_ledger import Ledger, LedgerError, TableLog, UnusableValue
 from decomp_ledger.model.arguments import checked, one_or_more
 
-
-class Multiline:
-    """An object whose text has many lines."""
-
-    def __repr__(self) -> str:
-        return "many\nlines" * 50
-
-
-class Broken:
-    """An object that has no text."""
-
-    def __repr__(self) -> str:
-        raise RuntimeError("no")
-
-
-WRONG = (
-    None, b"bytes", 3, -1, 2**70, True, float("nan"), 1.5, "text", "\ud800", "a\0b", "", [], [3], ["\ud800"], {}, (),
-    {3}, object(), Path("p"), Multiline(), Broken(), [Broken()], lambda: 0,
-)  # fmt: skip
 # Valid values of required parameters, by name.
 VALID = {
     "name": "new", "spec": "edge", "to": 1, "table": "edge", "op": "aten::mm", "fn": len, "before": "edge@1",
@@ -40,7 +22,7 @@ VALID = {
     "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None,
 }  # fmt: skip
 # They take no arguments, or need torch; `capture_catalog` runs it for a minute.
-LATER = {"close", "table", "reproduce", "reproduce_export", "capture_catalog", "trace"}
+LATER = {"close", "table", "reproduce", "reproduce_export", "capture_catalog", "trace", "check_numerics", "check_program"}
 INTERNAL = {"change", "open", "create_or_open", "exported", "adopt", "changed_since", "replace_rules"}
 CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from schema_types import misfits
 
 from decomp_ledger.model.samples import DTYPES, SampleCall, TensorSample, TorchConstant, parse_call
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
@@ -53,8 +54,15 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def fits(op: Any | None, call: SampleCall) -> bool:
+    """Tell whether the schema of an op takes a call. Torch also runs some others: it takes False for an int."""
+    return op is not None and not misfits(call, str(op._schema))
+
+
 def works(op: Any, call: SampleCall) -> bool:
-    """Tell whether an op takes a call: its kernel runs."""
+    """Tell whether an op takes a call: its schema does, and its kernel runs."""
+    if not fits(op, call):
+        return False
     try:
         run(op, call)
     except Exception:
@@ -81,12 +89,13 @@ def _made(op: Any, shape: tuple[int, ...], number: int) -> SampleCall:
     values = {
         **{"Tensor": tensor, "List[Tensor]": (tensor, tensor), "int": number, "float": 0.5, "number": 1, "bool": False},
         **{"List[int]": (1,) * len(shape), "List[float]": (1.0,), "str": "sum", "Device": "cpu"},
+        **{"ScalarType": TorchConstant("float32"), "Layout": TorchConstant("strided")},
         "List[bool]": (True,) * 3,
     }
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for argument in op._schema.arguments:
-        kind = str(argument.type)
+        kind = _kind(argument)
         if argument.is_out:
             kwargs[argument.name] = TensorSample("f32", (0,))
         elif argument.has_default_value() and (argument.kwarg_only or not kwargs):
@@ -98,6 +107,11 @@ def _made(op: Any, shape: tuple[int, ...], number: int) -> SampleCall:
             else:
                 args.append(value)
     return SampleCall(tuple(args), kwargs)
+
+
+def _kind(argument: Any) -> str:
+    # `type` calls a dtype and a layout an int; `real_type` has another name for sizes.
+    return str(argument.real_type).replace("SymInt", "int")
 
 
 def with_outputs(op: Any, functional: Any, call: SampleCall) -> SampleCall | None:
@@ -132,7 +146,7 @@ def varied(op: Any, call: SampleCall) -> Iterator[SampleCall]:
 
 
 def _other_values(argument: Any) -> tuple[Any, ...]:
-    kind = str(argument.type)
+    kind = _kind(argument)
     if argument.name == "reduction":
         return (0, 1, 2) if kind == "int" else ("none", "mean", "sum")
     if argument.name in ("padding_mode", "interpolation_mode"):
@@ -149,6 +163,7 @@ def _other_values(argument: Any) -> tuple[Any, ...]:
         **{"bool": (True, False), "Optional[bool]": (True, None), "Optional[Tensor]": (None,)},
         **{"Optional[int]": (None, 1, 0), "Optional[float]": (None, 0.5), "Optional[List[int]]": (None, (0,), (0, 1))},
         "Optional[ScalarType]": (TorchConstant("float64"), None),
+        "Optional[Layout]": (TorchConstant("sparse_coo"), TorchConstant("strided")),
         "ScalarType": (TorchConstant("float64"),),
         "Optional[MemoryFormat]": (TorchConstant("channels_last"), TorchConstant("contiguous_format"), None),
         "number": (2, 0.5),

@@ -1,6 +1,7 @@
 """Drift and upgrade by behaviour: which verdict traces give, how two graphs are compared, and what decides a check."""
 
 import contextlib
+import gzip
 import io
 import json
 import re
@@ -411,6 +412,37 @@ def test_a_pair_of_versions_is_one_screen_and_the_json_has_everything(pair: tupl
             sides = difference["before"], difference["after"]
             assert all((side["error"] is None) == bool(side["graph"]) for side in sides)
             assert sides[0] != sides[1]
+
+
+# The number of C++ kernels that no sample reaches, for each pair of PAIRS.
+NOT_REACHED = [174, 174, 174, 174, 173, 169, 164, 113, 113, 113, 113, 113, 113]
+
+
+def traced_calls(version: str) -> dict[str, set[str]]:
+    """Return the calls of each op that one torch could trace, read from the file of all traces."""
+    path = Path(catalogs.__file__).parent / "traces.json.gz"
+    file = json.loads(gzip.decompress(path.read_bytes()))
+    column, results = file["versions"].index(version), file["results"]
+    found: dict[str, set[str]] = {}
+    for op, calls in file["ops"].items():
+        for call, row in calls.items():
+            text = results[row if isinstance(row, int) else row[column]]
+            if text is not None and not text.startswith("!"):
+                found.setdefault(op, set()).add(call)
+    return found
+
+
+@pytest.mark.parametrize(("pair", "count"), zip(PAIRS, NOT_REACHED, strict=True), ids=map("-".join, PAIRS))
+def test_the_kernels_that_are_not_compared_are_those_that_neither_torch_could_trace(
+    pair: tuple[str, str], count: int
+) -> None:
+    old, new = (catalogs.released(version).ops for version in pair)
+    kernels = {op for op in old.keys() & new if old[op].default and new[op].default}
+    kernels = {op for op in kernels if old[op].origin == new[op].origin == "cia"}
+    reached = traced_calls(pair[0]).keys() | traced_calls(pair[1]).keys()
+    found = decomp_ledger.drift(*(f"torch:{version}" for version in pair))
+    assert {*found.kernels} == kernels - reached
+    assert len(found.kernels) == count
 
 
 def test_whole_graphs_have_more_lines_and_markdown_has_diffs() -> None:

@@ -74,10 +74,10 @@ EMPTY = {"changed": 0, "missed": 0, "undone": 0, "by_export": 0, "elsewhere": 0}
         # It changed the result, and no sample shows it.
         (("1", uses("aten::same", "1", "1")), ("2", uses("aten::same", "2", "2")), {"aten::same"},
          {"changed": 1, "missed": 1}, False, False),
-        # It gives another graph, of which the rest of the export makes the same.
+        # It gives another graph, which the rest of the export makes the same.
         (("1", uses("aten::differs", "1", "1")), ("1", uses("aten::differs", "1", "2")), {"aten::differs"},
          {"undone": 1}, False, True),
-        # It is said to change the result, which is the same.
+        # Alone it becomes another graph, but the result is the same.
         (("1", uses("aten::differs", "1", "1")), ("1", uses("aten::differs", "2", "2")), {"aten::differs"},
          {"changed": 1}, False, False),
         # It fired, with inputs for which it does the same.

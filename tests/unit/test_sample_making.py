@@ -47,3 +47,14 @@ def test_a_scalar_is_any_number_and_an_int_of_any_size_is_an_int(schema_types: M
     assert not schema_types.misfits(parse_call("(True, 2, 1, 'sum', torch.channels_last)"), schema)
     wrong = schema_types.misfits(parse_call("('1', 2.0, True, 1, 0)"), schema)
     assert [text.partition("=")[0] for text in wrong] == ["a", "b", "c", "d", "e"]
+
+
+def test_every_shipped_sample_has_the_types_of_the_newest_schema_of_its_op(schema_types: ModuleType) -> None:
+    newest = {op: entry.schema for each in catalogs.available() for op, entry in catalogs.released(each).ops.items()}
+    wrong = {
+        f"{op} {call}": found
+        for op, calls in catalogs.samples().items()
+        for call in calls
+        if (found := schema_types.misfits(parse_call(call), newest[op]))
+    }
+    assert not wrong

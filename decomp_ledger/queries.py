@@ -142,8 +142,8 @@ class ResolvedState:
         """The rules applied to the catalog; None if the table was never materialized."""
         return None if self.catalog is None else materialize(self.state, self.catalog)
 
-    def named_state(self) -> NamedState:
-        """Return the state with its whole catalog, for a comparison.
+    def whole_catalog(self) -> Catalog:
+        """Return the catalog with the schemas and digests that its torch build implies; it reads no traces.
 
         Raises:
             LedgerError: the table was never materialized.
@@ -153,7 +153,15 @@ class ResolvedState:
                 f"{self.name}: the table was never materialized, so it has no catalog to compare; export with it, or "
                 f"try `upgrade {self.name} --torch VERSION`"
             )
-        whole = catalogs.completed(self.catalog)
+        return catalogs.completed(self.catalog)
+
+    def named_state(self) -> NamedState:
+        """Return the state with its whole catalog and traces, for a comparison.
+
+        Raises:
+            LedgerError: the table was never materialized.
+        """
+        whole = self.whole_catalog()
         return NamedState(self.name, self.state, whole, _traces(whole))
 
 
@@ -463,7 +471,7 @@ def catalog(spec: State, *, ledger: LedgerLog | None = None) -> Catalog:
     Raises:
         LedgerError: the spec names nothing, needs a ledger, or was never materialized.
     """
-    return show(spec, ledger=ledger).named_state().catalog
+    return show(spec, ledger=ledger).whole_catalog()
 
 
 @checked
@@ -887,7 +895,7 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
     bundle = found.bundle
     if bundle is None:
         return explaining.explain(op, found.state, found.materialization, found.catalog, history)
-    whole = found.named_state().catalog
+    whole = found.whole_catalog()
     return explaining.explain_export(op, bundle.state, bundle.event, bundle.body, whole, history)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from decomp_ledger.errors import SampleError
-from decomp_ledger.model.samples import SampleCall, TensorSample, parse_call, tensors_of
+from decomp_ledger.model.samples import SampleCall, TensorSample, TorchConstant, parse_call, tensors_of
 from decomp_ledger.pytorch.internals import schema_arguments
 
 _SHAPES = ((2, 3), (2, 3, 4), (1, 2, 4, 4), (3,), (3, 3), (1, 2, 3, 4, 4), (), (0, 3))
@@ -56,12 +56,13 @@ def _made(op: Any, shape: tuple[int, ...], number: int) -> SampleCall:
     values = {
         **{"Tensor": tensor, "List[Tensor]": (tensor, tensor), "int": number, "float": 0.5, "number": 1, "bool": False},
         **{"List[int]": (1,) * len(shape), "List[float]": (1.0,), "str": "sum", "Device": "cpu"},
+        **{"ScalarType": TorchConstant("float32"), "Layout": TorchConstant("strided")},
         "List[bool]": (True,) * 3,
     }
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for argument in schema_arguments(op):
-        kind = str(argument.type)
+        kind = kind_of(argument)
         if argument.is_out:
             kwargs[argument.name] = TensorSample("f32", (0,))
         elif argument.has_default_value() and (argument.kwarg_only or not kwargs):
@@ -73,6 +74,12 @@ def _made(op: Any, shape: tuple[int, ...], number: int) -> SampleCall:
             else:
                 args.append(value)
     return SampleCall(tuple(args), kwargs)
+
+
+def kind_of(argument: Any) -> str:
+    """Return the type of an argument of a schema: "List[int]", "ScalarType"."""
+    # `type` calls a dtype and a layout an int; `real_type` has another name for sizes.
+    return str(argument.real_type).replace("SymInt", "int")
 
 
 def _is_readable(text: str) -> bool:

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, even if ano
 
 import big_ledger
 import exports
+import processes
 import torch_tables
 from measure import Result, Settings
 
@@ -17,6 +18,7 @@ from measure import Result, Settings
 ROWS: dict[str, Callable[[Settings, Path], Iterator[Result]]] = {
     "append": big_ledger.append,
     "ledger": big_ledger.large,
+    "drift": processes.drift,
     "materialize": torch_tables.materialize,
     "read": torch_tables.subscript,
     "export": exports.recording,

@@ -1,17 +1,12 @@
 """Appending to a ledger, and reading a ledger of a million changes."""
 
 import itertools
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from measure import Result, Settings, seconds, wall_median, within
+from measure import Result, Settings, wall_median, within
+from processes import python, timed, whole_process
 
-ROOT = Path(__file__).parents[2]
 OPS = 1_000
 PER_TRANSACTION = 5_000
 VERIFY_MEMORY_MB = 10  # a ledger ten times as large may take this much more
@@ -86,26 +81,8 @@ def state(settings: Settings, path: Path, size: int) -> Result:
                   taken[slowest])  # fmt: skip
 
 
-# The last line of standard error tells whether the command imported torch.
-_COMMAND = """
-import atexit, sys
-atexit.register(lambda: print("torch" in sys.modules, file=sys.stderr))
-from decomp_ledger.cli import main
-main()
-"""
-
-
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code of this checkout in a process of its own."""
-    # Bytecode is kept even where the shell says not to, as it is for an installed package.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
-    )
-
-
 def commands(settings: Settings, path: Path, size: int) -> Iterator[Result]:
-    """Measure whole processes of the commands that read, by the clock on the wall."""
+    """Measure whole processes of the commands that read."""
     named = {
         "log -n 20": ("log", "-n", "20"),
         "log TABLE -n 20": ("log", "edge", "-n", "20"),
@@ -113,19 +90,9 @@ def commands(settings: Settings, path: Path, size: int) -> Iterator[Result]:
         "blame TABLE": ("blame", "edge"),
         "show TABLE@V": ("show", f"edge@{size // 2}"),
     }
-    times: dict[str, list[float]] = {name: [] for name in named}
-    torch_free = dict.fromkeys(named, True)
-    for _ in range(settings.rounds(15) + 1):
-        for name, arguments in named.items():
-            start = time.perf_counter()
-            done = python(_COMMAND, "--ledger", str(path), *arguments)
-            times[name].append(time.perf_counter() - start)
-            torch_free[name] &= bool(done.stdout) and done.stderr.split()[-1] == "False"
-    for name in named:
-        taken = statistics.median(times[name][1:])
-        measured = seconds(taken) + ("" if torch_free[name] else ", but it imports torch")
-        what = f"`{name}` of {size:,} changes, whole process without torch"
-        yield Result(what, "<= 0.35 s", measured, taken <= 0.35 and torch_free[name])
+    ledger = ("--ledger", str(path))
+    for name, result in timed({name: (*ledger, *arguments) for name, arguments in named.items()}, settings.rounds(15)):
+        yield whole_process(f"`{name}` of {size:,} changes", 0.35, *result)
 
 
 _VERIFY = """

@@ -90,7 +90,7 @@ def collect() -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = defaultdict(dict)
 
     def keep(name: str, call: SampleCall | None) -> None:
-        text = None if call is None else from_schema.canonical(call)
+        text = from_schema.canonical(call) if call is not None and from_schema.fits(operator(name), call) else None
         if text is not None and len(text) < 300 and len(found[name]) < MAX_KEPT:
             found[name][text] = None
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from schema_types import misfits
 
 from decomp_ledger.model.samples import DTYPES, SampleCall, TensorSample, TorchConstant, parse_call
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
-from decomp_ledger.pytorch.schema_samples import with_dtype
+from decomp_ledger.pytorch.schema_samples import kind_of, with_dtype
 
 _NAMES = {getattr(torch, name): short for short, name in DTYPES.items()}
 _MAX_ELEMENTS = 1024
@@ -51,8 +52,15 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def fits(op: Any | None, call: SampleCall) -> bool:
+    """Tell whether the schema of an op takes a call. Torch also runs some others: it takes False for an int."""
+    return op is not None and not misfits(call, str(op._schema))
+
+
 def works(op: Any, call: SampleCall) -> bool:
-    """Tell whether an op takes a call: its kernel runs."""
+    """Tell whether an op takes a call: its schema does, and its kernel runs."""
+    if not fits(op, call):
+        return False
     try:
         run(op, call)
     except Exception:
@@ -99,7 +107,7 @@ def varied(op: Any, call: SampleCall) -> Iterator[SampleCall]:
 
 
 def _other_values(argument: Any) -> tuple[Any, ...]:
-    kind = str(argument.type)
+    kind = kind_of(argument)
     if argument.name == "reduction":
         return (0, 1, 2) if kind == "int" else ("none", "mean", "sum")
     if argument.name in ("padding_mode", "interpolation_mode"):
@@ -116,6 +124,7 @@ def _other_values(argument: Any) -> tuple[Any, ...]:
         **{"bool": (True, False), "Optional[bool]": (True, None), "Optional[Tensor]": (None,)},
         **{"Optional[int]": (None, 1, 0), "Optional[float]": (None, 0.5), "Optional[List[int]]": (None, (0,), (0, 1))},
         "Optional[ScalarType]": (TorchConstant("float64"), None),
+        "Optional[Layout]": (TorchConstant("sparse_coo"), TorchConstant("strided")),
         "ScalarType": (TorchConstant("float64"),),
         "Optional[MemoryFormat]": (TorchConstant("channels_last"), TorchConstant("contiguous_format"), None),
         "number": (2, 0.5),

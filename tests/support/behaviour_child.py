@@ -3,9 +3,10 @@
     python behaviour_child.py LEDGER SAMPLES
 
 It exports every model with torch's default table, records the exports in LEDGER, and prints JSON: the graphs of each
-model, and what the decomposition of each op that it uses does on the inputs that it has there. It also traces the calls
-of the file SAMPLES (op -> calls). Graphs are identified by a digest that does not come from the package: of each node,
-its target, its arguments, and the digests of the nodes that it reads. A `detach` of a `detach` is one `detach`.
+model, what the decomposition of each op that it uses does on the inputs that it has there, and what an export of that
+one call becomes. It also traces the calls of the file SAMPLES (op -> calls). Graphs are identified by a digest that
+does not come from the package: of each node, its target, its arguments, and the digests of the nodes that it reads. A
+`detach` of a `detach` is one `detach`.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,43 +136,98 @@ def result(decomposition: Callable[..., Any], call: SampleCall) -> tuple[Any, An
     return digests(graph), graph
 
 
-def fired(graph: torch.fx.Graph, table: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield each op of the table that is reached from a graph, with its call and what its decomposition gives."""
-    waiting, seen = [graph], set()
-    while waiting:
-        for node in waiting.pop().nodes:
-            name = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else None
-            if node.op != "call_function" or name not in table:
-                continue
+class Program(torch.nn.Module):
+    """One call of an op."""
+
+    def __init__(self, op: Any, call: SampleCall) -> None:
+        super().__init__()
+        self.op, self.call = op, call
+
+    def forward(self, *tensors: Any) -> Any:
+        args, kwargs = build_arguments(self.call, [*tensors])
+        return self.op(*args, **kwargs)
+
+
+@cache
+def lowered(op: Any, text: str) -> list[str]:
+    """Return the digests of what an export of one call becomes, with all that an export does besides; or an error."""
+    call = parse_call(text)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(Program(op, call), (*build_tensors(call),), strict=False)
+            return digests(program.run_decompositions(torch.export.default_decompositions()).graph)
+    except Exception as error:
+        return [f"!{type(error).__name__}"]
+
+
+def calls_in(graph: torch.fx.Graph) -> Iterator[tuple[Any, str | None]]:
+    """Yield the operators of a graph, each with its call; None if its arguments cannot be written."""
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             call = call_of(node)
-            if call is None or (name, str(call)) in seen:
+            yield node.target, None if call is None else str(call)
+
+
+class Fired:
+    """What the decompositions that are reached from a program do.
+
+    Attributes:
+        table: name of an op -> its decomposition.
+        results: op and call -> the digests of a trace of its decomposition, or an error.
+        inside: op and call -> the ops and calls of that trace.
+    """
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self.table = table
+        self.results: dict[tuple[str, str], Any] = {}
+        self.inside: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+    def of(self, graph: torch.fx.Graph) -> list[tuple[str, str]]:
+        """Trace what the ops of a graph become, and what these become; return its own ops that the table has."""
+        here = []
+        for op, text in calls_in(graph):
+            key = op.name(), text
+            if text is None or key[0] not in self.table:
                 continue
-            seen.add((name, str(call)))
-            digest, inner = result(table[name], call)
-            yield name, str(call), digest
-            if inner is not None:
-                waiting.append(inner)
+            here.append(key)
+            if key not in self.results:
+                self.results[key], inner = result(self.table[key[0]], parse_call(text))
+                self.inside[key] = [] if inner is None else self.of(inner)
+        return here
+
+    def below(self, key: tuple[str, str]) -> set[tuple[str, str]]:
+        """Return an op and call with all that are inside it. An op that refuses to be decomposed is inside itself."""
+        found, waiting = {key}, [key]
+        while waiting:
+            inner = {*self.inside.get(waiting.pop(), ())} - found
+            found |= inner
+            waiting += inner
+        return found
 
 
 def export(name: str, table: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
-    """Export one model, and return what the two versions are compared by; a failed step gives an error for a graph."""
+    """Export one model, and return what the two versions are compared by; `error` if it cannot be exported."""
     make, example = MODELS[name]
     torch.manual_seed(0)
     with torch.no_grad():
         try:
             program = torch.export.export(make().eval(), (example,), strict=False)
-        except Exception as error:
-            return {"before": [f"!{type(error).__name__}"], "after": [], "fired": [], "ops": []}
-        own = ledger.table(name)  # before `run_decompositions` is looked up, because the first table patches it
-        try:
+            own = ledger.table(name)  # before `run_decompositions` is looked up, because the first table patches it
             after = digests(program.run_decompositions(own).graph)
         except Exception as error:
-            after = [f"!{type(error).__name__}"]
+            return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    fired = Fired(table)
+    fired.of(program.graph)
+    calls = [(op, text) for op, text in calls_in(program.graph) if text is not None]
+    below = {(op.name(), text): fired.below((op.name(), text)) for op, text in calls}
     return {
         "before": digests(program.graph),
         "after": after,
-        "fired": list(fired(program.graph, table)),
-        "ops": sorted({node.target.name() for node in program.graph.nodes if hasattr(node.target, "name")}),
+        "ops": sorted({op.name() for op, _ in calls_in(program.graph)}),
+        "unwritten": sorted({op.name() for op, text in calls_in(program.graph) if text is None}),
+        "lowered": [(op.name(), text, lowered(op, text)) for op, text in dict.fromkeys(calls) if op.name() in table],
+        "fired": [(*key, fired.results[key]) for key in sorted(set().union(*below.values()) & fired.results.keys())],
+        "below": [(*key, sorted(found & fired.results.keys())) for key, found in below.items()],
     }
 
 
@@ -181,7 +238,7 @@ def main(path: str, samples: str) -> dict[str, Any]:
     with Ledger(path, actor="truth") as ledger:
         for name in MODELS:
             models[name] = export(name, table, ledger)
-        numbers = {event.table: event.seq for event in ledger.exports()}
+        numbers = {event.table: event.seq for event in ledger.exports() if event.body.error is None}
     calls = json.loads(Path(samples).read_text(encoding="utf-8"))
     reproduced = {
         op: {text: result(table[op], parse_call(text))[0] for text in texts}

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "torch-matrix"
 
@@ -41,7 +42,7 @@ def matrix() -> ModuleType:
 
 
 def run(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "test", *arguments]
+    command = [sys.executable, str(SCRIPT), *arguments]
     environment = {**os.environ, "PATH": str(path)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -66,16 +67,22 @@ def test_all_pythons_that_are_missing_are_named(tmp_path: Path) -> None:
     placeholder = tmp_path / "python3.12"
     placeholder.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
     placeholder.chmod(0o755)
-    done = run("--venvs", str(tmp_path / "venvs"), "2.6.0", "2.9.1", path=tmp_path)
+    done = run("test", "--venvs", str(tmp_path / "venvs"), "2.6.0", "2.9.1", path=tmp_path)
     assert done.returncode == 2
     assert "python3.10 (for torch 2.6.0), python3.12 (for torch 2.9.1)" in done.stderr
     assert not (tmp_path / "venvs").exists()
 
 
 def test_a_torch_version_without_a_known_python_is_refused(tmp_path: Path) -> None:
-    done = run("2.5.1", path=tmp_path)
+    done = run("test", "2.5.1", path=tmp_path)
     assert done.returncode == 2
     assert "torch 2.5.1 with; choose from 2.6.0" in done.stderr
+
+
+def test_the_torch_of_an_interpreter_is_not_captured_as_another_version(tmp_path: Path) -> None:
+    done = run("capture", "--python", sys.executable, "1.0.0", path=tmp_path)
+    assert done.returncode == 2
+    assert f"{sys.executable} has torch {torch.__version__.partition('+')[0]}, not 1.0.0" in done.stderr
 
 
 def test_the_table_is_aligned(matrix: ModuleType) -> None:

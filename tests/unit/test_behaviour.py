@@ -170,12 +170,38 @@ def test_known_changes_of_behaviour_are_seen() -> None:
     assert "aten::conv2d" not in newer
 
 
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        ("catalogs.released('2.13.0')", set()),
+        ("decomp_ledger.show('torch:2.13.0').catalog.digest", set()),
+        ("cli(['catalog', 'list'], standalone_mode=False)", set()),
+        ("cli(['show', 'torch:2.13.0'], standalone_mode=False)", set()),
+        ("decomp_ledger.Ledger('l.db').explain('aten::mm', 'torch:2.13.0')", set()),
+        ("catalogs.traces('2.13.0')", {"traces.json.gz"}),
+        ("decomp_ledger.drift('torch:2.9.1', 'torch:2.13.0')", {"graphs.json.gz", "samples.json", "traces.json.gz"}),
+    ],
+)
+def test_only_what_asks_for_traces_opens_their_files(run_python: Any, ask: str, expected: set[str]) -> None:
+    code = f"""
+import sys
+opened = set()
+sys.addaudithook(lambda event, values: opened.add(str(values[0])) if event == "open" else None)
+import decomp_ledger
+from decomp_ledger import catalogs
+from decomp_ledger.cli import cli
+{ask}
+assert any(path.endswith("2.13.0.json.gz") or "traces" in path for path in opened)
+print(*sorted(path.rpartition("/")[2] for path in opened if "/catalogs/" in path))
+"""
+    names = {*run_python(code).splitlines()[-1].split()}
+    assert {name for name in names if not name[0].isdigit() and name.endswith((".json", ".json.gz"))} == expected
+
+
 def test_reading_the_traces_of_two_versions_is_quick_and_needs_no_torch(run_python: Any) -> None:
     code = (
         "import sys, time; from decomp_ledger import catalogs\n"
         "catalogs.released('2.9.1'); catalogs.released('2.13.0')\n"
-        "readers = (catalogs._trace_file, catalogs._graph_file, catalogs._sample_file)\n"
-        "assert not any(reader.cache_info().currsize for reader in readers)\n"
         "start = time.process_time(); catalogs.traces('2.9.1'); catalogs.traces('2.13.0'); catalogs.graph('')\n"
         "taken = time.process_time() - start\n"
         "assert 'torch' not in sys.modules\nprint(taken)\n"

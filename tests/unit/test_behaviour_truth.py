@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 import pytest
-from behaviour_truth import Truth, compare, details
+from behaviour_truth import HEADS, Truth, compare, details
 
 from decomp_ledger.analysis.drift import Drift, NamedState, drift
 from decomp_ledger.model.behaviour import Trace, Traces
@@ -26,55 +26,103 @@ def whole() -> Drift:
     return drift(*states)
 
 
-def answer(sample: str, after: list[str], fired: list[tuple[str, str]], program: str = "p") -> dict[str, Any]:
-    """Return what a process answers of one model."""
+# What a process did with one model: its lowered graph, and the ops of its program, each with its digest when exported
+# alone and the digests of the ops that are inside it.
+Did = tuple[str, dict[str, tuple[str, dict[str, str]]]]
+X, Y = "(f32[2])", "(1)"
+
+
+def answer(sample: str, did: Did, program: str = "p") -> dict[str, Any]:
+    """Return what a process answers of one model, and of the sample."""
+    after, ops = did
+    fired = {(inner, digest) for _, inside in ops.values() for inner, digest in inside.items()}
     model = {
         "before": [program],
-        "after": after,
-        "fired": [(op, "(f32[2])", digest) for op, digest in fired],
-        "ops": ["aten::x"],
+        "after": [after],
+        "ops": ["aten::x", *ops],
+        "unwritten": [],
+        "lowered": [(op, X, [digest]) for op, (digest, _) in ops.items()],
+        "fired": [(op, X, [digest]) for op, digest in sorted(fired)],
+        "below": [(op, X, [(inner, X) for inner in inside]) for op, (_, inside) in ops.items()],
     }
-    return {"samples": {"aten::differs": {"(1)": sample}}, "models": {"net": model}}
+    return {"samples": {"aten::differs": {Y: sample}}, "models": {"net": model}}
 
 
 def judged(old: dict[str, Any], new: dict[str, Any], used: set[str]) -> Truth:
     return compare(("1.0.0", "2.0.0"), whole(), old, new, {"net": frozenset(used)})
 
 
+def uses(op: str, lowered: str, traced: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return a program of one op that becomes a graph when it is exported, and another when it is traced."""
+    return {op: (lowered, {op: traced})}
+
+
+NOTHING: Did = ("1", {})
+EMPTY = {"changed": 0, "missed": 0, "undone": 0, "by_export": 0, "elsewhere": 0}
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "used", "false", "missed", "elsewhere", "unexplained", "passed"),
+    ("old", "new", "used", "expected", "unexplained", "passed"),
     [
-        # Named, and it is true.
-        (("x", ["1"], [("aten::differs", "1")]), ("y", ["2"], [("aten::differs", "2")]), {"aten::differs"},
-         0, 0, 0, False, True),
-        # The two processes do the same on the sample.
-        (("x", ["1"], []), ("x", ["1"], []), set(), 1, 0, 0, False, False),
-        # An op gives another graph in the model, and no sample shows it.
-        (("x", ["1"], [("aten::same", "1")]), ("y", ["2"], [("aten::same", "2")]), {"aten::same"},
-         0, 1, 0, False, False),
+        # It changed the result, and is named.
+        (("1", uses("aten::differs", "1", "1")), ("2", uses("aten::differs", "2", "2")), {"aten::differs"},
+         {"changed": 1}, False, True),
+        # It changed the result from inside another op.
+        (("1", {"aten::same": ("1", {"aten::same": "s", "aten::differs": "1"})}),
+         ("2", {"aten::same": ("2", {"aten::same": "s", "aten::differs": "2"})}), {"aten::differs"},
+         {"changed": 1}, False, True),
+        # It changed the result, and no sample shows it.
+        (("1", uses("aten::same", "1", "1")), ("2", uses("aten::same", "2", "2")), {"aten::same"},
+         {"changed": 1, "missed": 1}, False, False),
+        # It gives another graph, which the rest of the export makes the same.
+        (("1", uses("aten::differs", "1", "1")), ("1", uses("aten::differs", "1", "2")), {"aten::differs"},
+         {"undone": 1}, False, True),
+        # Alone it becomes another graph, but the result is the same.
+        (("1", uses("aten::differs", "1", "1")), ("1", uses("aten::differs", "2", "2")), {"aten::differs"},
+         {"changed": 1}, False, False),
         # It fired, with inputs for which it does the same.
-        (("x", ["1"], [("aten::differs", "1")]), ("y", ["1"], [("aten::differs", "1")]), {"aten::differs"},
-         0, 0, 1, False, True),
-        # The graphs differ, and no op changed: torch.export lowers in another way.
-        (("x", ["1"], []), ("y", ["2"], []), set(), 0, 0, 0, True, True),
-        # The graphs are the same although an op that fired gives another one: the export removed the difference.
-        (("x", ["1"], [("aten::same", "1")]), ("y", ["1"], [("aten::same", "2")]), {"aten::same"},
-         0, 1, 0, False, True),
+        (("1", uses("aten::differs", "1", "1")), ("1", uses("aten::differs", "1", "1")), {"aten::differs"},
+         {"elsewhere": 1}, False, True),
+        # The export does something else with an op that did not change.
+        (("1", uses("aten::same", "1", "1")), ("2", uses("aten::same", "2", "1")), {"aten::same"},
+         {"by_export": 1}, False, True),
+        # The graphs differ, and no op tells why.
+        (("1", {}), ("2", {}), set(), {}, True, False),
         # An op that only the new table decomposes.
-        (("x", ["1"], []), ("y", ["2"], [("aten::entered", "2")]), {"aten::entered"}, 0, 0, 0, False, True),
+        (("1", {"aten::entered": ("1", {})}), ("2", uses("aten::entered", "2", "2")), {"aten::entered"},
+         {"changed": 1}, False, True),
     ],
 )  # fmt: skip
 def test_the_judge(
-    old: Any, new: Any, used: set[str], false: int, missed: int, elsewhere: int, unexplained: bool, passed: bool
+    old: Did, new: Did, used: set[str], expected: dict[str, int], unexplained: bool, passed: bool
 ) -> None:
-    truth = judged(answer(*old), answer(*new), used)
+    truth = judged(answer("x", old), answer("y", new), used)
     (model,) = truth.models
-    assert (truth.claimed, len(truth.false)) == (1, false)
-    assert (len(model.missed), len(model.elsewhere), model.unexplained) == (missed, elsewhere, unexplained)
+    assert {kind: len(getattr(model, kind)) for kind in EMPTY} == EMPTY | expected
+    assert model.unexplained is unexplained
     assert truth.passed is passed
     assert ("unexplained" in details(truth)) is unexplained
 
 
+def test_a_sample_on_which_both_processes_do_the_same_is_false() -> None:
+    truth = judged(answer("x", NOTHING), answer("x", NOTHING), set())
+    assert (truth.claimed, truth.false, truth.passed) == (1, (("aten::differs", Y),), False)
+    assert judged(answer("x", NOTHING), answer("y", NOTHING), set()).passed
+
+
 def test_graphs_of_different_programs_are_not_unexplained() -> None:
-    truth = judged(answer("x", ["1"], []), answer("y", ["2"], [], program="q"), set())
+    truth = judged(answer("x", NOTHING), answer("y", ("2", {}), program="q"), set())
     assert not truth.models[0].unexplained
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_model_that_one_torch_cannot_export_is_named_and_not_judged(side: int) -> None:
+    answers = [answer("x", NOTHING), answer("y", NOTHING)]
+    answers[side]["models"]["net"] = {"error": "ValueError: too new"}
+    truth = judged(*answers, set())
+    assert (truth.models, truth.failed) == ((), {"net": "ValueError: too new"})
+    assert "net: not exported in both: ValueError: too new" in details(truth)
+
+
+def test_a_row_has_a_cell_for_each_head() -> None:
+    assert len(judged(answer("x", NOTHING), answer("y", NOTHING), set()).row()) == len(HEADS)

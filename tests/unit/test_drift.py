@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from itertools import product
@@ -308,7 +307,7 @@ def test_drift_of_released_versions_needs_no_ledger_and_lists_ops_now_kept_in_gr
     for op in ("aten::elu", "aten::upsample_bilinear2d.vec", "aten::upsample_nearest2d.vec"):
         assert f"  {op}: in the table -> kept in graphs" in done.stdout
     assert "only wrappers changed (29 distinct): 747 ops; list them with --all\n" in done.stdout
-    assert re.search(r"\nnot compared: the C\+\+ code of \d+ kernels that no sample reaches, ", done.stdout)
+    assert "\nnot compared: the C++ code of 174 kernels that no sample reaches, " in done.stdout
     everything = run("drift", "torch:2.6.0", "torch:2.9.1", "--all").stdout
     assert "--all" not in everything
     answer = json.loads(run("drift", "torch:2.6.0", "torch:2.9.1", "--json").stdout)

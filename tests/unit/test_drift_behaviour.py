@@ -1,6 +1,7 @@
 """Drift and upgrade by behaviour: which verdict traces give, how two graphs are compared, and what decides a check."""
 
 import contextlib
+import gzip
 import io
 import json
 import re
@@ -413,6 +414,54 @@ def test_a_pair_of_versions_is_one_screen_and_the_json_has_everything(pair: tupl
             sides = difference["before"], difference["after"]
             assert all((side["error"] is None) == bool(side["graph"]) for side in sides)
             assert sides[0] != sides[1]
+
+
+def test_comparing_two_versions_takes_little_time_and_no_torch(run_python: Any) -> None:
+    code = """
+import sys, time
+from decomp_ledger.cli import main
+sys.argv = ["decomp-ledger", "drift", "torch:2.9.1", "torch:2.13.0"]
+try:
+    main()
+except SystemExit as done:
+    assert done.code == 1
+print("torch" in sys.modules, time.process_time())
+"""
+    # The shortest of three, because other processes share the processor; the first writes the bytecode.
+    ended = [run_python(code, PYTHONDONTWRITEBYTECODE="").splitlines()[-1].split() for _ in range(3)]
+    assert {torch for torch, _ in ended} == {"False"}
+    assert min(float(seconds) for _, seconds in ended) <= 0.6
+
+
+# The number of C++ kernels that no sample reaches, for each pair of PAIRS.
+NOT_REACHED = [174, 174, 174, 174, 173, 169, 164, 113, 113, 113, 113, 113, 113]
+
+
+def traced_calls(version: str) -> dict[str, set[str]]:
+    """Return the calls of each op that one torch could trace, read from the file of all traces."""
+    path = Path(catalogs.__file__).parent / "traces.json.gz"
+    file = json.loads(gzip.decompress(path.read_bytes()))
+    column, results = file["versions"].index(version), file["results"]
+    found: dict[str, set[str]] = {}
+    for op, calls in file["ops"].items():
+        for call, row in calls.items():
+            text = results[row if isinstance(row, int) else row[column]]
+            if text is not None and not text.startswith("!"):
+                found.setdefault(op, set()).add(call)
+    return found
+
+
+@pytest.mark.parametrize(("pair", "count"), [*zip(PAIRS, NOT_REACHED, strict=True)], ids=[*map("-".join, PAIRS)])
+def test_the_kernels_that_are_not_compared_are_those_that_neither_torch_could_trace(
+    pair: tuple[str, str], count: int
+) -> None:
+    old, new = (catalogs.released(version).ops for version in pair)
+    kernels = {op for op in old.keys() & new if old[op].default and new[op].default}
+    kernels = {op for op in kernels if old[op].origin == new[op].origin == "cia"}
+    reached = traced_calls(pair[0]).keys() | traced_calls(pair[1]).keys()
+    found = decomp_ledger.drift(*(f"torch:{version}" for version in pair))
+    assert {*found.kernels} == kernels - reached
+    assert len(found.kernels) == count
 
 
 def test_whole_graphs_have_more_lines_and_markdown_has_diffs() -> None:

@@ -11,7 +11,8 @@ when something changed. Two questions tell whether something did:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -27,7 +28,16 @@ from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
 from decomp_ledger.storage.block_lock import BlockLock
 
-__all__ = ["Defaults", "Dispatcher", "dispatcher", "is_loaded", "near_names", "op_names_of", "resolve"]
+__all__ = [
+    "Defaults",
+    "Dispatcher",
+    "dispatcher",
+    "is_loaded",
+    "names_when_made",
+    "near_names",
+    "op_names_of",
+    "resolve",
+]
 
 
 def op_names_of(key: object) -> list[str]:
@@ -110,6 +120,9 @@ class Defaults:
     def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
         self.table = table
         self.by_name = {op.name(): op for op in table}
+        names = frozenset(self.by_name)
+        # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
+        _made_with.update((fn, names) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
@@ -136,6 +149,25 @@ class Defaults:
             except RuntimeError:  # its library was destroyed meanwhile
                 entries[name] = _BARE
         return Catalog(build(), entries)
+
+
+_made_with: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+def names_when_made(decompositions: Iterable[Any]) -> frozenset[str] | None:
+    """Return the ops that torch's default table had when a dict was made from it; None if that is not known.
+
+    If the dict was made from more than one, it is their union.
+
+    Args:
+        decompositions: the values of the dict.
+    """
+    found = {names for fn in decompositions if (names := _known_names(fn)) is not None}
+    return frozenset().union(*found) if found else None
+
+
+def _known_names(fn: Any) -> frozenset[str] | None:
+    return None if internals.op_of_cia_partial(fn) is None else _made_with.get(fn)
 
 
 _BARE = Entry()

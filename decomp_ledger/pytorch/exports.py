@@ -65,7 +65,8 @@ class _Export:
         log: the table that it is made with.
         version: of the table.
         snapshot: of that version in this torch.
-        stale: the ops that a table of torch's own lacks because it was read before they were loaded.
+        stale: the ops that a dict, or a table of torch's own, lacks because it was made, or read, before they were
+            loaded.
     """
 
     def __init__(self, log: TableLog, version: int, snapshot: Snapshot, stale: tuple[str, ...]) -> None:

@@ -159,7 +159,7 @@ def test_a_table_made_before_is_recorded_when_it_is_used(ledger: Ledger, program
         actual = program.run_decompositions(table)
     assert str(expected.graph) == str(actual.graph)
     assert rules_of(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": f"{__name__}.squared"}
-    kinds = [("created", 1), ("updated", 2), ("materialized", 2), ("exported", 2)]
+    kinds = [("created", 1), ("passed", 2), ("materialized", 2), ("exported", 2)]
     assert log(ledger) == [("job/1", *kind) for kind in kinds]
 
 
@@ -206,6 +206,76 @@ def test_a_plain_dict_is_recorded_as_what_it_differs_by(ledger: Ledger, program:
         "aten::silu": f"{__name__}.squared",
         "aten::mm": "torch.ops.aten::matmul",
     }
+
+
+def test_a_plain_dict_is_a_content_and_no_rules_of_the_user(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        plain = dict(default_decompositions())
+        del plain[LINEAR]
+        program.run_decompositions(plain)
+    created, passed, *_ = ledger.events(table="job/1")
+    assert (created.kind, passed.kind, passed.body.entries) == ("created", "passed", len(plain))
+    assert (passed.body.later, passed.body.caller) == ((), "")
+    (export,) = ledger.exports()
+    for spec in ("job/1", f"export:{export.seq}"):
+        assert ledger.show(spec).state.from_dict
+        (answer,) = ledger.explain("aten::linear", spec)
+        assert answer.outcome == "kept" and "missing from the dict that was passed at" in answer.because
+    assert not ledger.show("job/1@1").state.from_dict
+    table = ledger.table("job/1")
+    table.pop(SILU)
+    assert not ledger.show("job/1").state.from_dict
+
+
+def _defined(library: Any, name: str) -> Any:
+    library.define(f"{name}(Tensor x) -> Tensor")
+    library.impl(name, lambda x: x * 2, "CompositeImplicitAutograd")
+    return getattr(getattr(torch.ops, library.ns), name).default
+
+
+TAKEN: dict[str, Callable[[Any], dict[Any, Any]]] = {
+    "dict": dict,
+    "unpacked": lambda table: {**table},
+    "materialized": lambda table: table.materialize(),
+    "filtered": lambda table: {op: fn for op, fn in table.items() if op is not LINEAR},
+    "joined": lambda table: dict(table) | {SILU: squared},
+    "core": lambda table: dict(core_aten_decompositions()),
+}
+
+
+@pytest.mark.parametrize("take", TAKEN.values(), ids=TAKEN)
+def test_an_op_that_was_loaded_after_a_dict_was_made_is_not_taken_for_one_that_was_left_out(
+    take: Callable[[Any], dict[Any, Any]], ledger: Ledger, make_library: Callable[..., Any]
+) -> None:
+    first = _defined(make_library(), "first")
+    with record(ledger, name="job"):
+        early = take(default_decompositions())
+        second = _defined(make_library(), "second")
+        late = take(default_decompositions())
+        for plain in (early, late):
+            plain.pop(first)
+        late.pop(second)
+        uses = type("Uses", (torch.nn.Module,), {"forward": lambda self, x: first(x) + second(x)})()
+        program = torch.export.export(uses, (torch.ones(2),))
+        program.run_decompositions(early)
+        program.run_decompositions(late)
+    one, other = (ledger.bundle(event.seq) for event in ledger.exports())
+    assert (one.body.stale, other.body.stale) == ((second.name(),), ())
+    for bundle, op, loaded_later in ((one, first, False), (one, second, True), (other, second, False)):
+        (answer,) = ledger.explain(op.name(), bundle.name)
+        assert answer.outcome == "kept"
+        assert ("was made before the op was loaded" in answer.because) == loaded_later
+
+
+def test_of_a_dict_that_was_made_before_the_recording_it_is_not_known_what_was_loaded_later(
+    ledger: Ledger, program: ExportedProgram, make_library: Callable[..., Any]
+) -> None:
+    plain = dict(default_decompositions())
+    op = _defined(make_library(), "late")
+    with record(ledger, name="job"):
+        program.run_decompositions(plain)
+    (answer,) = ledger.explain(op.name(), "job/1")
+    assert "missing from the dict" in answer.because and "before the op was loaded" not in answer.because
 
 
 def test_a_plain_dict_of_all_defaults_differs_by_nothing(ledger: Ledger, program: ExportedProgram) -> None:

@@ -134,7 +134,12 @@ class _Export:
     def record(self, body: Exported) -> Event | None:
         """Append the event; return None if it is not recorded."""
         try:
-            return self.log.exported(body, self.version)
+            event = self.log.exported(body, self.version)
+            recording = active.current()
+            if event is not None and recording is not None and body.error is None:
+                name = f"export:{event.seq} ({event.table}@{event.version})"
+                recording.exports.append(active.ExportDone(name, body.before, body.after))
+            return event
         except LedgerError as failure:
             # A failed record must cost neither the finished export nor the error of a failed one.
             message = f"{self.name}: an export with it could not be recorded: {failure}"

@@ -47,6 +47,7 @@ class Recording(Handle):
     Attributes:
         name: its tables are `<name>/1`, `<name>/2` ...
         ledger: the ledger that its events go to; the first event makes the file.
+        exports: those that succeeded while it was entered, oldest first.
     """
 
     instead = "make another one, with record(...)"
@@ -68,6 +69,7 @@ class Recording(Handle):
         self._reason = reason
         self._on_error = on_error
         self._failed = self._left = False
+        self.exports: list[active.ExportDone] = []
         self._lock = BlockLock()
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}

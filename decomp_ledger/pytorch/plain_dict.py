@@ -49,7 +49,8 @@ def content(table: Mapping[Any, Any], defaults: Defaults) -> Content:
     from_torch = len(given) + len(missing) <= len(by_name)
     overrides = given if from_torch else by_name
     changes: Wanted = [
-        (op, OVERRIDE, decompositions.identify(op, fn, defaults)) for op, fn in sorted(overrides.items())
+        (op, OVERRIDE, decompositions.identify(op, decompositions.as_recorded(fn), defaults))
+        for op, fn in sorted(overrides.items())
     ]
     if not from_torch:
         return Content("empty", changes, len(by_name), ())

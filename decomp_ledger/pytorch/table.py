@@ -46,12 +46,16 @@ class DecompTable(LiveMapping):
     """
 
     def __init__(self, _log: TableLog | None = None, /) -> None:
+        self._unmodified = "_recording" in self.__dict__ if _log is None else _log.unmodified
         if _log is None:
             recording = self.__dict__.pop("_recording", None) or active.current()
             if recording is None:
                 raise UnusableValue("DecompTable(): no recording is entered; make the table with Ledger.table(name)")
             _log = recording.new_log()
+            _log.unmodified = self._unmodified
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
+        # Of unmodified code, which may set what torch stores and then ignores: keys that are not ops.
+        self._ignored: dict[Any, Any] = {}
         super().__init__(_log)
 
     def __repr__(self) -> str:
@@ -100,8 +104,22 @@ class DecompTable(LiveMapping):
     # Changes
 
     def __setitem__(self, key: object, value: Any) -> None:
-        ops = op_names_of(key)
-        self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
+        ops = self._ops_to_set(key, value)
+        if ops:
+            self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
+
+    def _ops_to_set(self, key: object, value: Any) -> list[str]:
+        """Return the ops that a key means; keep what is not an op for unmodified code, because torch does so."""
+        try:
+            return op_names_of(key)
+        except UnusableValue:
+            if not self._unmodified:
+                raise
+            self._ignored[key] = value
+            return []
+
+    def _look_again(self, key: object) -> Any:
+        return self._ignored[key] if key in self._ignored else super()._look_again(key)
 
     def __delitem__(self, key: object) -> None:
         self.pop(key)
@@ -109,7 +127,7 @@ class DecompTable(LiveMapping):
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Override many ops, as one event."""
         pairs = dict(*args, **kwargs)
-        self._override(Updated, {op: fn for key, fn in pairs.items() for op in op_names_of(key)})
+        self._override(Updated, {op: fn for key, fn in pairs.items() for op in self._ops_to_set(key, fn)})
 
     def __ior__(self, other: Any) -> DecompTable:  # type: ignore[override]
         self.update(other)
@@ -180,7 +198,8 @@ class DecompTable(LiveMapping):
     def _removed(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any]:
         """Return the decomposition that a removed op had; if it cannot be loaded, a callable that says why."""
         try:
-            return self._chosen(op, rule, choice, defaults) or LateDecomposition(op)
+            found = self._chosen(op, rule, choice, defaults) or LateDecomposition(op)
+            return found.value if isinstance(found, decompositions.NotCallable) else found
         except LedgerError as error:
             return LateDecomposition(op, error)
 
@@ -257,9 +276,9 @@ class DecompTable(LiveMapping):
         expected_version: int | None = None,
     ) -> None:
         defaults = dispatcher.current()
-        wanted = {op: decompositions.identify(op, fn, defaults) for op, fn in pairs.items()}
-        for op, decomposition in wanted.items():
-            decompositions.check_readable(op, pairs[op], decomposition, defaults)
+        if self._unmodified:
+            pairs = {op: decompositions.as_recorded(fn) for op, fn in pairs.items()}
+        wanted = {op: self._identify(op, fn, defaults) for op, fn in pairs.items()}
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             return [
@@ -277,6 +296,17 @@ class DecompTable(LiveMapping):
             self._registrations = NOT_KNOWN
             self._log.change(kind, decide, reason=reason, expected_version=expected_version)
         self._warn_of_typos(list(wanted))
+
+    def _identify(self, op: str, fn: Any, defaults: Defaults) -> Decomposition:
+        """Return what the ledger records of a callable; refuse what would be looked for in vain, as torch does not."""
+        found = decompositions.identify(op, fn, defaults)
+        try:
+            decompositions.check_readable(op, fn, found, defaults)
+        except UnusableValue:
+            if not self._unmodified:
+                raise
+            return decompositions.by_source(fn)
+        return found
 
     def _remember_functions(self, wanted: Mapping[str, Decomposition], pairs: Mapping[str, Any]) -> None:
         """Keep the functions of this process that overrides are to use.

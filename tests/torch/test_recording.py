@@ -926,3 +926,73 @@ def test_the_environment_of_an_event_tells_the_torch(ledger: Ledger) -> None:
     environment = ledger.environment(popped.environment)
     assert str(torch.__version__) in str(environment)
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+# --- values and keys that torch stores and does not use -------------------------------------------------------------
+
+STORED: dict[str, Any] = {
+    "none": None,
+    "number": 3,
+    "operator": aten.mm.default,
+}
+SETTERS: dict[str, Callable[[Any, Any, Any], object]] = {
+    "set": lambda table, op, value: table.__setitem__(op, value),
+    "update": lambda table, op, value: table.update({op: value}),
+}
+USED: dict[str, Any] = {"by kernel": LINEAR, "by Python": SILU, "not in the program": aten.gelu.default}
+
+
+def _outcome(call: Callable[[], Any]) -> str:
+    try:
+        result = call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return str(result.graph) if isinstance(result, ExportedProgram) else repr(result)
+
+
+@pytest.mark.filterwarnings("error::decomp_ledger.errors.RecordingWarning")
+@pytest.mark.parametrize("as_dict", [False, True], ids=["table", "dict"])
+@pytest.mark.parametrize("op", USED.values(), ids=USED)
+@pytest.mark.parametrize("value", STORED.values(), ids=STORED)
+def test_unmodified_code_may_set_what_torch_stores(
+    value: Any, op: Any, as_dict: bool, ledger: Ledger, program: ExportedProgram
+) -> None:
+    def use() -> list[str]:
+        table: Any = default_decompositions()
+        if as_dict:
+            table = dict(table)
+        SETTERS["set" if as_dict else "update"](table, op, value)
+        copied = table.copy()
+        seen = [repr(op in table), repr(table[op]), _outcome(lambda: program.run_decompositions(copied))]
+        return [*seen, repr(table.pop(op)), repr(op in table)]
+
+    expected = use()
+    with record(ledger, name="job"):
+        assert use() == expected
+    assert ledger.verify().ok
+    with Ledger(ledger.path) as later:
+        table = later.table("job/1")
+        if callable(value):
+            return
+        with pytest.raises(LedgerError, match="a value that is not callable"):
+            _ = table[op] if as_dict else later.table("job/2")[op]
+
+
+KEYS: dict[str, Any] = {"number": 5, "none": None, "function": len}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize("way", SETTERS.values(), ids=SETTERS)
+def test_unmodified_code_may_set_keys_that_are_not_ops(
+    way: Any, key: Any, ledger: Ledger, program: ExportedProgram
+) -> None:
+    def use() -> list[str]:
+        table = default_decompositions()
+        way(table, key, squared)
+        way(table, SILU, squared)
+        return [repr(key in table), repr(table[key]), _outcome(lambda: program.run_decompositions(table))]
+
+    expected = use()
+    with record(ledger, name="job"):
+        assert use() == expected
+    assert rules_of(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}

@@ -12,11 +12,13 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
     DecompositionChanged,
+    IdleRuleWarning,
     InvalidName,
     LedgerError,
     LedgerFileError,
@@ -138,6 +140,8 @@ __all__ = [
     "Exported",
     "Finding",
     "GraphDifference",
+    "IdleRule",
+    "IdleRuleWarning",
     "InvalidName",
     "Ledger",
     "LedgerError",

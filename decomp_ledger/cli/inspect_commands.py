@@ -116,6 +116,7 @@ def show(
                 "base": found.state.base,
                 "from_dict": found.state.from_dict,
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
+                "idle": [each.to_json() for each in found.idle],
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found.bundle),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
@@ -127,7 +128,11 @@ def show(
     if found.bundle is not None:
         print_export(found.bundle)
     _print_table(found, snapshot)
-    _print_rules(found, rules, () if snapshot is None else snapshot.pending)
+    pending = () if snapshot is None else snapshot.pending
+    _print_rules(found, rules, pending)
+    for idle in found.idle:
+        if idle.op in rules and idle.op not in pending:
+            note(f"{idle}")
     if not everything:
         return
     if snapshot is None:

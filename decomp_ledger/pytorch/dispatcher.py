@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from decomp_ledger.analysis.idle import IdleRule, idle_rule
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import shown
@@ -37,6 +38,7 @@ __all__ = [
     "near_names",
     "op_names_of",
     "resolve",
+    "why_idle",
 ]
 
 
@@ -149,6 +151,29 @@ class Defaults:
             except RuntimeError:  # its library was destroyed meanwhile
                 entries[name] = _BARE
         return Catalog(build(), entries)
+
+
+def _is_functional(op: str) -> bool:
+    live = resolve(op)
+    return live is not None and not internals.mutates(live)
+
+
+def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
+    """Return why a rule for an op cannot act in this process, or None if it can.
+
+    Args:
+        op: the op's name.
+        action: `preserve` or `override`.
+        defaults: torch's default table now.
+    """
+    live = defaults.by_name.get(op) or resolve(op)
+    if live is None:
+        return idle_rule(op, action, None, _is_functional)
+    if not why_not_preservable(live):  # 2 us; an entry takes 50
+        return None
+    return idle_rule(
+        op, action, Entry.from_json(entry(op, live, defaults.table.get(live), digests=False)), _is_functional
+    )
 
 
 _made_with: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
+from decomp_ledger.analysis.idle import IdleRule
+from decomp_ledger.errors import IdleRuleWarning, InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog, Wanted
@@ -15,7 +16,7 @@ from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Set, U
 from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.pytorch import active, decompositions, environment, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve, why_idle
 from decomp_ledger.pytorch.mapping import NOT_KNOWN, LiveMapping
 
 __all__ = ["DecompTable"]
@@ -56,6 +57,7 @@ class DecompTable(LiveMapping):
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
         # Of unmodified code, which may set what torch stores and then ignores: keys that are not ops.
         self._ignored: dict[Any, Any] = {}
+        self._warned: set[tuple[str, str]] = set()  # the idle rules that were warned of
         super().__init__(_log)
 
     def __repr__(self) -> str:
@@ -192,6 +194,7 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.change(Popped, decide)
         self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
+        self._warn_of_idle_rules(had, PRESERVE)
         # Last, because it may import a module, and the ledger must not be locked meanwhile.
         return {op: self._removed(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
 
@@ -233,6 +236,7 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.preserve(ops, reason=reason, expected_version=expected_version)
         self._warn_of_typos(ops)
+        self._warn_of_idle_rules(ops, PRESERVE)
 
     def override(
         self, key: object, fn: Callable[..., Any], *, reason: str | None = None, expected_version: int | None = None
@@ -296,6 +300,7 @@ class DecompTable(LiveMapping):
             self._registrations = NOT_KNOWN
             self._log.change(kind, decide, reason=reason, expected_version=expected_version)
         self._warn_of_typos(list(wanted))
+        self._warn_of_idle_rules((op for op in wanted if op in self._log.rules), OVERRIDE)
 
     def _identify(self, op: str, fn: Any, defaults: Defaults) -> Decomposition:
         """Return what the ledger records of a callable; refuse what would be looked for in vain, as torch does not."""
@@ -333,6 +338,16 @@ class DecompTable(LiveMapping):
                     PendingOpWarning,
                     stacklevel=provenance.stack_level(),
                 )
+
+    def _warn_of_idle_rules(self, ops: Iterable[str], action: str) -> None:
+        """Warn once of each rule that cannot act; a pending one may act later."""
+        defaults = dispatcher.current()
+        new = [op for op in ops if (op, action) not in self._warned and is_loaded(op)]
+        idle = [found for op in new if (found := why_idle(op, action, defaults)) is not None]
+        self._warned.update((each.op, action) for each in idle)
+        if idle:
+            more = f" (and {len(idle) - 1} rules more, which table.idle lists)" if len(idle) > 1 else ""
+            warnings.warn(f"{idle[0]}{more}", IdleRuleWarning, stacklevel=provenance.stack_level())
 
     # Copies
 
@@ -386,6 +401,13 @@ class DecompTable(LiveMapping):
     def pending(self) -> tuple[str, ...]:
         """Names of the ops with a rule that are not loaded now."""
         return tuple(sorted(op for op in self._log.rules if not is_loaded(op)))
+
+    @property
+    def idle(self) -> tuple[IdleRule, ...]:
+        """The rules that cannot act in this process, by op, each with the reason and what to do; pending ones too."""
+        defaults, rules = dispatcher.current(), sorted(self._log.rules.items())
+        found = (why_idle(op, rule.action, defaults) for op, rule in rules)
+        return tuple(each for each in found if each is not None)
 
     def at(self, version: int | str) -> DecompTable:
         """Return the table as it was at a version or tag, read-only; `run_decompositions` takes it."""

@@ -12,12 +12,14 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
     DecompositionChanged,
+    IdleRuleWarning,
     InvalidName,
     LedgerError,
     LedgerFileError,
@@ -60,6 +62,7 @@ from decomp_ledger.model.events import (
     Event,
     Exported,
     Materialized,
+    Passed,
     Popped,
     Reset,
     Reverted,
@@ -142,6 +145,8 @@ __all__ = [
     "Exported",
     "Finding",
     "GraphDifference",
+    "IdleRule",
+    "IdleRuleWarning",
     "InvalidName",
     "Ledger",
     "LedgerError",
@@ -154,6 +159,7 @@ __all__ = [
     "NumericDifference",
     "NumericsCheck",
     "OpNumerics",
+    "Passed",
     "PendingOpWarning",
     "Popped",
     "Problem",

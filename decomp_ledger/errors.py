@@ -146,5 +146,9 @@ class PendingOpWarning(UserWarning):
     """No loaded library has the op, and its name is close to a loaded one."""
 
 
+class IdleRuleWarning(UserWarning):
+    """A rule was set that cannot act: torch decomposes or replaces the op before it asks the table."""
+
+
 class StampWarning(UserWarning):
     """A `.pt2` holds another program than its stamp names, or its stamp cannot be kept."""

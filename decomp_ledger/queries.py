@@ -23,6 +23,7 @@ from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
+from decomp_ledger.analysis.idle import IdleRule, idle_rules
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
@@ -141,6 +142,11 @@ class ResolvedState:
     def snapshot(self) -> Snapshot | None:
         """The rules applied to the catalog; None if the table was never materialized."""
         return None if self.catalog is None else materialize(self.state, self.catalog)
+
+    @property
+    def idle(self) -> tuple[IdleRule, ...]:
+        """The rules that cannot act in the catalog's torch, by op, with what to do; none without a catalog."""
+        return () if self.catalog is None else idle_rules(self.state, catalogs.completed(self.catalog))
 
     def whole_catalog(self) -> Catalog:
         """Return the catalog with the schemas and digests that its torch build implies; it reads no traces.

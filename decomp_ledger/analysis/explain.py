@@ -10,7 +10,7 @@ import attrs
 from decomp_ledger.analysis.drift import FUNCTIONALIZED, treatment
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import OVERRIDE, Event, Exported
+from decomp_ledger.model.events import OVERRIDE, Event, Exported, Passed
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.rules import Rule, TableState
 
@@ -88,15 +88,16 @@ def explain(
     """
     entry = None if catalog is None else catalog.ops.get(op)
     rule = state.rules.get(op)
-    by = f" by event #{history[-1].seq}" if history else ""
+    last = history[-1] if history else None
+    by = "" if last is None else f" by event #{last.seq}"
     if catalog is None:
-        outcome, because = _without_catalog(state, rule, by)
+        outcome, because = _without_catalog(op, state, rule, last)
     elif entry is None:
         waiting = "" if rule is None else f"; the rule '{rule.action}', set{by}, waits for it"
         near = "" if rule is not None or history else _near(op, catalog)
         outcome, because = "pending", f"the op was not loaded in this torch{waiting}{near}"
     else:
-        outcome, because = _with_catalog(state, rule, entry, by)
+        outcome, because = _with_catalog(op, state, rule, entry, last)
     return Explanation(
         op=op,
         table=state.table,
@@ -161,6 +162,9 @@ def _in_export(
 
 
 def _why_kept(answer: Explanation, body: Exported) -> str:
+    of_dict = bool(answer.events) and isinstance(answer.events[-1].body, Passed) and answer.outcome == "kept"
+    if of_dict and answer.op in answer.events[-1].body.later:  # type: ignore[attr-defined]
+        return answer.because
     if answer.op in body.stale:
         return (
             "the table was torch's own and was read before the op was loaded, and torch then never decomposes it "
@@ -185,36 +189,57 @@ def _near(op: str, catalog: Catalog) -> str:
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def _by_rule(rule: Rule, by: str) -> tuple[str, str]:
+def _by_rule(op: str, rule: Rule, last: Event | None) -> tuple[str, str]:
+    if last is not None and isinstance(last.body, Passed):
+        return _by_dict(op, rule, last, last.body)
+    by = "" if last is None else f" by event #{last.seq}"
     if rule.decomposition is None:
         return "kept", f"it was preserved{by}"
     return "decomposed", f"it was overridden with {rule.decomposition.label()}{by}"
 
 
-_EMPTY_BASE = "the table's base is empty, and the op has no rule"
+def _by_dict(op: str, rule: Rule, event: Event, body: Passed) -> tuple[str, str]:
+    by = f" by {body.caller}" if body.caller else ""
+    where = f" at {event.call_site}" if event.call_site is not None else ""
+    passed = f"the dict that was passed{by}{where} (event #{event.seq})"
+    if rule.decomposition is not None:
+        return "decomposed", f"{passed} has {rule.decomposition.label()} for it"
+    if op in body.later:
+        return "kept", f"it is missing from {passed}, which was made before the op was loaded"
+    return "kept", f"it is missing from {passed}"
 
 
-def _without_catalog(state: TableState, rule: Rule | None, by: str) -> tuple[str, str]:
+def _without_rule(state: TableState) -> str:
+    """Return why a table that does not hold an op keeps it, although it has no rule for it."""
+    if state.from_dict:
+        also = " nor does torch's default table" if state.base == "torch" else ""
+        return f"the dict that was passed does not have it{',' if also else ''}{also}"
+    if state.base == "torch":
+        return "torch's default table leaves it out"
+    return "the table's base is empty, and the op has no rule"
+
+
+def _without_catalog(op: str, state: TableState, rule: Rule | None, last: Event | None) -> tuple[str, str]:
     if rule is not None:
-        return _by_rule(rule, by)
+        return _by_rule(op, rule, last)
     if state.base == "empty":
-        return "kept", _EMPTY_BASE
+        return "kept", _without_rule(state)
     return "pending", "the op has no rule, so it follows torch's default, which is unknown"
 
 
-def _with_catalog(state: TableState, rule: Rule | None, entry: Entry, by: str) -> tuple[str, str]:
+def _with_catalog(op: str, state: TableState, rule: Rule | None, entry: Entry, last: Event | None) -> tuple[str, str]:
     choice = choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default)
     if rule is not None and choice == OVERRIDE:
-        return _by_rule(rule, by)
+        return _by_rule(op, rule, last)
     if choice == DEFAULT:
         return "decomposed", f"torch's default has it: {_ORIGINS.get(str(entry.origin), entry.origin)}"
     if entry.origin in ("cia", "py_cia") and entry.unpreservable:
         return "decomposed", f"torch cannot keep it ({entry.unpreservable}), whatever the table has"
     if rule is not None:
-        return _by_rule(rule, by)
+        return _by_rule(op, rule, last)
     if entry.origin is None:
         return "kept", "nothing decomposes it"
-    return "kept", _EMPTY_BASE if state.base == "empty" else "torch's default table leaves it out"
+    return "kept", _without_rule(state)
 
 
 def _default(entry: Entry | None) -> str:

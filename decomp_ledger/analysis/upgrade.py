@@ -33,7 +33,7 @@ from decomp_ledger.errors import LedgerError
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.materialize import Snapshot, own_origin
-from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule
+from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, TableState
 
 __all__ = [
     "FINDINGS",
@@ -130,11 +130,14 @@ class Upgrade:
         return [change for change in self.drift.of(kind, in_table=True) if change.op not in left_out]
 
     def now_kept(self) -> list[DriftChange]:
-        """Return the ops without a rule that the table decomposed and would keep in the graph."""
+        """Return the ops without a rule that the table decomposed and would keep in the graph.
+
+        Of a dict, these are ops that torch's default table has no longer; its maker decides whether it has them.
+        """
         return [change for change in self.without_rule(LEFT) if change.after in NEVER_DECOMPOSED]
 
     def now_decomposed(self) -> list[DriftChange]:
-        """Return the ops without a rule that the table kept in the graph and would decompose."""
+        """Return the ops without a rule that the table kept in the graph and would decompose; of a dict, likewise."""
         return [change for change in self.without_rule(ENTERED) if change.before in NEVER_DECOMPOSED]
 
     def gone(self) -> list[tuple[DriftChange, tuple[tuple[str, str], ...]]]:
@@ -254,15 +257,17 @@ def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
     return UpgradeCheck(
         frozenset(used),
         affected,
-        tuple(each for each in judged if not _is_note(each)),
-        tuple(each for each in judged if _is_note(each)),
+        tuple(each for each in judged if not _is_note(each, found.after.state)),
+        tuple(each for each in judged if _is_note(each, found.after.state)),
         affected.kernels,
         tuple(sorted(foreign)),
     )
 
 
-def _is_note(found: Finding) -> bool:
+def _is_note(found: Finding, state: TableState) -> bool:
     """Decide whether something is only a note. Where traces are known, they judge; else the text does."""
+    if state.from_dict and found.kind in (ENTERED, LEFT):
+        return True  # torch's default table changed, and the maker of the dict may have chosen otherwise
     verdict = None if found.behaviour is None else found.behaviour.verdict
     if found.kind in _TEXT:
         # The change of behaviour is a finding of its own.

@@ -53,7 +53,9 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
     if not found.same_base:
         note(f"the base is {found.before.state.base} in {before} and {found.after.state.base} in {after}")
     if found.rules or not found.same_base:
-        columns(("op", before, after), ((d.op, rule_text(d.before), rule_text(d.after)) for d in found.rules))
+        dicts = found.before.state.from_dict, found.after.state.from_dict
+        rows = ((d.op, *(rule_text(r, from_dict=f) for r, f in zip(d[1:], dicts, strict=True))) for d in found.rules)
+        columns(("op", before, after), rows)
     if found.exports is not None:
         _print_exports(found.exports, before, after)
 

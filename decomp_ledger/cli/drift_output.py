@@ -250,6 +250,9 @@ def _diff_lines(rows: Sequence[DiffRow]) -> Iterator[tuple[str, str]]:
             yield from (("+", row.after) for row in run if row.after)
 
 
+_MAKER_DECIDES = "not known, because the table was a dict, and its maker decides what it has there"
+
+
 def print_upgrade(found: Upgrade, *, everything: bool, whole: bool = False) -> None:
     """Print what a table is on another torch, and what the move there does to its ops.
 
@@ -272,8 +275,9 @@ def print_upgrade(found: Upgrade, *, everything: bool, whole: bool = False) -> N
             "export with it first"
         )
         return
-    _print_section("no rule, decomposed before, now kept in graphs", [c.op for c in found.now_kept()])
-    _print_section("no rule, kept in graphs before, now decomposed", [c.op for c in found.now_decomposed()])
+    unknown = f"; {_MAKER_DECIDES}" if found.after.state.from_dict else ""
+    _print_section(f"no rule, decomposed before, now kept in graphs{unknown}", [c.op for c in found.now_kept()])
+    _print_section(f"no rule, kept in graphs before, now decomposed{unknown}", [c.op for c in found.now_decomposed()])
     gone = [f"{change.op}{_successors(ops)}" for change, ops in found.gone()]
     _print_section(
         f"no rule, decomposed before, now gone: {_count(len(gone), 'op')}", gone, None if everything else _LIMIT
@@ -338,6 +342,8 @@ def _check_notes(check: UpgradeCheck) -> Iterator[str]:
     for each in check.notes:
         if each.change is not None and each.kind == SCHEMA:
             yield f"note: schema changed: {_of_kind(SCHEMA, [each.change])[0]}"
+        if each.kind in (ENTERED, LEFT):
+            yield f"note: {each.op} {DRIFT_KINDS[each.kind]} of torch's defaults: {_MAKER_DECIDES}"
     if check.kernels:
         yield f"not compared: C++ kernels of {_named(check.kernels)}, because no sample reaches them"
     if check.foreign:
@@ -363,12 +369,14 @@ def _print_effects(found: Upgrade, *, everything: bool) -> None:
         if effect == UNCHANGED and len(here) > _LIMIT and not everything:
             note(f"rules: {len(here)} unchanged; list them with --all")
         else:
-            _print_section(f"rules: {title}", [_effect_line(each) for each in here])
+            _print_section(
+                f"rules: {title}", [_effect_line(each, from_dict=found.after.state.from_dict) for each in here]
+            )
 
 
-def _effect_line(each: RuleEffect) -> str:
+def _effect_line(each: RuleEffect, *, from_dict: bool) -> str:
     detail = f"; {each.detail}" if each.detail else ""
-    return f"{each.op}  {rule_text(each.rule)}{detail}{_successors(each.successors)}"
+    return f"{each.op}  {rule_text(each.rule, from_dict=from_dict)}{detail}{_successors(each.successors)}"
 
 
 def _print_section(title: str, lines: Sequence[str], limit: int | None = None) -> None:

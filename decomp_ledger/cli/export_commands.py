@@ -93,7 +93,8 @@ def print_export(bundle: ExportBundle) -> None:
     counts = (body.ops_before, body.ops_after, body.fired)
     columns(("op", "before", "after", "fired"), ([op, *(str(c.get(op, "")) for c in counts)] for op in ops))
     if body.stale:
-        note(f"the table was torch's own and was read too early, so it lacks {_some(body.stale)}")
+        made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
+        note(f"{made} too early, so it lacks {_some(body.stale)}")
     idle = idle_rules(bundle)
     if idle:
         note(f"rules without effect here: {_some(idle)}")

@@ -114,7 +114,9 @@ def show(
                 "table": found.state.table,
                 "version": found.state.version,
                 "base": found.state.base,
+                "from_dict": found.state.from_dict,
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
+                "idle": [each.to_json() for each in found.idle],
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found.bundle),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
@@ -126,7 +128,11 @@ def show(
     if found.bundle is not None:
         print_export(found.bundle)
     _print_table(found, snapshot)
-    _print_rules(found, rules, () if snapshot is None else snapshot.pending)
+    pending = () if snapshot is None else snapshot.pending
+    _print_rules(found, rules, pending)
+    for idle in found.idle:
+        if idle.op in rules and idle.op not in pending:
+            note(f"{idle}")
     if not everything:
         return
     if snapshot is None:
@@ -137,15 +143,17 @@ def show(
 
 def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
     state, event = found.state, found.materialization
-    note(f"{state.table}@{state.version}, base {state.base}" if state.version else f"{state.table}, its default table")
+    base = f"the content of a dict, base {state.base}" if state.from_dict else f"base {state.base}"
+    note(f"{state.table}@{state.version}, {base}" if state.version else f"{state.table}, its default table")
     if snapshot is None:
         return
+    preserved, overridden = ("missing", "other entries") if state.from_dict else ("preserved", "overridden")
     by = "" if event is None else f", as materialized by {event.table}@{event.version}"
     pending = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
     note(
         f"with torch {snapshot.build.get('torch')}{by}: "
-        f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} preserved, "
-        f"{len(snapshot.overridden)} overridden{pending}; snapshot {snapshot.digest[:12]}"
+        f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} {preserved}, "
+        f"{len(snapshot.overridden)} {overridden}{pending}; snapshot {snapshot.digest[:12]}"
     )
 
 
@@ -155,7 +163,7 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
     rows = (
         (
             op + (" (pending)" if op in pending else ""),
-            rule_text(rule),
+            rule_text(rule, from_dict=found.state.from_dict),
             f"@{found.since[op].version} (#{found.since[op].seq})",
             found.since[op].reason or "",
         )
@@ -180,7 +188,8 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
         line
         for name, event in events.items()
         for line in (
-            click.style(printable(name), bold=True) + printable(f"  {rule_text(found.rules[name])}"),
+            click.style(printable(name), bold=True)
+            + printable(f"  {rule_text(found.rules[name], from_dict=found.from_dict)}"),
             *event_lines(event),
         )
     )

@@ -17,7 +17,17 @@ import click
 from decomp_ledger.cli import streams
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Changing, Created, Event, Exported, Materialized, Reverted, Tagged, Updated
+from decomp_ledger.model.events import (
+    Changing,
+    Created,
+    Event,
+    Exported,
+    Materialized,
+    Passed,
+    Reverted,
+    Tagged,
+    Updated,
+)
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.rules import Rule
 from decomp_ledger.model.state_specs import parse_number, shorten
@@ -215,10 +225,17 @@ def rule_json(rule: Rule | None) -> dict[str, Json] | None:
     return {"action": rule.action, "decomposition": None if decomposition is None else decomposition.to_json()}
 
 
-def rule_text(rule: Rule | None) -> str:
-    """Return a rule in words."""
+def rule_text(rule: Rule | None, *, from_dict: bool = False) -> str:
+    """Return a rule in words.
+
+    Args:
+        rule: the rule.
+        from_dict: whether it only tells what a dict had.
+    """
     if rule is None:
-        return "(no rule)"
+        return "(as its base)" if from_dict else "(no rule)"
+    if from_dict:
+        return "missing" if rule.decomposition is None else f"entry: {rule.decomposition.label()}"
     return rule.action if rule.decomposition is None else f"{rule.action}: {rule.decomposition.label()}"
 
 
@@ -234,6 +251,8 @@ def summary(event: Event) -> str:
         return f"snapshot {body.snapshot[:12]}{pending}"
     if isinstance(body, Exported):
         return _export_summary(body)
+    if isinstance(body, Passed):
+        return _dict_summary(body)
     if isinstance(body, Changing):
         return _changes_summary(body)
     return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
@@ -244,6 +263,20 @@ def _export_summary(body: Exported) -> str:
         return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
     sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
     return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
+
+
+def _dict_summary(body: Passed) -> str:
+    lacks = [change.op for change in body.changes if change.decomposition is None]
+    has = [change.op for change in body.changes if change.decomposition is not None]
+    parts = [f"a dict of {body.entries} ops" + (f" from {body.caller}" if body.caller else "")]
+    parts += [f"without {_first(lacks)}"] if lacks else []
+    parts += [f"with other entries for {_first(has)}"] if has else []
+    parts += [f"made before {_first(body.later)} {_were(body.later)} loaded"] if body.later else []
+    return "; ".join(parts)
+
+
+def _were(ops: Sequence[str]) -> str:
+    return "was" if len(ops) == 1 else "were"
 
 
 def _changes_summary(body: Changing) -> str:

@@ -18,7 +18,7 @@ from decomp_ledger.log import git
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import CallSite
 
-__all__ = ["Origin", "actor", "call_site", "environment", "is_minimal", "origin", "stack_level"]
+__all__ = ["Origin", "actor", "call_site", "environment", "is_minimal", "origin", "stack_level", "torch_caller"]
 
 Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"  # actor, call site, environment
 
@@ -92,6 +92,15 @@ def call_site() -> CallSite | None:
     That is a library's own line if a library changes a table. None if every frame is of this package or torch.
     """
     return _site_of(_caller()[0])
+
+
+def torch_caller() -> str:
+    """Return the line of torch that called this package for the program, as text; "" if the program itself did."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    is_torchs = frame is not None and frame.f_code.co_filename.startswith(_torch_folder())
+    return str(_site_of(frame)) if is_torchs else ""
 
 
 def stack_level() -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "Event",
     "Exported",
     "Materialized",
+    "Passed",
     "Popped",
     "Reset",
     "Reverted",
@@ -215,6 +216,25 @@ class Reverted(Changing):
 
 
 @attrs.frozen
+class Passed(Changing):
+    """An export was given a dict, or a table of torch's own that was not recorded.
+
+    A dict has no rules, only a content. The changes here tell what that content was: `override` is an entry that the
+    base does not have, and `preserve` an op of the base that the dict lacked.
+
+    Attributes:
+        entries: how many ops it had.
+        later: those that it lacked because torch's default table got them after the dict was made.
+        caller: the line of torch that passed it, such as one of `torch.onnx`; "" if the program itself did.
+    """
+
+    kind: ClassVar[str] = "passed"
+    entries: int = attrs.field(kw_only=True)
+    later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    caller: str = attrs.field(default="", kw_only=True)
+
+
+@attrs.frozen
 class Tagged(Body):
     """A version got a name.
 
@@ -262,7 +282,8 @@ class Exported(Body):
         milliseconds: duration of the export.
         error: type and message of the exception with which it failed, or None.
         stale: for a table that was torch's own, the loaded ops that it lacks without a recorded removal. It was read
-            before these ops were loaded, and torch then never decomposes them.
+            before these ops were loaded, and torch then never decomposes them. For a dict, likewise those that it lacks
+            because it was made before.
     """
 
     kind: ClassVar[str] = "exported"
@@ -279,7 +300,7 @@ class Exported(Body):
 
 
 EVENT_KINDS: dict[str, type[Body]] = {
-    cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Tagged, Materialized, Exported)
+    cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Tagged, Materialized, Exported)
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.

@@ -100,12 +100,16 @@ class TableState:
         version: the version.
         base: what ops without a rule follow: `torch` (torch's default table) or `empty`.
         rules: op name -> rule, for every op that has one.
+        from_dict: whether it is the content of a dict that an export was given. Then its rules are not decisions: they
+            tell which entries the dict had, and which ops of the base it lacked. What its maker would put into it on
+            another torch is not known.
     """
 
     table: str
     version: int
     base: str
     rules: Mapping[str, Rule]
+    from_dict: bool = attrs.field(default=False, eq=False, kw_only=True)
 
 
 def fold(rules: dict[str, Rule], changes: Iterable[Change], decompositions: Mapping[str, Decomposition]) -> None:

@@ -8,16 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from decomp_ledger.log.table_log import TableLog, TableOwner
 from decomp_ledger.model.materialize import Snapshot
 
-__all__ = ["ActiveRecording", "current", "enter", "is_entered", "leave"]
+__all__ = ["ActiveRecording", "ExportDone", "current", "enter", "is_entered", "leave"]
+
+
+class ExportDone(NamedTuple):
+    """An export that a recording saw.
+
+    Attributes:
+        name: its name and its table, for people: `export:7 (nightly/1@3)`.
+        before: digest of the graph that it lowered, or None.
+        after: digest of its result, or None.
+    """
+
+    name: str
+    before: str | None
+    after: str | None
 
 
 class ActiveRecording(TableOwner, Protocol):
     """The part of a recording that tables and exports inside it use."""
+
+    @property
+    def exports(self) -> list[ExportDone]:
+        """The exports that succeeded while it was entered, oldest first."""
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table."""

@@ -30,14 +30,50 @@ from decomp_ledger.pytorch.fingerprint.functions import attributes_of, top_packa
 from decomp_ledger.pytorch.fingerprint.source_digest import helpers_digest, source_digest, source_text
 from decomp_ledger.pytorch.internals import OpOverload
 
-__all__ = ["OPS", "check_readable", "helpers_of", "identify", "import_first", "is_default", "load_function", "same"]
+__all__ = [
+    "OPS",
+    "NotCallable",
+    "as_recorded",
+    "by_source",
+    "check_readable",
+    "helpers_of",
+    "identify",
+    "import_first",
+    "is_default",
+    "load_function",
+    "same",
+]
 
 # Each function is identified once, because its source does not change while it lives.
 _identified: weakref.WeakKeyDictionary[Any, Decomposition] = weakref.WeakKeyDictionary()
 # The module of a decomposition that is an operator; its qualname is the operator's name.
 OPS = "torch.ops"
+# What the digest of a value that is not callable begins with; the class follows.
+_VALUE = "value:"
 # Its functions read and write ledgers; a stranger's ledger could name them.
 _PACKAGE = top_package(__name__)
+
+
+class NotCallable:
+    """A value of a table that cannot decompose anything, such as None: torch stores it, and fails if it traces the op.
+
+    A table that records code as it is keeps such a value, so that the code does the same; `value` is the value.
+    """
+
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NotCallable) and other.value is self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def as_recorded(fn: Any) -> Any:
+    """Return a value of unmodified code as tables keep it: a callable as it is, another value as a NotCallable."""
+    return fn if callable(fn) else NotCallable(fn)
 
 
 def is_default(op: str, fn: Any, defaults: Defaults) -> bool:
@@ -68,6 +104,9 @@ def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
     Raises:
         UnusableValue: it is not callable.
     """
+    if isinstance(fn, NotCallable):
+        kind = class_name(fn.value)
+        return Decomposition("opaque", None, f"a value that is not callable, of {kind}", f"{_VALUE}{kind}")
     if not callable(fn):
         raise UnusableValue(f"{op}: its decomposition must be callable, not {class_name(fn)} {shown(fn)}")
     origin = _torch_origin(op, fn)
@@ -76,9 +115,9 @@ def identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
     if isinstance(fn, OpOverload):
         return Decomposition("import", OPS, fn.name())
     if not isinstance(fn, types.FunctionType):
-        return _by_source(fn)
+        return by_source(fn)
     if fn not in _identified:
-        _identified[fn] = _by_source(fn)
+        _identified[fn] = by_source(fn)
     return _identified[fn]
 
 
@@ -122,7 +161,7 @@ def _is_torchs(fn: Any) -> bool:
     return str(_attribute(fn, "__module__")).partition(".")[0] == "torch"
 
 
-def _by_source(fn: Any) -> Decomposition:
+def by_source(fn: Any) -> Decomposition:
     """Identify a callable by its module, its name and its source."""
     module, qualname = _attribute(fn, "__module__"), _attribute(fn, "__qualname__")
     # Another process cannot import what a script defines.
@@ -209,6 +248,8 @@ def load_function(
         if live is None:
             raise NotImportable(f"{op}: its decomposition is the op {wanted.qualname}, which is not loaded; load it")
         return live
+    if str(wanted.digest).startswith(_VALUE):
+        raise NotImportable(f"{op}: its entry was {wanted.label()}, which decomposes nothing; override or reset {op}")
     for fn in provided:
         if _digest(fn) == wanted.digest:
             return fn

@@ -11,12 +11,14 @@ when something changed. Two questions tell whether something did:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 
+from decomp_ledger.analysis.idle import IdleRule, idle_rule
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import shown
@@ -27,7 +29,17 @@ from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
 from decomp_ledger.storage.block_lock import BlockLock
 
-__all__ = ["Defaults", "Dispatcher", "dispatcher", "is_loaded", "near_names", "op_names_of", "resolve"]
+__all__ = [
+    "Defaults",
+    "Dispatcher",
+    "dispatcher",
+    "is_loaded",
+    "names_when_made",
+    "near_names",
+    "op_names_of",
+    "resolve",
+    "why_idle",
+]
 
 
 def op_names_of(key: object) -> list[str]:
@@ -110,6 +122,9 @@ class Defaults:
     def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
         self.table = table
         self.by_name = {op.name(): op for op in table}
+        names = frozenset(self.by_name)
+        # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
+        _made_with.update((fn, names) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
@@ -136,6 +151,48 @@ class Defaults:
             except RuntimeError:  # its library was destroyed meanwhile
                 entries[name] = _BARE
         return Catalog(build(), entries)
+
+
+def _is_functional(op: str) -> bool:
+    live = resolve(op)
+    return live is not None and not internals.mutates(live)
+
+
+def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
+    """Return why a rule for an op cannot act in this process, or None if it can.
+
+    Args:
+        op: the op's name.
+        action: `preserve` or `override`.
+        defaults: torch's default table now.
+    """
+    live = defaults.by_name.get(op) or resolve(op)
+    if live is None:
+        return idle_rule(op, action, None, _is_functional)
+    if not why_not_preservable(live):  # 2 us; an entry takes 50
+        return None
+    return idle_rule(
+        op, action, Entry.from_json(entry(op, live, defaults.table.get(live), digests=False)), _is_functional
+    )
+
+
+_made_with: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+def names_when_made(decompositions: Iterable[Any]) -> frozenset[str] | None:
+    """Return the ops that torch's default table had when a dict was made from it; None if that is not known.
+
+    If the dict was made from more than one, it is their union.
+
+    Args:
+        decompositions: the values of the dict.
+    """
+    found = {names for fn in decompositions if (names := _known_names(fn)) is not None}
+    return frozenset().union(*found) if found else None
+
+
+def _known_names(fn: Any) -> frozenset[str] | None:
+    return None if internals.op_of_cia_partial(fn) is None else _made_with.get(fn)
 
 
 _BARE = Entry()

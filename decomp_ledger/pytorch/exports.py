@@ -65,7 +65,8 @@ class _Export:
         log: the table that it is made with.
         version: of the table.
         snapshot: of that version in this torch.
-        stale: the ops that a table of torch's own lacks because it was read before they were loaded.
+        stale: the ops that a dict, or a table of torch's own, lacks because it was made, or read, before they were
+            loaded.
     """
 
     def __init__(self, log: TableLog, version: int, snapshot: Snapshot, stale: tuple[str, ...]) -> None:
@@ -133,7 +134,12 @@ class _Export:
     def record(self, body: Exported) -> Event | None:
         """Append the event; return None if it is not recorded."""
         try:
-            return self.log.exported(body, self.version)
+            event = self.log.exported(body, self.version)
+            recording = active.current()
+            if event is not None and recording is not None and body.error is None:
+                name = f"export:{event.seq} ({event.table}@{event.version})"
+                recording.exports.append(active.ExportDone(name, body.before, body.after))
+            return event
         except LedgerError as failure:
             # A failed record must cost neither the finished export nor the error of a failed one.
             message = f"{self.name}: an export with it could not be recorded: {failure}"

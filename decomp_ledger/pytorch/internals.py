@@ -100,6 +100,15 @@ def mutates_or_aliases(op: Any) -> bool:
     return bool(op.is_view or op._schema.is_mutable)
 
 
+def mutates(op: Any) -> bool:
+    """Tell whether an operator's schema mutates an argument.
+
+    Risk: `OpOverload._schema.is_mutable`. A higher-order operator has no schema.
+    """
+    schema = getattr(op, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
 def is_metadata_function(op: Any) -> bool:
     """Tell whether functional tensors answer an operator from their metadata.
 

@@ -171,7 +171,7 @@ class LiveMapping(CustomDecompTable):
         if fn is None:
             dict.pop(content, live, None)
         else:
-            dict.__setitem__(content, live, fn)
+            dict.__setitem__(content, live, fn.value if isinstance(fn, decompositions.NotCallable) else fn)
 
     def _shown(self) -> _Shown:
         """Put a block's changes into the storage at once, for reads of one op and for C code that reads it directly.

@@ -1,22 +1,45 @@
-"""Compare a plain dict of decompositions, which an export is about to use, with torch's default table."""
+"""Tell what a dict of decompositions is, which an export is about to use: its difference from a table of torch's.
+
+A dict has no rules. It does not tell why an op is missing: its maker left the op out, or the op was loaded later. Only
+the callables of C++ kernels tell from which default table, and so at which moment, it was made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from decomp_ledger.log.table_log import Wanted
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.pytorch import decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults
+from decomp_ledger.pytorch.dispatcher import Defaults, names_when_made
 from decomp_ledger.pytorch.mapping import LiveMapping
 
-__all__ = ["changes_from_base", "stale_ops"]
+__all__ = ["Content", "content", "stale_ops"]
 
 
-def changes_from_base(table: Mapping[Any, Any], defaults: Defaults) -> tuple[str, Wanted]:
-    """Return the base (`torch` or `empty`) and the changes that make a dict, with the base that needs fewer changes.
+@attrs.frozen
+class Content:
+    """What a dict has, as its difference from a base.
+
+    Attributes:
+        base: `torch` or `empty`, the one that needs fewer changes.
+        changes: what turns the base into the dict.
+        entries: how many ops the dict has.
+        later: the missing ops that torch's default table did not have yet when the dict was made from it.
+    """
+
+    base: str
+    changes: Wanted
+    entries: int
+    later: tuple[str, ...]
+
+
+def content(table: Mapping[Any, Any], defaults: Defaults) -> Content:
+    """Return what a dict has.
 
     Keys that are not operators are left out, because torch ignores them.
     """
@@ -25,10 +48,16 @@ def changes_from_base(table: Mapping[Any, Any], defaults: Defaults) -> tuple[str
     missing = [op for op in defaults.by_name if op not in by_name]
     from_torch = len(given) + len(missing) <= len(by_name)
     overrides = given if from_torch else by_name
-    wanted: Wanted = [(op, OVERRIDE, decompositions.identify(op, fn, defaults)) for op, fn in sorted(overrides.items())]
-    if from_torch:
-        wanted += [(op, PRESERVE, None) for op in sorted(missing)]
-    return ("torch" if from_torch else "empty"), wanted
+    changes: Wanted = [
+        (op, OVERRIDE, decompositions.identify(op, decompositions.as_recorded(fn), defaults))
+        for op, fn in sorted(overrides.items())
+    ]
+    if not from_torch:
+        return Content("empty", changes, len(by_name), ())
+    changes += [(op, PRESERVE, None) for op in sorted(missing)]
+    known = names_when_made(by_name.values())
+    later = () if known is None else tuple(sorted(op for op in missing if op not in known))
+    return Content("torch", changes, len(by_name), later)
 
 
 def stale_ops(table: Mapping[Any, Any], defaults: Defaults) -> tuple[str, ...]:

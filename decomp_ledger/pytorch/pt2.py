@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from decomp_ledger.errors import LedgerError, StampError, StampWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.model.safe_text import safe_repr
-from decomp_ledger.pytorch import graph_digest
+from decomp_ledger.pytorch import active, graph_digest
 from decomp_ledger.pytorch.capture import build
 from decomp_ledger.pytorch.program_history import history, remember
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -54,8 +54,8 @@ def save(program: ExportedProgram, f: File, *, capture: str | None = None, **kwa
         raise UnusableValue(f"{type(program).__name__}: it cannot be saved; give an ExportedProgram")
     if not (history(program) or _given(kwargs)):
         raise StampError(
-            "the program: no recorded export is known to have led to it, so there is nothing to stamp it with; lower "
-            "it with a table of a ledger or within record(), or save it with torch.export.save()"
+            "the program: no recorded export is known to have led to it, so there is nothing to stamp it with"
+            f"{_exports_instead(program) or _HOW_TO_STAMP}, or save it with torch.export.save()"
         )
     minimal = provenance.is_minimal() if capture is None else capture == "minimal"
     torch.export.save(program, f, **_with_stamp(program, kwargs, minimal))
@@ -85,6 +85,7 @@ def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: di
     try:
         if not isinstance((kwargs.get("extra_files") or {}).get(MEMBER), _Made):
             kwargs = _with_stamp(program, kwargs, provenance.is_minimal())
+            _warn_if_unstamped(program, kwargs)
     except Exception as error:  # whatever goes wrong, the program is saved
         warnings.warn(
             f"the program is saved without a stamp: {safe_repr(error, 300)}",
@@ -92,6 +93,44 @@ def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: di
             stacklevel=provenance.stack_level(),
         )
     original(program, f, **kwargs)
+
+
+_HOW_TO_STAMP = "; lower it with a table of a ledger or within record()"
+_NAMED = 3
+
+
+def _warn_if_unstamped(program: Any, kwargs: dict[str, Any]) -> None:
+    """Warn that a program is saved without a stamp although the recording has exports; say which."""
+    if MEMBER in (kwargs.get("extra_files") or {}) or not isinstance(program, ExportedProgram):
+        return
+    instead = _exports_instead(program)
+    if instead:
+        message = f"the program is saved without a stamp: no recorded export is known to have led to it{instead}"
+        warnings.warn(message, StampWarning, stacklevel=provenance.stack_level())
+
+
+def _exports_instead(program: ExportedProgram) -> str:
+    """Return which exports of the recording the user may have meant, and what to do; "" if it has none."""
+    recording = active.current()
+    if recording is None or not recording.exports:
+        return ""
+    digest = _digest(program)
+    lowered = [done.name for done in recording.exports if digest is not None and done.before == digest]
+    equal = [done.name for done in recording.exports if digest is not None and done.after == digest]
+    if lowered:
+        why = f"{_last(lowered)} lowered this graph, and the result is another program"
+    elif equal:
+        why = f"{_last(equal)} gave an equal graph, as another program"
+    else:
+        why = f"the recording has {_last([done.name for done in recording.exports])}"
+    return f"; {why}; save what run_decompositions() returned"
+
+
+def _last(names: list[str]) -> str:
+    """Return the last few names, the newest first."""
+    names = list(dict.fromkeys(names))  # of two ledgers, two exports may have one name
+    more = f" and {len(names) - _NAMED} earlier" if len(names) > _NAMED else ""
+    return ", ".join(names[: -_NAMED - 1 : -1]) + more
 
 
 def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str, Any]:

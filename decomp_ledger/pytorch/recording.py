@@ -6,6 +6,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported, Updated
+from decomp_ledger.model.events import Exported, Passed
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
@@ -116,6 +117,7 @@ class Recording(Handle):
     Attributes:
         name: its tables are `<name>/1`, `<name>/2` ...
         ledger: the ledger that its events go to; the first event makes the file.
+        exports: those that succeeded while it was entered, oldest first.
     """
 
     instead = "make another one, with record(...)"
@@ -140,6 +142,7 @@ class Recording(Handle):
         self._reason = reason
         self._on_error = on_error
         self._failed = self._left = False
+        self.exports: list[active.ExportDone] = []
         self._lock = BlockLock()
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
@@ -277,11 +280,11 @@ class Recording(Handle):
             _warn(f"recording {self.name!r}: an export was not recorded: {safe_repr(error, 300)}")
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
-        """Record a plain dict that is about to be used, as its differences from torch's default table.
+        """Record a dict that an export is about to use: its content, as the difference from torch's default table.
 
         Returns:
-            Its log, its snapshot in this torch, and the ops that a table of torch's own lacks because it was read
-            before they were loaded; None if it cannot be recorded.
+            Its log, its snapshot in this torch, and the ops that it lacks because it was made, or for a table of
+            torch's own read, before they were loaded; None if it cannot be recorded.
         """
         if self._failed:
             return None
@@ -291,10 +294,13 @@ class Recording(Handle):
 
             defaults = dispatcher.dispatcher.full()
             stale = plain_dict.stale_ops(table, defaults)
-            base, wanted = plain_dict.changes_from_base(dict(table), defaults)
-            log = self._logs_of_dicts.setdefault((base, *wanted), self.new_log(base))
-            log.change(Updated, lambda rules: [] if rules else wanted)
-            return log, log.materialize(defaults.catalog), stale
+            found = plain_dict.content(dict(table), defaults)
+            caller = provenance.torch_caller()
+            key = (found.base, found.later, caller, *found.changes)
+            log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
+            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)
+            log.change(passed, lambda rules: [] if rules else found.changes)
+            return log, log.materialize(defaults.catalog), tuple(sorted({*stale, *found.later}))
         except Exception as error:
             self.missed(error)
             return None

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from decomp_ledger import catalogs
+from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericsCheck
-from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
+from decomp_ledger.errors import IdleRuleWarning, InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog, Wanted
@@ -18,7 +19,7 @@ from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Set, U
 from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.pytorch import active, decompositions, environment, internals, numerics
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve, why_idle
 from decomp_ledger.pytorch.mapping import NOT_KNOWN, LiveMapping
 
 __all__ = ["DecompTable"]
@@ -49,12 +50,17 @@ class DecompTable(LiveMapping):
     """
 
     def __init__(self, _log: TableLog | None = None, /) -> None:
+        self._unmodified = "_recording" in self.__dict__ if _log is None else _log.unmodified
         if _log is None:
             recording = self.__dict__.pop("_recording", None) or active.current()
             if recording is None:
                 raise UnusableValue("DecompTable(): no recording is entered; make the table with Ledger.table(name)")
             _log = recording.new_log()
+            _log.unmodified = self._unmodified
         self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
+        # Of unmodified code, which may set what torch stores and then ignores: keys that are not ops.
+        self._ignored: dict[Any, Any] = {}
+        self._warned: set[tuple[str, str]] = set()  # the idle rules that were warned of
         super().__init__(_log)
 
     def __repr__(self) -> str:
@@ -103,8 +109,22 @@ class DecompTable(LiveMapping):
     # Changes
 
     def __setitem__(self, key: object, value: Any) -> None:
-        ops = op_names_of(key)
-        self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
+        ops = self._ops_to_set(key, value)
+        if ops:
+            self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
+
+    def _ops_to_set(self, key: object, value: Any) -> list[str]:
+        """Return the ops that a key means; keep what is not an op for unmodified code, because torch does so."""
+        try:
+            return op_names_of(key)
+        except UnusableValue:
+            if not self._unmodified:
+                raise
+            self._ignored[key] = value
+            return []
+
+    def _look_again(self, key: object) -> Any:
+        return self._ignored[key] if key in self._ignored else super()._look_again(key)
 
     def __delitem__(self, key: object) -> None:
         self.pop(key)
@@ -112,7 +132,7 @@ class DecompTable(LiveMapping):
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Override many ops, as one event."""
         pairs = dict(*args, **kwargs)
-        self._override(Updated, {op: fn for key, fn in pairs.items() for op in op_names_of(key)})
+        self._override(Updated, {op: fn for key, fn in pairs.items() for op in self._ops_to_set(key, fn)})
 
     def __ior__(self, other: Any) -> DecompTable:  # type: ignore[override]
         self.update(other)
@@ -177,13 +197,15 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.change(Popped, decide)
         self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
+        self._warn_of_idle_rules(had, PRESERVE)
         # Last, because it may import a module, and the ledger must not be locked meanwhile.
         return {op: self._removed(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
 
     def _removed(self, op: str, rule: Rule | None, choice: str, defaults: Defaults) -> Callable[..., Any]:
         """Return the decomposition that a removed op had; if it cannot be loaded, a callable that says why."""
         try:
-            return self._chosen(op, rule, choice, defaults) or LateDecomposition(op)
+            found = self._chosen(op, rule, choice, defaults) or LateDecomposition(op)
+            return found.value if isinstance(found, decompositions.NotCallable) else found
         except LedgerError as error:
             return LateDecomposition(op, error)
 
@@ -217,6 +239,7 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.preserve(ops, reason=reason, expected_version=expected_version)
         self._warn_of_typos(ops)
+        self._warn_of_idle_rules(ops, PRESERVE)
 
     def override(
         self, key: object, fn: Callable[..., Any], *, reason: str | None = None, expected_version: int | None = None
@@ -260,9 +283,9 @@ class DecompTable(LiveMapping):
         expected_version: int | None = None,
     ) -> None:
         defaults = dispatcher.current()
-        wanted = {op: decompositions.identify(op, fn, defaults) for op, fn in pairs.items()}
-        for op, decomposition in wanted.items():
-            decompositions.check_readable(op, pairs[op], decomposition, defaults)
+        if self._unmodified:
+            pairs = {op: decompositions.as_recorded(fn) for op, fn in pairs.items()}
+        wanted = {op: self._identify(op, fn, defaults) for op, fn in pairs.items()}
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             return [
@@ -280,6 +303,18 @@ class DecompTable(LiveMapping):
             self._registrations = NOT_KNOWN
             self._log.change(kind, decide, reason=reason, expected_version=expected_version)
         self._warn_of_typos(list(wanted))
+        self._warn_of_idle_rules((op for op in wanted if op in self._log.rules), OVERRIDE)
+
+    def _identify(self, op: str, fn: Any, defaults: Defaults) -> Decomposition:
+        """Return what the ledger records of a callable; refuse what would be looked for in vain, as torch does not."""
+        found = decompositions.identify(op, fn, defaults)
+        try:
+            decompositions.check_readable(op, fn, found, defaults)
+        except UnusableValue:
+            if not self._unmodified:
+                raise
+            return decompositions.by_source(fn)
+        return found
 
     def _remember_functions(self, wanted: Mapping[str, Decomposition], pairs: Mapping[str, Any]) -> None:
         """Keep the functions of this process that overrides are to use.
@@ -306,6 +341,16 @@ class DecompTable(LiveMapping):
                     PendingOpWarning,
                     stacklevel=provenance.stack_level(),
                 )
+
+    def _warn_of_idle_rules(self, ops: Iterable[str], action: str) -> None:
+        """Warn once of each rule that cannot act; a pending one may act later."""
+        defaults = dispatcher.current()
+        new = [op for op in ops if (op, action) not in self._warned and is_loaded(op)]
+        idle = [found for op in new if (found := why_idle(op, action, defaults)) is not None]
+        self._warned.update((each.op, action) for each in idle)
+        if idle:
+            more = f" (and {len(idle) - 1} rules more, which table.idle lists)" if len(idle) > 1 else ""
+            warnings.warn(f"{idle[0]}{more}", IdleRuleWarning, stacklevel=provenance.stack_level())
 
     # Copies
 
@@ -359,6 +404,13 @@ class DecompTable(LiveMapping):
     def pending(self) -> tuple[str, ...]:
         """Names of the ops with a rule that are not loaded now."""
         return tuple(sorted(op for op in self._log.rules if not is_loaded(op)))
+
+    @property
+    def idle(self) -> tuple[IdleRule, ...]:
+        """The rules that cannot act in this process, by op, each with the reason and what to do; pending ones too."""
+        defaults, rules = dispatcher.current(), sorted(self._log.rules.items())
+        found = (why_idle(op, rule.action, defaults) for op, rule in rules)
+        return tuple(each for each in found if each is not None)
 
     def at(self, version: int | str) -> DecompTable:
         """Return the table as it was at a version or tag, read-only; `run_decompositions` takes it."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
 from decomp_ledger.model.arguments import checked, shown
-from decomp_ledger.model.events import Created, Event, read_event
+from decomp_ledger.model.events import Created, Event, Passed, read_event
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
@@ -30,6 +30,7 @@ SELECT version FROM change
 WHERE table_id = :table AND op_id = (SELECT id FROM op WHERE name = :op) AND version <= :version
 ORDER BY version DESC
 """
+_KIND = f"SELECT kind FROM event WHERE table_id = ? AND version = ? AND {MAKES_VERSION}"
 # The few columns of an event that a list of rules shows.
 _SINCE = """
 SELECT event.version, event.seq, provenance.reason
@@ -131,7 +132,7 @@ class History(Handle):
         lineage, base = self._lineage(table, at)
         changes = sorted(self._last_changes(lineage).items())
         rules = {op: rule for op, (rule, _, _) in changes if rule is not None}
-        return TableState(table, at, base, rules)
+        return TableState(table, at, base, rules, from_dict=self._is_from_dict(lineage[-1]))
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
         """Return the number of a version.
@@ -193,7 +194,7 @@ class History(Handle):
         changes = {op: change for op, change in self._last_changes(lineage).items() if change[0] is not None}
         origins = self._origins(changes, read)
         rules = {op: rule for op, (rule, _, _) in sorted(changes.items()) if rule is not None}
-        return TableState(table, version, base, rules), origins
+        return TableState(table, version, base, rules, from_dict=self._is_from_dict(lineage[-1])), origins
 
     def last_events(self, table: str, version: int | str | None = None) -> dict[str, tuple[Rule | None, Event]]:
         """Return, for each op that a table ever changed, its rule (None after a reset) and the event that made it."""
@@ -239,6 +240,12 @@ class History(Handle):
             found.append(_TableAt(name, table_id, until))
             parent, base = created.parent, created.base if len(found) == 1 else base
         return found[::-1], base
+
+    def _is_from_dict(self, at: _TableAt) -> bool:
+        """Tell whether a version is the content of a dict; a change of it makes a table of its own."""
+        with self.database.reading() as connection:
+            row = connection.execute(_KIND, [at.table_id, at.version]).fetchone()
+        return row is not None and bool(row[0] == Passed.kind)
 
     def _table_id(self, table: str) -> int:
         table_id = self.event_store.table_id(table)

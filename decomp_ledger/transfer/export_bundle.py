@@ -20,7 +20,7 @@ from decomp_ledger.errors import SchemaError, StampError, UnknownCatalog
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json, digest_of
 from decomp_ledger.model.catalog import Catalog, CatalogDelta
-from decomp_ledger.model.events import BASES, CallSite, Event, Exported, decode_body
+from decomp_ledger.model.events import BASES, CallSite, Event, Exported, Passed, decode_body
 from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
 from decomp_ledger.model.materialize import Snapshot, materialize
@@ -117,7 +117,10 @@ class ExportBundle:
             # The decomposition of a change that a later event replaced is not in the bundle.
             changes = (each for each in event.changes if each.decomposition in known)
             fold(rules, changes, self.decompositions)
-        return TableState(self.event.table, self.event.version, self.base, rules)
+        table, version = self.event.table, self.event.version
+        made = [event for event in self.rule_events if (event.table, event.version) == (table, version)]
+        from_dict = any(isinstance(event.body, Passed) for event in made)
+        return TableState(table, version, self.base, rules, from_dict=from_dict)
 
     @cached_property
     def snapshot(self) -> Snapshot:

@@ -244,7 +244,8 @@ def _member(file: IO[bytes], name: str) -> bytes:
         found = [info for info in archive.infolist() if _is_stamp(info.filename)]
         if not found:
             raise StampError(
-                f"{name}: has no stamp; save it with decomp_ledger.save(), or with torch.export.save() within a "
+                f"{name}: has no stamp: it was saved outside of a recording, or no recorded export is known to have "
+                "led to its program; save what run_decompositions() returned, with decomp_ledger.save() or within a "
                 "recording"
             )
         if len(found) > 1:

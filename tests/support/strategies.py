@@ -28,6 +28,7 @@ from decomp_ledger.model.events import (
     Event,
     Exported,
     Materialized,
+    Passed,
     Popped,
     Reset,
     Reverted,
@@ -118,6 +119,7 @@ bodies = st.one_of(
     st.builds(Created, st.sampled_from(["torch", "empty"]), st.none() | st.tuples(texts, integers)),
     *(st.builds(cls, change_lists, pending=pending_lists) for cls in (Set, Popped, Updated, Reset)),
     st.builds(Reverted, change_lists, pending=pending_lists, to=integers),
+    st.builds(Passed, change_lists, pending=pending_lists, entries=integers, later=pending_lists, caller=texts),
     st.builds(Tagged, texts),
     st.builds(Materialized, digests, digests, pending_lists),
     st.builds(

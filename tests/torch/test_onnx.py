@@ -44,3 +44,9 @@ def test_the_file_is_the_same_byte_for_byte(tmp_path: Path) -> None:
     assert made("script.py") == made("-m", "decomp_ledger", "run", "script.py")
     (export,) = json.loads(run("-m", "decomp_ledger", "exports", "--json"))
     assert export["body"]["fired"]["aten::std.dim"] == 1
+    (passed,) = json.loads(run("-m", "decomp_ledger", "log", "--kind", "passed", "--json"))
+    assert passed["body"]["caller"].startswith("torch/onnx/")
+    answer = run(
+        "-m", "decomp_ledger", "explain", "aten::scaled_dot_product_attention", f"export:{export['seq']}"
+    ).decode()
+    assert "missing from the dict that was passed by torch/onnx/" in answer and "preserved" not in answer

@@ -17,7 +17,7 @@ from stamp_cases import KEEP, KEEP_ALWAYS, LOSE, exported, failing_export, rando
 from torch.export import ExportedProgram
 
 import decomp_ledger as dl
-from decomp_ledger import Ledger, StampError, UnusableValue, record
+from decomp_ledger import Ledger, StampError, StampWarning, UnusableValue, record
 from decomp_ledger.pytorch import program_history
 from decomp_ledger.pytorch.program_history import KEY, history
 
@@ -48,6 +48,56 @@ def test_an_equal_graph_has_no_history(way: str, lowered: ExportedProgram, tmp_p
         assert stamp_of(made)[0] is None
         with pytest.raises(StampError, match="no recorded export is known to have led to it"):
             dl.save(made, io.BytesIO())
+
+
+def _dropped(program: ExportedProgram) -> ExportedProgram:
+    program.run_decompositions({})
+    return program
+
+
+def _other(program: ExportedProgram) -> ExportedProgram:
+    program.run_decompositions({})
+    return torch.export.export(torch.nn.SiLU(), (torch.ones(2),))
+
+
+UNSTAMPED = {
+    "its result was dropped": (_dropped, r"export:\d+ \(\w+/1@1\) lowered this graph, and the result is another"),
+    "another program": (_other, r"the recording has export:\d+ \(\w+/1@1\)"),
+    "its graph alone": (
+        lambda it: LOSE["its graph alone"](it.run_decompositions()),
+        "gave an equal graph, as another",
+    ),
+    "loaded": (lambda it: LOSE["saved as a stranger's"](it.run_decompositions()), "gave an equal graph, as another"),
+}
+
+
+def _raising(*args: Any) -> Any:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("way", UNSTAMPED)
+def test_a_save_without_a_stamp_says_which_exports_ran(way: str, tmp_path: Path) -> None:
+    make, match = UNSTAMPED[way]
+    with record(tmp_path / "l.db", name="job"):
+        program = make(exported())
+        with pytest.warns(StampWarning, match=f"without a stamp: .*{match}.*; save what run_decompositions"):
+            torch.export.save(program, tmp_path / "model.pt2")
+        with pytest.raises(StampError, match=match):
+            dl.save(program, io.BytesIO())
+    with pytest.raises(StampError, match="saved outside of a recording, or no recorded export is known"):
+        dl.read_stamp(tmp_path / "model.pt2")
+
+
+@pytest.mark.filterwarnings("error::decomp_ledger.errors.StampWarning")
+def test_a_save_without_a_stamp_is_silent_where_no_export_can_be_meant(tmp_path: Path) -> None:
+    with record(tmp_path / "l.db"):
+        torch.export.save(exported(), tmp_path / "before.pt2")
+        torch.export.save(exported().run_decompositions({}), tmp_path / "after.pt2")
+    with record(tmp_path / "l.db"):
+        silu = torch.export.export(torch.nn.SiLU(), (torch.ones(2),))
+        with pytest.raises(ZeroDivisionError):
+            silu.run_decompositions({torch.ops.aten.silu.default: _raising})
+        torch.export.save(exported(), tmp_path / "before.pt2")
 
 
 @pytest.mark.parametrize("seed", range(2))

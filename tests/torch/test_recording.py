@@ -159,7 +159,7 @@ def test_a_table_made_before_is_recorded_when_it_is_used(ledger: Ledger, program
         actual = program.run_decompositions(table)
     assert str(expected.graph) == str(actual.graph)
     assert rules_of(ledger, "job/1") == {"aten::linear": "preserve", "aten::silu": f"{__name__}.squared"}
-    kinds = [("created", 1), ("updated", 2), ("materialized", 2), ("exported", 2)]
+    kinds = [("created", 1), ("passed", 2), ("materialized", 2), ("exported", 2)]
     assert log(ledger) == [("job/1", *kind) for kind in kinds]
 
 
@@ -206,6 +206,76 @@ def test_a_plain_dict_is_recorded_as_what_it_differs_by(ledger: Ledger, program:
         "aten::silu": f"{__name__}.squared",
         "aten::mm": "torch.ops.aten::matmul",
     }
+
+
+def test_a_plain_dict_is_a_content_and_no_rules_of_the_user(ledger: Ledger, program: ExportedProgram) -> None:
+    with record(ledger, name="job"):
+        plain = dict(default_decompositions())
+        del plain[LINEAR]
+        program.run_decompositions(plain)
+    created, passed, *_ = ledger.events(table="job/1")
+    assert (created.kind, passed.kind, passed.body.entries) == ("created", "passed", len(plain))
+    assert (passed.body.later, passed.body.caller) == ((), "")
+    (export,) = ledger.exports()
+    for spec in ("job/1", f"export:{export.seq}"):
+        assert ledger.show(spec).state.from_dict
+        (answer,) = ledger.explain("aten::linear", spec)
+        assert answer.outcome == "kept" and "missing from the dict that was passed at" in answer.because
+    assert not ledger.show("job/1@1").state.from_dict
+    table = ledger.table("job/1")
+    table.pop(SILU)
+    assert not ledger.show("job/1").state.from_dict
+
+
+def _defined(library: Any, name: str) -> Any:
+    library.define(f"{name}(Tensor x) -> Tensor")
+    library.impl(name, lambda x: x * 2, "CompositeImplicitAutograd")
+    return getattr(getattr(torch.ops, library.ns), name).default
+
+
+TAKEN: dict[str, Callable[[Any], dict[Any, Any]]] = {
+    "dict": dict,
+    "unpacked": lambda table: {**table},
+    "materialized": lambda table: table.materialize(),
+    "filtered": lambda table: {op: fn for op, fn in table.items() if op is not LINEAR},
+    "joined": lambda table: dict(table) | {SILU: squared},
+    "core": lambda table: dict(core_aten_decompositions()),
+}
+
+
+@pytest.mark.parametrize("take", TAKEN.values(), ids=TAKEN)
+def test_an_op_that_was_loaded_after_a_dict_was_made_is_not_taken_for_one_that_was_left_out(
+    take: Callable[[Any], dict[Any, Any]], ledger: Ledger, make_library: Callable[..., Any]
+) -> None:
+    first = _defined(make_library(), "first")
+    with record(ledger, name="job"):
+        early = take(default_decompositions())
+        second = _defined(make_library(), "second")
+        late = take(default_decompositions())
+        for plain in (early, late):
+            plain.pop(first)
+        late.pop(second)
+        uses = type("Uses", (torch.nn.Module,), {"forward": lambda self, x: first(x) + second(x)})()
+        program = torch.export.export(uses, (torch.ones(2),))
+        program.run_decompositions(early)
+        program.run_decompositions(late)
+    one, other = (ledger.bundle(event.seq) for event in ledger.exports())
+    assert (one.body.stale, other.body.stale) == ((second.name(),), ())
+    for bundle, op, loaded_later in ((one, first, False), (one, second, True), (other, second, False)):
+        (answer,) = ledger.explain(op.name(), bundle.name)
+        assert answer.outcome == "kept"
+        assert ("was made before the op was loaded" in answer.because) == loaded_later
+
+
+def test_of_a_dict_that_was_made_before_the_recording_it_is_not_known_what_was_loaded_later(
+    ledger: Ledger, program: ExportedProgram, make_library: Callable[..., Any]
+) -> None:
+    plain = dict(default_decompositions())
+    op = _defined(make_library(), "late")
+    with record(ledger, name="job"):
+        program.run_decompositions(plain)
+    (answer,) = ledger.explain(op.name(), "job/1")
+    assert "missing from the dict" in answer.because and "before the op was loaded" not in answer.because
 
 
 def test_a_plain_dict_of_all_defaults_differs_by_nothing(ledger: Ledger, program: ExportedProgram) -> None:
@@ -856,3 +926,73 @@ def test_the_environment_of_an_event_tells_the_torch(ledger: Ledger) -> None:
     environment = ledger.environment(popped.environment)
     assert str(torch.__version__) in str(environment)
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+# --- values and keys that torch stores and does not use -------------------------------------------------------------
+
+STORED: dict[str, Any] = {
+    "none": None,
+    "number": 3,
+    "operator": aten.mm.default,
+}
+SETTERS: dict[str, Callable[[Any, Any, Any], object]] = {
+    "set": lambda table, op, value: table.__setitem__(op, value),
+    "update": lambda table, op, value: table.update({op: value}),
+}
+USED: dict[str, Any] = {"by kernel": LINEAR, "by Python": SILU, "not in the program": aten.gelu.default}
+
+
+def _outcome(call: Callable[[], Any]) -> str:
+    try:
+        result = call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return str(result.graph) if isinstance(result, ExportedProgram) else repr(result)
+
+
+@pytest.mark.filterwarnings("error::decomp_ledger.errors.RecordingWarning")
+@pytest.mark.parametrize("as_dict", [False, True], ids=["table", "dict"])
+@pytest.mark.parametrize("op", USED.values(), ids=USED)
+@pytest.mark.parametrize("value", STORED.values(), ids=STORED)
+def test_unmodified_code_may_set_what_torch_stores(
+    value: Any, op: Any, as_dict: bool, ledger: Ledger, program: ExportedProgram
+) -> None:
+    def use() -> list[str]:
+        table: Any = default_decompositions()
+        if as_dict:
+            table = dict(table)
+        SETTERS["set" if as_dict else "update"](table, op, value)
+        copied = table.copy()
+        seen = [repr(op in table), repr(table[op]), _outcome(lambda: program.run_decompositions(copied))]
+        return [*seen, repr(table.pop(op)), repr(op in table)]
+
+    expected = use()
+    with record(ledger, name="job"):
+        assert use() == expected
+    assert ledger.verify().ok
+    with Ledger(ledger.path) as later:
+        table = later.table("job/1")
+        if callable(value):
+            return
+        with pytest.raises(LedgerError, match="a value that is not callable"):
+            _ = table[op] if as_dict else later.table("job/2")[op]
+
+
+KEYS: dict[str, Any] = {"number": 5, "none": None, "function": len}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize("way", SETTERS.values(), ids=SETTERS)
+def test_unmodified_code_may_set_keys_that_are_not_ops(
+    way: Any, key: Any, ledger: Ledger, program: ExportedProgram
+) -> None:
+    def use() -> list[str]:
+        table = default_decompositions()
+        way(table, key, squared)
+        way(table, SILU, squared)
+        return [repr(key in table), repr(table[key]), _outcome(lambda: program.run_decompositions(table))]
+
+    expected = use()
+    with record(ledger, name="job"):
+        assert use() == expected
+    assert rules_of(ledger, "job/1") == {"aten::silu": f"{__name__}.squared"}

@@ -1,12 +1,14 @@
 """Explanations of an op, and the diff of two exports: pure functions over model values."""
 
+from typing import Any
+
 import pytest
 
 from decomp_ledger.analysis.explain import explain, explain_export
 from decomp_ledger.analysis.export_diff import export_diff
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import CallSite, Event, Exported, Materialized
-from decomp_ledger.model.rules import Rule, TableState
+from decomp_ledger.model.events import Body, CallSite, Change, Event, Exported, Materialized, Passed
+from decomp_ledger.model.rules import Decomposition, Rule, TableState
 
 CATALOG = Catalog(
     {"torch": "2.13.0"},
@@ -23,7 +25,7 @@ def state(rules: dict[str, Rule] | None = None, base: str = "torch") -> TableSta
     return TableState("edge", 3, base, rules or {})
 
 
-def event(body: Exported | Materialized) -> Event:
+def event(body: Body) -> Event:
     """Return event 7, of the table `edge`."""
     site = CallSite("a.py", 1, "f")
     return Event(7, "edge", 3, body.kind, "2026-01-01T00:00:00.000000Z", "ann", None, site, "", body, "", "")
@@ -91,6 +93,73 @@ def test_an_export_is_explained_by_what_happened_in_it(op: str, body: Exported, 
         "after": body.ops_after.get(op, 0),
         "fired": body.fired.get(op, 0),
     }
+
+
+MISSING, ENTRY = Rule("preserve"), Rule("override", Decomposition("import", "lib", "f", "1" * 64))
+
+
+@pytest.mark.parametrize(
+    ("op", "base", "rule", "passed", "outcome", "because"),
+    [
+        (
+            "aten::linear",
+            "torch",
+            MISSING,
+            {},
+            "kept",
+            "it is missing from the dict that was passed at a.py:1 in f (event #7)",
+        ),
+        (
+            "aten::linear",
+            "torch",
+            MISSING,
+            {"later": ("aten::linear",)},
+            "kept",
+            "it is missing from the dict that was passed at a.py:1 in f (event #7), "
+            "which was made before the op was loaded",
+        ),
+        (
+            "aten::linear",
+            "torch",
+            MISSING,
+            {"caller": "torch/onnx/x.py:2 in g"},
+            "kept",
+            "it is missing from the dict that was passed by torch/onnx/x.py:2 in g at a.py:1 in f (event #7)",
+        ),
+        (
+            "aten::mm",
+            "torch",
+            ENTRY,
+            {},
+            "decomposed",
+            "the dict that was passed at a.py:1 in f (event #7) has lib.f for it",
+        ),
+        ("aten::linear", "empty", None, {}, "kept", "the dict that was passed does not have it"),
+        (
+            "aten::left",
+            "torch",
+            None,
+            {},
+            "kept",
+            "the dict that was passed does not have it, nor does torch's default table",
+        ),
+    ],
+)
+@pytest.mark.parametrize("materialized", [True, False])
+def test_a_dict_is_explained_by_what_it_had_and_not_by_rules(
+    op: str, base: str, rule: Rule | None, passed: dict[str, Any], outcome: str, because: str, materialized: bool
+) -> None:
+    catalog = Catalog(CATALOG.build, {**CATALOG.ops, "aten::left": Entry("cia")})
+    given = event(Passed((Change(op, "preserve"),), entries=900, **passed))
+    table = TableState("edge", 3, base, {op: rule} if rule else {}, from_dict=True)
+    history = [given] if rule else []
+    if materialized:
+        answer = explain(op, table, event(Materialized("c", "s")), catalog, history)
+    elif rule is None and base == "torch":
+        return  # what torch has for the op is not known then
+    else:
+        answer = explain(op, table, None, None, history)
+    assert (answer.outcome, answer.because) == (outcome, because)
 
 
 def test_the_diff_of_two_exports_has_the_ops_whose_counts_differ() -> None:

@@ -170,6 +170,19 @@ def test_the_findings_of_a_check(then: Entry | None, now: Entry | None, rule: Ru
     assert [each.kind for each in others] == [kind for kind in expected if kind == "lost"]
 
 
+@pytest.mark.parametrize(("then", "now", "kind"), [(UNUSED, KERNEL, "entered"), (KERNEL, UNUSED, "left")])
+def test_what_enters_or_leaves_torchs_defaults_is_a_finding_for_a_table_and_not_known_for_a_dict(
+    then: Entry, now: Entry, kind: str
+) -> None:
+    of_table = move({"aten::f": then}, {"aten::f": now}, {"aten::g": PRESERVE})
+    assert [each.kind for each in check_upgrade(of_table, {"aten::f"}).findings] == [kind]
+    states = [attrs.evolve(each.state, from_dict=True) for each in (of_table.drift.before, of_table.after)]
+    before, after = of_table.drift.before.catalog, of_table.after.catalog
+    of_dict = upgrade(NamedState("d@2", states[1], after), NamedState("d@2", states[0], before))
+    check = check_upgrade(of_dict, {"aten::f"})
+    assert ([each.kind for each in check.findings], [each.kind for each in check.notes]) == ([], [kind])
+
+
 def test_ops_outside_the_catalogs_are_foreign_and_no_finding() -> None:
     found = move({"mylib::f": KERNEL}, {}, {})
     check = check_upgrade(found, {"mylib::f", "otherlib::g", "_operator.getitem", "aten::other"})

@@ -25,6 +25,7 @@ __all__ = [
     "StampWarning",
     "UnknownCatalog",
     "UnknownExport",
+    "UnknownOp",
     "UnknownTable",
     "UnknownVersion",
     "UnsupportedTorch",
@@ -88,6 +89,10 @@ class VersionConflict(LedgerError, RuntimeError):
 
 class InvalidName(LedgerError, ValueError):
     """The text cannot name an op, a table or a tag."""
+
+
+class UnknownOp(InvalidName, LookupError):
+    """No op of that name is known."""
 
 
 class UnusableValue(LedgerError, TypeError):

@@ -140,17 +140,19 @@ class Ledger(LedgerLog):
         """Supply the function of a recorded decomposition that cannot be imported by name, such as a lambda.
 
         Args:
-            op: the op that it decomposes: a name or an `OpOverload`.
+            op: the op that it decomposes: a name or an `OpOverload`. The name of a family means those of its overloads
+                that the ledger has.
             fn: the function. Its source must be the recorded one, which is checked when a table uses it.
 
         Raises:
             InvalidName: the text names no op.
             UnusableValue: the value is not an op, or the function is not callable.
         """
-        name = queries.name_of_op(op)
+        names = queries.ops_of(op, self.changed_ops)
         if not callable(fn):
-            raise UnusableValue(f"{name}: its decomposition must be callable, not {type(fn).__name__}")
-        self.functions.provided.setdefault(name, []).append(fn)
+            raise UnusableValue(f"{names[0]}: its decomposition must be callable, not {type(fn).__name__}")
+        for name in names:
+            self.functions.provided.setdefault(name, []).append(fn)
 
     # Queries: each calls the function of that name in `queries` with this ledger.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,7 +24,7 @@ from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnknownOp, UnusableValue
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
@@ -40,6 +40,7 @@ from decomp_ledger.model.events import Event, Exported, Materialized
 from decomp_ledger.model.json_values import parse_json
 from decomp_ledger.model.limits import JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
+from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
 from decomp_ledger.model.rules import RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.state_specs import (
@@ -80,7 +81,7 @@ __all__ = [
     "drift",
     "explain",
     "load_dump",
-    "name_of_op",
+    "ops_of",
     "reproduce_export",
     "show",
     "sole_table",
@@ -260,10 +261,11 @@ def blame(spec: State | None = None, *, op: object = None, ledger: LedgerLog | N
 
     Args:
         spec: a state spec; None means the only table of the ledger.
-        op: only this op.
+        op: only this op; the name of a family means all its overloads.
         ledger: the ledger of tables and exports.
 
     Raises:
+        UnknownOp: the text has no namespace, and no known op has that name.
         LedgerError: the spec names nothing, or needs a ledger.
     """
     return state_and_blame(spec, op=op, ledger=ledger)[1]
@@ -285,8 +287,8 @@ def state_and_blame(
         state, events = found.state, {} if found.bundle is None else found.bundle.blame()
     if op is None:
         return state, events
-    name = name_of_op(op)
-    return state, {name: events[name]} if name in events else {}
+    names = ops_of(op, Lists(state.rules, _NewestOps()))
+    return state, {name: events[name] for name in names if name in events}
 
 
 @checked
@@ -294,21 +296,25 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
     """Return why an op is, or is not, decomposed.
 
     Args:
-        op: its name, or an `OpOverload`.
+        op: its name, or an `OpOverload`. The name of a family (`aten.add`, `add`) means all its overloads.
         spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind.
         ledger: the ledger of tables and exports.
 
     Returns:
-        One explanation for each state.
+        One explanation for each op and state.
 
     Raises:
-        InvalidName: the text names no op.
+        UnknownOp: no torch, rule or export of the state has such an op.
+        InvalidName: the text cannot name an op.
         LedgerError: the spec names nothing, or needs a ledger.
     """
-    name = name_of_op(op)
     if spec is None and ledger is not None and len(ledger.tables()) > 1:
-        return [_explain(name, show(TableSpec(table), ledger=ledger), ledger) for table in _tables_for(name, ledger)]
-    return [_explain(name, show(spec, ledger=ledger), ledger)]
+        names = ops_of(op, Lists(ledger.changed_ops, _ops_of_last_catalog(ledger)))
+        found = [(name, show(TableSpec(table), ledger=ledger)) for name in names for table in _tables_for(name, ledger)]
+    else:
+        state = show(spec, ledger=ledger)
+        found = [(name, state) for name in ops_of(op, _ops_in(state))]
+    return [_explain(name, state, ledger) for name, state in found]
 
 
 # Two states
@@ -587,22 +593,58 @@ def sole_table(ledger: LedgerLog) -> str:
     raise LedgerError(f"{ledger.path}: the ledger has {len(tables)} tables; {fix}")
 
 
-def name_of_op(op: object) -> str:
-    """Return the stored name of an op.
+def ops_of(op: object, known: Collection[str]) -> list[str]:
+    """Return the stored names of the ops that a value means.
 
     Args:
-        op: its name as text, an `OpOverload`, or a higher-order operator.
+        op: text, as :func:`decomp_ledger.model.op_lookup.ops_named` reads it, an `OpOverload`, an `OpOverloadPacket`,
+            or a higher-order operator.
+        known: the names of the ops that a text without a namespace, or of a family, can mean.
 
     Raises:
         InvalidName: the text names no op.
         UnusableValue: the value is neither text nor an op.
     """
-    given = op if isinstance(op, str) else getattr(op, "name", None)
-    if callable(given):
-        given = given()
-    if not isinstance(given, str):
+    if isinstance(op, str):
+        return ops_named(op, known)
+    if type(op).__name__ == "OpOverloadPacket":  # the text of one is the name of its family
+        return ops_named(str(op), known)
+    given = getattr(op, "name", None)
+    name = given() if callable(given) else given
+    if not isinstance(name, str):
         raise UnusableValue(f"{shown(op)}: not an op; give its name, or an OpOverload")
-    return op_names.normalize(given)
+    return [op_names.normalize(name)]
+
+
+class _NewestOps(Collection[str]):
+    """The ops of the newest released torch, whose catalog is read when it is asked for (70 ms)."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in catalogs.released(catalogs.available()[-1]).ops
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(catalogs.released(catalogs.available()[-1]).ops)
+
+    def __len__(self) -> int:
+        return len(catalogs.released(catalogs.available()[-1]).ops)
+
+
+def _is_in_no_torch(op: str) -> bool:
+    """Tell whether an op would be torch's own, and no shipped catalog has it (0.3 s)."""
+    return op_names.is_torchs(op) and not any(op in catalogs.released(version).ops for version in catalogs.available())
+
+
+def _ops_of_last_catalog(ledger: LedgerLog) -> Collection[str]:
+    """Return the ops of the newest materialization of a ledger; of the newest released torch if it has none."""
+    event = next(ledger.events(kind=Materialized.kind, desc=True, limit=1), None)
+    digest = _catalog_digest(event)
+    return _NewestOps() if digest is None else ledger.catalog(digest).ops
+
+
+def _ops_in(found: ResolvedState) -> Collection[str]:
+    """Return the ops that a state has a rule for, that its torch has, or that its program has."""
+    of_program = () if found.bundle is None else _ops_of(found.bundle.body)
+    return Lists(found.state.rules, of_program, _NewestOps() if found.catalog is None else found.catalog.ops)
 
 
 def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog | None) -> StateSpec:
@@ -672,6 +714,11 @@ def _history(op: str, found: ResolvedState, ledger: LedgerLog | None) -> list[Ev
 def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explanation:
     history = _history(op, found, ledger)
     bundle = found.bundle
+    known = _ops_in(found)
+    if op not in known and not history and (found.catalog is not None or _is_in_no_torch(op)):
+        where = "no released torch" if found.catalog is None else f"neither the torch of {found.name}"
+        hint = did_you_mean(op, known) or "; `decomp-ledger catalog show` lists the ops of a torch"
+        raise UnknownOp(f"{op}: {where} nor a rule has such an op{hint}")
     if bundle is None:
         return explaining.explain(op, found.state, found.materialization, found.catalog, history)
     whole = found.named_state().catalog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import click
@@ -9,10 +10,12 @@ import click
 from decomp_ledger import queries
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, stamp_json
 from decomp_ledger.cli.output import (
+    FOUND,
     LedgerOption,
     columns,
     event_json,
     event_lines,
+    explain_nothing,
     json_option,
     note,
     pass_ledger,
@@ -25,9 +28,10 @@ from decomp_ledger.cli.output import (
     whole_number,
     write_json,
 )
-from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE
+from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
-from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.op_lookup import did_you_mean
+from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import ResolvedState
 
@@ -59,7 +63,7 @@ def tables(option: LedgerOption, as_json: bool) -> None:
 
 @click.command()
 @click.argument("table", required=False)
-@click.option("--op", help="Only events that changed this op's rule.")
+@click.option("--op", help="Only events that changed the rule of this op, or of the overloads of this family.")
 @click.option("--actor", help="Only events by this actor.")
 @click.option("--kind", type=click.Choice(EVENT_KINDS), help="Only events of this kind.")
 @click.option("--after", "gt", callback=whole_number, metavar="SEQ", help="Only events after this one.")
@@ -77,16 +81,28 @@ def log(
     limit: int | None,
     reverse: bool,
     as_json: bool,
-) -> None:
-    """Show the events, newest first: what, who, where, why."""
+) -> int:
+    """Show the events, newest first: what, who, where, why; exit with 1 if no event matches.
+
+    OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
+    """
     if limit == 0:
         raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
     with option.read() as ledger:
         found = ledger.events(table=table, op=op, actor=actor, kind=kind, gt=gt, limit=limit, desc=not reverse)
+        first = next(found, None)
+        every = itertools.chain([] if first is None else [first], found)
         if as_json:
-            write_json([event_json(event) for event in found])
+            write_json([event_json(event) for event in every])
         else:
-            print_lines(line for event in found for line in event_lines(event))
+            print_lines(line for event in every for line in event_lines(event))
+        if first is not None:
+            return 0
+        hint = "" if op is None else did_you_mean(op, ledger.changed_ops)
+    filters = {"--op": op, "--actor": actor, "--kind": kind, "--after": gt}
+    given = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
+    explain_nothing(f"no event matches{f' {given}' if given else ''}{hint}")
+    return FOUND
 
 
 @click.command()
@@ -166,16 +182,25 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 
 @click.command()
 @click.argument("state", required=False, metavar=f"[{STATE}]")
-@click.option("--op", help="Only this op.")
+@click.option("--op", help="Only this op, or the overloads of this family.")
 @json_option
 @pass_ledger
-def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> None:
-    """Show, for each rule of a table, the event that set it: who, where, why."""
+def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> int:
+    """Show, for each rule of a table, the event that set it: who, where, why; exit with 1 if --op has no rule."""
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
     if as_json:
         write_json({name: event_json(event) for name, event in events.items()})
-        return
+    else:
+        _print_blame(found, events)
+    if op is None or events:
+        return 0
+    hint = did_you_mean(op, found.rules) or "; `decomp-ledger explain` says what happens to an op without a rule"
+    explain_nothing(f"{op}: it has no rule in {found.table}@{found.version}{hint}")
+    return FOUND
+
+
+def _print_blame(found: TableState, events: Mapping[str, Event]) -> None:
     print_lines(
         line
         for name, event in events.items()

@@ -30,6 +30,7 @@ __all__ = [
     "columns",
     "event_json",
     "event_lines",
+    "explain_nothing",
     "json_option",
     "note",
     "pass_ledger",
@@ -94,6 +95,11 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
+
+
+def explain_nothing(text: str) -> None:
+    """Print one escaped line to standard error, which says why a command has nothing to show."""
+    click.echo(f"decomp-ledger: {printable(text)}", err=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "PROGRAM_FILE",
     "TORCH_NAMESPACES",
     "check_label",
+    "family",
     "is_aten",
     "is_op_name",
     "is_torchs",
@@ -84,6 +85,29 @@ def normalize(text: str) -> str:
     raise InvalidName(
         f"{short!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
+
+
+def family(text: str) -> tuple[str, str, bool] | None:
+    """Return the family that a text may name: its namespace, its name, and whether the text can also name one op.
+
+    Args:
+        text: `aten::add`, `aten.add` or `add`, which has the namespace "". `aten.add` can name a family only.
+
+    Returns:
+        None for the name of one overload (`aten::add.Tensor`, `higher_order.cond`) and for what is not an op's name.
+    """
+    bare = _TORCH_OPS.sub("", text) if isinstance(text, str) and len(text) <= _MAX_NAME else ""
+    if _HIGHER_ORDER.match(bare):
+        return None
+    match = _OP.fullmatch(bare)
+    if match is not None and match["overload"] is None:
+        return match["namespace"], match["name"], True
+    if _BARE.fullmatch(bare):
+        return "", bare, True
+    if _FAMILY.fullmatch(bare):
+        space, _, name = bare.partition(".")
+        return space, name, False
+    return None
 
 
 @lru_cache(maxsize=10_000)  # 2 us a name, at each append

@@ -100,6 +100,7 @@ _LEDGER = "SELECT id, created_at FROM ledger"
 _TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
 # By the index of names, whose order is that of the code points. No name starts with the last code point.
 _TABLE_NAMES = "SELECT name FROM decomp_table WHERE name >= :prefix AND name < :prefix || char(0x10FFFF) ORDER BY name"
+_OP_NAMES = "SELECT name FROM op ORDER BY name"
 _BY_ACTOR = "event.provenance_id IN (SELECT id FROM provenance WHERE actor = ?)"
 _TABLE_VERSION = f"SELECT max(version) FROM event WHERE table_id = ? AND {MAKES_VERSION}"
 _DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
@@ -262,6 +263,11 @@ class EventStore(Handle):
         with self.database.reading() as connection:
             row = connection.execute(_TABLE_ID, [table]).fetchone()
         return None if row is None else int(row[0])
+
+    def op_names(self) -> list[str]:
+        """Return the names of the ops that events changed, sorted."""
+        with self.database.reading() as connection:
+            return [str(name) for (name,) in connection.execute(_OP_NAMES).fetchall()]
 
     def table_names(self, prefix: str) -> list[str]:
         """Return the names of the tables whose names start with a prefix, sorted by code points."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
+from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.events import Created, Event, read_event
 from decomp_ledger.model.handles import Handle
@@ -166,7 +167,14 @@ class History(Handle):
         return {str(name): version for name, version in rows}
 
     def history(self, table: str, op: str, version: int) -> list[Event]:
-        """Return every event up to a version that changed an op, oldest first, with those before a fork."""
+        """Return every event up to a version that changed an op, oldest first, with those before a fork.
+
+        Args:
+            table: the table's name.
+            op: the op's name, in any form that names one op.
+            version: the last version.
+        """
+        op = op_names.normalize(op)
         found: list[Event] = []
         for _, table_id, until in self._lineage(table, version)[0]:
             with self.database.reading() as connection:

@@ -336,9 +336,14 @@ class Database(Handle):
                 f"{self.path}: the file was removed or replaced while it was open; put it back, or open it again"
             )
 
-    def _as_ledger_error(self, error: sqlite3.Error | UnicodeEncodeError | OverflowError) -> BaseException:
-        """Return the LedgerError for an error of SQLite, or what interrupted it; raise a fault of this package."""
-        cause = error if self._connection is None else self._connection.cause_of(error)
+    def _as_ledger_error(
+        self, error: sqlite3.Error | UnicodeEncodeError | OverflowError, connection: LedgerConnection | None
+    ) -> BaseException:
+        """Return the LedgerError for an error of SQLite on a connection, or what interrupted it.
+
+        Raises a fault of this package as it is.
+        """
+        cause = error if connection is None else connection.cause_of(error)
         if cause is not error:
             return cause
         if isinstance(error, UnicodeEncodeError):
@@ -424,7 +429,7 @@ class _Block:
         if frame is not None:
             self.database.leave(frame)
         if isinstance(error, _ERRORS):
-            raise self.database._as_ledger_error(error) from error
+            raise self.database._as_ledger_error(error, self.database._connection) from error
 
 
 class _Reading(_Block):
@@ -507,15 +512,18 @@ class _LongRead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        connection = self.connection
         try:
-            if self.connection is not None and os.getpid() == self.process:
-                self.connection.close()
-            elif self.connection is not None:
-                _inherited.append(self.connection)
+            if isinstance(error, _ERRORS):
+                raise self.database._as_ledger_error(error, connection) from error
         finally:
-            self.file.__exit__(kind, error, trace)
-        if isinstance(error, _ERRORS):
-            raise self.database._as_ledger_error(error) from error
+            try:
+                if connection is not None and os.getpid() == self.process:
+                    connection.close()
+                elif connection is not None:
+                    _inherited.append(connection)
+            finally:
+                self.file.__exit__(kind, error, trace)
 
 
 class _Writing(_Block):

@@ -2,8 +2,10 @@
 
 import os
 import random
+import signal
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,45 @@ def test_a_statement_is_stopped_that_takes_too_many_steps_for_its_file(path: Pat
         connection.execute(f"SELECT count(x) FROM ({runaway.ENDLESS})")
     assert connection.execute("SELECT count(seq) FROM event").fetchone() == (2,)
     connection.close()
+
+
+BLOCKS = ("reading", "read_transaction", "long_read", "write_transaction")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_rows_that_do_not_end_are_one_error_of_the_file_in_every_block(path: Path, block: str) -> None:
+    with Ledger(path, actor="ann") as ledger:
+        with (
+            pytest.raises(LedgerFileError, match="more steps than an undamaged file"),
+            getattr(ledger.database, block)() as connection,
+        ):
+            deque(connection.execute(runaway.ENDLESS), maxlen=0)
+        assert ledger.table_log("edge").preserve(["aten::add"]) is not None
+        assert ledger.verify().ok
+
+
+class Stop(Exception):
+    """What a signal handler of a program raises."""
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_what_a_signal_handler_raises_between_rows_ends_every_block(path: Path, block: str) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGUSR1])
+    try:
+        with Ledger(path, actor="ann") as ledger:
+            with pytest.raises(Stop), getattr(ledger.database, block)() as connection:
+                connection.watch(None)
+                timer.start()
+                deque(connection.execute(runaway.ENDLESS), maxlen=0)
+            timer.join()
+            assert ledger.table_log("edge").preserve(["aten::add"]) is not None
+            assert ledger.verify().ok
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_statement_in_memory_has_no_limit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from contextlib import suppress
 
@@ -21,7 +22,7 @@ from decomp_ledger.cli import (
     streams,
     verify_commands,
 )
-from decomp_ledger.cli.output import FOUND, INTERRUPTED, WRONG_USE, LedgerOption, printable
+from decomp_ledger.cli.output import COMMAND_LINE, FOUND, INTERRUPTED, WRONG_USE, LedgerOption, printable
 from decomp_ledger.errors import LedgerError, UnknownOp
 
 __all__ = ["cli", "main"]
@@ -52,6 +53,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
         self.given = found[0]
+        ctx.meta[COMMAND_LINE] = shlex.join(["decomp-ledger", *args])
         return found
 
 

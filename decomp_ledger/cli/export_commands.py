@@ -10,6 +10,7 @@ import click
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
+    at_text,
     columns,
     event_json,
     json_option,
@@ -51,10 +52,11 @@ def exports(option: LedgerOption, as_json: bool) -> None:
                 when(event.recorded_at),
                 str(ledger.environment(event.environment).get("torch", "")),
                 summary(event),
+                "" if event.call_site is None else str(event.call_site),
             )
             for event in found
         )
-        columns(("export", "table", "when (UTC)", "torch", "result"), rows)
+        columns(("export", "table", "when (UTC)", "torch", "result", "where"), rows)
 
 
 def print_stamp(name: str, stamp: Stamp) -> None:
@@ -85,8 +87,7 @@ def print_export(bundle: ExportBundle) -> None:
     """Print one export: the decompositions that fired, and the rules that had no effect in it."""
     event, body = bundle.event, bundle.body
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
-    where = f", at {event.call_site}" if event.call_site else ""
-    note(f"  by {event.actor}{where}, {when(event.recorded_at)} UTC")
+    note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     if body.error is not None:
         note(f"  {body.error[0]}: {body.error[1]}")
     ops = sorted(body.ops_before.keys() | body.ops_after.keys() | body.fired.keys())

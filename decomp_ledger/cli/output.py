@@ -23,10 +23,12 @@ from decomp_ledger.model.rules import Rule
 from decomp_ledger.model.state_specs import parse_number, shorten
 
 __all__ = [
+    "COMMAND_LINE",
     "FOUND",
     "INTERRUPTED",
     "WRONG_USE",
     "LedgerOption",
+    "at_text",
     "columns",
     "event_json",
     "event_lines",
@@ -45,6 +47,9 @@ __all__ = [
     "whole_number",
     "write_json",
 ]
+
+# The key of the command line in click's context.
+COMMAND_LINE = "decomp_ledger.command_line"
 
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
@@ -70,7 +75,9 @@ class LedgerOption(NamedTuple):
         """Open it for writing. The file must exist, because a new ledger has nothing to change."""
         with self.read():
             pass
-        return Ledger(self.path, actor=actor)
+        ledger = Ledger(self.path, actor=actor)
+        ledger.command = click.get_current_context().meta[COMMAND_LINE]
+        return ledger
 
 
 pass_ledger = click.make_pass_decorator(LedgerOption)
@@ -190,7 +197,9 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
 
 def event_json(event: Event) -> dict[str, Json]:
     """Return an event as plain data, with its changes."""
-    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name not in ("body", "written"))
+    left_out = ("body", "written", "call_site")
+    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name not in left_out)
+    value["call_site"] = None if event.call_site is None else event.call_site.to_json()
     body = attrs.asdict(event.body)
     if event.changes:
         body["changes"] = [attrs.asdict(change) for change in event.changes]
@@ -267,11 +276,19 @@ def _first(ops: Sequence[str], limit: int = 3) -> str:
     return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
 
 
+def at_text(event: Event) -> str:
+    """Return where an event was made, as the end of a line: the line, and the nearest caller in other code."""
+    site = event.call_site
+    if site is None:
+        return ""
+    return f", at {site}" + (f", called at {site.caller}" if site.caller is not None else "")
+
+
 def event_lines(event: Event) -> Iterator[str]:
     """Give the escaped lines that show an event: what, who, where, why."""
     text = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
     yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
-    yield printable(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
+    yield printable(f"    by {event.actor}{at_text(event)}")
     if event.reason:
         yield printable(f"    because {event.reason}")
 

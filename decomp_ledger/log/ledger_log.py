@@ -70,6 +70,7 @@ class LedgerLog(History):
         durability: str = "process",
         lazy: bool = False,
     ) -> None:
+        self.command: str | None = None  # the command line that acts, if one does
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
         self.functions = ProcessFunctions(one_or_more(trust))
@@ -239,7 +240,7 @@ class LedgerLog(History):
 
         Call it before a write transaction, because the first call runs git.
         """
-        return provenance.origin(self.actor)
+        return provenance.origin(self.actor, self.command)
 
     def because(self, reason: str) -> AbstractContextManager[None]:
         """Give every event in the block a reason; the reasons of nested blocks are joined, the outer first.

@@ -246,6 +246,11 @@ def test_tag_names_a_version_once(path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "edge@1 is now edge@start (#7)\n")
     (event,) = answer(path, "log", "-n", "1")
     assert (event["actor"], event["reason"], event["body"]["name"]) == ("Bob", "the first", "start")
+    command = "decomp-ledger tag edge@1 start --reason 'the first' --actor Bob"
+    assert event["call_site"] == {"file": command, "line": 0, "function": ""}
+    assert f"by Bob, at `{command}`\n" in run(path, "log", "-n", "1").stdout
+    run(path, "tag", "edge@2", "secret-name", DECOMP_LEDGER_CAPTURE="minimal")
+    assert answer(path, "log", "-n", "1")[0]["call_site"]["file"] == "decomp-ledger tag"
     assert answer(path, "tag", "edge@1", "start") == {"event": None}
     moved = run(path, "tag", "edge@2", "start")
     assert moved.returncode == 2

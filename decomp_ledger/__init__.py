@@ -32,6 +32,7 @@ from decomp_ledger.errors import (
     StampError,
     StampWarning,
     UnknownCatalog,
+    UnknownEvent,
     UnknownExport,
     UnknownOp,
     UnknownTable,
@@ -81,6 +82,7 @@ from decomp_ledger.model.state_specs import (
 )
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.queries import (
+    RecordedEvent,
     Reproduction,
     ResolvedState,
     State,
@@ -156,6 +158,7 @@ __all__ = [
     "Recording",
     "RecordingWarning",
     "ReproducedTable",
+    "RecordedEvent",
     "Reproduction",
     "ReproductionError",
     "Rerun",
@@ -194,6 +197,7 @@ __all__ = [
     "TraceSet",
     "Traces",
     "UnknownCatalog",
+    "UnknownEvent",
     "UnknownExport",
     "UnknownOp",
     "UnknownTable",

@@ -24,6 +24,7 @@ __all__ = [
     "StampError",
     "StampWarning",
     "UnknownCatalog",
+    "UnknownEvent",
     "UnknownExport",
     "UnknownOp",
     "UnknownTable",
@@ -69,6 +70,10 @@ class SigningError(LedgerError, ValueError):
 
 class UnknownCatalog(LedgerError, KeyError):
     """The package has no catalog of that torch version."""
+
+
+class UnknownEvent(LedgerError, LookupError):
+    """The ledger has no event of that number."""
 
 
 class UnknownExport(LedgerError, LookupError):

@@ -22,7 +22,7 @@ from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Event
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.recording import Recording
-from decomp_ledger.queries import Reproduction, ResolvedState, State, StateDiff, UpgradeReport
+from decomp_ledger.queries import RecordedEvent, Reproduction, ResolvedState, State, StateDiff, UpgradeReport
 from decomp_ledger.storage import backup as backups
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -160,6 +160,14 @@ class Ledger(LedgerLog):
         """Return a table state with the facts that are known about it; see :func:`decomp_ledger.show`."""
         return queries.show(spec, ledger=self)
 
+    def event(self, number: int) -> RecordedEvent:
+        """Return one event with its environment and the decompositions that it names.
+
+        Raises:
+            UnknownEvent: the ledger has no such event.
+        """
+        return queries.event(number, ledger=self)
+
     def blame(self, spec: State | None = None, *, op: object = None) -> dict[str, Event]:
         """Return, for each op that has a rule, the event that set it; see :func:`decomp_ledger.blame`."""
         return queries.blame(spec, op=op, ledger=self)
@@ -168,9 +176,9 @@ class Ledger(LedgerLog):
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
 
-    def diff(self, before: State, after: State) -> StateDiff:
+    def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
-        return queries.diff(before, after, ledger=self)
+        return queries.diff(before, after, graphs=graphs, ledger=self)
 
     def drift(self, before: State, after: State, *, only_used: State | int | None = None) -> Drift:
         """Return the difference between two states with their catalogs; see :func:`decomp_ledger.drift`."""

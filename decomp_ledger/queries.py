@@ -24,7 +24,15 @@ from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnknownOp, UnusableValue
+from decomp_ledger.errors import (
+    DamagedSchema,
+    LedgerError,
+    StampError,
+    UnknownCatalog,
+    UnknownEvent,
+    UnknownOp,
+    UnusableValue,
+)
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
@@ -35,13 +43,14 @@ from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces
+from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
 from decomp_ledger.model.json_values import parse_json
 from decomp_ledger.model.limits import JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
-from decomp_ledger.model.rules import RuleDiff, TableState
+from decomp_ledger.model.rules import Decomposition, RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
 
 __all__ = [
+    "RecordedEvent",
     "Reproduction",
     "ResolvedState",
     "State",
@@ -79,6 +89,7 @@ __all__ = [
     "check_upgrade",
     "diff",
     "drift",
+    "event",
     "explain",
     "load_dump",
     "ops_of",
@@ -108,6 +119,7 @@ class ResolvedState:
         since: op -> the version that set its rule, with the reason.
         bundle: the export, if the spec names one.
         stamp: the stamp, if the spec names a `.pt2` file.
+        environment: what the export ran in, or the event that made the version; empty for a catalog.
     """
 
     name: str
@@ -117,6 +129,7 @@ class ResolvedState:
     since: Mapping[str, Since | Event] = attrs.field(factory=dict)
     bundle: ExportBundle | None = None
     stamp: Stamp | None = None
+    environment: Mapping[str, Json] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
         torch = "never materialized" if self.catalog is None else f"torch {self.catalog.build.get('torch')}"
@@ -154,12 +167,24 @@ class StateDiff:
         after: the second state.
         rules: the ops whose rules differ.
         exports: the difference between the two exports, if both states are of exports.
+        first_node: the first node in which their programs differ, if the programs were to be compared.
     """
 
     before: ResolvedState
     after: ResolvedState
     rules: tuple[RuleDiff, ...]
     exports: ExportDiff | None
+    first_node: GraphDifference | None = None
+
+    @property
+    def environments(self) -> dict[str, tuple[Json, Json]]:
+        """What differs between the environments: name -> its value before and after, None where it is not recorded.
+
+        Empty if one of the states has no environment.
+        """
+        one, other = self.before.environment, self.after.environment
+        names = dict.fromkeys([*one, *other]) if one and other else ()
+        return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
     @property
     def same_base(self) -> bool:
@@ -197,6 +222,24 @@ class UpgradeReport:
 
 
 @attrs.frozen(repr=False)
+class RecordedEvent:
+    """One event with everything that it names.
+
+    Attributes:
+        event: the event.
+        environment: what it was made in: torch, Python, platform, host, git commit, CI run, libraries.
+        decompositions: digest -> decomposition, for the overrides of its changes.
+    """
+
+    event: Event
+    environment: Mapping[str, Json]
+    decompositions: Mapping[str, Decomposition]
+
+    def __repr__(self) -> str:
+        return f"<RecordedEvent #{self.event.seq}: {self.event.table}@{self.event.version} {self.event.kind}>"
+
+
+@attrs.frozen(repr=False)
 class Reproduction:
     """An export whose table was made again, and which was run again if a program was given.
 
@@ -216,6 +259,18 @@ class Reproduction:
     def exact(self) -> bool:
         """Whether the table is the recorded one, and the second run gave the recorded graph."""
         return not self.table.differences and (self.rerun is None or self.rerun.same)
+
+    @property
+    def git_commit(self) -> str | None:
+        """The git commit of the working tree that the export ran in; None if it is not recorded."""
+        found = self.bundle.environment.get("git_commit")
+        return found if isinstance(found, str) else None
+
+    @property
+    def git_dirty(self) -> bool | str | None:
+        """Whether that tree had other content than its commit; a text that says why if that is unknown."""
+        found = self.bundle.environment.get("git_dirty")
+        return found if isinstance(found, bool | str) else None
 
     def __repr__(self) -> str:
         run = "not run" if self.rerun is None else "the same graph" if self.rerun.same else "another graph"
@@ -253,6 +308,32 @@ def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> Resol
     if isinstance(parsed, ExportSpec):
         return _of_bundle(str(parsed), ExportBundle.from_log(opened, opened.export(parsed.number)))
     return _of_table(parsed, opened)
+
+
+@checked
+def event(number: int, *, ledger: LedgerLog) -> RecordedEvent:
+    """Return one event with its environment and the decompositions that it names.
+
+    Args:
+        number: its seq.
+        ledger: the ledger.
+
+    Raises:
+        UnknownEvent: the ledger has no such event.
+    """
+    found = next(ledger.events(gt=number - 1, lte=number), None)
+    if found is None:
+        last = ledger.event_store.head()[0]
+        fix = f"give one of #1 to #{last}" if last else "it has none yet"
+        raise UnknownEvent(f"#{number}: the ledger {ledger.path} has no such event; {fix}")
+    return recorded(found, ledger)
+
+
+def recorded(found: Event, ledger: LedgerLog) -> RecordedEvent:
+    """Return an event with its environment and the decompositions that it names."""
+    digests = {change.decomposition for change in found.changes if change.decomposition is not None}
+    named = ledger.event_store.decompositions_by_digest(sorted(digests))
+    return RecordedEvent(found, ledger.environment(found.environment), named)
 
 
 @checked
@@ -321,22 +402,36 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
 
 
 @checked
-def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> StateDiff:
+def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog | None = None) -> StateDiff:
     """Return the difference between the rules of two states, and between their exports if they have them.
 
     Args:
         before: a state spec.
         after: a state spec.
+        graphs: load both programs and find the first node that differs. Both states must be stamped `.pt2` files,
+            because a ledger holds only digests of graphs. `torch.export.load` unpickles parts of them.
         ledger: the ledger of tables and exports.
 
     Raises:
-        LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions.
+        LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions;
+            or a program cannot be loaded.
     """
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
     if one.state.version == other.state.version == 0:
         raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
     exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
-    return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
+    first = _first_node(one, other) if graphs else None
+    return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports, first)
+
+
+def _first_node(one: ResolvedState, other: ResolvedState) -> GraphDifference | None:
+    for each in (one, other):
+        if each.stamp is None:
+            raise LedgerError(f"{each.name}: not a stamped .pt2 file, so it has no graph to compare; give both files")
+    from decomp_ledger.pytorch.graph_digest import first_difference
+    from decomp_ledger.pytorch.reproduced_table import load_program
+
+    return first_difference(load_program(one.name), load_program(other.name))
 
 
 @checked
@@ -679,7 +774,8 @@ def _default_table(name: str, found: Catalog) -> ResolvedState:
 
 
 def _of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:
-    return ResolvedState(name, bundle.state, bundle.catalog, bundle.event, bundle.blame(), bundle)
+    state, environment = bundle.state, bundle.environment
+    return ResolvedState(name, state, bundle.catalog, bundle.event, bundle.blame(), bundle, environment=environment)
 
 
 def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
@@ -687,7 +783,9 @@ def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
     event = ledger.last_materialization(state.table, state.version)
     digest = _catalog_digest(event)
     found = None if digest is None else ledger.catalog(digest)
-    return ResolvedState(f"{state.table}@{state.version}", state, found, event, since)
+    environment = ledger.environment(ledger.event_of(state.table, state.version).environment)
+    name = f"{state.table}@{state.version}"
+    return ResolvedState(name, state, found, event, since, environment=environment)
 
 
 def _read_catalog(path: Path) -> Catalog:

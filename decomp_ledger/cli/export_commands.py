@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,20 @@ def reproduce(
     return 0 if found.exact else FOUND
 
 
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+
+
+def _commit_text(found: Reproduction) -> str:
+    """Return the git commit to go back to; "" if it is not recorded, or not a digest."""
+    commit = found.git_commit
+    if commit is None or _COMMIT.fullmatch(commit) is None:
+        return ""
+    changed = ", whose files were changed" if found.git_dirty is True else ""
+    if isinstance(found.git_dirty, str):
+        changed = f" (whether its files were changed is {found.git_dirty})"
+    return f"it was exported at the git commit {commit}{changed}; go back with `git checkout {commit[:12]}`"
+
+
 def _print_reproduction(found: Reproduction) -> None:
     name, table, differences = found.bundle.name, found.table, found.table.differences
     if differences:
@@ -160,6 +175,8 @@ def _print_reproduction(found: Reproduction) -> None:
     else:
         digest = found.bundle.snapshot.digest[:12]
         note(f"{name} is made again exactly: {len(table)} decompositions, snapshot {digest}, torch {table.torch}")
+    if commit := _commit_text(found):
+        note(commit)
     if found.rerun is None:
         return
     if found.rerun.same:
@@ -195,6 +212,8 @@ def _reproduction_json(found: Reproduction) -> dict[str, Json]:
         "ledger": found.bundle.ledger,
         "torch": found.table.torch,
         "exact": not found.table.differences,
+        "git_commit": found.git_commit,
+        "git_dirty": found.git_dirty,
         "decompositions": len(found.table),
         "snapshot": found.bundle.snapshot.digest,
         "differences": [each.to_json() for each in found.table.differences],

@@ -13,6 +13,7 @@ from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
     columns,
+    event_details,
     event_json,
     event_lines,
     explain_nothing,
@@ -21,6 +22,7 @@ from decomp_ledger.cli.output import (
     pass_ledger,
     print_lines,
     printable,
+    recorded_json,
     rule_json,
     rule_text,
     snapshot_json,
@@ -32,7 +34,7 @@ from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
-from decomp_ledger.model.state_specs import STATE
+from decomp_ledger.model.state_specs import STATE, parse_event_number
 from decomp_ledger.queries import ResolvedState
 
 __all__ = ["COMMANDS"]
@@ -69,6 +71,7 @@ def tables(option: LedgerOption, as_json: bool) -> None:
 @click.option("--after", "gt", callback=whole_number, metavar="SEQ", help="Only events after this one.")
 @click.option("-n", "--limit", callback=whole_number, help="At most this many events.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
+@click.option("-v", "--verbose", is_flag=True, help="Show all of each event, with the environment that it was made in.")
 @json_option
 @pass_ledger
 def log(
@@ -80,11 +83,13 @@ def log(
     gt: int | None,
     limit: int | None,
     reverse: bool,
+    verbose: bool,
     as_json: bool,
 ) -> int:
     """Show the events, newest first: what, who, where, why; exit with 1 if no event matches.
 
     OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
+    `show '#5'` shows one event.
     """
     if limit == 0:
         raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
@@ -93,7 +98,9 @@ def log(
         first = next(found, None)
         every = itertools.chain([] if first is None else [first], found)
         if as_json:
-            write_json([event_json(event) for event in every])
+            write_json([recorded_json(queries.recorded(event, ledger)) for event in every])
+        elif verbose:
+            print_lines(line for event in every for line in event_details(queries.recorded(event, ledger)))
         else:
             print_lines(line for event in every for line in event_lines(event))
         if first is not None:
@@ -106,7 +113,7 @@ def log(
 
 
 @click.command()
-@click.argument("state", required=False, metavar=f"[{STATE}]")
+@click.argument("state", required=False, metavar=f"[{STATE}|#SEQ]")
 @click.option("--preserved", is_flag=True, help="Only ops that the table preserves.")
 @click.option("--overridden", is_flag=True, help="Only ops that the table overrides.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
@@ -117,8 +124,20 @@ def show(
 ) -> None:
     """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
 
+    '#5' shows all of one event: its changes, the lines that made it, and the environment.
     Of a .pt2 only the stamp is read, which needs neither torch nor a ledger.
     """
+    number = None if state is None else parse_event_number(state)
+    if number is not None:
+        if preserved or overridden or everything:
+            raise click.UsageError(f"{state}: --preserved, --overridden and --all are about tables; omit them")
+        with option.read() as ledger:
+            recorded = ledger.event(number)
+        if as_json:
+            write_json(recorded_json(recorded))
+        else:
+            print_lines(event_details(recorded, whole=True))
+        return
     with option.ask() as ledger:
         found = ledger.show(state)
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]

@@ -6,8 +6,9 @@ import itertools
 import json
 import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
@@ -21,6 +22,7 @@ from decomp_ledger.model.events import Changing, Created, Event, Exported, Mater
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.rules import Rule
 from decomp_ledger.model.state_specs import parse_number, shorten
+from decomp_ledger.queries import RecordedEvent
 
 __all__ = [
     "COMMAND_LINE",
@@ -30,6 +32,7 @@ __all__ = [
     "LedgerOption",
     "at_text",
     "columns",
+    "event_details",
     "event_json",
     "event_lines",
     "explain_nothing",
@@ -39,6 +42,7 @@ __all__ = [
     "print_lines",
     "printable",
     "progress",
+    "recorded_json",
     "rule_json",
     "rule_text",
     "snapshot_json",
@@ -54,6 +58,7 @@ COMMAND_LINE = "decomp_ledger.command_line"
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
+_LINE = 120  # characters of a line of prose
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
@@ -291,6 +296,60 @@ def event_lines(event: Event) -> Iterator[str]:
     yield printable(f"    by {event.actor}{at_text(event)}")
     if event.reason:
         yield printable(f"    because {event.reason}")
+
+
+def event_details(found: RecordedEvent, *, whole: bool = False) -> Iterator[str]:
+    """Give the escaped lines that show an event with its environment.
+
+    Args:
+        found: the event, with its environment.
+        whole: also show the source of each decomposition, and every field of the body.
+    """
+    event = found.event
+    yield from event_lines(event)
+    frames = () if event.call_site is None else event.call_site.frames
+    if len(frames) > 1:
+        yield "    the lines that made it, innermost first:"
+        yield from (printable(f"      {frame}") for frame in frames)
+    for change in event.changes:
+        decomposition = found.decompositions.get(change.decomposition or "")
+        rule = change.action if decomposition is None else rule_text(Rule(change.action, decomposition))
+        digest = "" if decomposition is None or decomposition.digest is None else f"  {decomposition.digest[:12]}"
+        yield printable(f"    {change.op}  {rule}{digest}")
+        if whole and decomposition is not None and decomposition.source is not None:
+            yield from (printable(f"      {line}") for line in decomposition.source.splitlines())
+    fields = attrs.asdict(event.body, recurse=False) if whole else {}
+    for name, value in fields.items():
+        if name != "changes" and value not in (None, (), {}):
+            yield from _wrapped_field(name, value)
+    for name, value in found.environment.items():
+        yield from _wrapped_field(name, value)
+    yield f"    hash: {event.hash}, after {event.prev_hash}"
+
+
+def _wrapped_field(name: str, value: object) -> Iterator[str]:
+    """Give the escaped lines of a named value; lists and counts of ops are folded."""
+    text = str(value)
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{key} {item}" for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        text = ", ".join(map(str, value))
+    # At spaces alone, because a word may be something to copy.
+    yield from textwrap.wrap(
+        printable(f"{name}: {text}"),
+        _LINE,
+        initial_indent="    ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def recorded_json(found: RecordedEvent) -> dict[str, Json]:
+    """Return an event as plain data, with its environment and the decompositions that it names."""
+    decompositions: dict[str, Json] = {digest: each.to_json() for digest, each in found.decompositions.items()}
+    facts = dict(found.environment)
+    return {**event_json(found.event), "environment_facts": facts, "decompositions": decompositions}
 
 
 def when(recorded_at: str) -> str:

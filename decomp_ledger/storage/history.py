@@ -183,6 +183,13 @@ class History(Handle):
             found += self._events_at(table_id, [row[0] for row in rows])
         return sorted(found, key=lambda event: event.seq)
 
+    def event_of(self, table: str, version: int) -> Event:
+        """Return the event that made a version of a table."""
+        found = next(iter(self._events_at(self._table_id(table), [version])), None)
+        if found is None:
+            raise self._damaged(f"version {version} of {table} has no event")
+        return found
+
     def state_and_blame(self, table: str, version: int) -> tuple[TableState, dict[str, Event]]:
         """Return a table's rules at a version, and for each op with a rule the event that made it."""
         return self._state_and(table, version, self._events_at)

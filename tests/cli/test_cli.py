@@ -14,8 +14,9 @@ from forging import tamper
 
 from decomp_ledger import Ledger
 from decomp_ledger.cli import cli
+from decomp_ledger.log import provenance
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import Exported, Popped
+from decomp_ledger.model.events import Exported, Popped, Set
 from decomp_ledger.model.rules import Decomposition
 
 BUILD = {"torch": "9.9.9", "git": "abc", "accelerator": "cpu"}
@@ -218,7 +219,43 @@ def test_diff_exits_with_1_if_rules_differ(path: Path) -> None:
     same = run(path, "diff", "edge@2", "edge@release")
     assert (same.returncode, same.stdout) == (0, "")
     assert run(path, "diff", "edge@1", "plain").returncode == 1
-    assert "the base is torch in edge@1 and empty in plain" in run(path, "diff", "edge@1", "plain").stdout
+    base = (
+        "the base is torch in edge@1 and empty in plain: an op without a rule follows torch's default table in edge@1, "
+    )
+    assert run(path, "diff", "edge@1", "plain").stdout == f"{base}and stays in the graph in plain\n"
+
+
+def override_with(ledger: Ledger, **fields: str) -> None:
+    """Override aten::gelu with a function `mypkg.lower.gelu`."""
+    decomposition = Decomposition("import", "mypkg.lower", "gelu", **fields)
+    ledger.table_log("edge").change(Set, lambda _: [("aten::gelu", "override", decomposition)])
+
+
+def test_diff_shows_digests_and_sources_of_a_changed_function(path: Path) -> None:
+    with Ledger(path, actor="Ada") as ledger:
+        override_with(ledger, digest="1" * 64, source="def gelu(x):\n    return x\n")
+        override_with(ledger, digest="2" * 64, source="def gelu(x):\n    return x * 2\n")
+        override_with(ledger, digest="2" * 64, source="def gelu(x):\n    return x * 2\n", helpers="3" * 64)
+    text = run(path, "diff", "edge@4", "edge@5").stdout
+    assert "override: mypkg.lower.gelu  111111111111   override: mypkg.lower.gelu  222222222222" in text
+    assert "aten::gelu: mypkg.lower.gelu changed\n  @@ -1,2 +1,2 @@\n   def gelu(x):\n  -    return x\n" in text
+    changed = answer(path, "diff", "edge@4", "edge@5")["rules"]["aten::gelu"]
+    assert changed["source_diff"][-2:] == ["-    return x", "+    return x * 2"]
+    helpers = run(path, "diff", "edge@5", "edge@6").stdout
+    assert "override: mypkg.lower.gelu  none   override: mypkg.lower.gelu  with helpers 333333333333" in helpers
+    assert "mypkg.lower.gelu itself is the same; a function that it calls changed" in helpers
+    assert "changed; its source is not recorded on both sides" in run(path, "diff", "edge@3", "edge@4").stdout
+
+
+def test_diff_shows_what_differs_between_the_environments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit in ("a" * 40, "b" * 40):
+        monkeypatch.setattr(provenance, "_machine", lambda *_, c=commit: {"python": "3", "git_commit": c})
+        monkeypatch.setattr(provenance, "_environments", {})
+        with Ledger(path, actor="Ada") as ledger:
+            ledger.table_log("edge").revert(1 if commit[0] == "a" else 2)
+    assert f"\ngit_commit: {'a' * 40} -> {'b' * 40}\n" in run(path, "diff", "edge@4", "edge@5").stdout
+    found = answer(path, "diff", "edge@4", "edge@5")
+    assert found["environments"]["git_commit"] == {"before": "a" * 40, "after": "b" * 40}
 
 
 def test_a_failed_export_shows_its_error_and_no_effects_of_rules(path: Path) -> None:

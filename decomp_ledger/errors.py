@@ -24,7 +24,9 @@ __all__ = [
     "StampError",
     "StampWarning",
     "UnknownCatalog",
+    "UnknownEvent",
     "UnknownExport",
+    "UnknownOp",
     "UnknownTable",
     "UnknownVersion",
     "UnsupportedTorch",
@@ -70,6 +72,10 @@ class UnknownCatalog(LedgerError, KeyError):
     """The package has no catalog of that torch version."""
 
 
+class UnknownEvent(LedgerError, LookupError):
+    """The ledger has no event of that number."""
+
+
 class UnknownExport(LedgerError, LookupError):
     """The ledger has no export of that number."""
 
@@ -88,6 +94,10 @@ class VersionConflict(LedgerError, RuntimeError):
 
 class InvalidName(LedgerError, ValueError):
     """The text cannot name an op, a table or a tag."""
+
+
+class UnknownOp(InvalidName, LookupError):
+    """No op of that name is known."""
 
 
 class UnusableValue(LedgerError, TypeError):

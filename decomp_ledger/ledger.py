@@ -24,7 +24,7 @@ from decomp_ledger.model.events import Event
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
 from decomp_ledger.pytorch.recording import Recording
-from decomp_ledger.queries import Reproduction, ResolvedState, State, StateDiff, UpgradeReport
+from decomp_ledger.queries import RecordedEvent, Reproduction, ResolvedState, State, StateDiff, UpgradeReport
 from decomp_ledger.storage import backup as backups
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -142,23 +142,33 @@ class Ledger(LedgerLog):
         """Supply the function of a recorded decomposition that cannot be imported by name, such as a lambda.
 
         Args:
-            op: the op that it decomposes: a name or an `OpOverload`.
+            op: the op that it decomposes: a name or an `OpOverload`. The name of a family means those of its overloads
+                that the ledger has.
             fn: the function. Its source must be the recorded one, which is checked when a table uses it.
 
         Raises:
             InvalidName: the text names no op.
             UnusableValue: the value is not an op, or the function is not callable.
         """
-        name = queries.name_of_op(op)
+        names = queries.ops_of(op, self.changed_ops)
         if not callable(fn):
-            raise UnusableValue(f"{name}: its decomposition must be callable, not {type(fn).__name__}")
-        self.functions.provided.setdefault(name, []).append(fn)
+            raise UnusableValue(f"{names[0]}: its decomposition must be callable, not {type(fn).__name__}")
+        for name in names:
+            self.functions.provided.setdefault(name, []).append(fn)
 
     # Queries: each calls the function of that name in `queries` with this ledger.
 
     def show(self, spec: State | None = None) -> ResolvedState:
         """Return a table state with the facts that are known about it; see :func:`decomp_ledger.show`."""
         return queries.show(spec, ledger=self)
+
+    def event(self, number: int) -> RecordedEvent:
+        """Return one event with its environment and the decompositions that it names.
+
+        Raises:
+            UnknownEvent: the ledger has no such event.
+        """
+        return queries.event(number, ledger=self)
 
     def blame(self, spec: State | None = None, *, op: object = None) -> dict[str, Event]:
         """Return, for each op that has a rule, the event that set it; see :func:`decomp_ledger.blame`."""
@@ -168,9 +178,9 @@ class Ledger(LedgerLog):
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
 
-    def diff(self, before: State, after: State) -> StateDiff:
+    def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
-        return queries.diff(before, after, ledger=self)
+        return queries.diff(before, after, graphs=graphs, ledger=self)
 
     def drift(self, before: State, after: State, *, only_used: State | int | None = None) -> Drift:
         """Return the difference between two states with their catalogs; see :func:`decomp_ledger.drift`."""

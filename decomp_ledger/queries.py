@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,6 +34,8 @@ from decomp_ledger.errors import (
     SampleError,
     StampError,
     UnknownCatalog,
+    UnknownEvent,
+    UnknownOp,
     UnusableValue,
 )
 from decomp_ledger.integrity import verify as integrity
@@ -46,12 +48,14 @@ from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces, TraceSet
+from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, Materialized
-from decomp_ledger.model.json_values import as_object, as_strings, check_json_size, parse_json
+from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
-from decomp_ledger.model.rules import RuleDiff, TableState
+from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
+from decomp_ledger.model.rules import Decomposition, RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
 from decomp_ledger.model.samples import parse_call
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
 
 __all__ = [
+    "RecordedEvent",
     "Reproduction",
     "ResolvedState",
     "State",
@@ -93,9 +98,10 @@ __all__ = [
     "check_upgrade",
     "diff",
     "drift",
+    "event",
     "explain",
     "load_dump",
-    "name_of_op",
+    "ops_of",
     "read_samples",
     "reproduce_export",
     "show",
@@ -124,6 +130,7 @@ class ResolvedState:
         since: op -> the version that set its rule, with the reason.
         bundle: the export, if the spec names one.
         stamp: the stamp, if the spec names a `.pt2` file.
+        environment: what the export ran in, or the event that made the version; empty for a catalog.
     """
 
     name: str
@@ -133,6 +140,7 @@ class ResolvedState:
     since: Mapping[str, Since | Event] = attrs.field(factory=dict)
     bundle: ExportBundle | None = None
     stamp: Stamp | None = None
+    environment: Mapping[str, Json] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
         torch = "never materialized" if self.catalog is None else f"torch {self.catalog.build.get('torch')}"
@@ -183,12 +191,24 @@ class StateDiff:
         after: the second state.
         rules: the ops whose rules differ.
         exports: the difference between the two exports, if both states are of exports.
+        first_node: the first node in which their programs differ, if the programs were to be compared.
     """
 
     before: ResolvedState
     after: ResolvedState
     rules: tuple[RuleDiff, ...]
     exports: ExportDiff | None
+    first_node: GraphDifference | None = None
+
+    @property
+    def environments(self) -> dict[str, tuple[Json, Json]]:
+        """What differs between the environments: name -> its value before and after, None where it is not recorded.
+
+        Empty if one of the states has no environment.
+        """
+        one, other = self.before.environment, self.after.environment
+        names = dict.fromkeys([*one, *other]) if one and other else ()
+        return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
     @property
     def same_base(self) -> bool:
@@ -226,6 +246,24 @@ class UpgradeReport:
 
 
 @attrs.frozen(repr=False)
+class RecordedEvent:
+    """One event with everything that it names.
+
+    Attributes:
+        event: the event.
+        environment: what it was made in: torch, Python, platform, host, git commit, CI run, libraries.
+        decompositions: digest -> decomposition, for the overrides of its changes.
+    """
+
+    event: Event
+    environment: Mapping[str, Json]
+    decompositions: Mapping[str, Decomposition]
+
+    def __repr__(self) -> str:
+        return f"<RecordedEvent #{self.event.seq}: {self.event.table}@{self.event.version} {self.event.kind}>"
+
+
+@attrs.frozen(repr=False)
 class Reproduction:
     """An export whose table was made again, and which was run again if a program was given.
 
@@ -245,6 +283,18 @@ class Reproduction:
     def exact(self) -> bool:
         """Whether the table is the recorded one, and the second run gave the recorded graph."""
         return not self.table.differences and (self.rerun is None or self.rerun.same)
+
+    @property
+    def git_commit(self) -> str | None:
+        """The git commit of the working tree that the export ran in; None if it is not recorded."""
+        found = self.bundle.environment.get("git_commit")
+        return found if isinstance(found, str) else None
+
+    @property
+    def git_dirty(self) -> bool | str | None:
+        """Whether that tree had other content than its commit; a text that says why if that is unknown."""
+        found = self.bundle.environment.get("git_dirty")
+        return found if isinstance(found, bool | str) else None
 
     def __repr__(self) -> str:
         run = "not run" if self.rerun is None else "the same graph" if self.rerun.same else "another graph"
@@ -285,15 +335,42 @@ def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> Resol
 
 
 @checked
+def event(number: int, *, ledger: LedgerLog) -> RecordedEvent:
+    """Return one event with its environment and the decompositions that it names.
+
+    Args:
+        number: its seq.
+        ledger: the ledger.
+
+    Raises:
+        UnknownEvent: the ledger has no such event.
+    """
+    found = next(ledger.events(gt=number - 1, lte=number), None)
+    if found is None:
+        last = ledger.event_store.head()[0]
+        fix = f"give one of #1 to #{last}" if last else "it has none yet"
+        raise UnknownEvent(f"#{number}: the ledger {ledger.path} has no such event; {fix}")
+    return recorded(found, ledger)
+
+
+def recorded(found: Event, ledger: LedgerLog) -> RecordedEvent:
+    """Return an event with its environment and the decompositions that it names."""
+    digests = {change.decomposition for change in found.changes if change.decomposition is not None}
+    named = ledger.event_store.decompositions_by_digest(sorted(digests))
+    return RecordedEvent(found, ledger.environment(found.environment), named)
+
+
+@checked
 def blame(spec: State | None = None, *, op: object = None, ledger: LedgerLog | None = None) -> dict[str, Event]:
     """Return, for each op that has a rule, the event that set it.
 
     Args:
         spec: a state spec; None means the only table of the ledger.
-        op: only this op.
+        op: only this op; the name of a family means all its overloads.
         ledger: the ledger of tables and exports.
 
     Raises:
+        UnknownOp: the text has no namespace, and no known op has that name.
         LedgerError: the spec names nothing, or needs a ledger.
     """
     return state_and_blame(spec, op=op, ledger=ledger)[1]
@@ -315,8 +392,8 @@ def state_and_blame(
         state, events = found.state, {} if found.bundle is None else found.bundle.blame()
     if op is None:
         return state, events
-    name = name_of_op(op)
-    return state, {name: events[name]} if name in events else {}
+    names = ops_of(op, Lists(state.rules, _NewestOps()))
+    return state, {name: events[name] for name in names if name in events}
 
 
 @checked
@@ -324,43 +401,61 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
     """Return why an op is, or is not, decomposed.
 
     Args:
-        op: its name, or an `OpOverload`.
+        op: its name, or an `OpOverload`. The name of a family (`aten.add`, `add`) means all its overloads.
         spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind.
         ledger: the ledger of tables and exports.
 
     Returns:
-        One explanation for each state.
+        One explanation for each op and state.
 
     Raises:
-        InvalidName: the text names no op.
+        UnknownOp: no torch, rule or export of the state has such an op.
+        InvalidName: the text cannot name an op.
         LedgerError: the spec names nothing, or needs a ledger.
     """
-    name = name_of_op(op)
     if spec is None and ledger is not None and len(ledger.tables()) > 1:
-        return [_explain(name, show(TableSpec(table), ledger=ledger), ledger) for table in _tables_for(name, ledger)]
-    return [_explain(name, show(spec, ledger=ledger), ledger)]
+        names = ops_of(op, Lists(ledger.changed_ops, _ops_of_last_catalog(ledger)))
+        found = [(name, show(TableSpec(table), ledger=ledger)) for name in names for table in _tables_for(name, ledger)]
+    else:
+        state = show(spec, ledger=ledger)
+        found = [(name, state) for name in ops_of(op, _ops_in(state))]
+    return [_explain(name, state, ledger) for name, state in found]
 
 
 # Two states
 
 
 @checked
-def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> StateDiff:
+def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog | None = None) -> StateDiff:
     """Return the difference between the rules of two states, and between their exports if they have them.
 
     Args:
         before: a state spec.
         after: a state spec.
+        graphs: load both programs and find the first node that differs. Both states must be stamped `.pt2` files,
+            because a ledger holds only digests of graphs. `torch.export.load` unpickles parts of them.
         ledger: the ledger of tables and exports.
 
     Raises:
-        LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions.
+        LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions;
+            or a program cannot be loaded.
     """
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
     if one.state.version == other.state.version == 0:
         raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
     exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
-    return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
+    first = _first_node(one, other) if graphs else None
+    return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports, first)
+
+
+def _first_node(one: ResolvedState, other: ResolvedState) -> GraphDifference | None:
+    for each in (one, other):
+        if each.stamp is None:
+            raise LedgerError(f"{each.name}: not a stamped .pt2 file, so it has no graph to compare; give both files")
+    from decomp_ledger.pytorch.graph_digest import first_difference
+    from decomp_ledger.pytorch.reproduced_table import load_program
+
+    return first_difference(load_program(one.name), load_program(other.name))
 
 
 @checked
@@ -514,7 +609,7 @@ def capture_catalog(
     """
     interpreter = sys.executable if python is None else os.fspath(python)
     given = samples if samples is None or isinstance(samples, Mapping) else read_samples(samples)
-    own = None if given is None else canonical_samples({name_of_op(op): _calls(op, given[op]) for op in given})
+    own = None if given is None else canonical_samples({_one_op(op): _calls(op, given[op]) for op in given})
     request = CaptureRequest(catalogs.samples() if traces else None, own, one_or_more(imports))
     report = (lambda done, count: None) if progress is None else progress
     try:
@@ -573,7 +668,7 @@ def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> Tr
     """
     from decomp_ledger.pytorch.own_traces import trace_op
 
-    name = name_of_op(op)
+    name = _one_op(op)
     return TraceSet.from_json(trace_op(name, canonical_samples({name: _calls(op, calls)})[name], table))
 
 
@@ -725,23 +820,11 @@ def _sample_calls(given: Mapping[str, Sequence[str]] | Path_ | None) -> Mapping[
     """Return the sample calls of each op: the given ones instead of the shipped ones."""
     if given is None:
         return catalogs.samples()
-    more = given if isinstance(given, Mapping) else _read_samples(Path(given))
-    calls = {name_of_op(op): one_or_more(texts) for op, texts in more.items()}
+    more = given if isinstance(given, Mapping) else read_samples(given)
+    calls = {_one_op(op): one_or_more(texts) for op, texts in more.items()}
     for text in (text for texts in calls.values() for text in texts):
         parse_call(text)
     return {**catalogs.samples(), **calls}
-
-
-def _read_samples(path: Path) -> Mapping[str, Sequence[str]]:
-    try:
-        values = as_object(parse_json(read_bounded(path, JSON_BYTES)))
-        return {op: as_strings(texts) for op, texts in values.items()}
-    except OSError as error:
-        raise UnusableValue(f"{path}: cannot read the samples: {error.strerror}; name another file") from None
-    except (LedgerError, ValueError) as error:
-        raise UnusableValue(
-            f'{shown(str(path))}: not a file of samples: {error}; write it like {{"mylib::op": ["(f32[2, 3])"]}}'
-        ) from None
 
 
 # Whole ledgers
@@ -806,22 +889,66 @@ def sole_table(ledger: LedgerLog) -> str:
     raise LedgerError(f"{ledger.path}: the ledger has {len(tables)} tables; {fix}")
 
 
-def name_of_op(op: object) -> str:
-    """Return the stored name of an op.
+def ops_of(op: object, known: Collection[str]) -> list[str]:
+    """Return the stored names of the ops that a value means.
 
     Args:
-        op: its name as text, an `OpOverload`, or a higher-order operator.
+        op: text, as :func:`decomp_ledger.model.op_lookup.ops_named` reads it, an `OpOverload`, an `OpOverloadPacket`,
+            or a higher-order operator.
+        known: the names of the ops that a text without a namespace, or of a family, can mean.
 
     Raises:
         InvalidName: the text names no op.
         UnusableValue: the value is neither text nor an op.
     """
-    given = op if isinstance(op, str) else getattr(op, "name", None)
-    if callable(given):
-        given = given()
-    if not isinstance(given, str):
+    if isinstance(op, str):
+        return ops_named(op, known)
+    if type(op).__name__ == "OpOverloadPacket":  # the text of one is the name of its family
+        return ops_named(str(op), known)
+    given = getattr(op, "name", None)
+    name = given() if callable(given) else given
+    if not isinstance(name, str):
         raise UnusableValue(f"{shown(op)}: not an op; give its name, or an OpOverload")
-    return op_names.normalize(given)
+    return [op_names.normalize(name)]
+
+
+def _one_op(op: object) -> str:
+    """Return the stored name of the one op that a value means; its library need not be loaded."""
+    first, *others = ops_of(op, ())
+    if others:
+        raise InvalidName(f"{first}: {len(others) + 1} overloads have this name; name one of them")
+    return first
+
+
+class _NewestOps(Collection[str]):
+    """The ops of the newest released torch, whose catalog is read when it is asked for (70 ms)."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in catalogs.released(catalogs.available()[-1]).ops
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(catalogs.released(catalogs.available()[-1]).ops)
+
+    def __len__(self) -> int:
+        return len(catalogs.released(catalogs.available()[-1]).ops)
+
+
+def _is_in_no_torch(op: str) -> bool:
+    """Tell whether an op would be torch's own, and no shipped catalog has it (0.3 s)."""
+    return op_names.is_torchs(op) and not any(op in catalogs.released(version).ops for version in catalogs.available())
+
+
+def _ops_of_last_catalog(ledger: LedgerLog) -> Collection[str]:
+    """Return the ops of the newest materialization of a ledger; of the newest released torch if it has none."""
+    event = next(ledger.events(kind=Materialized.kind, desc=True, limit=1), None)
+    digest = _catalog_digest(event)
+    return _NewestOps() if digest is None else ledger.catalog(digest).ops
+
+
+def _ops_in(found: ResolvedState) -> Collection[str]:
+    """Return the ops that a state has a rule for, that its torch has, or that its program has."""
+    of_program = () if found.bundle is None else _ops_of(found.bundle.body)
+    return Lists(found.state.rules, of_program, _NewestOps() if found.catalog is None else found.catalog.ops)
 
 
 def _parsed(spec: str | os.PathLike[str] | StateSpec | None, ledger: LedgerLog | None) -> StateSpec:
@@ -856,7 +983,8 @@ def _default_table(name: str, found: Catalog) -> ResolvedState:
 
 
 def _of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:
-    return ResolvedState(name, bundle.state, bundle.catalog, bundle.event, bundle.blame(), bundle)
+    state, environment = bundle.state, bundle.environment
+    return ResolvedState(name, state, bundle.catalog, bundle.event, bundle.blame(), bundle, environment=environment)
 
 
 def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
@@ -864,7 +992,9 @@ def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
     event = ledger.last_materialization(state.table, state.version)
     digest = _catalog_digest(event)
     found = None if digest is None else ledger.catalog(digest)
-    return ResolvedState(f"{state.table}@{state.version}", state, found, event, since)
+    environment = ledger.environment(ledger.event_of(state.table, state.version).environment)
+    name = f"{state.table}@{state.version}"
+    return ResolvedState(name, state, found, event, since, environment=environment)
 
 
 def _read_catalog(path: Path) -> Catalog:
@@ -899,6 +1029,11 @@ def _history(op: str, found: ResolvedState, ledger: LedgerLog | None) -> list[Ev
 def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explanation:
     history = _history(op, found, ledger)
     bundle = found.bundle
+    known = _ops_in(found)
+    if op not in known and not history and (found.catalog is not None or _is_in_no_torch(op)):
+        where = "no released torch" if found.catalog is None else f"neither the torch of {found.name}"
+        hint = did_you_mean(op, known) or "; `decomp-ledger catalog show` lists the ops of a torch"
+        raise UnknownOp(f"{op}: {where} nor a rule has such an op{hint}")
     if bundle is None:
         return explaining.explain(op, found.state, found.materialization, found.catalog, history)
     whole = found.whole_catalog()

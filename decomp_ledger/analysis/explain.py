@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -12,6 +11,7 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.events import OVERRIDE, Event, Exported, Passed
 from decomp_ledger.model.materialize import DEFAULT, choose
+from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
 
 __all__ = ["Explanation", "explain", "explain_export"]
@@ -94,7 +94,7 @@ def explain(
         outcome, because = _without_catalog(op, state, rule, last)
     elif entry is None:
         waiting = "" if rule is None else f"; the rule '{rule.action}', set{by}, waits for it"
-        near = "" if rule is not None or history else _near(op, catalog)
+        near = "" if rule is not None or history else did_you_mean(op, catalog.ops)
         outcome, because = "pending", f"the op was not loaded in this torch{waiting}{near}"
     else:
         outcome, because = _with_catalog(op, state, rule, entry, last)
@@ -181,12 +181,6 @@ def _times(count: int) -> str:
 
 def _name(event: Event) -> str:
     return f"{event.table}@{event.version} (#{event.seq})"
-
-
-def _near(op: str, catalog: Catalog) -> str:
-    """Return a hint for an unknown name: a typo, or a bare name that stands for an op of aten."""
-    close = [f"aten::{op}"] if f"aten::{op}" in catalog.ops else difflib.get_close_matches(op, catalog.ops, 3, 0.8)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _by_rule(op: str, rule: Rule, last: Event | None) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from contextlib import suppress
 
@@ -22,8 +23,16 @@ from decomp_ledger.cli import (
     streams,
     verify_commands,
 )
-from decomp_ledger.cli.output import DEFAULT_LEDGER, INTERRUPTED, WRONG_USE, LedgerOption, printable
-from decomp_ledger.errors import LedgerError
+from decomp_ledger.cli.output import (
+    COMMAND_LINE,
+    DEFAULT_LEDGER,
+    FOUND,
+    INTERRUPTED,
+    WRONG_USE,
+    LedgerOption,
+    printable,
+)
+from decomp_ledger.errors import LedgerError, UnknownOp
 
 __all__ = ["cli", "main"]
 
@@ -54,6 +63,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
         self.given = found[0]
+        ctx.meta[COMMAND_LINE] = shlex.join(["decomp-ledger", *args])
         return found
 
 
@@ -73,7 +83,7 @@ def cli(context: click.Context, path: str) -> None:
     """Record, read and check the decomposition tables that torch.export lowers with.
 
     A state spec is TABLE, TABLE@VERSION, TABLE@TAG, torch:2.13.0, export:7 or model.pt2.
-    Exit status: 0 success, 1 a difference or a fault was found, 2 wrong use or a failure.
+    Exit status: 0 success, 1 a difference or a fault was found or nothing matches, 2 wrong use or a failure.
     """
     context.obj = LedgerOption(path)
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -113,4 +123,4 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
             click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))
     if not as_json or streams.output_is_gone():
         click.echo(f"decomp-ledger: {printable(message)}", err=True)
-    sys.exit(WRONG_USE)
+    sys.exit(FOUND if isinstance(error, UnknownOp) else WRONG_USE)

@@ -20,10 +20,10 @@ from decomp_ledger.cli.output import (
     progress,
     write_json,
 )
-from decomp_ledger.errors import LedgerError
-from decomp_ledger.model import op_names
+from decomp_ledger.errors import UnknownOp
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.op_lookup import did_you_mean, ops_named
 from decomp_ledger.model.state_specs import STATE
 
 __all__ = ["COMMANDS"]
@@ -51,14 +51,14 @@ def list_command(as_json: bool) -> None:
 
 @catalog.command()
 @click.argument("state", metavar=f"catalog:FILE|{STATE}")
-@click.option("--op", help="Only this op.")
+@click.option("--op", help="Only this op, or the overloads of this family.")
 @json_option
 @pass_ledger
 def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> None:
     """Show the catalog of a torch version, of a file, or of a table's last materialization."""
     with option.ask() as ledger:
         found = queries.catalog(state, ledger=ledger)
-    ops = found.ops if op is None else {op_names.normalize(op): _entry(found, state, op)}
+    ops = found.ops if op is None else _named(found, state, op)
     if as_json:
         write_json({**_summary(found), "ops": {name: entry.to_json() for name, entry in ops.items()}})
         return
@@ -110,11 +110,12 @@ def capture(
         note(f"captured torch {captured.build.get('torch')}; compare it as catalog:{output}")
 
 
-def _entry(found: Catalog, state: str, op: str) -> Entry:
-    name = op_names.normalize(op)
-    if name not in found.ops:
-        raise LedgerError(f"{name}: the catalog of {state} has no such op; list its ops with `catalog show {state}`")
-    return found.ops[name]
+def _named(found: Catalog, state: str, op: str) -> dict[str, Entry]:
+    names = ops_named(op, found.ops)
+    if names[0] not in found.ops:
+        hint = did_you_mean(names[0], found.ops) or f"; list its ops with `catalog show {state}`"
+        raise UnknownOp(f"{names[0]}: the catalog of {state} has no such op{hint}")
+    return {name: found.ops[name] for name in names}
 
 
 def _print_entries(ops: Mapping[str, Entry]) -> None:

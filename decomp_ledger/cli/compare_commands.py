@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from decomp_ledger.analysis.drift import Drift
@@ -21,8 +24,12 @@ from decomp_ledger.cli.output import (
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, RuleDiff
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import ResolvedState, StateDiff, UpgradeReport
+
+if TYPE_CHECKING:
+    from decomp_ledger.pytorch.graph_digest import GraphDifference
 
 __all__ = ["COMMANDS"]
 
@@ -32,16 +39,18 @@ _STATES = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION, expo
 @click.command("diff")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
+@click.option("--graphs", is_flag=True,
+              help="For .pt2 files: show the first node that differs. torch.export.load unpickles them.")  # fmt: skip
 @json_option
 @pass_ledger
-def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -> int:
-    """Show the ops whose rules differ between two table states; exit with 1 if any does.
+def diff_command(option: LedgerOption, before: str, after: str, graphs: bool, as_json: bool) -> int:
+    """Show the ops whose rules differ between two table states, with the sources; exit with 1 if anything differs.
 
     A and B are each TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. For two exports, also compare their programs
-    and their graphs.
+    and their graphs. What differs between the environments, such as the git commit, comes last.
     """
     with option.ask() as ledger:
-        found = ledger.diff(before, after)
+        found = ledger.diff(before, after, graphs=graphs)
     if as_json:
         write_json(_diff_json(found))
     else:
@@ -51,13 +60,76 @@ def diff_command(option: LedgerOption, before: str, after: str, as_json: bool) -
 
 def _print_diff(found: StateDiff, before: str, after: str) -> None:
     if not found.same_base:
-        note(f"the base is {found.before.state.base} in {before} and {found.after.state.base} in {after}")
-    if found.rules or not found.same_base:
+        bases = {found.before.state.base: before, found.after.state.base: after}
+        note(
+            f"the base is {found.before.state.base} in {before} and {found.after.state.base} in {after}: an op without "
+            f"a rule follows torch's default table in {bases['torch']}, and stays in the graph in {bases['empty']}"
+        )
+    if found.rules:
         dicts = found.before.state.from_dict, found.after.state.from_dict
-        rows = ((d.op, *(rule_text(r, from_dict=f) for r, f in zip(d[1:], dicts, strict=True))) for d in found.rules)
-        columns(("op", before, after), rows)
+        columns(("op", before, after), ((d.op, *_rule_texts(d, dicts)) for d in found.rules))
+    changed: dict[tuple[Decomposition | None, Decomposition | None], list[RuleDiff]] = {}
+    for each in found.rules:
+        changed.setdefault(each.decompositions, []).append(each)
+    for same in changed.values():
+        _print_changed_body(same)
     if found.exports is not None:
         _print_exports(found.exports, before, after)
+        _print_first_node(found, before, after)
+    for name, (old, new) in found.environments.items():
+        note(f"{name}: {_fact(old)} -> {_fact(new)}")
+
+
+def _fact(value: Json) -> str:
+    return "not recorded" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _rule_texts(found: RuleDiff, dicts: tuple[bool, bool]) -> tuple[str, str]:
+    """Return both rules in words; with digests where only these tell two decompositions apart.
+
+    Args:
+        found: the two rules.
+        dicts: for each, whether it only tells what a dict had.
+    """
+    texts = rule_text(found.before, from_dict=dicts[0]), rule_text(found.after, from_dict=dicts[1])
+    one, other = found.decompositions
+    if one is None or other is None or texts[0] != texts[1]:
+        return texts
+    same = one.digest == other.digest
+    digests = (each.helpers if same and each.origin not in TORCH_ORIGINS else each.digest for each in (one, other))
+    builds = (each.build for each in (one, other))
+    pairs = zip(texts, digests, builds, strict=True)
+    what = "with helpers " if same else ""
+    first, second = (
+        f"{text}  {what if digest else ''}{(digest or build or 'none')[:12]}" for text, digest, build in pairs
+    )
+    return first, second
+
+
+def _print_changed_body(rules: Sequence[RuleDiff]) -> None:
+    """Print what changed in a function that both rules name, once for all ops that it decomposes."""
+    found = rules[0]
+    one, other = found.decompositions
+    if one is None or other is None or one.label() != other.label() or one.origin in TORCH_ORIGINS:
+        return
+    ops = ", ".join(each.op for each in rules)
+    if one.digest == other.digest:
+        note(f"{ops}: {one.label()} itself is the same; a function that it calls changed")
+        return
+    lines = found.source_diff()
+    note(f"{ops}: {one.label()} changed" + ("" if lines else "; its source is not recorded on both sides"))
+    for line in lines[2:]:
+        note(f"  {line}")
+
+
+def _print_first_node(found: StateDiff, before: str, after: str) -> None:
+    first, graphs = found.first_node, found.exports
+    if first is not None:
+        note(f"the first node that differs is number {first.index}:")
+        for name, made_by, line in zip((before, after), first.made_by, (first.left, first.right), strict=True):
+            note(f"  {name}, made of {made_by or 'an op not known'}: {line or '(the graph has ended)'}")
+    elif graphs is not None and graphs.same_graph is False:
+        note("compare the stamped .pt2 files with --graphs to see the first node that differs")
 
 
 def _print_exports(found: ExportDiff, before: str, after: str) -> None:
@@ -72,16 +144,31 @@ def _print_exports(found: ExportDiff, before: str, after: str) -> None:
     if found.same_graph is True:
         note("the graphs are the same")
     elif found.same_graph is False:
-        note("the graphs differ" if found.after else "the graphs differ in arguments, types or order")
+        note(
+            "the graphs differ"
+            if found.after
+            else "the graphs differ: they have the same ops, as often, with other arguments, types or order"
+        )
 
 
 def _diff_json(found: StateDiff) -> dict[str, Json]:
     return {
         "before": _state_json(found.before),
         "after": _state_json(found.after),
-        "rules": {d.op: {"before": rule_json(d.before), "after": rule_json(d.after)} for d in found.rules},
+        "rules": {d.op: _rule_diff_json(d) for d in found.rules},
         "exports": None if found.exports is None else found.exports.to_json(),
+        "first_difference": None if found.first_node is None else _node_json(found.first_node),
+        "environments": {name: {"before": old, "after": new} for name, (old, new) in found.environments.items()},
     }
+
+
+def _rule_diff_json(found: RuleDiff) -> dict[str, Json]:
+    source: list[Json] = [*found.source_diff()]
+    return {"before": rule_json(found.before), "after": rule_json(found.after), "source_diff": source}
+
+
+def _node_json(found: GraphDifference) -> dict[str, Json]:
+    return {"index": found.index, "before": found.left, "after": found.right, "made_by": list(found.made_by)}
 
 
 def _state_json(found: ResolvedState) -> dict[str, Json]:

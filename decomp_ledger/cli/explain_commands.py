@@ -28,7 +28,11 @@ __all__ = ["COMMANDS"]
 @json_option
 @pass_ledger
 def explain_command(option: LedgerOption, op: str, state: str | None, export: str | None, as_json: bool) -> None:
-    """Explain why OP is, or is not, decomposed: by a table, in an export, or by every table with a rule for it."""
+    """Explain why OP is, or is not, decomposed: by a table, in an export, or by every table with a rule for it.
+
+    OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
+    Exit with 1 if no such op is known.
+    """
     if export is not None and state is not None:
         raise click.UsageError("STATE and --export exclude each other; give one of them")
     with option.ask() as ledger:

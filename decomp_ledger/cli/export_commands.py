@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
+    at_text,
     columns,
     event_json,
     json_option,
@@ -51,10 +53,11 @@ def exports(option: LedgerOption, as_json: bool) -> None:
                 when(event.recorded_at),
                 str(ledger.environment(event.environment).get("torch", "")),
                 summary(event),
+                "" if event.call_site is None else str(event.call_site),
             )
             for event in found
         )
-        columns(("export", "table", "when (UTC)", "torch", "result"), rows)
+        columns(("export", "table", "when (UTC)", "torch", "result", "where"), rows)
 
 
 def print_stamp(name: str, stamp: Stamp) -> None:
@@ -85,8 +88,7 @@ def print_export(bundle: ExportBundle) -> None:
     """Print one export: the decompositions that fired, and the rules that had no effect in it."""
     event, body = bundle.event, bundle.body
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
-    where = f", at {event.call_site}" if event.call_site else ""
-    note(f"  by {event.actor}{where}, {when(event.recorded_at)} UTC")
+    note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     if body.error is not None:
         note(f"  {body.error[0]}: {body.error[1]}")
     ops = sorted(body.ops_before.keys() | body.ops_after.keys() | body.fired.keys())
@@ -150,6 +152,20 @@ def reproduce(
     return 0 if found.exact else FOUND
 
 
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+
+
+def _commit_text(found: Reproduction) -> str:
+    """Return the git commit to go back to; "" if it is not recorded, or not a digest."""
+    commit = found.git_commit
+    if commit is None or _COMMIT.fullmatch(commit) is None:
+        return ""
+    changed = ", whose files were changed" if found.git_dirty is True else ""
+    if isinstance(found.git_dirty, str):
+        changed = f" (whether its files were changed is {found.git_dirty})"
+    return f"it was exported at the git commit {commit}{changed}; go back with `git checkout {commit[:12]}`"
+
+
 def _print_reproduction(found: Reproduction) -> None:
     name, table, differences = found.bundle.name, found.table, found.table.differences
     if differences:
@@ -160,6 +176,8 @@ def _print_reproduction(found: Reproduction) -> None:
     else:
         digest = found.bundle.snapshot.digest[:12]
         note(f"{name} is made again exactly: {len(table)} decompositions, snapshot {digest}, torch {table.torch}")
+    if commit := _commit_text(found):
+        note(commit)
     if found.rerun is None:
         return
     if found.rerun.same:
@@ -195,6 +213,8 @@ def _reproduction_json(found: Reproduction) -> dict[str, Json]:
         "ledger": found.bundle.ledger,
         "torch": found.table.torch,
         "exact": not found.table.differences,
+        "git_commit": found.git_commit,
+        "git_dirty": found.git_dirty,
         "decompositions": len(found.table),
         "snapshot": found.bundle.snapshot.digest,
         "differences": [each.to_json() for each in found.table.differences],

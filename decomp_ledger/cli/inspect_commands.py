@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import click
@@ -9,15 +10,19 @@ import click
 from decomp_ledger import queries
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, stamp_json
 from decomp_ledger.cli.output import (
+    FOUND,
     LedgerOption,
     columns,
+    event_details,
     event_json,
     event_lines,
+    explain_nothing,
     json_option,
     note,
     pass_ledger,
     print_lines,
     printable,
+    recorded_json,
     rule_json,
     rule_text,
     snapshot_json,
@@ -25,10 +30,11 @@ from decomp_ledger.cli.output import (
     whole_number,
     write_json,
 )
-from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE
+from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
-from decomp_ledger.model.rules import Rule
-from decomp_ledger.model.state_specs import STATE
+from decomp_ledger.model.op_lookup import did_you_mean
+from decomp_ledger.model.rules import Rule, TableState
+from decomp_ledger.model.state_specs import STATE, parse_event_number
 from decomp_ledger.queries import ResolvedState
 
 __all__ = ["COMMANDS"]
@@ -59,12 +65,13 @@ def tables(option: LedgerOption, as_json: bool) -> None:
 
 @click.command()
 @click.argument("table", required=False)
-@click.option("--op", help="Only events that changed this op's rule.")
+@click.option("--op", help="Only events that changed the rule of this op, or of the overloads of this family.")
 @click.option("--actor", help="Only events by this actor.")
 @click.option("--kind", type=click.Choice(EVENT_KINDS), help="Only events of this kind.")
 @click.option("--after", "gt", callback=whole_number, metavar="SEQ", help="Only events after this one.")
 @click.option("-n", "--limit", callback=whole_number, help="At most this many events.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
+@click.option("-v", "--verbose", is_flag=True, help="Show all of each event, with the environment that it was made in.")
 @json_option
 @pass_ledger
 def log(
@@ -76,21 +83,37 @@ def log(
     gt: int | None,
     limit: int | None,
     reverse: bool,
+    verbose: bool,
     as_json: bool,
-) -> None:
-    """Show the events, newest first: what, who, where, why."""
+) -> int:
+    """Show the events, newest first: what, who, where, why; exit with 1 if no event matches.
+
+    OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
+    `show '#5'` shows one event.
+    """
     if limit == 0:
         raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
     with option.read() as ledger:
         found = ledger.events(table=table, op=op, actor=actor, kind=kind, gt=gt, limit=limit, desc=not reverse)
+        first = next(found, None)
+        every = itertools.chain([] if first is None else [first], found)
         if as_json:
-            write_json([event_json(event) for event in found])
+            write_json([recorded_json(queries.recorded(event, ledger)) for event in every])
+        elif verbose:
+            print_lines(line for event in every for line in event_details(queries.recorded(event, ledger)))
         else:
-            print_lines(line for event in found for line in event_lines(event))
+            print_lines(line for event in every for line in event_lines(event))
+        if first is not None:
+            return 0
+        hint = "" if op is None else did_you_mean(op, ledger.changed_ops)
+    filters = {"--op": op, "--actor": actor, "--kind": kind, "--after": gt}
+    given = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
+    explain_nothing(f"no event matches{f' {given}' if given else ''}{hint}")
+    return FOUND
 
 
 @click.command()
-@click.argument("state", required=False, metavar=f"[{STATE}]")
+@click.argument("state", required=False, metavar=f"[{STATE}|#SEQ]")
 @click.option("--preserved", is_flag=True, help="Only ops that the table preserves.")
 @click.option("--overridden", is_flag=True, help="Only ops that the table overrides.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
@@ -101,8 +124,20 @@ def show(
 ) -> None:
     """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
 
+    '#5' shows all of one event: its changes, the lines that made it, and the environment.
     Of a .pt2 only the stamp is read, which needs neither torch nor a ledger.
     """
+    number = None if state is None else parse_event_number(state)
+    if number is not None:
+        if preserved or overridden or everything:
+            raise click.UsageError(f"{state}: --preserved, --overridden and --all are about tables; omit them")
+        with option.read() as ledger:
+            recorded = ledger.event(number)
+        if as_json:
+            write_json(recorded_json(recorded))
+        else:
+            print_lines(event_details(recorded, whole=True))
+        return
     with option.ask() as ledger:
         found = ledger.show(state)
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
@@ -174,16 +209,25 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 
 @click.command()
 @click.argument("state", required=False, metavar=f"[{STATE}]")
-@click.option("--op", help="Only this op.")
+@click.option("--op", help="Only this op, or the overloads of this family.")
 @json_option
 @pass_ledger
-def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> None:
-    """Show, for each rule of a table, the event that set it: who, where, why."""
+def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> int:
+    """Show, for each rule of a table, the event that set it: who, where, why; exit with 1 if --op has no rule."""
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
     if as_json:
         write_json({name: event_json(event) for name, event in events.items()})
-        return
+    else:
+        _print_blame(found, events)
+    if op is None or events:
+        return 0
+    hint = did_you_mean(op, found.rules) or "; `decomp-ledger explain` says what happens to an op without a rule"
+    explain_nothing(f"{op}: it has no rule in {found.table}@{found.version}{hint}")
+    return FOUND
+
+
+def _print_blame(found: TableState, events: Mapping[str, Event]) -> None:
     print_lines(
         line
         for name, event in events.items()

@@ -6,8 +6,9 @@ import itertools
 import json
 import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
@@ -31,22 +32,28 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.rules import Rule
 from decomp_ledger.model.state_specs import parse_number, shorten
+from decomp_ledger.queries import RecordedEvent
 
 __all__ = [
+    "COMMAND_LINE",
     "FOUND",
     "DEFAULT_LEDGER",
     "INTERRUPTED",
     "WRONG_USE",
     "LedgerOption",
+    "at_text",
     "columns",
+    "event_details",
     "event_json",
     "event_lines",
+    "explain_nothing",
     "json_option",
     "note",
     "pass_ledger",
     "print_lines",
     "printable",
     "progress",
+    "recorded_json",
     "rule_json",
     "rule_text",
     "snapshot_json",
@@ -56,10 +63,14 @@ __all__ = [
     "write_json",
 ]
 
+# The key of the command line in click's context.
+COMMAND_LINE = "decomp_ledger.command_line"
+
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
 DEFAULT_LEDGER = "decomp_ledger.db"  # in the current folder
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
+_LINE = 120  # characters of a line of prose
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
@@ -81,7 +92,9 @@ class LedgerOption(NamedTuple):
         """Open it for writing. The file must exist, because a new ledger has nothing to change."""
         with self.read():
             pass
-        return Ledger(self.path, actor=actor)
+        ledger = Ledger(self.path, actor=actor)
+        ledger.command = click.get_current_context().meta[COMMAND_LINE]
+        return ledger
 
 
 pass_ledger = click.make_pass_decorator(LedgerOption)
@@ -106,6 +119,11 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
+
+
+def explain_nothing(text: str) -> None:
+    """Print one escaped line to standard error, which says why a command has nothing to show."""
+    click.echo(f"decomp-ledger: {printable(text)}", err=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -196,7 +214,9 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
 
 def event_json(event: Event) -> dict[str, Json]:
     """Return an event as plain data, with its changes."""
-    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name not in ("body", "written"))
+    left_out = ("body", "written", "call_site")
+    value: dict[str, Json] = attrs.asdict(event, filter=lambda field, _: field.name not in left_out)
+    value["call_site"] = None if event.call_site is None else event.call_site.to_json()
     body = attrs.asdict(event.body)
     if event.changes:
         body["changes"] = [attrs.asdict(change) for change in event.changes]
@@ -296,13 +316,75 @@ def _first(ops: Sequence[str], limit: int = 3) -> str:
     return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
 
 
+def at_text(event: Event) -> str:
+    """Return where an event was made, as the end of a line: the line, and the nearest caller in other code."""
+    site = event.call_site
+    if site is None:
+        return ""
+    return f", at {site}" + (f", called at {site.caller}" if site.caller is not None else "")
+
+
 def event_lines(event: Event) -> Iterator[str]:
     """Give the escaped lines that show an event: what, who, where, why."""
     text = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
     yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
-    yield printable(f"    by {event.actor}" + (f", at {event.call_site}" if event.call_site else ""))
+    yield printable(f"    by {event.actor}{at_text(event)}")
     if event.reason:
         yield printable(f"    because {event.reason}")
+
+
+def event_details(found: RecordedEvent, *, whole: bool = False) -> Iterator[str]:
+    """Give the escaped lines that show an event with its environment.
+
+    Args:
+        found: the event, with its environment.
+        whole: also show the source of each decomposition, and every field of the body.
+    """
+    event = found.event
+    yield from event_lines(event)
+    frames = () if event.call_site is None else event.call_site.frames
+    if len(frames) > 1:
+        yield "    the lines that made it, innermost first:"
+        yield from (printable(f"      {frame}") for frame in frames)
+    for change in event.changes:
+        decomposition = found.decompositions.get(change.decomposition or "")
+        rule = change.action if decomposition is None else rule_text(Rule(change.action, decomposition))
+        digest = "" if decomposition is None or decomposition.digest is None else f"  {decomposition.digest[:12]}"
+        yield printable(f"    {change.op}  {rule}{digest}")
+        if whole and decomposition is not None and decomposition.source is not None:
+            yield from (printable(f"      {line}") for line in decomposition.source.splitlines())
+    fields = attrs.asdict(event.body, recurse=False) if whole else {}
+    for name, value in fields.items():
+        if name != "changes" and value not in (None, (), {}):
+            yield from _wrapped_field(name, value)
+    for name, value in found.environment.items():
+        yield from _wrapped_field(name, value)
+    yield f"    hash: {event.hash}, after {event.prev_hash}"
+
+
+def _wrapped_field(name: str, value: object) -> Iterator[str]:
+    """Give the escaped lines of a named value; lists and counts of ops are folded."""
+    text = str(value)
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{key} {item}" for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        text = ", ".join(map(str, value))
+    # At spaces alone, because a word may be something to copy.
+    yield from textwrap.wrap(
+        printable(f"{name}: {text}"),
+        _LINE,
+        initial_indent="    ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def recorded_json(found: RecordedEvent) -> dict[str, Json]:
+    """Return an event as plain data, with its environment and the decompositions that it names."""
+    decompositions: dict[str, Json] = {digest: each.to_json() for digest, each in found.decompositions.items()}
+    facts = dict(found.environment)
+    return {**event_json(found.event), "environment_facts": facts, "decompositions": decompositions}
 
 
 def when(recorded_at: str) -> str:

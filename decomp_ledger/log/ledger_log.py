@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Body, Created, Event, Exported, Materialized
+from decomp_ledger.model.op_lookup import ops_named
 from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventStore, Provenance
@@ -67,6 +70,7 @@ class LedgerLog(History):
         durability: str = "process",
         lazy: bool = False,
     ) -> None:
+        self.command: str | None = None  # the command line that acts, if one does
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
         self.functions = ProcessFunctions(one_or_more(trust))
@@ -115,7 +119,7 @@ class LedgerLog(History):
 
         Args:
             table: the event's table.
-            op: an op that the event changed.
+            op: an op that the event changed; the name of a family means all its overloads.
             actor: who made it.
             kind: its kind.
             gt: its seq is greater.
@@ -125,18 +129,31 @@ class LedgerLog(History):
 
         Raises:
             UnknownTable: the ledger has no such table.
+            UnknownOp: `op` has no namespace, and no event changed an op of that name.
             InvalidName: `op` is not the name of an op.
         """
-        return self.event_store.events(
+        most = clamped(limit)
+        of_op = partial(
+            self.event_store.events,
             table_id=None if table is None else self._table_id(table),
-            op=None if op is None else op_names.normalize(op),
             actor=actor,
             kind=kind,
             gt=clamped(gt),
             lte=clamped(lte),
-            limit=clamped(limit),
+            limit=most,
             desc=desc,
         )
+        first, *others = [None] if op is None else ops_named(op, self.changed_ops)
+        if not others:
+            return of_op(op=first)
+        merged = heapq.merge(*(of_op(op=name) for name in (first, *others)), key=_seq, reverse=desc)
+        once = (next(same) for _, same in itertools.groupby(merged, key=_seq))
+        return once if most is None or most < 0 else itertools.islice(once, most)
+
+    @property
+    def changed_ops(self) -> Collection[str]:
+        """The names of the ops that events changed, read when they are asked for."""
+        return _ChangedOps(self.event_store)
 
     def has_materialized_as(self, table: str, version: int, body: Materialized) -> bool:
         """Tell whether the ledger has this materialization of a table's version."""
@@ -223,7 +240,7 @@ class LedgerLog(History):
 
         Call it before a write transaction, because the first call runs git.
         """
-        return provenance.origin(self.actor)
+        return provenance.origin(self.actor, self.command)
 
     def because(self, reason: str) -> AbstractContextManager[None]:
         """Give every event in the block a reason; the reasons of nested blocks are joined, the outer first.
@@ -247,6 +264,24 @@ class LedgerLog(History):
     def environment(self, digest: str) -> dict[str, Json]:
         """Return a stored environment by the digest in an event."""
         return self.event_store.environment(digest)
+
+
+class _ChangedOps(Collection[str]):
+    def __init__(self, event_store: EventStore) -> None:
+        self._read = event_store.op_names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self._read())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class _Because(ContextDecorator):
@@ -277,6 +312,10 @@ class _Because(ContextDecorator):
         self.is_open = False
         with Passing(error, "because(): the reason stays until the context ends"):
             _reasons.set(tuple(map(weakref.ref, _open_blocks())))
+
+
+def _seq(event: Event) -> int:
+    return event.seq
 
 
 def _open_blocks() -> list[_Because]:

@@ -9,20 +9,21 @@ import socket
 import sys
 import sysconfig
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from decomp_ledger.log import git
 from decomp_ledger.model.canonical_json import Json, check_text
-from decomp_ledger.model.events import CallSite
+from decomp_ledger.model.events import MAX_FRAMES, CallSite, Frame
 
 __all__ = ["Origin", "actor", "call_site", "environment", "is_minimal", "origin", "stack_level", "torch_caller"]
 
 Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"  # actor, call site, environment
 
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_COMMANDS = f"{_PACKAGE}cli{os.sep}"
 
 # The process that a recording was started in, while its children are followed; in the children too.
 first_process: int | None = None
@@ -36,13 +37,15 @@ def is_minimal() -> bool:
     return os.environ.get("DECOMP_LEDGER_CAPTURE", "").lower() == "minimal"
 
 
-def origin(given: str | None = None) -> Origin:
+def origin(given: str | None = None, command: str | None = None) -> Origin:
     """Return actor, call site and environment of an event, as the functions below do.
 
     Args:
         given: the actor, if the caller gave one.
+        command: the command line that acts, which is then the call site.
     """
-    return actor(given), _site_of(_caller()[0]), environment()
+    site = _site_of(_stack(sys._getframe(1))) if command is None else _site_of_command(command)
+    return actor(given), site, environment()
 
 
 # Who
@@ -87,11 +90,12 @@ def _storable(text: str) -> str:
 
 
 def call_site() -> CallSite | None:
-    """Return the first frame outside this package and torch: the line that changed the table.
+    """Return the innermost line outside this package and torch, which changed the table, and the lines around it.
 
-    That is a library's own line if a library changes a table. None if every frame is of this package or torch.
+    It is a library's own line if a library changes a table; then the lines around it have the line of the user that
+    called the library. If every line is of torch, it is the innermost one. None if every line is of this package.
     """
-    return _site_of(_caller()[0])
+    return _site_of(_stack(sys._getframe(1)))
 
 
 def torch_caller() -> str:
@@ -100,26 +104,67 @@ def torch_caller() -> str:
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     is_torchs = frame is not None and frame.f_code.co_filename.startswith(_torch_folder())
-    return str(_site_of(frame)) if is_torchs else ""
+    return str(_site_of(_Stack([], frame, []))) if is_torchs else ""
 
 
 def stack_level() -> int:
     """Return the `stacklevel` with which a warning of the calling function points at the call site."""
-    return _caller()[1]
-
-
-def _caller() -> tuple[FrameType | None, int]:
-    """Return the frame of the call site, and the `stacklevel` for `warnings.warn`."""
-    frame: FrameType | None = sys._getframe(2)
-    skipped = (_PACKAGE, _torch_folder())
+    frame: FrameType | None = sys._getframe(1)
+    torch = _torch_folder()
     level = 1
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(skipped) and not name.startswith("<frozen "):
-            return frame, level
+    while frame is not None and _kind(frame.f_code.co_filename, torch) in (_SKIPPED, _COMMAND, _TORCH):
         frame = frame.f_back
         level += 1
-    return None, level
+    return level
+
+
+_MAX_INNER = 3
+_MAX_DEPTH = 500  # frames that are looked at
+_SKIPPED, _COMMAND, _TORCH, _LIBRARY, _OWN = range(5)
+
+
+class _Stack(NamedTuple):
+    """The frames of a call site; see `CallSite`."""
+
+    inner: list[FrameType]
+    where: FrameType | None
+    callers: list[FrameType]
+
+
+def _stack(frame: FrameType | None) -> _Stack:
+    inner: list[FrameType] = []
+    callers: list[FrameType] = []
+    where: FrameType | None = None
+    torch, has_own = _torch_folder(), False
+    for _ in range(_MAX_DEPTH):
+        kind = _COMMAND if frame is None else _kind(frame.f_code.co_filename, torch)
+        if frame is None or kind == _COMMAND:  # outside our command are click and Python's own frames
+            break
+        if where is None and kind >= _LIBRARY:
+            where = frame
+        elif where is None and kind == _TORCH and len(inner) < _MAX_INNER:
+            inner.append(frame)
+        elif where is not None and kind != _SKIPPED:
+            room = MAX_FRAMES - 1 - len(inner)
+            if len(callers) < room:
+                callers.append(frame)
+            elif has_own:
+                break
+            elif kind == _OWN:
+                callers[-1] = frame
+        has_own = has_own or kind == _OWN
+        frame = frame.f_back
+    return _Stack(inner, where, callers)
+
+
+@cache
+def _kind(name: str, torch: str) -> int:
+    """Tell whose code a file is."""
+    if name.startswith((_COMMANDS, _PACKAGE, "<frozen ")):
+        return _COMMAND if name.startswith(_COMMANDS) else _SKIPPED
+    if name.startswith(torch):
+        return _TORCH
+    return _LIBRARY if name.startswith(tuple(path + os.sep for path in _libraries())) else _OWN
 
 
 def _torch_folder() -> str:
@@ -127,12 +172,36 @@ def _torch_folder() -> str:
     return os.path.dirname(file) + os.sep if file else _PACKAGE  # noqa: PTH120  # as code objects spell it
 
 
-def _site_of(frame: FrameType | None) -> CallSite | None:
-    if frame is None:
-        return None
-    function = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)  # Python 3.10 has no qualified name
-    file = _shortened(frame.f_code.co_filename, _current_folder(), is_minimal())
-    return CallSite(file, frame.f_lineno, function)
+def _site_of(found: _Stack) -> CallSite | None:
+    inner, where, callers = found
+    if where is None:
+        if not inner:
+            return None
+        (where, *callers), inner = inner, []
+    lines = tuple(map(_line, (*inner, where, *callers)))
+    return _site(lines, len(inner), _current_folder(), is_minimal())
+
+
+def _line(frame: FrameType) -> tuple[str, int, str]:
+    code = frame.f_code
+    return code.co_filename, frame.f_lineno, getattr(code, "co_qualname", code.co_name)  # not in Python 3.10
+
+
+@lru_cache(maxsize=1024)  # 20 us of the 260 that an append takes
+def _site(lines: tuple[tuple[str, int, str], ...], where: int, folder: str, minimal: bool) -> CallSite:
+    frames = tuple(Frame(_shortened(file, folder, minimal), line, function) for file, line, function in lines)
+    here = frames[where]
+    return CallSite(here.file, here.line, here.function, frames[:where], frames[where + 1 :])
+
+
+def _site_of_command(command: str) -> CallSite:
+    """Return the call site of a command line; in a minimal capture, without its arguments."""
+    words = command.split(" ")
+    text = _storable(" ".join(words[:2]) if is_minimal() else command)
+    return CallSite(text if len(text) <= _MAX_COMMAND else f"{text[:_MAX_COMMAND]}...", 0, "")
+
+
+_MAX_COMMAND = 300
 
 
 @cache  # resolving paths takes 30 us
@@ -141,6 +210,8 @@ def _shortened(name: str, folder: str, minimal: bool) -> str:
     if name.startswith("<"):
         return _storable(name)
     path = Path(name) if Path(name).is_absolute() else Path(folder, name)
+    if name.startswith(_torch_folder()):
+        return _storable(str(path.relative_to(Path(_torch_folder()).parent)))
     if minimal:
         return _storable(path.name)
     for root in (*_libraries(), _git_root(folder), folder):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
+from decomp_ledger import catalogs
 from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
@@ -48,12 +49,13 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
+from decomp_ledger.model.op_lookup import Lists, ops_named
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import is_number_like
 from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.database import Transaction
 
-__all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted"]
+__all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted", "to_preserve", "to_reset"]
 
 Wanted: TypeAlias = "list[tuple[str, str, Decomposition | None]]"  # (op, action, decomposition), each op once
 Decide: TypeAlias = "Callable[[Mapping[str, Rule]], Wanted]"
@@ -465,25 +467,26 @@ class TableLog(Handle):
         """Preserve ops, so that they stay in the graph.
 
         Args:
-            ops: their names, or one name.
+            ops: their names, or one name. Without torch, the newest shipped catalog tells which overloads a family
+                (`aten.linear`, `linear`) has; a name with `::` is taken as it is.
             reason: why.
             expected_version: the version that the caller takes the table to have.
 
         Raises:
             InvalidName: a text cannot name one op.
         """
-        names = _names_of(ops)
+        names = _names_of(ops, self.rules)
         return self.change(
-            Popped, lambda rules: _to_preserve(names, rules), reason=reason, expected_version=expected_version
+            Popped, lambda rules: to_preserve(names, rules), reason=reason, expected_version=expected_version
         )
 
     def reset(
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
         """Drop the rules of ops, which follow the base again; the arguments are those of `preserve`."""
-        names = _names_of(ops)
+        names = _names_of(ops, self.rules)
         return self.change(
-            Reset, lambda rules: _to_reset(names, rules), reason=reason, expected_version=expected_version
+            Reset, lambda rules: to_reset(names, rules), reason=reason, expected_version=expected_version
         )
 
     def revert(self, to: int | str, *, reason: str | None = None, expected_version: int | None = None) -> Event | None:
@@ -541,9 +544,18 @@ class TableLog(Handle):
         return diff(self.at(before), self.state if after is None else self.at(after))
 
     def history(self, op: str) -> list[Event]:
-        """Return every event that changed an op, oldest first, with those before a fork."""
+        """Return every event that changed an op, oldest first, with those before a fork.
+
+        Args:
+            op: its name; the name of a family means all its overloads.
+        """
         source = self._source()
-        return [] if source is None else self._recorded().history(source[0], op_names.normalize(op), source[1])
+        if source is None:
+            return []
+        ledger = self._recorded()
+        names = ops_named(op, Lists(self.rules, ledger.changed_ops))
+        events = {event.seq: event for name in names for event in ledger.history(source[0], name, source[1])}
+        return [events[seq] for seq in sorted(events)]
 
     def blame(self) -> dict[str, Event]:
         """Return, for each op with a rule, the event that made the rule."""
@@ -621,11 +633,13 @@ def _changed(now: Now, wanted: Wanted, version: int) -> Now:
     return now._replace(version=version, rules=rules, earlier=now.rules, changed=frozenset(op for op, _, _ in wanted))
 
 
-def _to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
+def to_preserve(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
+    """Return the changes that preserve ops, each given once by its stored name."""
     return [(op, PRESERVE, None) for op in ops if op not in rules or rules[op].action != PRESERVE]
 
 
-def _to_reset(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
+def to_reset(ops: Iterable[str], rules: Mapping[str, Rule]) -> Wanted:
+    """Return the changes that drop the rules of ops, each given once by its stored name."""
     return [(op, RESET, None) for op in ops if op in rules]
 
 
@@ -645,10 +659,16 @@ def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:
         )
 
 
-def _names_of(ops: Iterable[str]) -> list[str]:
+def _names_of(ops: Iterable[str], rules: Mapping[str, Rule]) -> list[str]:
     """Return the stored names of ops, each once."""
-    names = [ops] if isinstance(ops, str) else ops
-    return list(dict.fromkeys(op_names.normalize(name) for name in names))
+    found: dict[str, None] = {}
+    for text in [ops] if isinstance(ops, str) else ops:
+        if isinstance(text, str) and "::" not in text:
+            newest = catalogs.released(catalogs.available()[-1]).ops
+            found.update(dict.fromkeys(ops_named(text, Lists(newest, rules))))
+        else:
+            found[op_names.normalize(text)] = None
+    return list(found)
 
 
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
@@ -21,6 +21,7 @@ __all__ = [
     "ACTIONS",
     "BASES",
     "EVENT_KINDS",
+    "MAX_FRAMES",
     "OVERRIDE",
     "PRESERVE",
     "RESET",
@@ -32,6 +33,7 @@ __all__ = [
     "Created",
     "Event",
     "Exported",
+    "Frame",
     "Materialized",
     "Passed",
     "Popped",
@@ -92,8 +94,8 @@ class Change:
 
 
 @attrs.frozen
-class CallSite:
-    """The line of the user's code that made a change.
+class Frame:
+    """One line of a call stack.
 
     Attributes:
         file: path, relative to the working tree or to `site-packages` if it is inside one of them.
@@ -107,6 +109,89 @@ class CallSite:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"
+
+
+@attrs.frozen(cache_hash=True)
+class CallSite:
+    """Where a change was made: the innermost line outside torch, and the lines around it, six in all.
+
+    An event that an older version wrote has the one line only.
+
+    Attributes:
+        file: path, relative to the working tree or to `site-packages` if it is inside one of them; for a change that a
+            command made, the command line.
+        line: line number, from 1; 0 for a command line.
+        function: name of the function; `<module>` at the top level; "" for a command line.
+        inner: the innermost lines of torch that the line led to, innermost first; up to three.
+        callers: the lines that led to it, innermost first. If a library made the change, the last of them is the
+            innermost line that is not in a library, where there is one.
+    """
+
+    file: str
+    line: int
+    function: str
+    inner: tuple[Frame, ...] = ()
+    callers: tuple[Frame, ...] = ()
+
+    def __str__(self) -> str:
+        return str(self.frame) if self.line else f"`{self.file}`"
+
+    @property
+    def frame(self) -> Frame:
+        """The line itself."""
+        return Frame(self.file, self.line, self.function)
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The lines, innermost first."""
+        return (*self.inner, self.frame, *self.callers)
+
+    @property
+    def caller(self) -> Frame | None:
+        """The nearest caller in another package or, outside packages, in another file; None if there is none."""
+        here = self.file.partition("/")[0]
+        return next((frame for frame in self.callers if frame.file.partition("/")[0] != here), None)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data, without empty lists."""
+        lists: dict[str, Json] = {
+            name: [attrs.asdict(frame) for frame in frames]
+            for name, frames in (("inner", self.inner), ("callers", self.callers))
+            if frames
+        }
+        return {**attrs.asdict(self.frame), **lists}
+
+    @classmethod
+    def from_json(cls, value: object) -> CallSite:
+        """Check and read what `to_json` returned.
+
+        Raises:
+            LedgerError: it is not a call site.
+        """
+        rest = dict(as_object(value))
+        inner, callers = (tuple(map(_read_frame, _as_list(rest.pop(name, [])))) for name in _FRAME_LISTS)
+        frame = _read_frame(rest)
+        found = cls(frame.file, frame.line, frame.function, inner, callers)
+        if len(found.frames) > MAX_FRAMES or found.to_json() != value:
+            raise UnusableValue("a call site has lines that it cannot have")
+        return found
+
+
+MAX_FRAMES = 6
+_FRAME_LISTS = ("inner", "callers")
+
+
+def _as_list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise UnusableValue(f"expected an array, found {type(value).__name__}")
+    return value
+
+
+def _read_frame(value: object) -> Frame:
+    frame = as_object(value)
+    if frame.keys() != {"file", "line", "function"}:
+        raise UnusableValue("expected a file, a line and a function")
+    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]))
 
 
 @attrs.frozen
@@ -123,7 +208,7 @@ class Body:
 
     kind: ClassVar[str]
     makes_version: ClassVar[bool] = False
-    schema: ClassVar[int] = 1
+    schema: ClassVar[int] = 2
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -304,7 +389,11 @@ EVENT_KINDS: dict[str, type[Body]] = {
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
-UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Events of schema 2 may have several lines as their call site; their bodies are those of schema 1.
+    (kind, 1): dict
+    for kind in EVENT_KINDS
+}
 
 
 @attrs.frozen
@@ -319,7 +408,7 @@ class Event:
         recorded_at: UTC, ISO 8601 with microseconds and `Z`.
         actor: who made the change.
         reason: why, or None.
-        call_site: the line of the user's code, or None.
+        call_site: where the change was made, or None.
         environment: digest of the stored environment.
         body: what the event records; its class is that of the kind.
         prev_hash: hash of the event before it, in hex; for the first event, the ledger's `genesis` hash.
@@ -488,16 +577,18 @@ def read_event(row: Sequence[Any]) -> Event:
         raise LedgerError(f"event {seq}: it is damaged: {error}; run verify") from None
 
 
+# Reading six lines takes 20 us. Many events have the same ones, and each append reads its event back.
+@lru_cache(maxsize=1024)
 def read_call_site(text: str) -> CallSite:
     """Return the call site that a stored text holds.
 
     Raises:
         LedgerError: the text is not a call site.
     """
-    value = parse(text, "a call site")
-    if not isinstance(value, dict) or value.keys() != {"file", "function", "line"}:
-        raise LedgerError("call site: it is damaged; run verify")
-    return CallSite(str(value["file"]), int(value["line"]), str(value["function"]))
+    try:
+        return CallSite.from_json(parse(text, "a call site"))
+    except DAMAGE as error:
+        raise LedgerError(f"call site: it is damaged: {error!r:.200}; run verify") from None
 
 
 def parse(text: str, what: str) -> Any:

@@ -16,6 +16,7 @@ __all__ = [
     "PROGRAM_FILE",
     "TORCH_NAMESPACES",
     "check_label",
+    "family",
     "is_aten",
     "is_op_name",
     "is_torchs",
@@ -45,6 +46,7 @@ _FAMILY = re.compile(rf"{_WORD}\.{_WORD}")
 _BARE = re.compile(_WORD)
 _TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
 _HIGHER_ORDER = re.compile(rf"^higher_order\.({_WORD})$")
+_EVENT = re.compile(r"#\d+")  # how a command names one event
 _MAX_NAME = 500
 _MAX_LABEL = 200
 
@@ -84,6 +86,29 @@ def normalize(text: str) -> str:
     raise InvalidName(
         f"{short!r}: it is not the name of an op; write 'aten::linear', 'aten::add.Tensor' or 'aten.linear.default'"
     )
+
+
+def family(text: str) -> tuple[str, str, bool] | None:
+    """Return the family that a text may name: its namespace, its name, and whether the text can also name one op.
+
+    Args:
+        text: `aten::add`, `aten.add` or `add`, which has the namespace "". `aten.add` can name a family only.
+
+    Returns:
+        None for the name of one overload (`aten::add.Tensor`, `higher_order.cond`) and for what is not an op's name.
+    """
+    bare = _TORCH_OPS.sub("", text) if isinstance(text, str) and len(text) <= _MAX_NAME else ""
+    if _HIGHER_ORDER.match(bare):
+        return None
+    match = _OP.fullmatch(bare)
+    if match is not None and match["overload"] is None:
+        return match["namespace"], match["name"], True
+    if _BARE.fullmatch(bare):
+        return "", bare, True
+    if _FAMILY.fullmatch(bare):
+        space, _, name = bare.partition(".")
+        return space, name, False
+    return None
 
 
 @lru_cache(maxsize=10_000)  # 2 us a name, at each append
@@ -130,7 +155,7 @@ def check_label(text: object, what: str) -> str:
 
     Raises:
         InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or no
-            state spec could name it, because it has an `@` or a `:`, or ends like the file of a program.
+            state spec could name it, because it has an `@` or a `:`, ends like the file of a program, or is `#5`.
     """
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
@@ -145,6 +170,8 @@ def check_label(text: object, what: str) -> str:
         raise InvalidName(
             f"{shown!r}: the name of {what} must not have '@' or ':', which separate a table from a version"
         )
+    if _EVENT.fullmatch(text):
+        raise InvalidName(f"{shown!r}: the name of {what} must not be '#' and a number, which names an event")
     if text.endswith(PROGRAM_FILE):
         raise InvalidName(f"{shown!r}: the name of {what} must not end with '{PROGRAM_FILE}', which names a file")
     return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -28,7 +30,8 @@ class Decomposition:
         qualname: its qualified name there.
         digest: digest of its source, in hex; None for torch's own decomposition of the op.
         build: for torch's own decomposition of the op, the git version of the torch build that has it.
-        source: for `opaque` functions, the text of the source.
+        source: the text of the source, where it is recorded: of functions outside torch. It counts for no comparison,
+            because `digest` covers what the function does, and a comment does nothing.
         helpers: digest of its source with the functions of its package that it calls; None if it calls none.
     """
 
@@ -37,7 +40,7 @@ class Decomposition:
     qualname: str | None = None
     digest: str | None = None
     build: str | None = None
-    source: str | None = None
+    source: str | None = attrs.field(default=None, eq=False)
     helpers: str | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -140,6 +143,20 @@ class RuleDiff(NamedTuple):
     op: str
     before: Rule | None
     after: Rule | None
+
+    @property
+    def decompositions(self) -> tuple[Decomposition | None, Decomposition | None]:
+        """What both rules override the op with; None for a rule that does not."""
+        found = [None if rule is None else rule.decomposition for rule in (self.before, self.after)]
+        return found[0], found[1]
+
+    def source_diff(self) -> tuple[str, ...]:
+        """Return the lines of a unified diff of the two sources; none if a source is not recorded."""
+        one, other = (None if each is None else each.source for each in self.decompositions)
+        if one is None or other is None:
+            return ()
+        old, new = (textwrap.dedent(source).splitlines() for source in (one, other))
+        return tuple(difflib.unified_diff(old, new, "before", "after", lineterm=""))
 
 
 def diff(before: TableState, after: TableState) -> list[RuleDiff]:

@@ -27,6 +27,7 @@ __all__ = [
     "is_number",
     "is_number_like",
     "not_an_export",
+    "parse_event_number",
     "parse_export_number",
     "parse_export_spec",
     "parse_number",
@@ -183,6 +184,11 @@ def parse_export_number(text: str) -> int:
     if number is None:
         raise UnknownExport(f"export:{shorten(text)}: not the number of an export; `decomp-ledger exports` lists them")
     return number
+
+
+def parse_event_number(text: str) -> int | None:
+    """Return the seq that `#5` names; None for any other text. No table has such a name (`op_names.check_label`)."""
+    return parse_number(text[1:]) if text.startswith("#") else None
 
 
 def parse_version(text: str) -> int | str:

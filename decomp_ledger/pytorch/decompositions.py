@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
+from decomp_ledger.log import provenance
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.materialize import own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule
@@ -167,7 +168,9 @@ def by_source(fn: Any) -> Decomposition:
     # Another process cannot import what a script defines.
     importable = module is not None and qualname is not None and module != "__main__"
     if importable and _look_up(str(module), str(qualname)) is fn:
-        return Decomposition("import", module, qualname, _digest(fn), helpers=helpers_of(fn))
+        # Torch's build implies its sources; a minimal capture leaves out what is private and not needed.
+        source = None if provenance.is_minimal() or _is_torchs(fn) else source_text(fn)
+        return Decomposition("import", module, qualname, _digest(fn), source=source, helpers=helpers_of(fn))
     named = fn.func if isinstance(fn, functools.partial) else fn
     return Decomposition(
         "opaque",

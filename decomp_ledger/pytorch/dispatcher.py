@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.op_lookup import Lists, ops_named, suggestions
 from decomp_ledger.model.safe_text import class_name
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
@@ -42,20 +43,20 @@ __all__ = [
 ]
 
 
-def op_names_of(key: object) -> list[str]:
+def op_names_of(key: object, ruled: Collection[str] = ()) -> list[str]:
     """Return the names of the ops that a key means.
 
     Args:
-        key: a name (`aten::linear`, `aten.linear.default`), an `OpOverload`, a higher-order operator, or an
-            `OpOverloadPacket` or its name (`aten.linear`), which mean all their overloads.
+        key: a name, as :func:`decomp_ledger.model.op_lookup.ops_named` reads it; an `OpOverload`; a higher-order
+            operator; or an `OpOverloadPacket`, which means all its overloads.
+        ruled: ops that a name can mean although they are not loaded now.
 
     Raises:
         UnusableValue: the key is of another kind.
         InvalidName: the key is a str that cannot name an op, or the op has a name that cannot be recorded.
     """
     if isinstance(key, str):
-        packet = _packet_named(key)
-        return [op_names.normalize(key)] if packet is None else op_names_of(packet)
+        return ops_named(key, Lists(_loaded, ruled))
     if isinstance(key, OpOverloadPacket):
         family = internals.packet_name(key)
         # Torch's packets also list overloads of TorchScript, which the dispatcher does not know. A packet whose
@@ -77,13 +78,21 @@ def op_names_of(key: object) -> list[str]:
     )
 
 
-def _packet_named(text: str) -> OpOverloadPacket | None:
-    """Return the packet that `aten.linear` names, if it is loaded: dots without an overload name a family."""
-    space, dot, name = text.removeprefix("torch.ops.").partition(".")
-    if not dot or "." in name or "::" in text or space == "higher_order":
-        return None
-    packet = getattr(vars(torch.ops).get(space), name, None)
-    return packet if isinstance(packet, OpOverloadPacket) else None
+class _LoadedOps(Collection[str]):
+    """The names of the ops that the dispatcher has now."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and is_loaded(name)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from internals.dispatcher_names()
+        yield from internals.higher_order_operators()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_loaded = _LoadedOps()
 
 
 def resolve(op: str) -> Any | None:
@@ -103,12 +112,14 @@ def is_loaded(op: str) -> bool:
 
 
 def near_names(op: str) -> list[str]:
-    """Return up to three loaded names that are similar to one that is not loaded."""
-    every = internals.dispatcher_names()
-    # A namespace that does not exist is a library to come, unless a loaded one has a similar name.
-    spaces = difflib.get_close_matches(op_names.namespace(op), {op_names.namespace(name) for name in every}, 1, 0.8)
-    candidates = [name for name in every if op_names.namespace(name) in spaces]
-    return difflib.get_close_matches(op, candidates, 3, 0.8)
+    """Return up to three loaded names that may be meant by one that is not loaded."""
+    # Another namespace is that of a library to come, even if it has an op that aten has, too.
+    spaces = {op_names.namespace(name) for name in _loaded}
+    space = op_names.namespace(op)
+    if space in spaces:
+        return suggestions(op, _loaded)
+    near = difflib.get_close_matches(space, spaces, 1, 0.8)
+    return suggestions(op, [name for name in _loaded if op_names.namespace(name) in near])
 
 
 class Defaults:

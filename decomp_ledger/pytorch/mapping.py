@@ -19,11 +19,10 @@ import torch
 from decomp_ledger.errors import InvalidName, LedgerError, LedgerFileError, SchemaError, UnsupportedTorch, UnusableValue
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.table_log import TableLog
-from decomp_ledger.model import op_names
 from decomp_ledger.model.materialize import ABSENT, DEFAULT, Snapshot, choose
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.pytorch import decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, op_names_of, resolve
 from decomp_ledger.pytorch.internals import registrations
 
 if TYPE_CHECKING:
@@ -242,14 +241,19 @@ class LiveMapping(CustomDecompTable):
         return default if found is _MISSING else found
 
     def _look_again(self, key: object) -> Any:
-        """Return the value of a key that the storage lacked: a name, or an op that was loaded since."""
-        if isinstance(key, str):
-            try:
-                key = resolve(op_names.normalize(key))
-            except InvalidName:
-                return _MISSING
+        """Return the value of a key that the storage lacked: a name, or an op that was loaded since.
+
+        The name of a family finds the overload that the table has, if it has just one.
+        """
         self._catch_up()
-        return dict.get(self, key, _MISSING)
+        if not isinstance(key, str):
+            return dict.get(self, key, _MISSING)
+        try:
+            ops = map(resolve, op_names_of(key))
+        except InvalidName:
+            return _MISSING
+        found = [fn for op in ops if (fn := dict.get(self, op, _MISSING)) is not _MISSING]
+        return found[0] if len(found) == 1 else _MISSING
 
     # Reads of all ops
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from decomp_ledger import catalogs
@@ -12,10 +13,10 @@ from decomp_ledger.analysis.numerics import NumericsCheck
 from decomp_ledger.errors import IdleRuleWarning, InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
-from decomp_ledger.log.table_log import TableLog, Wanted
+from decomp_ledger.log.table_log import TableLog, Wanted, to_preserve, to_reset
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import one_or_more
-from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Set, Updated
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Reset, Set, Updated
 from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.pytorch import active, decompositions, environment, internals, numerics
@@ -38,7 +39,8 @@ class DecompTable(LiveMapping):
     the recording of exports with it. Within a recording, `DecompTable()` makes one of the recording.
 
     An op is given as an `OpOverload`, a higher-order operator, a name (`aten::linear`, `aten.linear.default`), or an
-    `OpOverloadPacket`, which means all its overloads. Keys are always operators.
+    `OpOverloadPacket` or the name of a family (`aten.linear`, `linear`), which mean all overloads. Keys are always
+    operators.
 
     Reads see operators that were loaded since the last read. `materialize()`, an export and `refresh()` also see
     what a plain read cannot: C++ code that registers after its library was loaded, and kernels or registry values
@@ -103,8 +105,9 @@ class DecompTable(LiveMapping):
 
     @deleted_custom_ops.setter
     def deleted_custom_ops(self, ops: Iterable[Any]) -> None:
+        names = {op.name(): None for op in ops}
         with self._shown():
-            self._log.preserve(op.name() for op in ops)
+            self._log.change(Popped, partial(to_preserve, names))
 
     # Changes
 
@@ -116,7 +119,7 @@ class DecompTable(LiveMapping):
     def _ops_to_set(self, key: object, value: Any) -> list[str]:
         """Return the ops that a key means; keep what is not an op for unmodified code, because torch does so."""
         try:
-            return op_names_of(key)
+            return self._ops_of(key)
         except UnusableValue:
             if not self._unmodified:
                 raise
@@ -151,12 +154,12 @@ class DecompTable(LiveMapping):
         As in upstream, a custom op that is not in the table can be popped once. Once loaded, it stays in the graph.
 
         Args:
-            key: the op. A packet removes all its overloads.
+            key: the op. A packet, or the name of a family, removes all its overloads.
             *default: returned instead of raising KeyError.
 
         Returns:
-            The decomposition that the op had; for a packet, a dict of those that its overloads had. For an op that had
-            none, a callable that looks for one when it is called.
+            The decomposition that the op had; for a packet or a family, a dict of those that its overloads had. For an
+            op that had none, a callable that looks for one when it is called.
 
         Raises:
             KeyError: an aten op that is not in the table, or a custom op that was removed before.
@@ -164,13 +167,13 @@ class DecompTable(LiveMapping):
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
         try:
-            ops = op_names_of(key)
+            ops = self._ops_of(key)
         except LedgerError:
             if default and not isinstance(key, str):
                 return default[0]
             raise
         removed = self._remove(ops)
-        if removed and isinstance(key, internals.OpOverloadPacket):
+        if removed and (len(ops) > 1 or isinstance(key, internals.OpOverloadPacket)):
             return removed
         if removed:
             return removed[ops[0]]
@@ -235,9 +238,9 @@ class DecompTable(LiveMapping):
         Raises:
             VersionConflict: the table has another version.
         """
-        ops = [op for key in keys for op in op_names_of(key)]
+        ops = self._ops_of_all(keys)
         with self._shown():
-            self._log.preserve(ops, reason=reason, expected_version=expected_version)
+            self._log.change(Popped, partial(to_preserve, ops), reason=reason, expected_version=expected_version)
         self._warn_of_typos(ops)
         self._warn_of_idle_rules(ops, PRESERVE)
 
@@ -256,7 +259,7 @@ class DecompTable(LiveMapping):
             VersionConflict: the table has another version.
             UnusableValue: `fn` is not callable.
         """
-        ops = op_names_of(key)
+        ops = self._ops_of(key)
         kind = Set if len(ops) == 1 else Updated
         self._override(kind, dict.fromkeys(ops, fn), reason, expected_version)
 
@@ -271,9 +274,9 @@ class DecompTable(LiveMapping):
         Raises:
             VersionConflict: the table has another version.
         """
-        ops = [op for key in keys for op in op_names_of(key)]
+        ops = self._ops_of_all(keys)
         with self._shown():
-            self._log.reset(ops, reason=reason, expected_version=expected_version)
+            self._log.change(Reset, partial(to_reset, ops), reason=reason, expected_version=expected_version)
 
     def _override(
         self,
@@ -327,6 +330,13 @@ class DecompTable(LiveMapping):
                 self._log.functions.keep(op, decomposition, pairs[op], self._log.rules)
                 if ledger is not None:
                     ledger.functions.remember(op, decomposition, pairs[op])
+
+    def _ops_of(self, key: object) -> list[str]:
+        """Return the names of the ops that a key means; those of the table's rules need not be loaded."""
+        return op_names_of(key, self._log.rules)
+
+    def _ops_of_all(self, keys: Iterable[object]) -> list[str]:
+        return list(dict.fromkeys(op for key in keys for op in self._ops_of(key)))
 
     def _is_unchanged(self, op: str, fn: Any, defaults: Defaults) -> bool:
         return self._log.base == "torch" and decompositions.is_default(op, fn, defaults)
@@ -428,9 +438,9 @@ class DecompTable(LiveMapping):
 
     def history(self, key: object) -> list[Event]:
         """Return every event that touched an op, oldest first."""
-        return sorted(
-            (event for op in op_names_of(key) for event in self._log.history(op)), key=lambda event: event.seq
-        )
+        names = [key] if isinstance(key, str) else self._ops_of(key)
+        events = {event.seq: event for name in names for event in self._log.history(name)}
+        return [events[seq] for seq in sorted(events)]
 
     def blame(self) -> dict[str, Event]:
         """Return, for each op with a rule, the event that set it."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
-
-import attrs
 
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.model.canonical_json import Json, canonical_json
@@ -100,6 +99,7 @@ _LEDGER = "SELECT id, created_at FROM ledger"
 _TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
 # By the index of names, whose order is that of the code points. No name starts with the last code point.
 _TABLE_NAMES = "SELECT name FROM decomp_table WHERE name >= :prefix AND name < :prefix || char(0x10FFFF) ORDER BY name"
+_OP_NAMES = "SELECT name FROM op ORDER BY name"
 _BY_ACTOR = "event.provenance_id IN (SELECT id FROM provenance WHERE actor = ?)"
 _TABLE_VERSION = f"SELECT max(version) FROM event WHERE table_id = ? AND {MAKES_VERSION}"
 _DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
@@ -150,7 +150,7 @@ class Provenance(NamedTuple):
     Attributes:
         actor: who.
         reason: why, or None.
-        call_site: the user's line, or None.
+        call_site: where, or None.
         environment: the environment's facts, as JSON.
     """
 
@@ -262,6 +262,11 @@ class EventStore(Handle):
         with self.database.reading() as connection:
             row = connection.execute(_TABLE_ID, [table]).fetchone()
         return None if row is None else int(row[0])
+
+    def op_names(self) -> list[str]:
+        """Return the names of the ops that events changed, sorted."""
+        with self.database.reading() as connection:
+            return [str(name) for (name,) in connection.execute(_OP_NAMES).fetchall()]
 
     def table_names(self, prefix: str) -> list[str]:
         """Return the names of the tables whose names start with a prefix, sorted by code points."""
@@ -427,13 +432,13 @@ class EventStore(Handle):
             recorded_at=utc_now(),
             actor=provenance.actor,
             reason=provenance.reason,
-            call_site=None if site is None else canonical_json(attrs.asdict(site)),
+            call_site=None if site is None else _site_text(site),
             environment=bytes.fromhex(self.put_text("environment", canonical_json(provenance.environment))),
             body=encode_body(body),
             prev_hash=prev_hash,
             hash=b"",
         )
-        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields(parse)))
+        row = row._replace(hash=event_hash(prev_hash, row.hashed_fields(_parsed)))
         self.insert_event(row, body)
         if (transaction := self.database.last_transaction) is not None:
             transaction.last_event = row.seq, row.hash
@@ -564,6 +569,21 @@ class EventStore(Handle):
 
     def _damaged(self, problem: str) -> LedgerError:
         return LedgerError(f"{self.database.path}: the ledger is damaged: {problem}; run verify")
+
+
+# Writing six lines as text takes 20 us, and reading them 10; an append takes 260.
+@lru_cache(maxsize=1024)
+def _site_text(site: CallSite) -> str:
+    return canonical_json(site.to_json())
+
+
+_parsed_once = lru_cache(maxsize=1024)(parse)
+
+
+def _parsed(text: str, what: str) -> Json:
+    """Return the value of a stored text; that of a call site only to be read, because it is kept."""
+    value: Json = _parsed_once(text, what) if what == "call site" else parse(text, what)
+    return value
 
 
 def utc_now() -> str:

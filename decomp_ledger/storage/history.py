@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
+from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.events import Created, Event, Passed, read_event
 from decomp_ledger.model.handles import Handle
@@ -167,7 +168,14 @@ class History(Handle):
         return {str(name): version for name, version in rows}
 
     def history(self, table: str, op: str, version: int) -> list[Event]:
-        """Return every event up to a version that changed an op, oldest first, with those before a fork."""
+        """Return every event up to a version that changed an op, oldest first, with those before a fork.
+
+        Args:
+            table: the table's name.
+            op: the op's name, in any form that names one op.
+            version: the last version.
+        """
+        op = op_names.normalize(op)
         found: list[Event] = []
         for _, table_id, until in self._lineage(table, version)[0]:
             with self.database.reading() as connection:
@@ -175,6 +183,13 @@ class History(Handle):
                 rows = connection.execute(_VERSIONS_OF_OP, values).fetchall()
             found += self._events_at(table_id, [row[0] for row in rows])
         return sorted(found, key=lambda event: event.seq)
+
+    def event_of(self, table: str, version: int) -> Event:
+        """Return the event that made a version of a table."""
+        found = next(iter(self._events_at(self._table_id(table), [version])), None)
+        if found is None:
+            raise self._damaged(f"version {version} of {table} has no event")
+        return found
 
     def state_and_blame(self, table: str, version: int) -> tuple[TableState, dict[str, Event]]:
         """Return a table's rules at a version, and for each op with a rule the event that made it."""

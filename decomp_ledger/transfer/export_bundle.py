@@ -31,7 +31,6 @@ __all__ = ["ExportBundle", "bare_catalog"]
 _TEXTS = ("table", "kind", "recorded_at", "actor", "environment", "prev_hash", "hash")
 _NUMBERS = ("seq", "version", "schema")
 _EVENT = {*_TEXTS, *_NUMBERS, "reason", "body", "call_site"}
-_CALL_SITE = {"file", "line", "function"}
 _BUNDLE = {"ledger", "event", "environment", "base", "rule_events", "decompositions", "catalog"}
 
 # What a redacted bundle keeps of its environment.
@@ -225,7 +224,7 @@ def _event_to_json(event: Event) -> dict[str, Json]:
     schema, body = event.written
     site = event.call_site
     value: dict[str, Json] = {name: getattr(event, name) for name in (*_TEXTS, "seq", "version", "reason")}
-    call_site = None if site is None else attrs.asdict(site)
+    call_site = None if site is None else site.to_json()
     return {**value, "schema": schema, "body": json.loads(body), "call_site": call_site}
 
 
@@ -278,8 +277,7 @@ def _redacted_from_json(value: dict[str, Any]) -> Event:
 def _call_site_from_json(value: Any) -> CallSite | None:
     if value is None:
         return None
-    _check_keys(value, _CALL_SITE)
-    return CallSite(as_string(value["file"]), as_integer(value["line"]), as_string(value["function"]))
+    return CallSite.from_json(value)
 
 
 def bare_catalog(version: str) -> Catalog:

@@ -202,6 +202,7 @@ def test_tables_and_exports_are_recorded_and_what_the_script_sets_first_is_obeye
         site = events[1].call_site
         assert site is not None
         assert (site.file, site.function) == ("export.py", "lower")
+        assert [frame.file for frame in site.frames] == ["export.py", "export.py"]  # not click's, nor ours
         assert ledger.verify().ok
 
 

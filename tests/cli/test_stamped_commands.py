@@ -17,6 +17,7 @@ from torch.export import export
 
 import decomp_ledger as dl
 from decomp_ledger import Ledger, StampError, StampWarning, read_stamp
+from decomp_ledger.log import provenance
 
 
 class Small(torch.nn.Module):
@@ -87,6 +88,19 @@ def test_diff_compares_the_graphs_of_exports(folder: Path) -> None:
     assert run(folder, "diff", "one.pt2", "one.pt2").returncode == 0
 
 
+def test_diff_of_two_files_shows_the_first_node_that_differs(folder: Path) -> None:
+    done = run(folder, "diff", "one.pt2", "two.pt2", "--graphs")
+    assert (done.returncode, done.stderr) == (1, "")
+    _, _, after = done.stdout.partition("the first node that differs is number ")
+    first, second = after.splitlines()[1:3]
+    assert first.startswith("  one.pt2, made of aten::linear: %") and "= aten::linear(" in first
+    assert second.startswith("  two.pt2, made of aten::linear: %") and "= aten::permute(" in second
+    assert "with --graphs to see the first node" in run(folder, "diff", "one.pt2", "two.pt2").stdout
+    number = dl.read_stamp(folder / "one.pt2").last.event.seq
+    refused = run(folder, "diff", f"export:{number}", "two.pt2", "--graphs")
+    assert refused.returncode == 2 and "not a stamped .pt2 file, so it has no graph to compare" in refused.stderr
+
+
 def test_reproduce_makes_table_and_graph_again_or_names_the_differences(folder: Path) -> None:
     done = run(folder, "reproduce", "one.pt2", "--program", "program.pt2", "--trust", "lowering")
     assert done.returncode == 0 and "made again exactly" in done.stdout and "the same graph" in done.stdout
@@ -106,6 +120,31 @@ def test_reproduce_makes_table_and_graph_again_or_names_the_differences(folder: 
     made_of = "aten::silu" if saved else "an op not known"
     assert "the first node that differs" in done.stdout and f"then, made of {made_of}: " in done.stdout
     assert [each["op"] for each in printed["differences"]] == ["aten::silu"] and printed["rerun"]["same"] is False
+
+
+@pytest.mark.parametrize(
+    ("dirty", "expected"),
+    [
+        (False, "at the git commit {0}; go back with `git checkout {1}`"),
+        (True, "at the git commit {0}, whose files were changed; go back"),
+        ("unknown: why", "at the git commit {0} (whether its files were changed is unknown: why); go back"),
+    ],
+)
+def test_reproduce_names_the_git_commit_to_go_back_to(tmp_path: Path, dirty: Any, expected: str) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    with pytest.MonkeyPatch.context() as patch, Ledger(tmp_path / "decomp_ledger.db") as ledger:
+        patch.setattr(provenance, "_machine", lambda *_: {"python": "3", "git_commit": commit, "git_dirty": dirty})
+        patch.setattr(provenance, "_environments", {})
+        program = export(Small(), (torch.ones(3, 3),))
+        dl.save(program.run_decompositions(ledger.table("edge")), tmp_path / "model.pt2")
+        (number,) = (event.seq for event in ledger.exports())
+        assert ledger.reproduce_export(number).git_commit == commit
+    for spec in (f"export:{number}", "model.pt2"):
+        done = run(tmp_path, "reproduce", spec)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert expected.format(commit, commit[:12]) in done.stdout
+    found = json.loads(run(tmp_path, "reproduce", "model.pt2", "--json").stdout)
+    assert (found["git_commit"], found["git_dirty"]) == (commit, dirty)
 
 
 def test_an_export_is_reproduced_with_the_functions_provided_to_its_ledger(tmp_path: Path) -> None:

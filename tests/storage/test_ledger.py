@@ -339,7 +339,7 @@ def test_an_event_has_who_what_when_where_and_why(full: Ledger) -> None:
 def test_an_unknown_op_has_no_events_but_an_invalid_name_is_refused(full: Ledger) -> None:
     assert seqs(full, op="mylib::unheard") == []
     with pytest.raises(InvalidName):
-        full.events(op="aten.mm")
+        full.events(op="aten mm")
 
 
 def test_events_are_numbered_without_gaps_across_tables_and_failures(ledger: Ledger) -> None:

@@ -3,12 +3,14 @@
 import getpass
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import hostile_trees
 import pytest
@@ -48,6 +50,8 @@ def forget() -> None:
     for cached in (
         provenance._person,
         provenance._shortened,
+        provenance._site,
+        provenance._kind,
         provenance._libraries,
         provenance._git_root,
         provenance._machine,
@@ -237,11 +241,16 @@ def test_an_incomplete_ci_run_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -
 
 
 def call_from(file: Path | str, function: str = "lower") -> CallSite | None:
-    """Return the call site of a call in line 3 of a file."""
+    """Return the call site of a call in line 3 of a file, without the lines around it."""
     code = compile(f"\ndef {function}(ask):\n    return ask()\n", os.fspath(file), "exec")
     scope: dict[str, Callable[..., CallSite | None]] = {}
     exec(code, scope)
-    return scope[function](provenance.call_site)
+    return line_of(scope[function](provenance.call_site))
+
+
+def line_of(site: CallSite | None) -> CallSite | None:
+    """Return a call site without the lines around it."""
+    return None if site is None else CallSite(site.file, site.line, site.function)
 
 
 def test_the_call_site_is_the_line_of_the_caller() -> None:
@@ -269,7 +278,51 @@ def test_a_library_that_changes_a_table_is_named_by_its_own_line(tmp_path: Path)
     with Ledger(":memory:", actor="ann") as ledger:
         scope["lower"](new_table(ledger))
         (event,) = ledger.events(kind="popped")
-    assert event.call_site == CallSite("somelib/lower.py", 2, "lower")
+    assert line_of(event.call_site) == CallSite("somelib/lower.py", 2, "lower")
+    assert event.call_site is not None and event.call_site.caller is not None
+    assert event.call_site.caller.file.endswith(Path(__file__).name)
+
+
+def calls(*files: Path | str) -> CallSite | None:
+    """Return the call site of functions that call each other, the last one innermost, each in line 3 of a file."""
+    ask: Callable[[], CallSite | None] = provenance.call_site
+    for number, file in reversed(list(enumerate(files))):
+        scope: dict[str, Callable[..., Callable[[], CallSite | None]]] = {}
+        code = f"def make(ask):\n    def f{number}():\n        return ask()\n    return f{number}\n"
+        exec(compile(code, os.fspath(file), "exec"), scope)
+        ask = scope["make"](ask)
+    return ask()
+
+
+LIBRARY = Path(sysconfig.get_path("purelib")) / "somelib"
+
+
+def test_the_call_site_has_the_six_innermost_lines(tmp_path: Path) -> None:
+    found = calls(*(tmp_path / f"f{number}.py" for number in range(9)))
+    assert found is not None
+    assert [frame.file for frame in found.frames] == [f"f{number}.py" for number in (8, 7, 6, 5, 4, 3)]
+    assert [frame.line for frame in found.frames] == [3] * 6
+    assert (found.inner, found.frames[0], found.frames[1:]) == ((), found.frame, found.callers)
+
+
+def test_the_user_s_line_is_kept_however_deep_a_library_is(tmp_path: Path) -> None:
+    found = calls(tmp_path / "main.py", tmp_path / "export.py", *(LIBRARY / f"l{number}.py" for number in range(9)))
+    assert found is not None
+    files = [f"somelib/l{number}.py" for number in (8, 7, 6, 5, 4)]
+    assert [frame.file for frame in found.frames] == [*files, "export.py"]
+    assert str(found.caller).startswith("export.py:3 in ")
+
+
+def test_lines_of_torch_within_the_user_s_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = tmp_path / "site" / "torch"
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    monkeypatch.setattr(sys.modules["torch"], "__file__", str(torch / "__init__.py"), raising=False)
+    inside = [torch / "export" / f"t{number}.py" for number in range(5)]
+    found = calls(tmp_path / "main.py", torch / "outer.py", LIBRARY / "lower.py", *inside)
+    assert found is not None
+    assert [frame.file for frame in found.inner] == [f"torch/export/t{number}.py" for number in (4, 3, 2)]
+    assert found.file == "somelib/lower.py"
+    assert [frame.file for frame in found.callers] == ["torch/outer.py", "main.py"]
 
 
 @pytest.mark.parametrize("scheme", ["purelib", "platlib", "stdlib"])
@@ -305,7 +358,7 @@ def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
         code = compile("table.preserve(['aten::mm'])", os.fsdecode(os.fsencode(tmp_path) + b"/l\xff.py"), "exec")
         exec(code, {"table": new_table(ledger)})
         (event,) = ledger.events(kind="popped")
-    assert event.call_site == CallSite("l\\udcff.py", 1, "<module>")
+    assert line_of(event.call_site) == CallSite("l\\udcff.py", 1, "<module>")
 
 
 def test_the_current_folder_may_have_a_name_that_is_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +392,16 @@ def test_a_method_is_named_with_its_class_where_python_tells() -> None:
     assert found.function == ("run" if sys.version_info < (3, 11) else Lowering.run.__qualname__)
 
 
+def test_lines_that_several_events_have_are_stored_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db", actor="ann") as ledger:
+        table = new_table(ledger)
+        for op in ("aten::mm", "aten::addmm", "aten::bmm"):
+            table.preserve([op])
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        assert db.execute("SELECT count(*) FROM provenance").fetchone() == (2,)  # of `created` and `popped`
+    db.close()
+
+
 # Minimal capture
 
 
@@ -352,7 +415,8 @@ def test_minimal_capture_leaves_out_host_user_and_paths(tree: Path, monkeypatch:
         (event,) = ledger.events(kind="popped")
         facts = ledger.environment(event.environment)
     assert event.actor == "unnamed"
-    assert event.call_site == CallSite("lower.py", 1, "<module>")
+    assert line_of(event.call_site) == CallSite("lower.py", 1, "<module>")
+    assert event.call_site is not None and all("/" not in frame.file for frame in event.call_site.frames)
     assert facts.keys() == {"python", "platform", "git_commit", "git_dirty"}
     stored = b"".join(path.read_bytes() for path in tree.glob("ledger.db*"))
     for secret in (b"secret", b"login", b"Ann Lee", b"ann@example.com", os.fsencode(tree)):

@@ -172,7 +172,7 @@ def test_every_question_is_a_method_of_a_ledger() -> None:
         "capture_catalog",
         "load_dump",
         "catalog",
-        "name_of_op",
+        "ops_of",
         "read_samples",
         "sole_table",
         "state_and_blame",

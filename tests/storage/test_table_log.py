@@ -663,9 +663,10 @@ def test_history_of_a_past_version_ends_there(table: TableLog) -> None:
     table.reset([MM])
     assert [event.version for event in table.past(2).history(MM)] == [2]
     assert list(table.past(2).blame()) == [MM]
+    assert [event.version for event in table.past(2).history("mm")] == [2]
     assert table.history("mylib::never") == []
     with pytest.raises(InvalidName):
-        table.history("aten.mm")
+        table.history("aten mm")
 
 
 # Without a ledger, and with one that cannot be written

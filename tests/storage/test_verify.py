@@ -198,7 +198,7 @@ def test_the_first_event_that_was_changed_is_named(path: Path, column: str, seq:
     def edit(db: sqlite3.Connection) -> None:
         query = f"SELECT {column} FROM event WHERE {column} != (SELECT {column} FROM event WHERE seq = ?) LIMIT 1"
         found = db.execute(query, [seq]).fetchone()
-        db.execute(f"UPDATE event SET {column} = ? WHERE seq = ?", [found[0] if found else 2, seq])
+        db.execute(f"UPDATE event SET {column} = ? WHERE seq = ?", [found[0] if found else 3, seq])
 
     tamper(path, edit)
     result = verified(path)

@@ -804,3 +804,37 @@ def test_a_function_is_kept_as_long_as_a_table_uses_it(ledger: Ledger) -> None:
     del table
     gc.collect()
     assert alive() is None
+
+
+def test_the_source_of_an_importable_function_is_recorded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ledger.table("edge")
+    monkeypatch.setattr(decompositions, "_identified", weakref.WeakKeyDictionary())
+    table[SILU] = squared
+    (rule,) = table.state.rules.values()
+    assert rule.decomposition is not None and rule.decomposition.origin == "import"
+    assert rule.decomposition.source is not None and "return x * x" in rule.decomposition.source
+    table[SILU] = torch._refs.square
+    assert table.state.rules["aten::silu"].decomposition is not None
+    assert table.state.rules["aten::silu"].decomposition.source is None  # torch's build implies it
+
+
+def test_a_minimal_capture_has_no_source_of_an_importable_function(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DECOMP_LEDGER_CAPTURE", "minimal")
+    monkeypatch.setattr(decompositions, "_identified", weakref.WeakKeyDictionary())
+    table = ledger.table("edge")
+    table[SILU] = squared
+    assert table.state.rules["aten::silu"].decomposition.source is None  # type: ignore[union-attr]
+
+
+def test_a_rule_that_was_recorded_without_its_source_is_the_same_rule(ledger: Ledger) -> None:
+    table = ledger.table("edge")
+    table[SILU] = squared
+    decomposition = attrs.evolve(table.state.rules["aten::silu"].decomposition, source=None)
+    older = ledger.create_table("older")
+    older.change(Set, lambda _: [("aten::silu", OVERRIDE, decomposition)])
+    again = ledger.table("older")
+    again[SILU] = squared
+    assert again.version == 2
+    assert not ledger.diff("older", "edge").rules

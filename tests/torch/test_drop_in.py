@@ -22,7 +22,7 @@ from torch._decomp import register_decomposition, remove_decompositions
 from torch.export import CustomDecompTable
 from torch.library import Library
 
-from decomp_ledger import DecompTable, Ledger, PendingOpWarning, UnusableValue, VersionConflict
+from decomp_ledger import DecompTable, Ledger, PendingOpWarning, UnknownOp, UnusableValue, VersionConflict
 
 aten = torch.ops.aten
 LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
@@ -314,7 +314,7 @@ def contains(t: Any, scene: Scene) -> Any:
 
 @call
 def contains_another_object(t: Any, scene: Scene) -> Any:
-    return "linear" in t, None in t, aten.linear in t, 1 in t
+    return "no op" in t, None in t, aten.linear in t, 1 in t
 
 
 @call
@@ -1091,6 +1091,36 @@ def test_a_packet_means_the_overloads_that_the_dispatcher_has(table: DecompTable
     loaded = [op.name() for op in overloads if is_loaded(op)]
     assert table.state.rules.keys() == set(loaded)
     assert table.pending == ()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", ["aten.softmax", "aten::softmax", "softmax", "torch.ops.aten.softmax"])
+def test_the_name_of_a_family_means_its_overloads(table: DecompTable, text: str) -> None:
+    assert text in table and table[text] is table[aten.softmax.int]
+    assert table.pop(text).keys() == {"aten::softmax.int"}
+    assert table.pending == () and text not in table
+    table.reset(text)
+    assert aten.softmax.int in table and table.state.rules == {}
+    assert [event.kind for event in table.history(text)] == ["popped", "reset"]
+
+
+def test_a_name_without_a_namespace_is_the_only_loaded_op_of_that_name(table: DecompTable, scene: Scene) -> None:
+    table.preserve("double")
+    assert table.state.rules.keys() == {scene.op("double").name()}
+
+
+@pytest.mark.parametrize("change", ["preserve", "pop", "reset"])
+def test_a_name_without_a_namespace_that_no_loaded_op_has_makes_no_rule(table: DecompTable, change: str) -> None:
+    with pytest.raises(UnknownOp, match="write 'NAMESPACE::silu_mul'"):
+        getattr(table, change)("silu_mul")
+    assert (table.version, table.pending) == (1, ())
+
+
+def test_a_rule_can_be_named_by_its_family_when_its_library_is_gone(table: DecompTable, scene: Scene) -> None:
+    table.preserve("double")
+    scene.library._destroy()
+    table.reset("double")
+    assert table.state.rules == {}
 
 
 NAMING: dict[str, Callable[[DecompTable, str], Any]] = {

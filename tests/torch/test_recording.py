@@ -866,6 +866,7 @@ def test_the_call_site_of_remove_decompositions_is_its_callers(ledger: Ledger) -
     (popped,) = ledger.events(kind="popped")
     assert popped.call_site is not None
     assert popped.call_site.line == line_of("removed here")
+    assert [frame.file for frame in popped.call_site.inner] == ["torch/_decomp/__init__.py"]
 
 
 def test_the_call_site_of_an_export_is_its_callers(ledger: Ledger, program: ExportedProgram) -> None:

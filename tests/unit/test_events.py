@@ -26,19 +26,23 @@ from strategies import (
 from decomp_ledger.cli import cli
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.log import provenance
 from decomp_ledger.model import events
 from decomp_ledger.model.canonical_json import canonical_json, check_text, digest_of
 from decomp_ledger.model.events import (
     EVENT_KINDS,
+    MAX_FRAMES,
     OVERRIDE,
     PRESERVE,
     Body,
     CallSite,
     Change,
     Created,
+    Frame,
     Tagged,
     decode_body,
     encode_body,
+    read_call_site,
 )
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.transfer.jsonl import dump, load
@@ -164,7 +168,7 @@ def test_any_json_is_a_body_or_a_ledger_error(kind: str, value: Any) -> None:
     assert decode_body(kind, 1, encode_body(body)) == body
 
 
-@pytest.mark.parametrize(("kind", "schema"), [("merged", 1), ("tagged", 2), ("created", 99)])
+@pytest.mark.parametrize(("kind", "schema"), [("merged", 1), ("tagged", 3), ("created", 99)])
 def test_an_event_of_a_newer_version_is_refused(kind: str, schema: int) -> None:
     with pytest.raises(SchemaError, match=f"'{kind}', schema {schema}: a newer decomp_ledger wrote it"):
         decode_body(kind, schema, "{}")
@@ -184,11 +188,11 @@ def test_older_events_are_upcast_when_read_and_verified_as_written(
 ) -> None:
     with Ledger(":memory:", actor="ann") as ledger:
         new_table(ledger)
-        monkeypatch.setattr(Created, "schema", 2)
-        monkeypatch.setitem(events.UPCASTS, ("created", 1), lambda body: {**body, "base": "empty"})
+        monkeypatch.setattr(Created, "schema", 3)
+        monkeypatch.setitem(events.UPCASTS, ("created", 2), lambda body: {**body, "base": "empty"})
         new_table(ledger, "later")
         schemas = [row[0] for row in ledger.database.connection.execute("SELECT schema FROM event ORDER BY seq")]
-        assert schemas == [1, 2]
+        assert schemas == [2, 3]
         assert [event.body for event in ledger.events()] == [Created("empty"), Created("torch")]
         assert ledger.state("edge").base == "empty"
         assert ledger.verify().problems == ()
@@ -271,7 +275,7 @@ def test_a_field_of_a_type_without_a_reader_is_refused_with_the_remedy(monkeypat
 
     monkeypatch.setitem(EVENT_KINDS, Timed.kind, Timed)
     with pytest.raises(NotImplementedError, match=r"float.*add one to _reader"):
-        decode_body("timed", 1, '{"seconds":1}')
+        decode_body("timed", 2, '{"seconds":1}')
 
 
 # Values
@@ -300,6 +304,47 @@ def test_an_event_has_its_changes() -> None:
 
 def test_a_call_site_prints_as_file_and_line() -> None:
     assert str(CallSite("lower.py", 7, "main")) == "lower.py:7 in main"
+    assert str(CallSite("decomp-ledger tag edge v1", 0, "")) == "`decomp-ledger tag edge v1`"
+
+
+frames = st.builds(Frame, texts, st.integers(0, 9999), texts)
+frame_lists = st.lists(frames, max_size=2).map(tuple)
+
+
+@given(st.builds(CallSite, texts, st.integers(0, 9999), texts, frame_lists, frame_lists))
+def test_a_call_site_is_read_as_it_was_written(site: CallSite) -> None:
+    assert read_call_site(canonical_json(site.to_json())) == site
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        [],
+        {"file": "a.py", "line": 1},
+        {"file": "a.py", "line": "1", "function": "f"},
+        {"file": "a.py", "line": 1, "function": "f", "other": []},
+        {"file": "a.py", "line": 1, "function": "f", "callers": []},
+        {"file": "a.py", "line": 1, "function": "f", "callers": [["a.py", 1, "f"]]},
+        {"file": "a.py", "line": 1, "function": "f", "inner": {}},
+        {"file": "a.py", "line": 1, "function": "f", "callers": [{"file": "a.py", "line": 1, "function": "f"}] * 6},
+    ],
+)
+def test_a_damaged_call_site_is_refused(damaged: object) -> None:
+    with pytest.raises(LedgerError, match="call site"):
+        read_call_site(json.dumps(damaged))
+
+
+def test_a_ledger_of_schema_1_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.db"
+    with monkeypatch.context() as older, Ledger(path, actor="ann") as ledger:
+        older.setattr(Body, "schema", 1)
+        older.setattr(provenance, "MAX_FRAMES", 1)
+        new_table(ledger).preserve(["aten::mm"])
+    with Ledger(path) as ledger:
+        ledger.table_log("edge").preserve(["aten::addmm"])
+        assert [event.written[0] for event in ledger.events()] == [1, 1, 2]
+        assert [len(event.call_site.frames) for event in ledger.events() if event.call_site] == [1, 1, MAX_FRAMES]
+        assert ledger.verify().ok
 
 
 # The chain

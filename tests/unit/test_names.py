@@ -137,6 +137,7 @@ def test_a_label_can_be_any_printable_text(name: str) -> None:
         "\ud800",
         "edge@1",
         "a:b",
+        "#5",
         "x" * 201,
         7,
         None,

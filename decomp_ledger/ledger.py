@@ -334,7 +334,7 @@ class Ledger(LedgerLog):
         Raises:
             LedgerFileError: the file exists, or cannot be written.
         """
-        return backups.backup(self.database, path, force=force, progress=progress)
+        return backups.backup(self.database, path, _first_problem, force=force, progress=progress)
 
     def dump(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None) -> Path:
         """Write the whole ledger, as it is at one moment, to a JSON Lines file, which `load_dump` reads.
@@ -391,3 +391,9 @@ def record(
         return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
     return Recording(opened, name=name, reason=reason, on_error=on_error, children=follows, owns_ledger=True)
+
+
+def _first_problem(path: Path) -> str:
+    with Ledger(path, read_only=True) as ledger:
+        problems = ledger.verify().problems
+    return str(problems[0]) if problems else ""

@@ -26,7 +26,12 @@ _PAGES = 2000  # copied between two reports of progress
 
 
 def backup(
-    database: Database, path: str | os.PathLike[str], *, force: bool = False, progress: Progress | None = None
+    database: Database,
+    path: str | os.PathLike[str],
+    first_problem: Callable[[Path], str],
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Copy a ledger, as it is at one moment, to another file; other processes may write meanwhile.
 
@@ -36,6 +41,8 @@ def backup(
     Args:
         database: the ledger.
         path: the other file.
+        first_problem: returns what `verify` finds first in a file, or "". It is called for a copy of what the connection
+            can still read, because SQLite takes pages of two files for one sound file.
         force: replace an existing file.
         progress: called with the number of copied pages and of all pages.
 
@@ -54,7 +61,7 @@ def backup(
         if database.is_apart():
             with database.reading() as connection:
                 _copy(connection, draft, progress)
-            _check_copy(draft, database.path)
+            _check_copy(draft, database.path, first_problem)
         else:
             # By a connection of its own, so that other threads of this process need not wait.
             copy_file(Path(database.path), draft, progress)
@@ -81,15 +88,16 @@ def copy_file(path: Path, draft: Path, progress: Progress | None) -> None:
         raise LedgerFileError(f"{path}: the file is damaged: {one_line(error)}; take another backup") from error
 
 
-def _check_copy(draft: Path, path: str) -> None:
+def _check_copy(draft: Path, path: str, first_problem: Callable[[Path], str]) -> None:
     """Refuse a copy of a file that another program changed while it was open, if not all of it could be read."""
     with closing(connect(str(draft), path=draft)) as copy:
         check_schema(copy, path)
         (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
-    if found != "ok":
+    problem = one_line(found) if found != "ok" else "" if path == MEMORY else first_problem(draft)
+    if problem:
         raise LedgerFileError(
             f"{path}: another program changed the file while it was open, and not all of it can be read any more "
-            f"({one_line(found)}); restore a backup"
+            f"({problem}); restore a backup"
         )
 
 

@@ -407,6 +407,7 @@ def test_lines_that_several_events_have_are_stored_once(tmp_path: Path) -> None:
 
 def test_minimal_capture_leaves_out_host_user_and_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMP_LEDGER_CAPTURE", "minimal")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setattr(getpass, "getuser", lambda: "login")
     monkeypatch.setattr(socket, "gethostname", lambda: "secret-host")
     with Ledger("ledger.db") as ledger:

@@ -458,7 +458,6 @@ def test_catalog_file_names_a_captured_catalog(tmp_path: Path) -> None:
         (["drift", "torch:2.6.0", "catalog:/no/such/file"], "/no/such/file: cannot read the catalog"),
         (["drift", "torch:2.6.0", f"catalog:{__file__}"], "not a catalog: not JSON: Extra data: line 1"),
         (["drift", "edgy", "torch:2.6.0"], "has no table 'edgy'"),
-        (["catalog", "show", "torch:2.6.0", "--op", "aten::no"], "aten::no: the catalog of torch:2.6.0 has no such op"),
         (["catalog", "capture", "--python", "/no/python"], "cannot capture the torch of /no/python"),
     ],
 )
@@ -466,6 +465,12 @@ def test_wrong_use_prints_one_line_and_exits_with_2(path: Path, arguments: list[
     done = run(*arguments, ledger=path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert message in done.stderr
+
+
+def test_an_op_that_a_catalog_lacks_exits_with_1() -> None:
+    done = run("catalog", "show", "torch:2.6.0", "--op", "aten::no")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "aten::no: the catalog of torch:2.6.0 has no such op" in done.stderr
 
 
 def test_a_table_that_was_never_materialized_cannot_be_compared(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def backup(
     Args:
         database: the ledger.
         path: the other file.
-        first_problem: returns what `verify` finds first in a file, or "". It is called for a copy of what the connection
+        first_problem: returns what `verify` finds first in a file, or "". Called for a copy of what the connection
             can still read, because SQLite takes pages of two files for one sound file.
         force: replace an existing file.
         progress: called with the number of copied pages and of all pages.

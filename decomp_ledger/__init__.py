@@ -12,6 +12,7 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.outcome import Outcome
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
@@ -56,6 +57,7 @@ from decomp_ledger.model.events import (
     CallSite,
     Change,
     Created,
+    Emission,
     Event,
     Exported,
     Materialized,
@@ -129,6 +131,7 @@ __all__ = [
     "Drift",
     "DriftChange",
     "Entry",
+    "Emission",
     "Event",
     "Explanation",
     "ExportBundle",
@@ -146,6 +149,7 @@ __all__ = [
     "NamedState",
     "NotImportable",
     "LookalikeWarning",
+    "Outcome",
     "PendingOpWarning",
     "Popped",
     "Problem",

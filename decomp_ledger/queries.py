@@ -23,6 +23,7 @@ from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
+from decomp_ledger.analysis.outcome import Outcome, outcomes
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
@@ -125,6 +126,15 @@ class ResolvedState:
     def snapshot(self) -> Snapshot | None:
         """The rules applied to the catalog; None if the table was never materialized."""
         return None if self.catalog is None else materialize(self.state, self.catalog)
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What happened to each op of the export; empty if the spec names none."""
+        if self.bundle is None:
+            return {}
+        # A recent event has the facts in it; of an older one, the schemas tell some.
+        whole = self.bundle.catalog if self.bundle.body.kinds is not None else catalogs.completed(self.bundle.catalog)
+        return outcomes(self.bundle.body, self.state, whole, self.bundle.blame())
 
     def named_state(self) -> NamedState:
         """Return the state with its whole catalog, for a comparison.
@@ -329,7 +339,9 @@ def diff(before: State, after: State, *, ledger: LedgerLog | None = None) -> Sta
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
     if one.state.version == other.state.version == 0:
         raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
-    exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
+    exports = None
+    if one.bundle is not None and other.bundle is not None:
+        exports = export_diff(one.bundle.body, other.bundle.body, (one.outcomes, other.outcomes))
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports)
 
 
@@ -673,7 +685,8 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
     history = _history(op, found, ledger)
     bundle = found.bundle
     if bundle is None:
-        return explaining.explain(op, found.state, found.materialization, found.catalog, history)
+        known = None if found.catalog is None else catalogs.completed(found.catalog)
+        return explaining.explain(op, found.state, found.materialization, known, history)
     whole = found.named_state().catalog
     return explaining.explain_export(op, bundle.state, bundle.event, bundle.body, whole, history)
 

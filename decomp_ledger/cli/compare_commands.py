@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from decomp_ledger.analysis.drift import Drift
@@ -64,13 +66,18 @@ def _print_exports(found: ExportDiff, before: str, after: str) -> None:
     broken = [name for name, failed in zip((before, after), found.failed, strict=True) if failed]
     if broken:
         note(f"{' and '.join(broken)} failed, so no results are compared")
-    for title, changed in (("in the graph", found.after), ("fired", found.fired)):
-        if changed:
-            columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
+    _print_pairs("in the graph", found.after, before, after)
+    _print_pairs("fired", found.fired, before, after)
+    _print_pairs("outcome", found.outcomes, before, after)
     if found.same_graph is True:
         note("the graphs are the same")
     elif found.same_graph is False:
         note("the graphs differ" if found.after else "the graphs differ in arguments, types or order")
+
+
+def _print_pairs(title: str, changed: Mapping[str, tuple[object, object]], before: str, after: str) -> None:
+    if changed:
+        columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
 
 
 def _diff_json(found: StateDiff) -> dict[str, Json]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from decomp_ledger import queries
+from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, stamp_json
 from decomp_ledger.cli.output import (
     LedgerOption,
@@ -25,10 +26,11 @@ from decomp_ledger.cli.output import (
     whole_number,
     write_json,
 )
+from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.rules import Rule
-from decomp_ledger.model.state_specs import STATE
+from decomp_ledger.model.state_specs import STATE, ExportSpec, StampSpec, parse_state_spec
 from decomp_ledger.queries import ResolvedState
 
 __all__ = ["COMMANDS"]
@@ -116,7 +118,7 @@ def show(
                 "base": found.state.base,
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
-                "export": None if found.bundle is None else export_json(found.bundle),
+                "export": None if found.bundle is None else export_json(found, found.bundle),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
             }
         )
@@ -124,7 +126,7 @@ def show(
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
     if found.bundle is not None:
-        print_export(found.bundle)
+        print_export(found, found.bundle)
     _print_table(found, snapshot)
     _print_rules(found, rules, () if snapshot is None else snapshot.pending)
     if not everything:
@@ -170,20 +172,34 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 @json_option
 @pass_ledger
 def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> None:
-    """Show, for each rule of a table, the event that set it: who, where, why."""
+    """Show, for each rule of a table, the event that set it: who, where, why. For an export, also what happened."""
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
+        outcomes = queries.show(state, ledger=ledger).outcomes if _is_export(state) else {}
     if as_json:
-        write_json({name: event_json(event) for name, event in events.items()})
+        happened: dict[str, dict[str, Json]] = {name: outcomes[name].to_json() for name in outcomes}
+        write_json({name: {**event_json(event), **happened.get(name, {})} for name, event in events.items()})
         return
     print_lines(
         line
         for name, event in events.items()
         for line in (
             click.style(printable(name), bold=True) + printable(f"  {rule_text(found.rules[name])}"),
+            *_outcome_lines(outcomes, name),
             *event_lines(event),
         )
     )
+
+
+def _is_export(state: str | None) -> bool:
+    return state is not None and isinstance(parse_state_spec(state), (ExportSpec, StampSpec))
+
+
+def _outcome_lines(outcomes: Mapping[str, Outcome], op: str) -> list[str]:
+    if not outcomes:
+        return []
+    found = outcomes.get(op)
+    return [printable(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")]
 
 
 COMMANDS = (tables, log, show, blame)

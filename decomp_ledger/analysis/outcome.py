@@ -201,7 +201,7 @@ def decide(found: OpFacts, expected: Outcome) -> Outcome:
         return _kept(found, expected, kept)
     if found.after and not found.before:
         return Outcome(EMITTED, f"the program does not have the op; {_made_by(found)}{_stays(expected)}")
-    if found.fired:
+    if found.fired and not (found.before and found.kind == MUTATES):
         return _decomposed(found, expected)
     if found.before:
         return _vanished(found, expected)
@@ -265,7 +265,8 @@ def _vanished(found: OpFacts, expected: Outcome) -> Outcome:
     """Decide about an op of the program that is not in the result, though no decomposition of the table replaced it."""
     if found.kind == MUTATES:
         made = f"; that made {_ops(found.made)}" if found.made else ""
-        return Outcome(FUNCTIONALIZED, _MUTATES + made)
+        fired = f"; its decomposition fired {_times(found.fired)} elsewhere" if found.fired else ""
+        return Outcome(FUNCTIONALIZED, _MUTATES + made + fired)
     if found.kind == ALWAYS:
         return Outcome(DECOMPOSED, f"torch always decomposes it, whatever the table has{_into(found)}")
     if found.early:

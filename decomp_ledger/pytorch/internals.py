@@ -528,7 +528,7 @@ def kernel_before_table(op: Any) -> str:
     if not isinstance(op, OpOverload) or op.namespace in ("aten", "prims", "prim"):
         return ""
     found = [key for key in _EARLY_KEYS if torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key)]
-    return f"its kernel for {found[0]}, which its library registered" if found else ""
+    return f"its library's kernel for {found[0]}" if found else ""
 
 
 _EARLY = ("Autograd", "Functionalize", "PreDispatch", "Python", "FuncTorch", "ADInplaceOrView")

@@ -6,12 +6,14 @@ unrecorded lowering uses. It uses nothing of what a ledger recorded.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram, export
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
@@ -171,17 +173,29 @@ OTHERS = {
 
 
 class Animal(NamedTuple):
-    """One program of one op.
+    """One call of one op.
 
     Attributes:
         op: the op's name.
-        call: what calls it, in words.
-        program: the exported program.
+        call: its arguments.
     """
 
     op: str
-    call: str
+    call: SampleCall
+
+
+class Herd(NamedTuple):
+    """A program in which each of some animals is alone with its inputs and outputs.
+
+    Attributes:
+        animals: the animals, each of another op.
+        program: the exported program.
+        inputs: how many tensors each has.
+    """
+
+    animals: tuple[Animal, ...]
     program: ExportedProgram
+    inputs: tuple[int, ...]
 
 
 class Sighting(NamedTuple):
@@ -205,15 +219,18 @@ class Sighting(NamedTuple):
 
 
 class Calls(torch.nn.Module):
-    """One call of one op."""
+    """Calls of some ops, each on tensors of its own; the result has the tensors of each."""
 
-    def __init__(self, op: Any, call: SampleCall) -> None:
+    def __init__(self, animals: Sequence[Animal]) -> None:
         super().__init__()
-        self.op, self.call = op, call
+        self.animals = animals
 
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        args, kwargs = build_arguments(self.call, [*tensors])
-        return self.op(*args, **kwargs)
+    def forward(self, *groups: list[torch.Tensor]) -> Any:
+        found = []
+        for animal, tensors in zip(self.animals, groups, strict=True):
+            args, kwargs = build_arguments(animal.call, [*tensors])
+            found.append(operator(animal.op)(*args, **kwargs))
+        return found
 
 
 def operator(name: str) -> Any | None:
@@ -243,32 +260,80 @@ def calls() -> dict[str, list[str]]:
     return {op: list(dict.fromkeys(texts)) for op, texts in sorted(found.items()) if operator(op) is not None}
 
 
-def program_of(op: str, texts: list[str]) -> Animal | None:
-    """Export a program of the first call that can be exported with the op in it; None if none can."""
-    live = operator(op)
-    for text in texts[:3]:
-        call = parse_call(text)
-        if call.dynamic:
-            continue
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
+def animals(chosen: Mapping[str, Sequence[str]]) -> Iterator[Animal]:
+    """Give for each op the first of its calls that fake tensors can run."""
+    for op, texts in chosen.items():
+        for text in texts[:3]:
+            call = parse_call(text)
+            with contextlib.suppress(Exception), warnings.catch_warnings(), FakeTensorMode() as mode:
                 warnings.simplefilter("ignore")
-                program = export(Calls(live, call), tuple(build_tensors(call)), strict=False)
-        except Exception:
-            continue
-        if count(program)[op]:
-            return Animal(op, text, program)
-    return None
+                tensors = [mode.from_tensor(tensor) for tensor in build_tensors(call)]
+                args, kwargs = build_arguments(call, tensors)
+                result = operator(op)(*args, **kwargs)
+                if not call.dynamic and any(isinstance(x, torch.Tensor) for x in pytree.tree_leaves(result)):
+                    yield Animal(op, call)
+                    break
 
 
-def count(program: Any) -> Counter[str]:
-    """Count the operators of a program and of all its subgraphs."""
-    found: Counter[str] = Counter()
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
-            if node.op == "call_function" and hasattr(node.target, "name") and callable(node.target.name):
-                found[node.target.name()] += 1
+def herds(found: Sequence[Animal]) -> Iterator[Herd]:
+    """Export animals together; give them in halves where that fails, and not those that cannot be exported alone."""
+    tensors = tuple(build_tensors(animal.call) for animal in found)
+    with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = export(Calls(found), tensors, strict=False)
+        herd = Herd(tuple(found), program, tuple(map(len, tensors)))
+        before = parts(herd, program)
+        if all(part[animal.op] == part.total() == 1 for animal, part in zip(found, before, strict=True)):
+            yield herd
+            return
+    if len(found) > 1:
+        yield from herds(found[: len(found) // 2])
+        yield from herds(found[len(found) // 2 :])
+
+
+def parts(herd: Herd, program: ExportedProgram) -> list[Counter[str]]:
+    """Count the operators of each animal's part of a program: what its inputs and outputs are connected with."""
+    graph, signature = program.graph_module.graph, program.graph_signature
+    owner: dict[Any, Any] = {}
+
+    def root(node: Any) -> Any:
+        while owner.setdefault(node, node) is not node:
+            owner[node] = node = owner[owner[node]]
+        return node
+
+    for node in graph.nodes:
+        if node.op != "output":
+            for other in node.all_input_nodes:
+                owner[root(other)] = root(node)
+    nodes = {node.name: node for node in graph.nodes}
+    inputs = [nodes[name] for name in signature.user_inputs if name in nodes]
+    number: dict[Any, int] = {}
+    for index, size in enumerate(herd.inputs):
+        for node in inputs[:size]:
+            number[root(node)] = index
+        inputs = inputs[size:]
+    leaves = [nodes.get(name) for name in signature.user_outputs]
+    spec = pytree.tree_unflatten(leaves, program.call_spec.out_spec)
+    for index, results in enumerate(spec):
+        for node in pytree.tree_leaves(results):
+            if node is not None:
+                number.setdefault(root(node), index)
+    found: list[Counter[str]] = [Counter() for _ in herd.animals]
+    for node in graph.nodes:
+        if node.op == "call_function" and root(node) in number:
+            found[number[root(node)]].update(operators_of(program.graph_module, node))
     return found
+
+
+def operators_of(module: GraphModule, node: Any) -> Iterator[str]:
+    """Give the operator of a node, and those of the subgraphs that it runs."""
+    if not isinstance(node.target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
+        return
+    yield node.target.name()
+    for argument in node.all_input_nodes:
+        inner = getattr(module, argument.target, None) if argument.op == "get_attr" else None
+        for each in inner.graph.nodes if isinstance(inner, GraphModule) else ():
+            yield from operators_of(inner, each)
 
 
 def zeros_instead(live: Any) -> Callable[..., Any]:
@@ -328,51 +393,84 @@ def what_the_graphs_show(op: str, before: Counter[str], after: Counter[str] | No
     return "decomposed" if after - before else "removed"
 
 
-def watch(animal: Animal, ledger: Ledger) -> Iterator[Sighting]:
-    """Lower an animal with each kind of table, unrecorded and recorded, and compare what both show."""
-    live, before = operator(animal.op), count(animal.program)
+def watch(herd: Herd, ledger: Ledger, kinds: Sequence[str] = TABLES) -> Iterator[Sighting]:
+    """Lower a herd with each kind of table, unrecorded and recorded, and compare what both show.
+
+    Where torch cannot lower it, the animals whose decomposition raised are watched alone; if none did, its halves are.
+    """
     default = dict(torch.export.default_decompositions())
-    own = default.get(live) or torch._decomp.decomposition_table.get(live) or zeros_instead(live)
-    for kind in TABLES:
-        planted = Planted(default[live] if kind == "default" and live in default else own)
-        there = kind == "override" or (kind == "default" and live in default)
-        plain = {} if kind == "none" else {op: fn for op, fn in default.items() if op is not live}
-        alone = lower(animal.program, {**plain, live: planted} if there else plain)
-        if kind == "none":
-            with record(ledger, name="none"):
-                recorded = lower(animal.program, {})
-        else:
-            table = ledger.table(kind)
-            if kind == "preserve":
-                table.preserve(live)
-            elif kind == "override":
-                table[live] = own
-            recorded = lower(animal.program, table)
-            table.reset(live)
-        yield from _compared(animal, kind, ledger, (before, alone, recorded), planted if there else None)
+    live = {animal.op: operator(animal.op) for animal in herd.animals}
+    own = {
+        op: default.get(each) or torch._decomp.decomposition_table.get(each) or zeros_instead(each)
+        for op, each in live.items()
+    }
+    for kind in kinds:
+        planted: dict[str, Planted] = {}
+        if kind in ("default", "override"):
+            planted = {op: Planted(own[op]) for op in live if kind == "override" or live[op] in default}
+        plain: dict[Any, Any] = {}
+        if kind != "none":
+            plain = {op: fn for op, fn in default.items() if op not in live.values()}
+        alone = lower(herd.program, plain | {live[op]: fn for op, fn in planted.items()})
+        if isinstance(alone, Exception) and len(herd.animals) > 1:
+            for some in apart(herd, planted):
+                for smaller in herds(some):
+                    yield from watch(smaller, ledger, (kind,))
+            continue
+        recorded = lower_recorded(herd, kind, ledger, own)
+        yield from compared(herd, kind, ledger, (alone, recorded), planted)
 
 
-def _compared(
-    animal: Animal, kind: str, ledger: Ledger, graphs: tuple[Counter[str], Any, Any], planted: Planted | None
+def apart(herd: Herd, planted: Mapping[str, Planted]) -> list[tuple[Animal, ...]]:
+    """Return the animals of a herd that cannot be lowered, in smaller groups."""
+    raised = tuple(each for each in herd.animals if each.op in planted and planted[each.op].raised)
+    rest = tuple(each for each in herd.animals if each not in raised)
+    if raised and rest:
+        return [*((each,) for each in raised), rest]
+    half = len(herd.animals) // 2
+    return [herd.animals[:half], herd.animals[half:]]
+
+
+def lower_recorded(herd: Herd, kind: str, ledger: Ledger, own: Mapping[str, Any]) -> Any:
+    """Lower a herd with a recorded table of one kind."""
+    if kind == "none":
+        with record(ledger, name="none"):
+            return lower(herd.program, {})
+    table = ledger.table(kind)
+    if kind == "preserve":
+        table.preserve(*own)
+    elif kind == "override":
+        table.update(own)
+    recorded = lower(herd.program, table)
+    table.reset(*own)
+    return recorded
+
+
+def compared(
+    herd: Herd, kind: str, ledger: Ledger, results: tuple[Any, Any], planted: Mapping[str, Planted]
 ) -> Iterator[Sighting]:
-    before, alone, recorded = graphs
+    """Compare what two lowerings, unrecorded and recorded, show of each op with what the ledger says."""
+    alone, recorded = results
     failed = isinstance(alone, Exception)
-    assert failed == isinstance(recorded, Exception), (animal, kind, alone, recorded)
-    assert failed or str(alone.graph_module.code) == str(recorded.graph_module.code), (animal, kind)
-    after = None if failed else count(alone)
+    names = [animal.op for animal in herd.animals]
+    assert failed == isinstance(recorded, Exception), (names, kind, alone, recorded)
+    assert failed or str(alone.graph_module.code) == str(recorded.graph_module.code), (names, kind)
     (event,) = ledger.events(kind="exported", desc=True, limit=1)
     found = ledger.show(f"export:{event.seq}")
-    for op, outcome in found.outcomes.items():
-        if op == animal.op:
-            shown = what_the_graphs_show(op, before, after, planted)
-        elif after is None:
-            shown = "failed" if before[op] else outcome.word
-        elif before[op]:  # what the program has besides the op
-            shown = what_the_graphs_show(op, before, after, None) if after[op] else outcome.word
-        else:
-            shown = "emitted" if after[op] else "decomposed"
-        yield Sighting(op, kind, shown, outcome.word, outcome.because, animal.call)
+    outcomes = found.outcomes
+    after = [None] * len(names) if failed else parts(herd, alone)
+    for animal, part in zip(herd.animals, after, strict=True):
+        op, answer = animal.op, outcomes[animal.op]
+        shown = what_the_graphs_show(op, Counter({op: 1}), part, planted.get(op))
+        yield Sighting(op, kind, shown, answer.word, answer.because, str(animal.call))
+    if failed:
+        return
+    body = found.bundle.body
+    for op, answer in outcomes.items():
+        if op not in names:
+            shown = "emitted" if op in body.ops_after else "decomposed"
+            yield Sighting(op, f"{kind}: other", shown, answer.word, answer.because, "")
     made = Counter[str]()
-    for row in found.bundle.body.emitted or ():
+    for row in body.emitted:
         made[row.op] += row.count
-    assert failed or made == +Counter(found.bundle.body.ops_after), animal
+    assert made == Counter(body.ops_after), names

@@ -328,6 +328,8 @@ def _maker(row: Emission) -> str:
         return f"the decomposition of {row.chain[-1]}{within}"
     if row.chain is None:
         return "an unknown decomposition"
+    if row.source == row.op:
+        return "the program"
     return "torch itself" if row.source is None else f"torch itself, when it ran {row.source},"
 
 

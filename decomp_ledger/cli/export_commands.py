@@ -105,9 +105,9 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
 
 
 def _made_by(body: Exported, op: str) -> str:
-    """Return what made the nodes of an op, other than the program that had them, in a few words."""
+    """Return the ops that the nodes of an op were made of, other than the program's own nodes, in a few words."""
     made = facts(op, body).emitted
-    names = {row.chain[-1] if row.chain else "torch" if row.chain == () else "unknown" for row in made}
+    names = {row.chain[-1] if row.chain else "unknown" if row.chain is None else row.source or "torch" for row in made}
     return ", ".join(sorted(names)[:_MAKERS]) + (" ..." if len(names) > _MAKERS else "")
 
 

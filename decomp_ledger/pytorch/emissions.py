@@ -112,7 +112,7 @@ class Followed:
         return {op: kernel for op, kernel in found.items() if kernel}
 
     def _graph_now(self) -> _Place | None:
-        """Return where the next node will be; None if that cannot be told."""
+        """Return where the next node will be; None if that is not known."""
         with contextlib.suppress(Exception):  # of torch's private parts; the export goes on
             found = internals.graph_under_trace()
             if found is not None:
@@ -141,7 +141,7 @@ class _Place(NamedTuple):
     node: Node | None
 
     def nodes_since(self, now: _Place) -> list[Node] | None:
-        """Return the nodes that were made since; None if that cannot be told, because the place is gone."""
+        """Return the nodes that were made since; None if the place is gone."""
         if now.graph is not self.graph:
             return None
         made: list[Node] = []

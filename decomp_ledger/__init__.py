@@ -14,6 +14,7 @@ from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
+from decomp_ledger.analysis.outcome import Outcome
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
@@ -61,6 +62,7 @@ from decomp_ledger.model.events import (
     CallSite,
     Change,
     Created,
+    Emission,
     Event,
     Exported,
     Frame,
@@ -141,6 +143,7 @@ __all__ = [
     "Drift",
     "DriftChange",
     "Entry",
+    "Emission",
     "Event",
     "Explanation",
     "ExportBundle",
@@ -165,6 +168,7 @@ __all__ = [
     "NumericsCheck",
     "OpNumerics",
     "Passed",
+    "Outcome",
     "PendingOpWarning",
     "Popped",
     "Problem",

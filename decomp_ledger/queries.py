@@ -25,6 +25,7 @@ from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.idle import IdleRule, idle_rules
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
+from decomp_ledger.analysis.outcome import Outcome, outcomes
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
@@ -155,6 +156,15 @@ class ResolvedState:
     def idle(self) -> tuple[IdleRule, ...]:
         """The rules that cannot act in the catalog's torch, by op, with what to do; none without a catalog."""
         return () if self.catalog is None else idle_rules(self.state, catalogs.completed(self.catalog))
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What happened to each op of the export; empty if the spec names none."""
+        if self.bundle is None:
+            return {}
+        # A recent event has the facts in it; of an older one, the schemas tell some.
+        whole = self.bundle.catalog if self.bundle.body.kinds is not None else catalogs.completed(self.bundle.catalog)
+        return outcomes(self.bundle.body, self.state, whole, self.bundle.blame())
 
     def whole_catalog(self) -> Catalog:
         """Return the catalog with the schemas and digests that its torch build implies; it reads no traces.
@@ -443,7 +453,9 @@ def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog
     one, other = show(before, ledger=ledger), show(after, ledger=ledger)
     if one.state.version == other.state.version == 0:
         raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
-    exports = None if one.bundle is None or other.bundle is None else export_diff(one.bundle.body, other.bundle.body)
+    exports = None
+    if one.bundle is not None and other.bundle is not None:
+        exports = export_diff(one.bundle.body, other.bundle.body, (one.outcomes, other.outcomes))
     first = _first_node(one, other) if graphs else None
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports, first)
 
@@ -1035,7 +1047,8 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
         hint = did_you_mean(op, known) or "; `decomp-ledger catalog show` lists the ops of a torch"
         raise UnknownOp(f"{op}: {where} nor a rule has such an op{hint}")
     if bundle is None:
-        return explaining.explain(op, found.state, found.materialization, found.catalog, history)
+        catalog = None if found.catalog is None else catalogs.completed(found.catalog)
+        return explaining.explain(op, found.state, found.materialization, catalog, history)
     whole = found.whole_catalog()
     return explaining.explain_export(op, bundle.state, bundle.event, bundle.body, whole, history)
 

@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from decomp_ledger.analysis.drift import FUNCTIONALIZED, treatment
+from decomp_ledger.analysis.outcome import (
+    NOT_IN_PROGRAM,
+    ORIGINS,
+    Outcome,
+    decide,
+    expect,
+    facts,
+    preservable,
+    stand_in,
+)
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import OVERRIDE, Event, Exported, Passed
-from decomp_ledger.model.materialize import DEFAULT, choose
-from decomp_ledger.model.op_lookup import did_you_mean
-from decomp_ledger.model.rules import Rule, TableState
+from decomp_ledger.model.events import Emission, Event, Exported
+from decomp_ledger.model.rules import TableState
 
 __all__ = ["Explanation", "explain", "explain_export"]
-
-_ORIGINS = {
-    "cia": "its C++ CompositeImplicitAutograd kernel",
-    "py_cia": "its Python CompositeImplicitAutograd kernel",
-    "registry": "a Python function in torch's registry",
-}
 
 
 @attrs.frozen
@@ -31,8 +32,8 @@ class Explanation:
         op: the op.
         table: the table.
         version: the version.
-        outcome: `kept`, `decomposed` or `pending` (the op is not loaded). For an export also `not in the program`, or
-            `gone`: the program had the op, nothing decomposed it, and the result does not have it.
+        outcome: one of the words of :class:`decomp_ledger.Outcome`: for a table what it would do with the op, for an
+            export what happened to the op.
         because: the reason, one sentence.
         default: what torch's default table has for the op, and its origin; "unknown" without a catalog.
         preservable: `yes`, `no: ` with the reason, or `unknown`: whether torch can keep the op in a graph.
@@ -42,6 +43,8 @@ class Explanation:
         events: the events that changed the op's rule, oldest first.
         counts: for an export, how often the op is in the program `before` and `after`, and how often its
             decomposition `fired`.
+        declined: for an export, how often its decomposition returned NotImplemented; None if that is not known.
+        emitted_by: for an export, what made the nodes of the op in the result; None if that is not known.
     """
 
     op: str
@@ -56,6 +59,8 @@ class Explanation:
     loaded: bool | None
     events: tuple[Event, ...]
     counts: Mapping[str, int] | None = None
+    declined: int | None = None
+    emitted_by: tuple[Emission, ...] | None = None
 
     @property
     def evidence(self) -> str:
@@ -70,7 +75,7 @@ class Explanation:
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data, without the events."""
-        fields = {key: value for key, value in attrs.asdict(self, recurse=False).items() if key != "events"}
+        fields = {key: value for key, value in attrs.asdict(self).items() if key != "events"}
         return {**fields, "evidence": self.evidence}
 
 
@@ -83,29 +88,19 @@ def explain(
         op: the op's name.
         state: the table's state.
         materialization: the event that names the catalog, or None.
-        catalog: the catalog; None if the table was never materialized.
+        catalog: the catalog, with schemas; None if the table was never materialized.
         history: the events that changed the op's rule up to that state, oldest first.
     """
     entry = None if catalog is None else catalog.ops.get(op)
-    rule = state.rules.get(op)
-    last = history[-1] if history else None
-    by = "" if last is None else f" by event #{last.seq}"
-    if catalog is None:
-        outcome, because = _without_catalog(op, state, rule, last)
-    elif entry is None:
-        waiting = "" if rule is None else f"; the rule '{rule.action}', set{by}, waits for it"
-        near = "" if rule is not None or history else did_you_mean(op, catalog.ops)
-        outcome, because = "pending", f"the op was not loaded in this torch{waiting}{near}"
-    else:
-        outcome, because = _with_catalog(op, state, rule, entry, last)
+    expected = expect(op, state, catalog, last=history[-1] if history else None)
     return Explanation(
         op=op,
         table=state.table,
         version=state.version,
-        outcome=outcome,
-        because=because,
+        outcome=expected.word,
+        because=expected.because,
         default="unknown" if catalog is None else _default(entry),
-        preservable="unknown" if entry is None else f"no: {entry.unpreservable}" if entry.unpreservable else "yes",
+        preservable=preservable(op, entry),
         torch=None if catalog is None else catalog.build.get("torch", "?"),
         materialization=None if materialization is None else _name(materialization),
         loaded=None if catalog is None else entry is not None,
@@ -127,113 +122,27 @@ def explain_export(
         history: the events that changed the op's rule up to that state, oldest first.
     """
     answer = explain(op, state, export, catalog, history)
-    counts = {
-        "before": body.ops_before.get(op, 0),
-        "after": body.ops_after.get(op, 0),
-        "fired": body.fired.get(op, 0),
-    }
     entry = catalog.ops.get(op)
-    mutates = entry is not None and treatment(entry, in_table=False) == FUNCTIONALIZED
-    outcome, because = _in_export(answer, body, mutates=mutates, **counts)
-    return attrs.evolve(answer, outcome=outcome, because=because, counts=counts)
-
-
-def _in_export(
-    answer: Explanation, body: Exported, *, mutates: bool, before: int, after: int, fired: int
-) -> tuple[str, str]:
-    if fired:
-        nested = "" if before else ", within the decompositions of other ops"
-        left = f"; the result still has {after} of it" if after else ""
-        return "decomposed", f"{answer.because}; that fired {_times(fired)}{nested}{left}"
-    if body.error is not None and before:
-        return answer.outcome, f"{answer.because}; the export failed and has no result"
-    if after:
-        return "kept", _why_kept(answer, body)
-    if not before:
-        lacks = "neither the program nor its result has the op"
-        if body.error is not None:
-            lacks = "the program does not have the op, and its export failed"
-        return "not in the program", f"{lacks}; otherwise it would be {answer.outcome}, because {answer.because}"
-    if answer.outcome == "decomposed":
-        return "decomposed", answer.because
-    if mutates:
-        return "gone", "the op changes its argument, so torch replaced it by its functional form"
-    return "gone", "nothing decomposed it, and the result does not have it: it was unused, or torch rewrote it"
-
-
-def _why_kept(answer: Explanation, body: Exported) -> str:
-    of_dict = bool(answer.events) and isinstance(answer.events[-1].body, Passed) and answer.outcome == "kept"
-    if of_dict and answer.op in answer.events[-1].body.later:  # type: ignore[attr-defined]
-        return answer.because
-    if answer.op in body.stale:
-        return (
-            "the table was torch's own and was read before the op was loaded, and torch then never decomposes it "
-            "(or the op was removed before that read, which such a table does not record)"
-        )
-    if answer.outcome == "kept":
-        return answer.because
-    return f"torch did not trace it as an op to decompose, although {answer.because}"
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    found = facts(op, body, entry)
+    outcome = decide(found, Outcome(answer.outcome, answer.because))
+    hidden = stand_in(op, body)
+    if hidden is not None and outcome.word == NOT_IN_PROGRAM:
+        found = facts(hidden, body, catalog.ops.get(hidden))
+        other = decide(found, expect(hidden, state, catalog))
+        outcome = attrs.evolve(other, because=f"ExecuTorch hid it as {hidden} from this export: {other.because}")
+    return attrs.evolve(
+        answer,
+        outcome=outcome.word,
+        because=outcome.because,
+        preservable=preservable(op, entry, found),
+        counts={"before": found.before, "after": found.after, "fired": found.fired},
+        declined=found.declined,
+        emitted_by=None if found.made_by is None else found.made_by,
+    )
 
 
 def _name(event: Event) -> str:
     return f"{event.table}@{event.version} (#{event.seq})"
-
-
-def _by_rule(op: str, rule: Rule, last: Event | None) -> tuple[str, str]:
-    if last is not None and isinstance(last.body, Passed):
-        return _by_dict(op, rule, last, last.body)
-    by = "" if last is None else f" by event #{last.seq}"
-    if rule.decomposition is None:
-        return "kept", f"it was preserved{by}"
-    return "decomposed", f"it was overridden with {rule.decomposition.label()}{by}"
-
-
-def _by_dict(op: str, rule: Rule, event: Event, body: Passed) -> tuple[str, str]:
-    by = f" by {body.caller}" if body.caller else ""
-    where = f" at {event.call_site}" if event.call_site is not None else ""
-    passed = f"the dict that was passed{by}{where} (event #{event.seq})"
-    if rule.decomposition is not None:
-        return "decomposed", f"{passed} has {rule.decomposition.label()} for it"
-    if op in body.later:
-        return "kept", f"it is missing from {passed}, which was made before the op was loaded"
-    return "kept", f"it is missing from {passed}"
-
-
-def _without_rule(state: TableState) -> str:
-    """Return why a table that does not hold an op keeps it, although it has no rule for it."""
-    if state.from_dict:
-        also = " nor does torch's default table" if state.base == "torch" else ""
-        return f"the dict that was passed does not have it{',' if also else ''}{also}"
-    if state.base == "torch":
-        return "torch's default table leaves it out"
-    return "the table's base is empty, and the op has no rule"
-
-
-def _without_catalog(op: str, state: TableState, rule: Rule | None, last: Event | None) -> tuple[str, str]:
-    if rule is not None:
-        return _by_rule(op, rule, last)
-    if state.base == "empty":
-        return "kept", _without_rule(state)
-    return "pending", "the op has no rule, so it follows torch's default, which is unknown"
-
-
-def _with_catalog(op: str, state: TableState, rule: Rule | None, entry: Entry, last: Event | None) -> tuple[str, str]:
-    choice = choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default)
-    if rule is not None and choice == OVERRIDE:
-        return _by_rule(op, rule, last)
-    if choice == DEFAULT:
-        return "decomposed", f"torch's default has it: {_ORIGINS.get(str(entry.origin), entry.origin)}"
-    if entry.origin in ("cia", "py_cia") and entry.unpreservable:
-        return "decomposed", f"torch cannot keep it ({entry.unpreservable}), whatever the table has"
-    if rule is not None:
-        return _by_rule(op, rule, last)
-    if entry.origin is None:
-        return "kept", "nothing decomposes it"
-    return "kept", _without_rule(state)
 
 
 def _default(entry: Entry | None) -> str:
@@ -241,7 +150,7 @@ def _default(entry: Entry | None) -> str:
         return "none, because the op was not loaded"
     if entry.origin is None:
         return "none, because nothing decomposes the op"
-    where = _ORIGINS.get(entry.origin, entry.origin)
+    where = ORIGINS.get(entry.origin, entry.origin)
     if entry.module:
         where += f" ({entry.module}.{entry.qualname})"
     if entry.default:

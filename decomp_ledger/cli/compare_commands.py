@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -138,9 +138,9 @@ def _print_exports(found: ExportDiff, before: str, after: str) -> None:
     broken = [name for name, failed in zip((before, after), found.failed, strict=True) if failed]
     if broken:
         note(f"{' and '.join(broken)} failed, so no results are compared")
-    for title, changed in (("in the graph", found.after), ("fired", found.fired)):
-        if changed:
-            columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
+    _print_pairs("in the graph", found.after, before, after)
+    _print_pairs("fired", found.fired, before, after)
+    _print_pairs("outcome", found.outcomes, before, after)
     if found.same_graph is True:
         note("the graphs are the same")
     elif found.same_graph is False:
@@ -149,6 +149,11 @@ def _print_exports(found: ExportDiff, before: str, after: str) -> None:
             if found.after
             else "the graphs differ: they have the same ops, as often, with other arguments, types or order"
         )
+
+
+def _print_pairs(title: str, changed: Mapping[str, tuple[object, object]], before: str, after: str) -> None:
+    if changed:
+        columns((title, before, after), ((op, *map(str, pair)) for op, pair in changed.items()))
 
 
 def _diff_json(found: StateDiff) -> dict[str, Json]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.outcome import makers
 from decomp_ledger.cli.output import (
     LedgerOption,
     event_json,
@@ -55,7 +56,10 @@ def _print_explanation(answer: Explanation) -> None:
         note(f"  default: {answer.default}")
         note(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
-        note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts))
+        asked = f", returned NotImplemented {answer.declined} times" if answer.declined else ""
+        note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts) + asked)
+    for line in makers(answer.emitted_by or ()):
+        note(f"  {line}")
     print_lines(line for event in answer.events for line in event_lines(event))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from decomp_ledger.analysis.outcome import facts, without_effect
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
@@ -23,8 +24,8 @@ from decomp_ledger.cli.output import (
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import OVERRIDE, PRESERVE
-from decomp_ledger.queries import Reproduction
+from decomp_ledger.model.events import Exported
+from decomp_ledger.queries import Reproduction, ResolvedState
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "export_json", "print_export", "print_stamp", "stamp_json"]
 
 _NAMED = 8  # ops that a line names
+_MAKERS = 2  # makers that a row names
 
 
 @click.command()
@@ -84,38 +86,42 @@ def stamp_json(stamp: Stamp) -> dict[str, Json]:
     return {"graph": stamp.graph, "edited": stamp.edited, "gaps": list[Json](stamp.gaps), "exports": exported}
 
 
-def print_export(bundle: ExportBundle) -> None:
-    """Print one export: the decompositions that fired, and the rules that had no effect in it."""
+def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
+    """Print one export: what happened to each op, what made it, and the rules that had no effect."""
     event, body = bundle.event, bundle.body
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
-    note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     if body.error is not None:
         note(f"  {body.error[0]}: {body.error[1]}")
-    ops = sorted(body.ops_before.keys() | body.ops_after.keys() | body.fired.keys())
+    note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     counts = (body.ops_before, body.ops_after, body.fired)
-    columns(("op", "before", "after", "fired"), ([op, *(str(c.get(op, "")) for c in counts)] for op in ops))
+    rows = (
+        (op, *(str(each.get(op, "")) for each in counts), outcome.word, _made_by(body, op))
+        for op, outcome in found.outcomes.items()
+    )
+    columns(("op", "before", "after", "fired", "outcome", "made by"), rows)
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
         note(f"{made} too early, so it lacks {_some(body.stale)}")
-    idle = idle_rules(bundle)
+    idle = without_effect(body, bundle.state)
     if idle:
         note(f"rules without effect here: {_some(idle)}")
 
 
-def export_json(bundle: ExportBundle) -> dict[str, Json]:
+def _made_by(body: Exported, op: str) -> str:
+    """Return the ops that the nodes of an op were made of, other than the program's own nodes, in a few words."""
+    made = facts(op, body).emitted
+    names = {row.chain[-1] if row.chain else "unknown" if row.chain is None else row.source or "torch" for row in made}
+    return ", ".join(sorted(names)[:_MAKERS]) + (" ..." if len(names) > _MAKERS else "")
+
+
+def export_json(found: ResolvedState, bundle: ExportBundle) -> dict[str, Json]:
     """Return one export as plain data."""
-    return {**event_json(bundle.event), "ledger": bundle.ledger, "idle": list[Json](idle_rules(bundle))}
-
-
-def idle_rules(bundle: ExportBundle) -> list[str]:
-    """Return the ops whose override did not fire, and the preserved ops that the result does not have.
-
-    A failed export has no result, so it shows the effect of no rule.
-    """
-    if bundle.body.error is not None:
-        return []
-    unused = {OVERRIDE: bundle.body.fired, PRESERVE: bundle.body.ops_after}
-    return sorted(op for op, rule in bundle.state.rules.items() if op not in unused[rule.action])
+    return {
+        **event_json(bundle.event),
+        "ledger": bundle.ledger,
+        "idle": list[Json](without_effect(bundle.body, bundle.state)),
+        "outcomes": {op: outcome.to_json() for op, outcome in found.outcomes.items()},
+    }
 
 
 def _some(ops: tuple[str, ...] | list[str]) -> str:

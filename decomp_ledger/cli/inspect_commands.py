@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import click
 
 from decomp_ledger import queries
+from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
@@ -30,11 +31,12 @@ from decomp_ledger.cli.output import (
     whole_number,
     write_json,
 )
+from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
-from decomp_ledger.model.state_specs import STATE, parse_event_number
+from decomp_ledger.model.state_specs import STATE, ExportSpec, StampSpec, parse_event_number, parse_state_spec
 from decomp_ledger.queries import ResolvedState
 
 __all__ = ["COMMANDS"]
@@ -153,7 +155,7 @@ def show(
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
                 "idle": [each.to_json() for each in found.idle],
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
-                "export": None if found.bundle is None else export_json(found.bundle),
+                "export": None if found.bundle is None else export_json(found, found.bundle),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
             }
         )
@@ -161,7 +163,7 @@ def show(
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
     if found.bundle is not None:
-        print_export(found.bundle)
+        print_export(found, found.bundle)
     _print_table(found, snapshot)
     pending = () if snapshot is None else snapshot.pending
     _print_rules(found, rules, pending)
@@ -213,13 +215,18 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 @json_option
 @pass_ledger
 def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> int:
-    """Show, for each rule of a table, the event that set it: who, where, why; exit with 1 if --op has no rule."""
+    """Show, for each rule of a table, the event that set it: who, where, why. For an export, also what happened.
+
+    Exit with 1 if --op has no rule.
+    """
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
+        outcomes = queries.show(state, ledger=ledger).outcomes if _is_export(state) else {}
     if as_json:
-        write_json({name: event_json(event) for name, event in events.items()})
+        happened: dict[str, dict[str, Json]] = {name: outcomes[name].to_json() for name in outcomes}
+        write_json({name: {**event_json(event), **happened.get(name, {})} for name, event in events.items()})
     else:
-        _print_blame(found, events)
+        _print_blame(found, events, outcomes)
     if op is None or events:
         return 0
     hint = did_you_mean(op, found.rules) or "; `decomp-ledger explain` says what happens to an op without a rule"
@@ -227,16 +234,28 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
     return FOUND
 
 
-def _print_blame(found: TableState, events: Mapping[str, Event]) -> None:
+def _print_blame(found: TableState, events: Mapping[str, Event], outcomes: Mapping[str, Outcome]) -> None:
     print_lines(
         line
         for name, event in events.items()
         for line in (
             click.style(printable(name), bold=True)
             + printable(f"  {rule_text(found.rules[name], from_dict=found.from_dict)}"),
+            *_outcome_lines(outcomes, name),
             *event_lines(event),
         )
     )
+
+
+def _is_export(state: str | None) -> bool:
+    return state is not None and isinstance(parse_state_spec(state), (ExportSpec, StampSpec))
+
+
+def _outcome_lines(outcomes: Mapping[str, Outcome], op: str) -> list[str]:
+    if not outcomes:
+        return []
+    found = outcomes.get(op)
+    return [printable(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")]
 
 
 COMMANDS = (tables, log, show, blame)

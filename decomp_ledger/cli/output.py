@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 import attrs
 import click
 
+from decomp_ledger.analysis.outcome import failure
 from decomp_ledger.cli import streams
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
@@ -44,6 +45,7 @@ __all__ = [
     "at_text",
     "columns",
     "event_details",
+    "counted",
     "event_json",
     "event_lines",
     "explain_nothing",
@@ -280,9 +282,15 @@ def summary(event: Event) -> str:
 
 def _export_summary(body: Exported) -> str:
     if body.error is not None:
-        return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
-    sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
-    return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
+        return f"FAILED{failure(body)} after {body.milliseconds} ms: {body.error[0]}"
+    nodes = f"{sum(body.ops_before.values())} -> {counted(sum(body.ops_after.values()), 'node')}"
+    ops, calls = counted(len(body.fired), "op"), counted(sum(body.fired.values()), "call")
+    return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number of things in words: `1 call`, `2 calls`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _dict_summary(body: Passed) -> str:

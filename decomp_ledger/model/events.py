@@ -19,18 +19,22 @@ from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_st
 
 __all__ = [
     "ACTIONS",
+    "ALWAYS",
     "BASES",
     "EVENT_KINDS",
     "MAX_FRAMES",
+    "MUTATES",
     "OVERRIDE",
     "PRESERVE",
     "RESET",
     "UPCASTS",
+    "VIEWS",
     "Body",
     "CallSite",
     "Change",
     "Changing",
     "Created",
+    "Emission",
     "Event",
     "Exported",
     "Frame",
@@ -91,6 +95,45 @@ class Change:
         if not isinstance(value, list) or len(value) not in (2, 3):
             raise UnusableValue("expected a change of 2 or 3 strings")
         return cls(*map(as_string, value))
+
+
+@attrs.frozen
+class Emission:
+    """Nodes of one op in a lowered graph that were made in the same way.
+
+    Attributes:
+        op: the op.
+        count: the number of nodes.
+        chain: the decompositions that ran when the nodes were made, outermost first, at most 12 of them; empty if none
+            ran, because torch left an op of the program as it is, or replaced it by itself. None if it is not known.
+        source: the op of the program that torch ran when the nodes were made; None if it is not known.
+    """
+
+    op: str
+    count: int
+    chain: tuple[str, ...] | None = ()
+    source: str | None = None
+
+    def to_json(self) -> Json:
+        """Return `[op, count, chain, source]`."""
+        return [self.op, self.count, None if self.chain is None else list(self.chain), self.source]
+
+    @classmethod
+    def from_json(cls, value: object) -> Emission:
+        """Check and read what `to_json` returned.
+
+        Raises:
+            LedgerError: it is not an emission.
+        """
+        if not isinstance(value, list) or len(value) != 4:
+            raise UnusableValue("expected [op, count, chain, source]")
+        op, count, chain, source = value
+        return cls(
+            as_string(op),
+            as_integer(count),
+            _read_optional(partial(_read_array, as_string), chain),
+            _read_optional(as_string, source),
+        )
 
 
 @attrs.frozen
@@ -356,6 +399,8 @@ class Materialized(Body):
 class Exported(Body):
     """A program was exported with the table.
 
+    An event of schema 1 has no `declined`, `emitted`, `raised` and `kinds`, and its `fired` counts every call.
+
     Attributes:
         catalog: digest of the catalog to which the rules were applied.
         snapshot: digest of the snapshot that was used.
@@ -363,15 +408,26 @@ class Exported(Body):
         after: digest of the graph afterwards; None too if the export failed.
         ops_before: op name -> number of its nodes in the graph before.
         ops_after: op name -> number of its nodes afterwards; empty if the export failed.
-        fired: op name -> how often its decomposition was traced, nested calls included.
+        fired: op name -> how often its decomposition was traced and gave a result, nested calls included.
         milliseconds: duration of the export.
         error: type and message of the exception with which it failed, or None.
         stale: for a table that was torch's own, the loaded ops that it lacks without a recorded removal. It was read
             before these ops were loaded, and torch then never decomposes them. For a dict, likewise those that it lacks
             because it was made before.
+        declined: op name -> how often its decomposition returned NotImplemented, which leaves the op in the graph.
+            None in an event of schema 1.
+        emitted: what made each node of the lowered graph; None if it is not known.
+        raised: the decompositions in which the exception was raised, outermost first; empty if it was raised outside
+            of them. None if it is not known, or if the export did not fail.
+        kinds: op name -> `mutates` (it changes an argument), `views` (its results are views of its arguments) or
+            `always` (torch decomposes it whatever the table has), for ops of the program that are of one of these
+            kinds. None in an event of schema 1.
+        early: op name -> a kernel that torch runs before it looks into the table, for ops of the program that are not
+            in the result although no decomposition of the table replaced them. None in an event of schema 1.
     """
 
     kind: ClassVar[str] = "exported"
+    schema: ClassVar[int] = 2
     catalog: str
     snapshot: str
     before: str | None
@@ -382,7 +438,14 @@ class Exported(Body):
     milliseconds: int
     error: tuple[str, str] | None = None
     stale: tuple[str, ...] = ()
+    declined: Mapping[str, int] | None = None
+    emitted: tuple[Emission, ...] | None = None
+    raised: tuple[str, ...] | None = None
+    kinds: Mapping[str, str] | None = None
+    early: Mapping[str, str] | None = None
 
+
+MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Tagged, Materialized, Exported)
@@ -390,7 +453,8 @@ EVENT_KINDS: dict[str, type[Body]] = {
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
-    # Events of schema 2 may have several lines as their call site; their bodies are those of schema 1.
+    # Events of schema 2 may have several lines as their call site, and an export has more facts: the defaults say that
+    # these are not known.
     (kind, 1): dict
     for kind in EVENT_KINDS
 }
@@ -487,7 +551,7 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
 
 
 def _to_json(value: Any) -> Json:
-    if isinstance(value, Change):
+    if isinstance(value, (Change, Emission)):
         return value.to_json()
     if isinstance(value, tuple):
         return [_to_json(item) for item in value]
@@ -508,7 +572,10 @@ def _reader(annotation: Any) -> Callable[[object], Any]:
     Raises:
         NotImplementedError: no event stores such a type.
     """
-    simple: dict[Any, Callable[[object], Any]] = {str: as_string, int: as_integer, Change: Change.from_json}
+    simple: dict[Any, Callable[[object], Any]] = {
+        **{str: as_string, int: as_integer},
+        **{Change: Change.from_json, Emission: Emission.from_json},
+    }
     if annotation in simple:
         return simple[annotation]
     origin, inner = get_origin(annotation), get_args(annotation)

@@ -68,9 +68,10 @@ class Decomposition:
         return digest_of(self.to_json())
 
     def label(self) -> str:
-        """Return a name for people: `mypkg.lower.gelu`, or `torch's default (cia)`."""
+        """Return a name for people: `mypkg.lower.gelu`, or `torch's own (cia)`."""
         if self.origin in TORCH_ORIGINS:
-            return f"torch's default ({self.origin})"
+            # Its default table may leave it out, which the rule does not tell.
+            return f"torch's own ({self.origin})"
         return ".".join(part for part in (self.module, self.qualname) if part) or self.origin
 
 

@@ -1,15 +1,19 @@
 """Record each `run_decompositions` with a recorded table, or within a recording, as an event.
 
-To count what fired, every decomposition is wrapped. Only calls while torch traces into a graph count, because torch
-calls CIA kernels for other reasons too. The graph, its names and its stack traces are those of an unrecorded run.
+To see what each decomposition does, it is wrapped; `emissions.py` has the wrapper. Only calls while torch traces into a
+graph count, because torch calls CIA kernels for other reasons too. The graph, its names and its stack traces are those
+of an unrecorded run.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import attrs
 
 from decomp_ledger.errors import LedgerError, RecordingWarning
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -18,8 +22,9 @@ from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.safe_text import describe, safe_repr
-from decomp_ledger.pytorch import active, graph_digest, internals
+from decomp_ledger.pytorch import active, graph_digest
 from decomp_ledger.pytorch.dispatcher import dispatcher
+from decomp_ledger.pytorch.emissions import Followed, kinds, unmark
 from decomp_ledger.pytorch.program_history import forget, history, remember
 from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -74,21 +79,23 @@ class _Export:
         self.version = version
         self.snapshot = snapshot
         self.stale = stale
-        self.fired: dict[str, int] = {}
+        self.followed = Followed()
 
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        before, earlier = _summary(program), history(program)
+        before, earlier = _Graph.of(program), history(program)
         started = time.perf_counter()
         try:
-            counted = {op: self.counted(op, fn) for op, fn in table.items()}
-            result = original(program, counted, *args, **kwargs)
+            followed = {op: self.followed.wrap(op, fn) for op, fn in table.items()}
+            result = original(program, followed, *args, **kwargs)
         except BaseException as error:
             with Passing(error, f"{self.name}: a failed export with it could not be recorded"):
-                self.record(self.body(before, None, started, error))
+                self.record(self.body(before, _Graph(), started, error))
             raise
-        event = self.record(self.body(before, result, started, None))
+        body = self.body(before, _Graph.of(result), started, None)
+        unmark(result)
+        event = self.record(body)
         if event is not None:
             self.remember(event, earlier, result)
         return result
@@ -98,37 +105,26 @@ class _Export:
         """The table's version, as errors name it."""
         return f"{self.log.name}@{self.version}"
 
-    def counted(self, op: Any, fn: Any) -> Any:
-        """Return a decomposition, wrapped to count how often it is traced; another value as it is."""
-        name = internals.operator_name(op)
-        if name is None or not callable(fn):
-            return fn
-        fired = self.fired
-
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            if internals.is_tracing():
-                fired[name] = fired.get(name, 0) + 1
-            return fn(*args, **kwargs)
-
-        return counting
-
-    def body(
-        self, before: tuple[str | None, dict[str, int]], result: Any, started: float, error: BaseException | None
-    ) -> Exported:
+    def body(self, before: _Graph, after: _Graph, started: float, error: BaseException | None) -> Exported:
         """Return the event's body, of the graphs before and after or of the error."""
         milliseconds = round((time.perf_counter() - started) * 1000)
-        after: tuple[str | None, dict[str, int]] = (None, {}) if error is not None else _summary(result)
+        followed = self.followed
         return Exported(
             catalog=self.snapshot.catalog.digest,
             snapshot=self.snapshot.digest,
-            before=before[0],
-            after=after[0],
-            ops_before=before[1],
-            ops_after=after[1],
-            fired=dict(sorted(self.fired.items())),
+            before=before.digest,
+            after=after.digest,
+            ops_before=before.counts,
+            ops_after=after.counts,
+            fired=dict(sorted(followed.fired.items())),
             milliseconds=milliseconds,
             error=None if error is None else describe(error),
             stale=self.stale,
+            declined=dict(sorted(followed.declined.items())),
+            emitted=followed.emissions(before.nodes, after.nodes) if after.digest else None,
+            raised=None if error is None else followed.raised_in(error),
+            kinds=kinds(before.nodes),
+            early=followed.early_kernels(before.nodes, after.nodes) if after.digest else {},
         )
 
     def record(self, body: Exported) -> Event | None:
@@ -166,9 +162,27 @@ class _Export:
         return ExportBundle.from_log(ledger, event, catalog)
 
 
-def _summary(program: Any) -> tuple[str | None, dict[str, int]]:
-    """Return a program's graph digest and op counts; (None, {}) for a program that cannot be read."""
-    try:
-        return graph_digest.graph_digest(program), graph_digest.op_histogram(program)
-    except Exception:
-        return None, {}
+@attrs.frozen
+class _Graph:
+    """What an event needs of a program's graph; nothing of a program that cannot be read.
+
+    Attributes:
+        digest: its graph digest.
+        nodes: its operator nodes, each with the name of its op.
+    """
+
+    digest: str | None = None
+    nodes: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, program: Any) -> _Graph:
+        """Read a program."""
+        try:
+            return cls(graph_digest.graph_digest(program), tuple(graph_digest.operator_nodes(program)))
+        except Exception:
+            return cls()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Op name -> number of its nodes."""
+        return dict(sorted(Counter(op for op, _ in self.nodes).items()))

@@ -29,7 +29,7 @@ from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.pytorch import internals
 
-__all__ = ["GraphDifference", "first_difference", "graph_digest", "op_histogram", "values_digest"]
+__all__ = ["GraphDifference", "first_difference", "graph_digest", "op_histogram", "operator_nodes", "values_digest"]
 
 Program: TypeAlias = ExportedProgram | GraphModule
 _Outputs: TypeAlias = list[tuple[OutputKind, str | None]]
@@ -104,7 +104,12 @@ def op_histogram(program: Program) -> dict[str, int]:
     Returns:
         Counts by name (``aten::add.Tensor``, ``cond``), sorted; none for Python's own arithmetic.
     """
-    return dict(sorted(Counter(_operators(getattr(program, "graph_module", program))).items()))
+    return dict(sorted(Counter(op for op, _ in operator_nodes(program)).items()))
+
+
+def operator_nodes(program: Program) -> list[tuple[str, Node]]:
+    """Return the nodes that `op_histogram` counts, each with the name of its op."""
+    return list(_operators(getattr(program, "graph_module", program)))
 
 
 def values_digest(program: Program) -> str:
@@ -320,11 +325,11 @@ def _is_item(node: Node) -> bool:
     return isinstance(outputs, (list, tuple)) and isinstance(node.args[1], int)
 
 
-def _operators(module: GraphModule) -> Iterator[str]:
+def _operators(module: GraphModule) -> Iterator[tuple[str, Node]]:
     for node in _live_nodes(module.graph):
         name = internals.operator_name(node.target)
         if name is not None:
-            yield name
+            yield name, node
             for argument in node.all_input_nodes:
                 if isinstance(subgraph := _owned(module, argument), GraphModule):
                     yield from _operators(subgraph)

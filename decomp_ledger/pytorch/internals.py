@@ -109,6 +109,14 @@ def mutates(op: Any) -> bool:
     return schema is not None and bool(schema.is_mutable)
 
 
+def is_view_op(op: Any) -> bool:
+    """Tell whether a value is an operator whose results are views of its arguments.
+
+    Risk: `OpOverload.is_view`.
+    """
+    return isinstance(op, OpOverload) and bool(op.is_view)
+
+
 def is_metadata_function(op: Any) -> bool:
     """Tell whether functional tensors answer an operator from their metadata.
 
@@ -493,6 +501,48 @@ def is_tracing() -> bool:
     Risk: `torch.fx.experimental.proxy_tensor.get_proxy_mode`. Without it no decomposition would be counted as fired.
     """
     return get_proxy_mode() is not None
+
+
+def graph_under_trace() -> tuple[Any, Any] | None:
+    """Return the graph that torch traces into now, and the module that holds its subgraphs; None outside of a trace.
+
+    Risk: `ProxyTorchDispatchMode.tracer`, with its `graph` and `root`. Without it no node's maker would be known.
+    """
+    mode: Any = get_proxy_mode()
+    tracer = getattr(mode, "tracer", None)
+    graph = getattr(tracer, "graph", None)
+    return None if graph is None else (graph, getattr(tracer, "root", None))
+
+
+def interpreted_target(node: Any) -> str:
+    """Return the target of the node that torch ran when it made this one, as text; "" if unknown.
+
+    It reads `aten.linear.default`. Torch writes the node of the program that it runs into each node that it makes then.
+    Risk: `Node.meta["from_node"]`, whose last item tells the node of the last run.
+    """
+    sources = node.meta.get("from_node") or []
+    return str(getattr(sources[-1], "target", "")) if sources else ""
+
+
+def kernel_before_table(op: Any) -> str:
+    """Return which kernel of an operator runs before torch looks into a decomposition table, as words; "" for none.
+
+    Torch asks the table below Autograd and functionalization. A kernel there that computes by other ops hides its op.
+    Kernels that C++ registers for Autograd are not named for ops of torch's own, because almost all ops have one.
+    Risk: `OperatorBase.py_kernels`, and `torch._C._dispatch_has_kernel_for_dispatch_key`.
+    """
+    for key, kernel in getattr(op, "py_kernels", {}).items():
+        if str(key).partition(".")[2].startswith(_EARLY) and callable(kernel):
+            where = f"{getattr(kernel, '__module__', '?')}.{getattr(kernel, '__qualname__', '?')}"
+            return f"its Python kernel for {str(key).partition('.')[2]} ({where})"
+    if not isinstance(op, OpOverload) or op.namespace in ("aten", "prims", "prim"):
+        return ""
+    found = [key for key in _EARLY_KEYS if torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key)]
+    return f"its library's kernel for {found[0]}" if found else ""
+
+
+_EARLY = ("Autograd", "Functionalize", "PreDispatch", "Python", "FuncTorch", "ADInplaceOrView")
+_EARLY_KEYS = ("PreDispatch", "Autograd", "AutogradCPU", "AutogradCUDA", "ADInplaceOrView", "Functionalize")
 
 
 def symbolic_expression(value: Any) -> Any:

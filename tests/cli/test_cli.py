@@ -274,7 +274,8 @@ def test_a_failed_export_shows_its_error_and_no_effects_of_rules(path: Path) -> 
     done = run(path, "diff", good, failed)
     assert (done.returncode, done.stdout) == (1, f"{failed} failed, so no results are compared\n")
     assert answer(path, "diff", good, failed)["exports"] == {
-        "same_program": True, "failed": [False, True], "same_graph": None, "after": {}, "fired": {}
+        "same_program": True, "failed": [False, True], "same_graph": None, "after": {}, "fired": {},
+        "outcomes": {},
     }  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def test_an_op_that_torchs_own_table_was_read_too_early_for_is_recorded(
     assert (early.body.stale, good.body.stale) == ((op.name(),), ())
     assert early.body.ops_after[op.name()] == 1 and str(op) in str(kept.graph)
     answer = explain_export(op.name(), early.state, early.event, early.body, early.catalog, ())
-    assert answer.outcome == "kept" and "read before the op was loaded" in answer.because
+    assert answer.outcome == "kept (stale table)" and "read before the op was loaded" in answer.because
     answer = explain_export(removed.name(), early.state, early.event, early.body, early.catalog, ())
     assert answer.outcome == "kept" and "was preserved" in answer.because
 
@@ -167,8 +167,9 @@ def test_an_op_that_changes_its_argument_is_distinguished(ledger: Ledger) -> Non
         "aten::relu_", bundle.state, bundle.event, bundle.body, completed(bundle.catalog), ()
     )  # fmt: skip
     assert (answer.outcome, answer.because) == (
-        "gone",
-        "the op changes its argument, so torch replaced it by its functional form",
+        "functionalized",
+        "the op changes its argument, so torch replaces it by its functional form before it looks into the table; "
+        "that made 1 aten::relu",
     )
 
 

@@ -301,7 +301,7 @@ def test_a_small_dict_is_the_empty_base_and_what_it_has(ledger: Ledger, program:
     with record(ledger, name="job"):
         program.run_decompositions(plain)
     assert ledger.state("job/1").base == "empty"
-    assert rules_of(ledger, "job/1") == {op.name(): "torch's default (registry)" for op in plain}
+    assert rules_of(ledger, "job/1") == {op.name(): "torch's own (registry)" for op in plain}
     assert dict(ledger.table("job/1")) == plain
 
 

@@ -261,7 +261,7 @@ def test_a_damaged_decomposition_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("ref", "label"),
     [
-        (Decomposition("cia", build="2.13.0"), "torch's default (cia)"),
+        (Decomposition("cia", build="2.13.0"), "torch's own (cia)"),
         (Decomposition("import", "mypkg.lower", "gelu"), "mypkg.lower.gelu"),
         (Decomposition("opaque", digest="ab"), "opaque"),
     ],

@@ -94,7 +94,8 @@ class OpFacts:
         made: the nodes of other ops that torch made when it ran this op of the program.
         kind: `mutates`, `views`, `always` or empty; None if that is not known.
         early: a kernel that runs before the table; empty if none is known.
-        stale: whether the table lacks the op only because it was read too early.
+        stale: whether the table lacks the op only because it was read too early, or the dict because it was made so.
+        from_dict: whether the table was a dict that was passed.
         error: the class of the exception with which the export failed; None if it did not fail.
         raised: the decompositions in which that was raised, outermost first; None if that is not known.
         readable: whether both graphs could be read, where there are two.
@@ -110,6 +111,7 @@ class OpFacts:
     kind: str | None
     early: str
     stale: bool
+    from_dict: bool
     error: str | None
     raised: tuple[str, ...] | None
     readable: bool
@@ -150,13 +152,14 @@ def stand_in(op: str, body: Exported) -> str | None:
     return hidden if op_names.is_aten(op) and hidden in {*body.ops_before, *body.ops_after} else None
 
 
-def facts(op: str, body: Exported, entry: Entry | None = None) -> OpFacts:
+def facts(op: str, body: Exported, entry: Entry | None = None, *, from_dict: bool = False) -> OpFacts:
     """Collect what an export recorded of one op.
 
     Args:
         op: the op.
         body: the export.
         entry: the op's entry in the export's catalog, for what an older event lacks.
+        from_dict: whether the table was a dict that was passed.
     """
     rows = body.emitted
     if body.kinds is not None:
@@ -174,6 +177,7 @@ def facts(op: str, body: Exported, entry: Entry | None = None) -> OpFacts:
         kind=kind,
         early=(body.early or {}).get(op, _EARLY if op in EARLY_KERNELS else ""),
         stale=op in body.stale,
+        from_dict=from_dict,
         error=None if body.error is None else body.error[0],
         raised=body.raised,
         readable=bool((body.before or body.ops_before) and (body.error is not None or body.after or body.ops_after)),
@@ -231,7 +235,7 @@ def _failed(found: OpFacts, expected: Outcome) -> Outcome:
 
 
 def _kept(found: OpFacts, expected: Outcome, kept: int) -> Outcome:
-    if found.stale and expected.word == KEPT:  # of a dict, which was made too early
+    if found.stale and found.from_dict:
         why = expected.because
     elif found.stale:
         why = (
@@ -490,7 +494,7 @@ def outcomes(
     found = {}
     for op in ops_of(body):
         expected = expect(op, state, catalog, last=blame.get(op))
-        found[op] = decide(facts(op, body, entries.get(op)), expected)
+        found[op] = decide(facts(op, body, entries.get(op), from_dict=state.from_dict), expected)
     return found
 
 

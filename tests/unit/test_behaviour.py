@@ -107,6 +107,14 @@ def test_every_default_entry_has_a_sample_or_a_reason() -> None:
         assert {*catalogs.released(version).defaults} <= sampled | without.keys(), version
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_has_a_trace_of_each_sample_of_its_table(version: str) -> None:
+    traces, defaults = catalogs.traces(version), catalogs.released(version).defaults
+    assert traces is not None
+    expected = {op: [*calls] for op, calls in catalogs.samples().items() if op in defaults}
+    assert {op: [call for call, _ in each] for op, each in traces.of.items()} == expected
+
+
 # What a graph of dense tensors cannot hold.
 OTHERS = ("names of dims", "packed weights", "sparse tensors", "nested tensors")
 

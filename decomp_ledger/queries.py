@@ -6,26 +6,31 @@ function takes `ledger=`, because a state spec such as `torch:2.13.0` or `model.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from decomp_ledger import catalogs
 from decomp_ledger.analysis import drift as drifting
 from decomp_ledger.analysis import explain as explaining
+from decomp_ledger.analysis import totals as totalling
 from decomp_ledger.analysis import upgrade as upgrading
+from decomp_ledger.analysis.advice import Why, advise
 from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
-from decomp_ledger.analysis.idle import IdleRule, idle_rules
+from decomp_ledger.analysis.idle import IdleRule, idle_rules, mutates
+from decomp_ledger.analysis.op_releases import OpReleases, op_releases
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
-from decomp_ledger.errors import DamagedSchema, LedgerError, StampError, UnknownCatalog, UnusableValue
+from decomp_ledger.errors import DamagedSchema, InvalidName, LedgerError, StampError, UnknownCatalog, UnusableValue
 from decomp_ledger.integrity import verify as integrity
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
@@ -65,6 +70,7 @@ from decomp_ledger.transfer.stamp import Stamp, read_stamp
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
+    from decomp_ledger.pytorch.would_change import WouldChange
 
 __all__ = [
     "Reproduction",
@@ -80,6 +86,8 @@ __all__ = [
     "diff",
     "drift",
     "explain",
+    "explain_releases",
+    "export_totals",
     "load_dump",
     "name_of_op",
     "reproduce_export",
@@ -89,6 +97,8 @@ __all__ = [
     "upgrade",
     "used_ops",
     "verify",
+    "why",
+    "would_change",
 ]
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -317,6 +327,36 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
     return [_explain(name, show(spec, ledger=ledger), ledger)]
 
 
+@checked
+def why(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> list[Why]:
+    """Return why an op is, or is not, decomposed, with the line to write to get the other; see :func:`explain`."""
+    name = name_of_op(op)
+    specs: list[State | None] = [spec]
+    if spec is None and ledger is not None and len(ledger.tables()) > 1:
+        specs = [TableSpec(table) for table in _tables_for(name, ledger)]
+    return [_why(name, show(each, ledger=ledger), ledger) for each in specs]
+
+
+@checked
+def explain_releases(op: object) -> OpReleases:
+    """Return what each torch whose catalog is shipped does with an op by default, oldest first.
+
+    Args:
+        op: its name, or an `OpOverload`.
+
+    Raises:
+        InvalidName: the text names no op, or no shipped torch has the op.
+    """
+    name = name_of_op(op)
+    states = [show(f"torch:{version}").named_state() for version in catalogs.available()]
+    states = [attrs.evolve(state, name=state.name.removeprefix("torch:")) for state in states]
+    if not any(name in state.catalog.ops for state in states):
+        near = difflib.get_close_matches(name, states[-1].catalog.ops, 3, 0.8)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; catalogs have only the ops of torch itself"
+        raise InvalidName(f"{name}: no torch whose catalog is shipped has the op{hint}")
+    return op_releases(name, states, _trace_data())
+
+
 # Two states
 
 
@@ -490,6 +530,52 @@ def capture_catalog(
 
 
 # Exports
+
+
+@checked
+def export_totals(table: str | None = None, *, ledger: LedgerLog) -> ExportTotals:
+    """Return what all exports show together: rules that never did anything, ops lost again, results never used.
+
+    Args:
+        table: only the exports of this table.
+        ledger: the ledger of the exports.
+
+    Raises:
+        UnknownTable: the ledger has no such table.
+    """
+    states: dict[tuple[str, int], TableState] = {}
+
+    def state_of(name: str, version: int) -> TableState:
+        if (name, version) not in states:
+            states[name, version] = ledger.state(name, version)
+        return states[name, version]
+
+    return totalling.export_totals(list(ledger.events(table=table, kind=Exported.kind)), state_of)
+
+
+@checked
+def would_change(
+    program: object, table: State | Mapping[object, object] | None = None, *, ledger: LedgerLog
+) -> WouldChange:
+    """Tell whether a lowering would change a program, and whether it was done before, without doing it.
+
+    Args:
+        program: an ExportedProgram, or the path of a `.pt2`, which `torch.export.load` unpickles.
+        table: a table, a dict, or a state spec; None is torch's default table.
+        ledger: the ledger of the table and of earlier exports.
+
+    Raises:
+        LedgerError: the spec names nothing.
+        UnusableValue: the program is neither a program nor a path, or the table is not a table.
+    """
+    from decomp_ledger.pytorch.reproduced_table import load_program
+    from decomp_ledger.pytorch.would_change import would_change as tell
+
+    given: Any = table
+    if isinstance(table, (str, os.PathLike, StateSpec, Catalog, ResolvedState)):
+        given = show(table, ledger=ledger).state
+    lowered = load_program(os.fspath(program)) if isinstance(program, (str, os.PathLike)) else program
+    return tell(ledger, lowered, given)
 
 
 @checked
@@ -682,6 +768,16 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
         return explaining.explain(op, found.state, found.materialization, found.catalog, history)
     whole = found.named_state().catalog
     return explaining.explain_export(op, bundle.state, bundle.event, bundle.body, whole, history)
+
+
+def _why(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Why:
+    ops = {} if found.catalog is None else catalogs.completed(found.catalog).ops
+
+    def is_functional(name: str) -> bool:
+        return name in ops and not mutates(ops[name])
+
+    answer = _explain(op, found, ledger)
+    return advise(answer, found.state, ops.get(op), is_functional, known=found.catalog is not None)
 
 
 def _tables_for(op: str, ledger: LedgerLog) -> list[str]:

@@ -40,7 +40,7 @@ VALID = {
     "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None,
 }  # fmt: skip
 # They take no arguments, or need torch; `capture_catalog` runs it for a minute.
-LATER = {"close", "table", "reproduce", "reproduce_export", "capture_catalog"}
+LATER = {"close", "table", "reproduce", "reproduce_export", "capture_catalog", "would_change"}
 INTERNAL = {"change", "open", "create_or_open", "exported", "adopt", "changed_since", "replace_rules"}
 CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from decomp_ledger.analysis.advice import Advice, Why
 from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifference
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
+from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
 from decomp_ledger.analysis.outcome import Outcome
 from decomp_ledger.analysis.reproduction import TableDifference
+from decomp_ledger.analysis.totals import ExportTotals, LostOp, UnusedRule
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
@@ -104,6 +107,7 @@ from decomp_ledger.queries import (
     diff,
     drift,
     explain,
+    explain_releases,
     load_dump,
     read_samples,
     reproduce_export,
@@ -111,6 +115,7 @@ from decomp_ledger.queries import (
     trace,
     upgrade,
     used_ops,
+    why,
 )
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since
@@ -123,10 +128,19 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.pt2 import load, save
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun, reproduce
     from decomp_ledger.pytorch.table import DecompTable
+    from decomp_ledger.pytorch.would_change import WouldChange
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
+    "ExportTotals",
+    "LostOp",
+    "OpRelease",
+    "OpReleases",
+    "UnusedRule",
+    "Why",
+    "WouldChange",
     "Behaviour",
     "Body",
     "CallSite",
@@ -242,6 +256,7 @@ __all__ = [
     "diff",
     "drift",
     "explain",
+    "explain_releases",
     "load",
     "load_dump",
     "load_key",
@@ -259,6 +274,7 @@ __all__ = [
     "trace",
     "upgrade",
     "used_ops",
+    "why",
 ]
 
 # The names whose modules import torch; they are imported at their first use.
@@ -269,6 +285,7 @@ _NEED_TORCH = {
     "Rerun": "reproduced_table",
     "load": "pt2",
     "reproduce": "reproduced_table",
+    "WouldChange": "would_change",
     "save": "pt2",
 }
 

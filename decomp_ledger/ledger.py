@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger import queries
+from decomp_ledger.analysis.advice import Why
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
+from decomp_ledger.analysis.op_releases import OpReleases
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.integrity.allowed_signers import Signer
@@ -32,6 +35,7 @@ from decomp_ledger.transfer.export_bundle import ExportBundle
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable
     from decomp_ledger.pytorch.table import DecompTable
+    from decomp_ledger.pytorch.would_change import WouldChange
 
 __all__ = ["Ledger", "record"]
 
@@ -177,6 +181,41 @@ class Ledger(LedgerLog):
     def explain(self, op: object, spec: State | None = None) -> list[Explanation]:
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
+
+    def why(self, op: object, spec: State | None = None) -> list[Why]:
+        """Return why an op is, or is not, decomposed, and the line that changes it; see :func:`decomp_ledger.why`."""
+        return queries.why(op, spec, ledger=self)
+
+    def explain_releases(self, op: object) -> list[OpReleases]:
+        """Return what each torch release does with an op by default; see :func:`decomp_ledger.explain_releases`."""
+        return queries.explain_releases(op)
+
+    def export_totals(self, table: str | None = None) -> ExportTotals:
+        """Return what all exports, or those of one table, show together.
+
+        Args:
+            table: only the exports of this table.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+        """
+        return queries.export_totals(table, ledger=self)
+
+    def would_change(self, program: object, table: State | Mapping[object, object] | None = None) -> WouldChange:
+        """Tell whether a lowering would change a program, and whether it was done before, without doing it.
+
+        Args:
+            program: an ExportedProgram, or the path of a `.pt2`, which `torch.export.load` unpickles.
+            table: a table, a dict, or a state spec; None is torch's default table.
+
+        Returns:
+            What is known; it is true if the lowering would change the program.
+
+        Raises:
+            LedgerError: the spec names nothing.
+            UnusableValue: the program is neither a program nor a path, or the table is not a table.
+        """
+        return queries.would_change(program, table, ledger=self)
 
     def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""

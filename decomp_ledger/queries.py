@@ -18,14 +18,18 @@ import attrs
 from decomp_ledger import catalogs
 from decomp_ledger.analysis import drift as drifting
 from decomp_ledger.analysis import explain as explaining
+from decomp_ledger.analysis import totals as totalling
 from decomp_ledger.analysis import upgrade as upgrading
+from decomp_ledger.analysis.advice import Why, advise
 from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
-from decomp_ledger.analysis.idle import IdleRule, idle_rules
+from decomp_ledger.analysis.idle import IdleRule, idle_rules, mutates
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
+from decomp_ledger.analysis.op_releases import OpReleases, op_releases
 from decomp_ledger.analysis.outcome import Outcome, outcomes
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
@@ -82,6 +86,7 @@ from decomp_ledger.transfer.stamp import Stamp, read_stamp
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
+    from decomp_ledger.pytorch.would_change import WouldChange
 
 __all__ = [
     "RecordedEvent",
@@ -101,6 +106,8 @@ __all__ = [
     "drift",
     "event",
     "explain",
+    "explain_releases",
+    "export_totals",
     "load_dump",
     "ops_of",
     "read_samples",
@@ -112,6 +119,8 @@ __all__ = [
     "upgrade",
     "used_ops",
     "verify",
+    "why",
+    "would_change",
 ]
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -423,13 +432,46 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
         InvalidName: the text cannot name an op.
         LedgerError: the spec names nothing, or needs a ledger.
     """
+    return [_explain(name, state, ledger) for name, state in _asked(op, spec, ledger)]
+
+
+def _asked(op: object, spec: State | None, ledger: LedgerLog | None) -> list[tuple[str, ResolvedState]]:
+    """Return each op and state that a question is about."""
     if spec is None and ledger is not None and len(ledger.tables()) > 1:
         names = ops_of(op, Lists(ledger.changed_ops, _ops_of_last_catalog(ledger)))
-        found = [(name, show(TableSpec(table), ledger=ledger)) for name in names for table in _tables_for(name, ledger)]
-    else:
-        state = show(spec, ledger=ledger)
-        found = [(name, state) for name in ops_of(op, _ops_in(state))]
-    return [_explain(name, state, ledger) for name, state in found]
+        return [(name, show(TableSpec(table), ledger=ledger)) for name in names for table in _tables_for(name, ledger)]
+    state = show(spec, ledger=ledger)
+    return [(name, state) for name in ops_of(op, _ops_in(state))]
+
+
+@checked
+def why(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> list[Why]:
+    """Return why an op is, or is not, decomposed, with the line to write to get the other; see :func:`explain`."""
+    return [_why(name, state, ledger) for name, state in _asked(op, spec, ledger)]
+
+
+@checked
+def explain_releases(op: object) -> list[OpReleases]:
+    """Return what each torch whose catalog is shipped does with an op by default, oldest first.
+
+    Args:
+        op: its name, or an `OpOverload`. The name of a family (`aten.add`, `add`) means all its overloads.
+
+    Returns:
+        One answer for each op.
+
+    Raises:
+        UnknownOp: no shipped torch has such an op.
+        InvalidName: the text cannot name an op.
+    """
+    states = [show(f"torch:{version}").named_state() for version in catalogs.available()]
+    states = [attrs.evolve(state, name=state.name.removeprefix("torch:")) for state in states]
+    known = Lists(*(state.catalog.ops for state in reversed(states)))
+    names = ops_of(op, known)
+    if names[0] not in known:
+        hint = did_you_mean(names[0], known) or "; catalogs have only the ops of torch itself"
+        raise UnknownOp(f"{names[0]}: no torch whose catalog is shipped has the op{hint}")
+    return [op_releases(name, states, _trace_data()) for name in names]
 
 
 # Two states
@@ -685,6 +727,52 @@ def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> Tr
 
 
 # Exports
+
+
+@checked
+def export_totals(table: str | None = None, *, ledger: LedgerLog) -> ExportTotals:
+    """Return what all exports show together: rules that never did anything, ops lost again, results never used.
+
+    Args:
+        table: only the exports of this table.
+        ledger: the ledger of the exports.
+
+    Raises:
+        UnknownTable: the ledger has no such table.
+    """
+    states: dict[tuple[str, int], TableState] = {}
+
+    def state_of(name: str, version: int) -> TableState:
+        if (name, version) not in states:
+            states[name, version] = ledger.state(name, version)
+        return states[name, version]
+
+    return totalling.export_totals(list(ledger.events(table=table, kind=Exported.kind)), state_of)
+
+
+@checked
+def would_change(
+    program: object, table: State | Mapping[object, object] | None = None, *, ledger: LedgerLog
+) -> WouldChange:
+    """Tell whether a lowering would change a program, and whether it was done before, without doing it.
+
+    Args:
+        program: an ExportedProgram, or the path of a `.pt2`, which `torch.export.load` unpickles.
+        table: a table, a dict, or a state spec; None is torch's default table.
+        ledger: the ledger of the table and of earlier exports.
+
+    Raises:
+        LedgerError: the spec names nothing.
+        UnusableValue: the program is neither a program nor a path, or the table is not a table.
+    """
+    from decomp_ledger.pytorch.reproduced_table import load_program
+    from decomp_ledger.pytorch.would_change import would_change as tell
+
+    given: Any = table
+    if isinstance(table, (str, os.PathLike, StateSpec, Catalog, ResolvedState)):
+        given = show(table, ledger=ledger).state
+    lowered = load_program(os.fspath(program)) if isinstance(program, (str, os.PathLike)) else program
+    return tell(ledger, lowered, given)
 
 
 @checked
@@ -1051,6 +1139,16 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
         return explaining.explain(op, found.state, found.materialization, catalog, history)
     whole = found.whole_catalog()
     return explaining.explain_export(op, bundle.state, bundle.event, bundle.body, whole, history)
+
+
+def _why(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Why:
+    ops = {} if found.catalog is None else catalogs.completed(found.catalog).ops
+
+    def is_functional(name: str) -> bool:
+        return name in ops and not mutates(ops[name])
+
+    answer = _explain(op, found, ledger)
+    return advise(answer, found.state, ops.get(op), is_functional, known=found.catalog is not None)
 
 
 def _tables_for(op: str, ledger: LedgerLog) -> list[str]:

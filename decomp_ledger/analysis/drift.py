@@ -35,6 +35,7 @@ __all__ = [
     "Drift",
     "DriftChange",
     "NamedState",
+    "behaviour_of",
     "drift",
     "schema_difference",
     "treatment",
@@ -249,6 +250,25 @@ def treatment(entry: Entry | None, *, in_table: bool) -> str | None:
     return FUNCTIONALIZED if "!" in entry.schema.partition("->")[0] else IN_GRAPH
 
 
+def behaviour_of(op: str, before: NamedState, after: NamedState, data: TraceData) -> Behaviour:
+    """Compare the traces of an op that torch's default decomposes in both states."""
+    states = before, after
+    traces = [{} if state.traces is None else state.traces.get(op) for state in states]
+    if not _same_build(before, after) and any(state.traces is None for state in states):
+        return Behaviour(op, UNKNOWN)
+    schemas = [state.catalog.ops[op].schema for state in states]
+    unfit: set[str] = set()
+    if all(schemas) and schemas[0] != schemas[1]:
+        for schema, side in zip(schemas, traces, strict=True):
+            unfit |= {call for call, each in side.items() if each.error is not None and not fits(call, schema)}
+    return compare(op, traces[0], traces[1], data, unfit)
+
+
+def _same_build(before: NamedState, after: NamedState) -> bool:
+    builds = before.catalog.build.get("git"), after.catalog.build.get("git")
+    return builds[0] is not None and builds[0] == builds[1]
+
+
 def schema_difference(before: str, after: str) -> str:
     """Return the arguments that only one of two schemas has; both schemas, if they differ in anything else."""
     old, new = map(schema_arguments, (before, after))
@@ -354,8 +374,7 @@ class _Comparison:
         self.after = after
         self.data = data
         self.behaviours: dict[str, Behaviour] = {}
-        builds = before.catalog.build.get("git"), after.catalog.build.get("git")
-        self.same_build = builds[0] is not None and builds[0] == builds[1]
+        self.same_build = _same_build(before, after)
         self.kernels: list[str] = []
         self.no_source: list[str] = []
         self.no_schema: list[str] = []
@@ -387,7 +406,7 @@ class _Comparison:
     def _decomposition_changes(self, pair: _Pair) -> Iterator[DriftChange]:
         verdict = ""
         if pair.in_table and pair.old.traced and pair.new.traced and self._is_judged(pair.op):
-            found = self.behaviours[pair.op] = self._behaviour(pair.op)
+            found = self.behaviours[pair.op] = behaviour_of(pair.op, self.before, self.after, self.data)
             verdict = found.verdict
             if found.differs:
                 first = found.differences[0]
@@ -414,18 +433,6 @@ class _Comparison:
     def _is_of_build(self, op: str) -> bool:
         """Tell whether both states have the same code of an op, because it is torch's own and they are of one build."""
         return self.same_build and op_names.is_torchs(op)
-
-    def _behaviour(self, op: str) -> Behaviour:
-        states = self.before, self.after
-        traces = self._traces(op)
-        if not self.same_build and any(state.traces is None for state in states):
-            return Behaviour(op, UNKNOWN)
-        schemas = [state.catalog.ops[op].schema for state in states]
-        unfit: set[str] = set()
-        if all(schemas) and schemas[0] != schemas[1]:
-            for schema, side in zip(schemas, traces, strict=True):
-                unfit |= {call for call, each in side.items() if each.error is not None and not fits(call, schema)}
-        return compare(op, traces[0], traces[1], self.data, unfit)
 
     def _text_changes(self, pair: _Pair, verdict: str) -> Iterator[DriftChange]:
         """Yield the change of what decomposes an op, or of its text; at most one."""

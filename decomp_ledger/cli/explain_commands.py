@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
+from decomp_ledger import queries
 from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.outcome import makers
 from decomp_ledger.cli.output import (
     LedgerOption,
+    columns,
     event_json,
     event_lines,
     json_option,
@@ -26,14 +31,22 @@ __all__ = ["COMMANDS"]
 @click.argument("op")
 @click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--export", "export", metavar="N|FILE.pt2", help="Explain this export; the same as STATE export:N.")
+@click.option("--all-torch", is_flag=True, help="Show what each torch release does with OP by default.")
 @json_option
 @pass_ledger
-def explain_command(option: LedgerOption, op: str, state: str | None, export: str | None, as_json: bool) -> None:
+def explain_command(
+    option: LedgerOption, op: str, state: str | None, export: str | None, all_torch: bool, as_json: bool
+) -> None:
     """Explain why OP is, or is not, decomposed: by a table, in an export, or by every table with a rule for it.
 
     OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
     Exit with 1 if no such op is known.
     """
+    if all_torch and (export is not None or state is not None):
+        raise click.UsageError("--all-torch is about torch itself; give no STATE and no --export with it")
+    if all_torch:
+        _print_releases(queries.explain_releases(op), as_json=as_json)
+        return
     if export is not None and state is not None:
         raise click.UsageError("STATE and --export exclude each other; give one of them")
     with option.ask() as ledger:
@@ -45,6 +58,49 @@ def explain_command(option: LedgerOption, op: str, state: str | None, export: st
         return
     for answer in answers:
         _print_explanation(answer)
+
+
+def _print_releases(answers: Sequence[OpReleases], *, as_json: bool) -> None:
+    if as_json:
+        write_json([found.to_json() for found in answers])
+        return
+    for found in answers:
+        _print_op_releases(found)
+
+
+def _print_op_releases(found: OpReleases) -> None:
+    note(f"{found.op}: {'; '.join(found.steps)}")
+    schemas = [each.schema for each in found.releases if each.schema]
+    rows = (
+        (
+            each.torch,
+            each.treatment or "not in torch",
+            each.origin or "",
+            each.function,
+            each.behaviour,
+            "" if not each.schema or each.schema == schemas[-1] else each.schema,
+        )
+        for each in found.releases
+    )
+    columns(("torch", "by default", "origin", "function", "behaviour, to the one before", "other schema"), rows)
+
+
+@click.command("why")
+@click.argument("op")
+@click.argument("state", required=False, metavar=f"[{STATE}]")
+@json_option
+@pass_ledger
+def why_command(option: LedgerOption, op: str, state: str | None, as_json: bool) -> None:
+    """Explain OP, and give the line of Python that keeps it in the graph, and the one that decomposes it."""
+    with option.ask() as ledger:
+        answers = ledger.why(op, state)
+    if as_json:
+        write_json([{**each.to_json(), "events": list(map(event_json, each.answer.events))} for each in answers])
+        return
+    for each in answers:
+        _print_explanation(each.answer)
+        note(f"  to keep it: {each.keep}")
+        note(f"  to decompose it: {each.decompose}")
 
 
 def _print_explanation(answer: Explanation) -> None:
@@ -63,4 +119,4 @@ def _print_explanation(answer: Explanation) -> None:
     print_lines(line for event in answer.events for line in event_lines(event))
 
 
-COMMANDS = (explain_command,)
+COMMANDS = (explain_command, why_command)

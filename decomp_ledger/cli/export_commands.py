@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from decomp_ledger.analysis.outcome import facts, without_effect
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
@@ -25,6 +26,7 @@ from decomp_ledger.cli.output import (
 )
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Exported
+from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
@@ -32,18 +34,30 @@ from decomp_ledger.transfer.stamp import Stamp
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.reproduced_table import Rerun
 
-__all__ = ["COMMANDS", "export_json", "print_export", "print_stamp", "stamp_json"]
+__all__ = ["COMMANDS", "export_json", "print_export", "print_stamp", "print_totals", "stamp_json"]
 
 _NAMED = 8  # ops that a line names
 _MAKERS = 2  # makers that a row names
 
 
 @click.command()
+@click.option("--totals", is_flag=True, help="Show only what all exports show together.")
 @json_option
 @pass_ledger
-def exports(option: LedgerOption, as_json: bool) -> None:
-    """List the exports: the table and the torch of each, and its result."""
+def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
+    """List the exports: the table and the torch of each, and its result; then what they show together.
+
+    That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
+    later export lowered.
+    """
     with option.read() as ledger:
+        if totals:
+            together = ledger.export_totals()
+            if as_json:
+                write_json(together.to_json())
+            else:
+                print_totals(together, counts=True)
+            return
         found = list(ledger.exports())
         if as_json:
             write_json([event_json(event) for event in found])
@@ -60,6 +74,26 @@ def exports(option: LedgerOption, as_json: bool) -> None:
             for event in found
         )
         columns(("export", "table", "when (UTC)", "torch", "result", "where"), rows)
+        print_totals(ledger.export_totals())
+
+
+def print_totals(found: ExportTotals, *, counts: bool = False) -> None:
+    """Print what exports show together.
+
+    Args:
+        found: the totals.
+        counts: print how many exports there are, too.
+    """
+    if counts:
+        note(f"{found.exports} export{'' if found.exports == 1 else 's'}, {found.failed} failed")
+    if found.unused_rules:
+        rules = [f"{each.action} {each.op} ({each.table})" for each in found.unused_rules]
+        note(f"rules that did nothing in any export: {_some(rules)}")
+    for each in found.lost:
+        note(f"export:{each.kept_by} kept {each.op}, and export:{each.lost_by}, which lowered its result, lost it")
+    if len(found.unused_results) > 1:
+        results = [f"export:{seq}" for seq in found.unused_results]
+        note(f"results that no later export lowered: {_some(results)}")
 
 
 def print_stamp(name: str, stamp: Stamp) -> None:
@@ -239,4 +273,34 @@ def _rerun_json(found: Reproduction) -> dict[str, Json] | None:
     return {"same": again.same, "graph": again.digest, "recorded": recorded, "first_difference": difference}
 
 
-COMMANDS = (exports, reproduce)
+@click.command("would-change")
+@click.argument("program", metavar="FILE.pt2", type=click.Path(exists=True, dir_okay=False))
+@click.argument("state", required=False, metavar=f"[{STATE}]")
+@json_option
+@pass_ledger
+def would_change(option: LedgerOption, program: str, state: str | None, as_json: bool) -> int:
+    """Tell whether lowering FILE.pt2 with a table would change it; exit with 1 if it would.
+
+    Nothing is lowered or recorded. Without a table, torch's default table is meant. torch.export.load unpickles the
+    file.
+    """
+    with option.read() as ledger:
+        found = ledger.would_change(program, state)
+    if as_json:
+        write_json(found.to_json())
+        return FOUND if found else 0
+    verdict = "the lowering would change the program" if found else "the lowering would change nothing"
+    note(f"{verdict}: {found.because}")
+    if found.earlier:
+        done = ", ".join(f"export:{event.seq}" for event in found.earlier)
+        result = "its results differ" if found.result is None else f"result {found.result[:12]}"
+        note(f"done before by {done}; {result}")
+    else:
+        note("not done before: no export of the ledger lowered this graph with this table")
+    note(f"program {found.program[:12]}, snapshot {found.snapshot[:12]}")
+    if found.ops:
+        columns(("op", "what becomes of it"), found.ops.items())
+    return FOUND if found else 0
+
+
+COMMANDS = (exports, reproduce, would_change)

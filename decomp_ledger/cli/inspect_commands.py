@@ -9,7 +9,7 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
-from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, stamp_json
+from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
@@ -142,6 +142,8 @@ def show(
         return
     with option.ask() as ledger:
         found = ledger.show(state)
+        of_table = found.bundle is None and found.state.version > 0
+        totals = ledger.export_totals(found.state.table) if of_table else None
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
     snapshot = found.snapshot
@@ -156,6 +158,7 @@ def show(
                 "idle": [each.to_json() for each in found.idle],
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found, found.bundle),
+                "totals": None if totals is None else totals.to_json(),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
             }
         )
@@ -170,6 +173,8 @@ def show(
     for idle in found.idle:
         if idle.op in rules and idle.op not in pending:
             note(f"{idle}")
+    if totals is not None:
+        print_totals(totals)
     if not everything:
         return
     if snapshot is None:

@@ -23,11 +23,27 @@ class ExportDone(NamedTuple):
         name: its name and its table, for people: `export:7 (nightly/1@3)`.
         before: digest of the graph that it lowered, or None.
         after: digest of its result, or None.
+        hash: that of its event.
     """
 
     name: str
     before: str | None
     after: str | None
+    hash: str
+
+
+class Unstamped(NamedTuple):
+    """A program that was saved without a stamp.
+
+    Attributes:
+        file: its name.
+        exports: those whose result was not saved either, and that lowered it, or else all of them.
+        lowered: whether they lowered it.
+    """
+
+    file: str
+    exports: tuple[ExportDone, ...]
+    lowered: bool
 
 
 class ActiveRecording(TableOwner, Protocol):
@@ -36,6 +52,14 @@ class ActiveRecording(TableOwner, Protocol):
     @property
     def exports(self) -> list[ExportDone]:
         """The exports that succeeded while it was entered, oldest first."""
+
+    @property
+    def saved(self) -> set[str]:
+        """The hashes of the events of the exports that led to a program that was saved."""
+
+    @property
+    def unstamped(self) -> list[Unstamped]:
+        """The programs that were saved without a stamp; at its end, the recording warns of them."""
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table."""

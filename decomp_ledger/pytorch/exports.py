@@ -130,12 +130,7 @@ class _Export:
     def record(self, body: Exported) -> Event | None:
         """Append the event; return None if it is not recorded."""
         try:
-            event = self.log.exported(body, self.version)
-            recording = active.current()
-            if event is not None and recording is not None and body.error is None:
-                name = f"export:{event.seq} ({event.table}@{event.version})"
-                recording.exports.append(active.ExportDone(name, body.before, body.after))
-            return event
+            return self.log.exported(body, self.version)
         except LedgerError as failure:
             # A failed record must cost neither the finished export nor the error of a failed one.
             message = f"{self.name}: an export with it could not be recorded: {failure}"
@@ -148,7 +143,12 @@ class _Export:
         if ledger is None:
             return
         try:
-            remember(result, (*earlier, self.bundle(event, ledger)))
+            bundle = self.bundle(event, ledger)
+            remember(result, (*earlier, bundle))
+            if (recording := active.current()) is not None:
+                name = f"{bundle.name} ({event.table}@{event.version})"
+                done = active.ExportDone(name, bundle.body.before, bundle.body.after, event.hash)
+                recording.exports.append(done)
         except Exception as failure:  # likewise
             forget(result)  # torch copied the history of the program before
             message = f"export:{event.seq}: its program will have no stamp when it is saved: {safe_repr(failure, 300)}"

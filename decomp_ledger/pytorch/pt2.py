@@ -55,7 +55,8 @@ def save(program: ExportedProgram, f: File, *, capture: str | None = None, **kwa
     if not (history(program) or _given(kwargs)):
         raise StampError(
             "the program: no recorded export is known to have led to it, so there is nothing to stamp it with"
-            f"{_exports_instead(program) or _HOW_TO_STAMP}, or save it with torch.export.save()"
+            "; save what run_decompositions() returned with a table of a ledger or within record(), or save it with "
+            "torch.export.save()"
         )
     minimal = provenance.is_minimal() if capture is None else capture == "minimal"
     torch.export.save(program, f, **_with_stamp(program, kwargs, minimal))
@@ -85,7 +86,7 @@ def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: di
     try:
         if not isinstance((kwargs.get("extra_files") or {}).get(MEMBER), _Made):
             kwargs = _with_stamp(program, kwargs, provenance.is_minimal())
-            _warn_if_unstamped(program, kwargs)
+            _note_unstamped(program, f, kwargs)
     except Exception as error:  # whatever goes wrong, the program is saved
         warnings.warn(
             f"the program is saved without a stamp: {safe_repr(error, 300)}",
@@ -95,42 +96,28 @@ def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: di
     original(program, f, **kwargs)
 
 
-_HOW_TO_STAMP = "; lower it with a table of a ledger or within record()"
-_NAMED = 3
+def _note_unstamped(program: Any, f: Any, kwargs: dict[str, Any]) -> None:
+    """Note that a program is saved without a stamp; warn at once if an export of the recording gave an equal graph.
 
-
-def _warn_if_unstamped(program: Any, kwargs: dict[str, Any]) -> None:
-    """Warn that a program is saved without a stamp although the recording has exports; say which."""
-    if MEMBER in (kwargs.get("extra_files") or {}) or not isinstance(program, ExportedProgram):
-        return
-    instead = _exports_instead(program)
-    if instead:
-        message = f"the program is saved without a stamp: no recorded export is known to have led to it{instead}"
-        warnings.warn(message, StampWarning, stacklevel=provenance.stack_level())
-
-
-def _exports_instead(program: ExportedProgram) -> str:
-    """Return which exports of the recording the user may have meant, and what to do; "" if it has none."""
+    The result of an export may be saved later, so the recording warns of other exports at its end.
+    """
     recording = active.current()
-    if recording is None or not recording.exports:
-        return ""
+    if recording is None or MEMBER in (kwargs.get("extra_files") or {}) or not isinstance(program, ExportedProgram):
+        return
     digest = _digest(program)
-    lowered = [done.name for done in recording.exports if digest is not None and done.before == digest]
-    equal = [done.name for done in recording.exports if digest is not None and done.after == digest]
-    if lowered:
-        why = f"{_last(lowered)} lowered this graph, and the result is another program"
-    elif equal:
-        why = f"{_last(equal)} gave an equal graph, as another program"
-    else:
-        why = f"the recording has {_last([done.name for done in recording.exports])}"
-    return f"; {why}; save what run_decompositions() returned"
-
-
-def _last(names: list[str]) -> str:
-    """Return the last few names, the newest first."""
-    names = list(dict.fromkeys(names))  # of two ledgers, two exports may have one name
-    more = f" and {len(names) - _NAMED} earlier" if len(names) > _NAMED else ""
-    return ", ".join(names[: -_NAMED - 1 : -1]) + more
+    open_ = [done for done in recording.exports if done.hash not in recording.saved]
+    lowered = tuple(done for done in open_ if digest is not None and done.before == digest)
+    equal = [done.name for done in recording.exports if digest is not None and done.before != digest == done.after]
+    if equal:
+        warnings.warn(
+            f"the program is saved without a stamp: no recorded export is known to have led to it; {equal[-1]} gave an "
+            "equal graph, as another program; save what run_decompositions() returned",
+            StampWarning,
+            stacklevel=provenance.stack_level(),
+        )
+    elif open_:
+        name = os.fspath(f) if isinstance(f, (str, os.PathLike)) else "a file"
+        recording.unstamped.append(active.Unstamped(name, lowered or tuple(open_), bool(lowered)))
 
 
 def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str, Any]:
@@ -139,6 +126,8 @@ def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str
     extra = dict(kwargs.get("extra_files") or {})
     extra.pop(MEMBER, None)
     if bundles:
+        if (recording := active.current()) is not None:
+            recording.saved.update(bundle.event.hash for bundle in bundles)
         if minimal:
             bundles = tuple(bundle.redact() for bundle in bundles)
         extra[MEMBER] = _Made(Stamp(bundles, _digest(program), build()["git"]).to_text())

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from decomp_ledger.errors import LedgerError, LedgerFileError, RecordingWarning, SchemaError, UnusableValue
+from decomp_ledger.errors import (
+    LedgerError,
+    LedgerFileError,
+    RecordingWarning,
+    SchemaError,
+    StampWarning,
+    UnusableValue,
+)
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["ChildrenNotes", "FollowsChildren", "Recording", "RecordingSummary"]
 
 ON_ERROR = ("warn", "raise")
+_NAMED = 3  # exports that a warning names
 
 
 @attrs.frozen
@@ -118,6 +126,8 @@ class Recording(Handle):
         name: its tables are `<name>/1`, `<name>/2` ...
         ledger: the ledger that its events go to; the first event makes the file.
         exports: those that succeeded while it was entered, oldest first.
+        saved: the hashes of the events of the exports that led to a program that was saved.
+        unstamped: the programs that were saved without a stamp; it warns of them at its end.
     """
 
     instead = "make another one, with record(...)"
@@ -143,6 +153,8 @@ class Recording(Handle):
         self._on_error = on_error
         self._failed = self._left = False
         self.exports: list[active.ExportDone] = []
+        self.saved: set[str] = set()
+        self.unstamped: list[active.Unstamped] = []
         self._lock = BlockLock()
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
@@ -181,6 +193,28 @@ class Recording(Handle):
             self._children.end()
         active.leave(self)
         patches.uninstall(self)
+        try:
+            self._warn_of_unstamped()
+        finally:
+            self._detach_tables()
+
+    def _warn_of_unstamped(self) -> None:
+        """Warn of each program that was saved instead of what an export gave."""
+        unstamped, self.unstamped = self.unstamped, []
+        for each in unstamped:
+            names = [done.name for done in each.exports if done.hash not in self.saved]
+            if names:
+                more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+                what = "lowered it" if each.lowered else "ran"
+                warnings.warn(
+                    f"{each.file}: the program was saved without a stamp: no recorded export is known to have led to "
+                    f"it; {', '.join(names[:_NAMED])}{more} {what}, and the result was not saved; save what "
+                    "run_decompositions() returned",
+                    StampWarning,
+                    stacklevel=provenance.stack_level(),
+                )
+
+    def _detach_tables(self) -> None:
         # Its tables stay usable, unrecorded.
         with self._lock:
             self._left = True

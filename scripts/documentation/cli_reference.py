@@ -33,6 +33,8 @@ PYTHON = {
     "tag": "ledger.tag(STATE, NAME)",
     "upgrade": "ledger.upgrade(STATE, torch=VERSION)",
     "verify": "ledger.verify()",
+    "why": "ledger.why(OP, STATE)",
+    "would-change": "ledger.would_change(PROGRAM, STATE)",
 }
 WIDTH = 84  # what the site shows without a scroll bar
 

@@ -22,7 +22,7 @@ VALID = {
     "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None,
 }  # fmt: skip
 # They take no arguments, or need torch; `capture_catalog` runs it for a minute.
-NEED_TORCH = {"check_numerics", "check_program", "reproduce", "reproduce_export", "trace"}
+NEED_TORCH = {"check_numerics", "check_program", "reproduce", "reproduce_export", "trace", "would_change"}
 LATER = {"close", "table", "capture_catalog", *NEED_TORCH}
 INTERNAL = {"change", "open", "create_or_open", "exported", "adopt", "changed_since", "replace_rules"}
 CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on

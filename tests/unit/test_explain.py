@@ -172,6 +172,8 @@ def test_a_dict_is_explained_by_what_it_had_and_not_by_rules(
     else:
         answer = explain(op, table, None, None, history)
     assert (answer.outcome, answer.because) == (outcome, because)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "fired", "outcome", "because"),
     [

@@ -13,6 +13,7 @@ import pytest
 from forging import tamper
 
 from decomp_ledger import Ledger
+from decomp_ledger.catalogs import released
 from decomp_ledger.cli import cli
 from decomp_ledger.log import provenance
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -186,6 +187,32 @@ def test_what_matches_nothing_is_reported_and_exits_with_1(path: Path, arguments
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert message in done.stderr
     assert run(path, *arguments, "--json").returncode == 1
+
+
+def test_ops_of_libraries_are_not_judged_against_a_released_torch(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    release = released("2.13.0")
+    ops = {op: entry.bare() for op, entry in release.ops.items()}
+    extra = {
+        "mylib::f": Entry("cia", True),
+        "c10d_functional::x": Entry("cia", True),
+        "aten::added": Entry("cia", True),
+    }
+    with Ledger(path, actor="Ada") as ledger:
+        edge = ledger.create_table("edge")
+        edge.preserve(["mylib::f"])
+        edge.materialize(Catalog(release.build, {**ops, **extra}))
+    for pair in (("edge", "torch:2.13.0"), ("torch:2.13.0", "edge")):
+        done = run(path, "drift", *pair)
+        assert (done.returncode, "not judged: 3 ops (aten::added, c10d_functional::x, mylib::f)" in done.stdout) == (
+            0,
+            True,
+        )
+    assert "not judged: 3 ops" in run(path, "upgrade", "edge", "--torch", "2.15.0").stdout
+    assert answer(path, "upgrade", "edge", "--torch", "2.15.0")["foreign"] == ["aten::added", "c10d_functional::x"]
+    done = run(path, "explain", "mylib::f", "torch:2.13.0")
+    assert done.returncode == 1
+    assert "not judged, because torch:2.13.0 is the catalog of a torch without libraries" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["aten.linear", "linear", "torch.ops.aten.linear", "linear.default", "aten::linear"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from decomp_ledger.analysis.drift import FUNCTIONALIZED, treatment
+from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.events import OVERRIDE, Event, Exported
@@ -96,14 +97,14 @@ def explain(
         near = "" if rule is not None or history else did_you_mean(op, catalog.ops)
         outcome, because = "pending", f"the op was not loaded in this torch{waiting}{near}"
     else:
-        outcome, because = _with_catalog(state, rule, entry, by)
+        outcome, because = _with_catalog(op, state, rule, entry, by)
     return Explanation(
         op=op,
         table=state.table,
         version=state.version,
         outcome=outcome,
         because=because,
-        default="unknown" if catalog is None else _default(entry),
+        default="unknown" if catalog is None else _default(op, entry),
         preservable="unknown" if entry is None else f"no: {entry.unpreservable}" if entry.unpreservable else "yes",
         torch=None if catalog is None else catalog.build.get("torch", "?"),
         materialization=None if materialization is None else _name(materialization),
@@ -196,12 +197,12 @@ def _without_catalog(state: TableState, rule: Rule | None, by: str) -> tuple[str
     return "pending", "the op has no rule, so it follows torch's default, which is unknown"
 
 
-def _with_catalog(state: TableState, rule: Rule | None, entry: Entry, by: str) -> tuple[str, str]:
+def _with_catalog(op: str, state: TableState, rule: Rule | None, entry: Entry, by: str) -> tuple[str, str]:
     choice = choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default)
     if rule is not None and choice == OVERRIDE:
         return _by_rule(rule, by)
     if choice == DEFAULT:
-        return "decomposed", f"torch's default has it: {_ORIGINS.get(str(entry.origin), entry.origin)}"
+        return "decomposed", f"torch's default has it: {_origin_text(op, entry)}"
     if entry.origin in ("cia", "py_cia") and entry.unpreservable:
         return "decomposed", f"torch cannot keep it ({entry.unpreservable}), whatever the table has"
     if rule is not None:
@@ -211,12 +212,23 @@ def _with_catalog(state: TableState, rule: Rule | None, entry: Entry, by: str) -
     return "kept", _EMPTY_BASE if state.base == "empty" else "torch's default table leaves it out"
 
 
-def _default(entry: Entry | None) -> str:
+def _origin_text(op: str, entry: Entry) -> str:
+    """Return what decomposes an op; of a kernel that a library registered, where it did."""
+    if entry.origin == "cia" and (entry.registered or not op_names.is_torchs(op)):
+        file = entry.registered.rpartition(":")[0]
+        in_python = file.endswith(".py") or file.startswith("<")
+        kind = " Python" if in_python else " C++" if file else ""
+        where = f", registered by the library at {entry.registered}" if file else ""
+        return f"its{kind} CompositeImplicitAutograd kernel{where}"
+    return _ORIGINS.get(str(entry.origin), str(entry.origin))
+
+
+def _default(op: str, entry: Entry | None) -> str:
     if entry is None:
         return "none, because the op was not loaded"
     if entry.origin is None:
         return "none, because nothing decomposes the op"
-    where = _ORIGINS.get(entry.origin, entry.origin)
+    where = _origin_text(op, entry)
     if entry.module:
         where += f" ({entry.module}.{entry.qualname})"
     if entry.default:

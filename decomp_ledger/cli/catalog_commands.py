@@ -10,7 +10,7 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.cli.drift_output import decomposition_text
-from decomp_ledger.cli.output import LedgerOption, columns, json_option, note, pass_ledger, progress, write_json
+from decomp_ledger.cli.output import LedgerOption, columns, count, json_option, note, pass_ledger, progress, write_json
 from decomp_ledger.errors import UnknownOp
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -54,7 +54,7 @@ def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> Non
         write_json({**_summary(found), "ops": {name: entry.to_json() for name, entry in ops.items()}})
         return
     note(", ".join(f"{key} {value}" for key, value in found.build.items()))
-    note(f"{len(found.ops)} ops, {_default_count(found)} of them decomposed by default")
+    note(f"{count(len(found.ops), 'op')}, {_default_count(found)} of them decomposed by default")
     if op is not None:
         _print_entries(ops)
         return

@@ -14,9 +14,11 @@ from decomp_ledger.cli.output import (
     at_text,
     columns,
     event_json,
+    folded,
     json_option,
     note,
     pass_ledger,
+    print_lines,
     progress,
     summary,
     when,
@@ -90,7 +92,7 @@ def print_export(bundle: ExportBundle) -> None:
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
     note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     if body.error is not None:
-        note(f"  {body.error[0]}: {body.error[1]}")
+        print_lines(folded(f"{body.error[0]}: {body.error[1]}", "  "))
     ops = sorted(body.ops_before.keys() | body.ops_after.keys() | body.fired.keys())
     counts = (body.ops_before, body.ops_after, body.fired)
     columns(("op", "before", "after", "fired"), ([op, *(str(c.get(op, "")) for c in counts)] for op in ops))

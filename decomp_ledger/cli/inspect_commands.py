@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -13,10 +13,12 @@ from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
     columns,
+    count,
     event_details,
     event_json,
     event_lines,
     explain_nothing,
+    first_ops,
     json_option,
     note,
     pass_ledger,
@@ -34,7 +36,7 @@ from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
-from decomp_ledger.model.state_specs import STATE, parse_event_number
+from decomp_ledger.model.state_specs import STATE, TableSpec, parse_event_number, parse_state_spec, shorten
 from decomp_ledger.queries import ResolvedState
 
 __all__ = ["COMMANDS"]
@@ -91,6 +93,11 @@ def log(
     OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
     `show '#5'` shows one event.
     """
+    spec = None if table is None else parse_state_spec(table)
+    if spec is not None and not (isinstance(spec, TableSpec) and spec.version is None):
+        raise click.UsageError(
+            f"{shorten(str(spec))}: not the name of a table, and only tables have a log; `decomp-ledger show` shows it"
+        )
     if limit == 0:
         raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
     with option.read() as ledger:
@@ -179,7 +186,7 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
     pending = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
     note(
         f"with torch {snapshot.build.get('torch')}{by}: "
-        f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} preserved, "
+        f"{count(len(snapshot.ops), 'decomposition')}, {len(snapshot.preserved)} preserved, "
         f"{len(snapshot.overridden)} overridden{pending}; snapshot {snapshot.digest[:12]}"
     )
 
@@ -202,16 +209,20 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 @click.command()
 @click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--op", help="Only this op, or the overloads of this family.")
+@click.option("--all", "everything", is_flag=True, help="Show the event of each op, also where many have the same one.")
 @json_option
 @pass_ledger
-def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> int:
-    """Show, for each rule of a table, the event that set it: who, where, why; exit with 1 if --op has no rule."""
+def blame(option: LedgerOption, state: str | None, op: str | None, everything: bool, as_json: bool) -> int:
+    """Show, for each rule of a table, the event that set it: who, where, why; exit with 1 if --op has no rule.
+
+    Ops that one event preserved, or overrode, are shown together.
+    """
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
     if as_json:
         write_json({name: event_json(event) for name, event in events.items()})
     else:
-        _print_blame(found, events)
+        _print_blame(found, events, everything=everything)
     if op is None or events:
         return 0
     hint = did_you_mean(op, found.rules) or "; `decomp-ledger explain` says what happens to an op without a rule"
@@ -219,15 +230,22 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
     return FOUND
 
 
-def _print_blame(found: TableState, events: Mapping[str, Event]) -> None:
+def _print_blame(found: TableState, events: Mapping[str, Event], *, everything: bool) -> None:
+    together: dict[object, list[str]] = {}
+    for op, event in events.items():
+        together.setdefault(op if everything else (event.seq, found.rules[op].action), []).append(op)
     print_lines(
         line
-        for name, event in events.items()
-        for line in (
-            click.style(printable(name), bold=True) + printable(f"  {rule_text(found.rules[name])}"),
-            *event_lines(event),
-        )
-    )
+        for ops in together.values()
+        for line in (click.style(printable(first_ops(ops)), bold=True) + f"  {_rule_of(ops, found.rules)}",
+                     *event_lines(events[ops[0]]))
+    )  # fmt: skip
+
+
+def _rule_of(ops: Sequence[str], rules: Mapping[str, Rule]) -> str:
+    """Return the rule of ops that one event set; of different functions their number."""
+    texts = dict.fromkeys(rule_text(rules[op]) for op in ops)
+    return printable(next(iter(texts)) if len(texts) == 1 else f"{rules[ops[0]].action}: {len(texts)} functions")
 
 
 COMMANDS = (tables, log, show, blame)

@@ -32,10 +32,13 @@ __all__ = [
     "LedgerOption",
     "at_text",
     "columns",
+    "count",
     "event_details",
     "event_json",
     "event_lines",
     "explain_nothing",
+    "first_ops",
+    "folded",
     "json_option",
     "note",
     "pass_ledger",
@@ -107,6 +110,18 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 op`, `2 ops`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def folded(text: str, indent: str) -> Iterator[str]:
+    """Give the escaped lines of a text of any origin: its own lines, each folded at spaces."""
+    for line in text.split("\n"):
+        more = {"initial_indent": indent, "subsequent_indent": indent}
+        yield from textwrap.wrap(printable(line), _LINE, **more, break_long_words=False, break_on_hyphens=False)  # type: ignore[arg-type]
 
 
 def explain_nothing(text: str) -> None:
@@ -260,8 +275,8 @@ def summary(event: Event) -> str:
 def _export_summary(body: Exported) -> str:
     if body.error is not None:
         return f"FAILED after {body.milliseconds} ms: {body.error[0]}"
-    sizes = f"{sum(body.ops_before.values())} -> {sum(body.ops_after.values())} ops"
-    return f"{sizes}, {len(body.fired)} decompositions fired, {body.milliseconds} ms"
+    sizes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'op')}"
+    return f"{sizes}, {count(len(body.fired), 'decomposition')} fired, {body.milliseconds} ms"
 
 
 def _changes_summary(body: Changing) -> str:
@@ -272,12 +287,13 @@ def _changes_summary(body: Changing) -> str:
         by_action.setdefault(change.action, []).append(name)
     # The kind of the event tells the action of a set or a pop; an update may mix actions.
     mixed = isinstance(body, (Updated, Reverted))
-    parts = [f"{action} {_first(ops)}" if mixed else _first(ops) for action, ops in by_action.items()]
+    parts = [f"{action} {first_ops(ops)}" if mixed else first_ops(ops) for action, ops in by_action.items()]
     lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
     return lead + "; ".join(parts)
 
 
-def _first(ops: Sequence[str], limit: int = 3) -> str:
+def first_ops(ops: Sequence[str], limit: int = 3) -> str:
+    """Return the first names of ops, and how many more there are."""
     return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
 
 

@@ -321,7 +321,7 @@ def test_drift_as_json_has_every_change_and_every_op_not_compared() -> None:
     assert list(DRIFT_KINDS) == list(answer["counts"])
     assert sum(sum(count.values()) for count in answer["counts"].values()) == len(answer["changes"])
     assert {"op", "kind", "in_table", "before", "after", "function", "verdict"} == answer["changes"][0].keys()
-    assert {"kernels", "source", "schema", "unclear"} == answer["not_compared"].keys()
+    assert {"kernels", "source", "schema", "unclear", "not_judged"} == answer["not_compared"].keys()
     verdicts = {each["op"]: each["verdict"] for each in answer["behaviours"]}
     unknown = {op for name in ("kernels", "unclear") for op in answer["not_compared"][name]}
     assert {verdicts.get(op, "outside both tables") for op in unknown} == {"not_sampled", "outside both tables"}

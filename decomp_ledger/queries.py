@@ -821,14 +821,17 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
     bundle = found.bundle
     known = _ops_in(found)
     if op not in known and not history and (found.catalog is not None or _is_in_no_torch(op)):
-        if found.bare and not op_names.is_torchs(op):
+        space = op_names.namespace(op)
+        if found.bare and not any(op_names.namespace(each) == space for each in known):
             raise UnknownOp(
-                f"{op}: not judged, because {found.name} is the catalog of a torch without libraries; name a table or "
-                "an export that was made with the library"
+                f"{op}: not judged, because {found.name} is the catalog of a torch without libraries and without the "
+                "parts that are imported late; name a table or an export that was made with them"
             )
-        where = "no released torch" if found.catalog is None else f"neither the torch of {found.name}"
+        where = f"neither the torch of {found.name} nor a rule"
+        if found.catalog is None:
+            where = "no released torch and no rule"
         hint = did_you_mean(op, known) or "; `decomp-ledger catalog show` lists the ops of a torch"
-        raise UnknownOp(f"{op}: {where} nor a rule has such an op{hint}")
+        raise UnknownOp(f"{op}: {where} has such an op{hint}")
     if bundle is None:
         return explaining.explain(op, found.state, found.materialization, found.catalog, history)
     whole = found.named_state().catalog

@@ -195,7 +195,13 @@ class ResolvedState:
             LedgerError: the table was never materialized.
         """
         whole = self.whole_catalog()
-        return NamedState(self.name, self.state, whole, _traces(whole))
+        foreign = frozenset[str]() if self.bare else _foreign_ops(whole)
+        return NamedState(self.name, self.state, whole, _traces(whole), self.bare, foreign)
+
+    @property
+    def bare(self) -> bool:
+        """Whether the state is of a torch alone, whose catalog cannot know the ops of libraries."""
+        return self.state.version == 0 and self.materialization is None
 
 
 State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
@@ -1131,9 +1137,17 @@ def _explain(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Explana
     bundle = found.bundle
     known = _ops_in(found)
     if op not in known and not history and (found.catalog is not None or _is_in_no_torch(op)):
-        where = "no released torch" if found.catalog is None else f"neither the torch of {found.name}"
+        space = op_names.namespace(op)
+        if found.bare and not any(op_names.namespace(each) == space for each in known):
+            raise UnknownOp(
+                f"{op}: not judged, because {found.name} is the catalog of a torch without libraries and without the "
+                "parts that are imported late; name a table or an export that was made with them"
+            )
+        where = f"neither the torch of {found.name} nor a rule"
+        if found.catalog is None:
+            where = "no released torch and no rule"
         hint = did_you_mean(op, known) or "; `decomp-ledger catalog show` lists the ops of a torch"
-        raise UnknownOp(f"{op}: {where} nor a rule has such an op{hint}")
+        raise UnknownOp(f"{op}: {where} has such an op{hint}")
     if bundle is None:
         catalog = None if found.catalog is None else catalogs.completed(found.catalog)
         return explaining.explain(op, found.state, found.materialization, catalog, history)
@@ -1183,8 +1197,18 @@ def _upgraded(found: ResolvedState, other: Catalog) -> Upgrade:
     release = None if whole is None else catalogs.of_build(whole.build)
     torch_namespaces = set() if release is None else set(map(op_names.namespace, release.ops))
     here = None if whole is None else found.named_state()
-    there = NamedState(found.name, found.state, other, _traces(other))
+    there = NamedState(found.name, found.state, other, _traces(other), bare=True)
     return upgrading.upgrade(there, here, torch_namespaces, _trace_data(here, there))
+
+
+def _foreign_ops(catalog: Catalog) -> frozenset[str]:
+    """Return the ops of a live catalog that its torch alone does not have."""
+    release = catalogs.of_build(catalog.build)
+    if release is not None:
+        return frozenset(catalog.ops.keys() - release.ops.keys())
+    # Of a build that is not shipped, the newest release tells which namespaces torch has without further imports.
+    known = set(map(op_names.namespace, _NewestOps()))
+    return frozenset(op for op in catalog.ops if not (op_names.is_torchs(op) and op_names.namespace(op) in known))
 
 
 def _trace_data(*states: NamedState | None) -> TraceData:

@@ -80,17 +80,26 @@ class NamedState:
         state: the table state; for a catalog alone, the state of a table without rules.
         catalog: the catalog.
         traces: what torch's default decompositions do in it; None if that is not known.
+        bare: whether the catalog was captured of a torch alone, as the released ones are: it cannot know the ops of
+            libraries, nor those that torch defines when a part of it is first imported.
+        foreign: the ops of a live catalog that its torch alone does not have.
     """
 
     name: str
     state: TableState
     catalog: Catalog
     traces: Traces | None = attrs.field(default=None, repr=False)
+    bare: bool = False
+    foreign: frozenset[str] = attrs.field(default=frozenset(), repr=False)
 
     @classmethod
     def of_catalog(cls, name: str, catalog: Catalog, traces: Traces | None = None) -> NamedState:
-        """Return the state of torch's default table on a catalog."""
-        return cls(name, TableState(name, 0, "torch", {}), catalog, traces)
+        """Return the state of torch's default table on the catalog of a torch alone."""
+        return cls(name, TableState(name, 0, "torch", {}), catalog, traces, bare=True)
+
+    def cannot_know(self, op: str, other: NamedState) -> bool:
+        """Tell whether the catalog lacks an op only because it was captured without what defines the op in another."""
+        return self.bare and op in other.foreign and op not in self.catalog.ops
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -147,6 +156,7 @@ class Drift:
         no_schema: ops of both states whose schema could not be compared, because a state does not have it.
         unclear: in-place ops that no sample reached and whose digest changed, but perhaps only for the closure that
             makes them in-place: one digest covers both, and that closure changed.
+        not_judged: ops that one catalog cannot know, because it was captured without the libraries of the other.
     """
 
     before: NamedState
@@ -157,6 +167,7 @@ class Drift:
     no_source: tuple[str, ...] = ()
     no_schema: tuple[str, ...] = ()
     unclear: tuple[str, ...] = ()
+    not_judged: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         differing = sum(each.differs for each in self.behaviours)
@@ -207,6 +218,7 @@ class Drift:
             no_source=tuple(op for op in self.no_source if op in decomposed),
             no_schema=tuple(op for op in self.no_schema if op in used),
             unclear=tuple(op for op in self.unclear if op in decomposed),
+            not_judged=tuple(op for op in self.not_judged if op in used),
         )
 
     def _is_decomposed(self, op: str) -> bool:
@@ -229,6 +241,7 @@ class Drift:
                 "source": list(self.no_source),
                 "schema": list(self.no_schema),
                 "unclear": list(self.unclear),
+                "not_judged": list(self.not_judged),
             },
         }
 
@@ -301,6 +314,7 @@ def drift(before: NamedState, after: NamedState, data: TraceData = _NO_DATA) -> 
         tuple(comparison.no_source),
         tuple(comparison.no_schema),
         tuple(comparison.unclear),
+        tuple(comparison.not_judged),
     )
 
 
@@ -379,11 +393,15 @@ class _Comparison:
         self.no_source: list[str] = []
         self.no_schema: list[str] = []
         self.unclear: list[str] = []
+        self.not_judged: list[str] = []
 
     def changes(self) -> Iterator[DriftChange]:
         """Yield every change, by op."""
         old, new = self.before.catalog.ops, self.after.catalog.ops
         for op in sorted(old.keys() | new.keys()):
+            if (op not in old or op not in new) and self._cannot_judge(op):
+                self.not_judged.append(op)
+                continue
             was, now = op in self.before.snapshot.ops, op in self.after.snapshot.ops
             treatments = treatment(old.get(op), in_table=was), treatment(new.get(op), in_table=now)
             if op not in old or op not in new:
@@ -395,6 +413,12 @@ class _Comparison:
                 decomposers = (_decomposer(state, op, state.catalog.ops[op]) for state in (self.before, self.after))
                 yield from self._decomposition_changes(_Pair(op, now, *treatments, *decomposers))
             yield from self._schema_changes(op, old[op].schema, new[op].schema, in_table=was or now)
+
+    def _cannot_judge(self, op: str) -> bool:
+        """Tell whether an op that one catalog lacks may be in its torch all the same."""
+        if self.same_build and self.before.bare != self.after.bare:
+            return True  # one torch, with other libraries and parts imported, or for another accelerator
+        return self.before.cannot_know(op, self.after) or self.after.cannot_know(op, self.before)
 
     def _function(self, op: str) -> str:
         for state in (self.after, self.before):

@@ -8,11 +8,11 @@ import attrs
 
 from decomp_ledger.analysis.outcome import (
     NOT_IN_PROGRAM,
-    ORIGINS,
     Outcome,
     decide,
     expect,
     facts,
+    origin_text,
     preservable,
     stand_in,
 )
@@ -99,7 +99,7 @@ def explain(
         version=state.version,
         outcome=expected.word,
         because=expected.because,
-        default="unknown" if catalog is None else _default(entry),
+        default="unknown" if catalog is None else _default(op, entry),
         preservable=preservable(op, entry),
         torch=None if catalog is None else catalog.build.get("torch", "?"),
         materialization=None if materialization is None else _name(materialization),
@@ -145,12 +145,12 @@ def _name(event: Event) -> str:
     return f"{event.table}@{event.version} (#{event.seq})"
 
 
-def _default(entry: Entry | None) -> str:
+def _default(op: str, entry: Entry | None) -> str:
     if entry is None:
         return "none, because the op was not loaded"
     if entry.origin is None:
         return "none, because nothing decomposes the op"
-    where = ORIGINS.get(entry.origin, entry.origin)
+    where = origin_text(op, entry)
     if entry.module:
         where += f" ({entry.module}.{entry.qualname})"
     if entry.default:

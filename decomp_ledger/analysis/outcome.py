@@ -21,7 +21,7 @@ from decomp_ledger.model.rules import Rule, TableState
 
 __all__ = [
     *("DECOMPOSED", "EARLY_KERNELS", "EMITTED", "FAILED", "FUNCTIONALIZED", "KEPT", "KEPT_STALE", "NOT_IN_PROGRAM"),
-    *("ORIGINS", "OpFacts", "Outcome", "PENDING", "REMOVED", "UNKNOWN"),
+    *("OpFacts", "Outcome", "PENDING", "REMOVED", "UNKNOWN"),
     *(
         "decide",
         "expect",
@@ -30,6 +30,7 @@ __all__ = [
         "kind_of",
         "makers",
         "ops_of",
+        "origin_text",
         "outcomes",
         "preservable",
         "stand_in",
@@ -41,7 +42,7 @@ DECOMPOSED, KEPT, FUNCTIONALIZED, PENDING = "decomposed", "kept", "functionalize
 EMITTED, REMOVED, FAILED, UNKNOWN = "emitted", "removed", "failed", "unknown"
 NOT_IN_PROGRAM, KEPT_STALE = "not in the program", "kept (stale table)"
 
-ORIGINS = {
+_ORIGINS = {
     "cia": "its C++ CompositeImplicitAutograd kernel",
     "py_cia": "its Python CompositeImplicitAutograd kernel",
     "registry": "a Python function in torch's registry",
@@ -446,12 +447,23 @@ def _with_catalog(op: str, state: TableState, rule: Rule | None, entry: Entry, l
     if rule is not None and choice == OVERRIDE:
         return _by_rule(op, rule, last)
     if choice == DEFAULT:
-        return Outcome(DECOMPOSED, f"torch's default has it: {ORIGINS.get(str(entry.origin), entry.origin)}")
+        return Outcome(DECOMPOSED, f"torch's default has it: {origin_text(op, entry)}")
     if rule is not None:
         return _by_rule(op, rule, last)
     if entry.origin is None:
         return Outcome(KEPT, "nothing decomposes it")
     return Outcome(KEPT, _without_rule(state))
+
+
+def origin_text(op: str, entry: Entry) -> str:
+    """Return what decomposes an op; of a kernel that a library registered, where it did."""
+    if entry.origin == "cia" and (entry.registered or not op_names.is_torchs(op)):
+        file = entry.registered.rpartition(":")[0]
+        in_python = file.endswith(".py") or file.startswith("<")
+        kind = " Python" if in_python else " C++" if file else ""
+        where = f", registered by the library at {entry.registered}" if file else ""
+        return f"its{kind} CompositeImplicitAutograd kernel{where}"
+    return _ORIGINS.get(str(entry.origin), str(entry.origin))
 
 
 def preservable(op: str, entry: Entry | None, found: OpFacts | None = None) -> str:

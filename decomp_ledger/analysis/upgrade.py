@@ -162,11 +162,11 @@ def upgrade(
         torch_namespaces: namespaces that belong to torch itself, even if the other torch has no op in them.
         data: what the traces of all torch versions share.
     """
-    effects = _Effects(after.catalog, None if before is None else before.catalog, after.state.base, torch_namespaces)
+    effects = _Effects(after, before, torch_namespaces)
     rules = after.state.rules
     found = [effect for op, rule in rules.items() for effect in effects.of(op, rule)]
     table = () if before is None else before.snapshot.ops
-    foreign = (op for op in table if op not in rules and op_names.namespace(op) not in effects.namespaces)
+    foreign = (op for op in table if op not in rules and effects.is_foreign(op))
     return Upgrade(
         after,
         tuple(sorted(found, key=lambda each: (_EFFECT_RANK[each.effect], each.op))),
@@ -235,6 +235,7 @@ def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:
         )
     old, new = found.drift.before.catalog.ops, found.drift.after.catalog.ops
     foreign = {op for op in used if "::" in op and op_names.namespace(op) not in found.namespaces}
+    foreign |= {*found.drift.not_judged}.intersection(used)
     foreign |= {op for op in used if "::" not in op and (op in old) != (op in new)}
     affected = found.drift.only({*used} - foreign)
     judged = [
@@ -280,12 +281,21 @@ def _is_note(found: Finding, state: TableState) -> bool:
 class _Effects:
     """What a move between two catalogs does to rules."""
 
-    def __init__(self, new: Catalog, old: Catalog | None, base: str, torch_namespaces: Collection[str]) -> None:
-        self.new = new
-        self.old = old
-        self.base = base
-        self.namespaces = {*map(op_names.namespace, new.ops), *torch_namespaces}
-        self.functions = {(entry.module, entry.qualname) for entry in new.ops.values() if entry.module}
+    def __init__(self, after: NamedState, before: NamedState | None, torch_namespaces: Collection[str]) -> None:
+        self.after = after
+        self.before = before
+        self.new = after.catalog
+        self.old = None if before is None else before.catalog
+        self.base = after.state.base
+        self.namespaces = {*map(op_names.namespace, self.new.ops), *torch_namespaces}
+        self.functions = {(entry.module, entry.qualname) for entry in self.new.ops.values() if entry.module}
+
+    def is_foreign(self, op: str) -> bool:
+        """Tell whether the other catalog lacks an op because it was captured without the op's library."""
+        if op in self.new.ops:
+            return False
+        known = self.before is not None and self.after.cannot_know(op, self.before)
+        return known or op_names.namespace(op) not in self.namespaces
 
     def of(self, op: str, rule: Rule) -> Iterator[RuleEffect]:
         """Yield every effect on one rule."""
@@ -303,9 +313,8 @@ class _Effects:
             yield RuleEffect(op, rule, effect, detail)
 
     def _of_missing_op(self, op: str, rule: Rule, before: Entry | None) -> RuleEffect:
-        namespace = op_names.namespace(op)
-        if namespace not in self.namespaces:
-            return RuleEffect(op, rule, PENDING, f"the catalog was captured without a library {namespace}")
+        if self.is_foreign(op):
+            return RuleEffect(op, rule, PENDING, f"the catalog was captured without a library {op_names.namespace(op)}")
         likely = successors(op, self.old, self.new)
         if before is not None:
             return RuleEffect(op, rule, OP_GONE, successors=likely)

@@ -13,6 +13,7 @@ from decomp_ledger.cli.drift_output import decomposition_text
 from decomp_ledger.cli.output import (
     LedgerOption,
     columns,
+    count,
     json_option,
     note,
     pass_ledger,
@@ -63,7 +64,7 @@ def show(option: LedgerOption, state: str, op: str | None, as_json: bool) -> Non
         write_json({**_summary(found), "ops": {name: entry.to_json() for name, entry in ops.items()}})
         return
     note(", ".join(f"{key} {value}" for key, value in found.build.items()))
-    note(f"{len(found.ops)} ops, {_default_count(found)} of them decomposed by default")
+    note(f"{count(len(found.ops), 'op')}, {_default_count(found)} of them decomposed by default")
     if op is not None:
         _print_entries(ops)
         return

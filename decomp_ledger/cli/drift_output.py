@@ -517,6 +517,12 @@ def _notes(found: Drift) -> Iterator[str]:
             f"not compared: the source of {_named(found.unclear, 'in-place op')}, because the closure that makes them "
             "in-place changed, and one digest covers both"
         )
+    if found.not_judged:
+        bare = found.before if found.before.bare else found.after
+        yield (
+            f"not judged: {_named(found.not_judged)}, because the catalog of torch {bare.catalog.build.get('torch')} "
+            "was captured without libraries and without the parts of torch that are imported late"
+        )
     for what, ops in (("source", found.no_source), ("schema", found.no_schema)):
         if ops:
             yield (

@@ -16,9 +16,11 @@ from decomp_ledger.cli.output import (
     at_text,
     columns,
     event_json,
+    folded,
     json_option,
     note,
     pass_ledger,
+    print_lines,
     progress,
     summary,
     when,
@@ -125,7 +127,7 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
     event, body = bundle.event, bundle.body
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
     if body.error is not None:
-        note(f"  {body.error[0]}: {body.error[1]}")
+        print_lines(folded(f"{body.error[0]}: {body.error[1]}", "  "))
     note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     counts = (body.ops_before, body.ops_after, body.fired)
     rows = (

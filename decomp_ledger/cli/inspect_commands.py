@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -14,10 +14,12 @@ from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
     columns,
+    count,
     event_details,
     event_json,
     event_lines,
     explain_nothing,
+    first_ops,
     json_option,
     note,
     pass_ledger,
@@ -36,7 +38,15 @@ from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
-from decomp_ledger.model.state_specs import STATE, ExportSpec, StampSpec, parse_event_number, parse_state_spec
+from decomp_ledger.model.state_specs import (
+    STATE,
+    ExportSpec,
+    StampSpec,
+    TableSpec,
+    parse_event_number,
+    parse_state_spec,
+    shorten,
+)
 from decomp_ledger.queries import ResolvedState
 
 __all__ = ["COMMANDS"]
@@ -93,6 +103,11 @@ def log(
     OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
     `show '#5'` shows one event.
     """
+    spec = None if table is None else parse_state_spec(table)
+    if spec is not None and not (isinstance(spec, TableSpec) and spec.version is None):
+        raise click.UsageError(
+            f"{shorten(str(spec))}: not the name of a table, and only tables have a log; `decomp-ledger show` shows it"
+        )
     if limit == 0:
         raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
     with option.read() as ledger:
@@ -194,7 +209,7 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
     pending = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
     note(
         f"with torch {snapshot.build.get('torch')}{by}: "
-        f"{len(snapshot.ops)} decompositions, {len(snapshot.preserved)} {preserved}, "
+        f"{count(len(snapshot.ops), 'decomposition')}, {len(snapshot.preserved)} {preserved}, "
         f"{len(snapshot.overridden)} {overridden}{pending}; snapshot {snapshot.digest[:12]}"
     )
 
@@ -217,12 +232,13 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 @click.command()
 @click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--op", help="Only this op, or the overloads of this family.")
+@click.option("--all", "everything", is_flag=True, help="Show the event of each op, also where many have the same one.")
 @json_option
 @pass_ledger
-def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool) -> int:
+def blame(option: LedgerOption, state: str | None, op: str | None, everything: bool, as_json: bool) -> int:
     """Show, for each rule of a table, the event that set it: who, where, why. For an export, also what happened.
 
-    Exit with 1 if --op has no rule.
+    Ops that one event preserved, or overrode, are shown together. Exit with 1 if --op has no rule.
     """
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
@@ -231,7 +247,7 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
         happened: dict[str, dict[str, Json]] = {name: outcomes[name].to_json() for name in outcomes}
         write_json({name: {**event_json(event), **happened.get(name, {})} for name, event in events.items()})
     else:
-        _print_blame(found, events, outcomes)
+        _print_blame(found, events, outcomes, everything=everything)
     if op is None or events:
         return 0
     hint = did_you_mean(op, found.rules) or "; `decomp-ledger explain` says what happens to an op without a rule"
@@ -239,17 +255,37 @@ def blame(option: LedgerOption, state: str | None, op: str | None, as_json: bool
     return FOUND
 
 
-def _print_blame(found: TableState, events: Mapping[str, Event], outcomes: Mapping[str, Outcome]) -> None:
+def _print_blame(
+    found: TableState, events: Mapping[str, Event], outcomes: Mapping[str, Outcome], *, everything: bool
+) -> None:
+    """Print the events of rules.
+
+    Args:
+        found: the table.
+        events: op -> the event that set its rule.
+        outcomes: op -> what happened to it, for an export; ops are shown together only if the same did.
+        everything: print each op alone.
+    """
+    together: dict[object, list[str]] = {}
+    for op, event in events.items():
+        group = event.seq, found.rules[op].action, tuple(_outcome_lines(outcomes, op))
+        together.setdefault(op if everything else group, []).append(op)
     print_lines(
         line
-        for name, event in events.items()
+        for ops in together.values()
         for line in (
-            click.style(printable(name), bold=True)
-            + printable(f"  {rule_text(found.rules[name], from_dict=found.from_dict)}"),
-            *_outcome_lines(outcomes, name),
-            *event_lines(event),
+            click.style(printable(first_ops(ops)), bold=True) + f"  {_rule_of(ops, found)}",
+            *_outcome_lines(outcomes, ops[0]),
+            *event_lines(events[ops[0]]),
         )
     )
+
+
+def _rule_of(ops: Sequence[str], found: TableState) -> str:
+    """Return the rule of ops that one event set; of different functions their number."""
+    texts = dict.fromkeys(rule_text(found.rules[op], from_dict=found.from_dict) for op in ops)
+    is_one = len(texts) == 1
+    return printable(next(iter(texts)) if is_one else f"{found.rules[ops[0]].action}: {len(texts)} functions")
 
 
 def _is_export(state: str | None) -> bool:

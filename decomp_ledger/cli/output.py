@@ -44,11 +44,13 @@ __all__ = [
     "LedgerOption",
     "at_text",
     "columns",
+    "count",
     "event_details",
-    "counted",
     "event_json",
     "event_lines",
     "explain_nothing",
+    "first_ops",
+    "folded",
     "json_option",
     "note",
     "pass_ledger",
@@ -121,6 +123,18 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 op`, `2 ops`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def folded(text: str, indent: str) -> Iterator[str]:
+    """Give the escaped lines of a text of any origin: its own lines, each folded at spaces."""
+    for line in text.split("\n"):
+        more = {"initial_indent": indent, "subsequent_indent": indent}
+        yield from textwrap.wrap(printable(line), _LINE, **more, break_long_words=False, break_on_hyphens=False)  # type: ignore[arg-type]
 
 
 def explain_nothing(text: str) -> None:
@@ -283,23 +297,18 @@ def summary(event: Event) -> str:
 def _export_summary(body: Exported) -> str:
     if body.error is not None:
         return f"FAILED{failure(body)} after {body.milliseconds} ms: {body.error[0]}"
-    nodes = f"{sum(body.ops_before.values())} -> {counted(sum(body.ops_after.values()), 'node')}"
-    ops, calls = counted(len(body.fired), "op"), counted(sum(body.fired.values()), "call")
+    nodes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'node')}"
+    ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
     return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
-
-
-def counted(count: int, thing: str) -> str:
-    """Return a number of things in words: `1 call`, `2 calls`."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _dict_summary(body: Passed) -> str:
     lacks = [change.op for change in body.changes if change.decomposition is None]
     has = [change.op for change in body.changes if change.decomposition is not None]
     parts = [f"a dict of {body.entries} ops" + (f" from {body.caller}" if body.caller else "")]
-    parts += [f"without {_first(lacks)}"] if lacks else []
-    parts += [f"with other entries for {_first(has)}"] if has else []
-    parts += [f"made before {_first(body.later)} {_were(body.later)} loaded"] if body.later else []
+    parts += [f"without {first_ops(lacks)}"] if lacks else []
+    parts += [f"with other entries for {first_ops(has)}"] if has else []
+    parts += [f"made before {first_ops(body.later)} {_were(body.later)} loaded"] if body.later else []
     return "; ".join(parts)
 
 
@@ -315,12 +324,13 @@ def _changes_summary(body: Changing) -> str:
         by_action.setdefault(change.action, []).append(name)
     # The kind of the event tells the action of a set or a pop; an update may mix actions.
     mixed = isinstance(body, (Updated, Reverted))
-    parts = [f"{action} {_first(ops)}" if mixed else _first(ops) for action, ops in by_action.items()]
+    parts = [f"{action} {first_ops(ops)}" if mixed else first_ops(ops) for action, ops in by_action.items()]
     lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
     return lead + "; ".join(parts)
 
 
-def _first(ops: Sequence[str], limit: int = 3) -> str:
+def first_ops(ops: Sequence[str], limit: int = 3) -> str:
+    """Return the first names of ops, and how many more there are."""
     return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
 
 

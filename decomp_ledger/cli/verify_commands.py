@@ -6,8 +6,19 @@ from collections.abc import Sequence
 
 import click
 
-from decomp_ledger.cli.output import FOUND, LedgerOption, json_option, note, pass_ledger, progress, when, write_json
+from decomp_ledger.cli.output import (
+    FOUND,
+    LedgerOption,
+    count,
+    json_option,
+    note,
+    pass_ledger,
+    progress,
+    when,
+    write_json,
+)
 from decomp_ledger.integrity.verify import Verification
+from decomp_ledger.model.canonical_json import Json
 
 __all__ = ["COMMANDS"]
 
@@ -36,10 +47,23 @@ def verify(
     with option.ask() as ledger, progress("verify") as report:
         result = ledger.verify(expect=expect, signers=signers, checkpoints=files, against=against, progress=report)
     if as_json:
-        write_json(result.to_json())
+        compared: dict[str, Json] = {"expect": [*expect], "checkpoints": [*files], "against": [*against]}
+        write_json({**result.to_json(), "compared": compared})
     else:
         _print(result)
+        if result.ok:
+            _print_compared(expect, files, against)
     return 0 if result.ok else FOUND
+
+
+def _print_compared(expect: Sequence[str], files: Sequence[str], against: Sequence[str]) -> None:
+    """Print what a ledger agrees with that was kept elsewhere."""
+    for each in expect:
+        note(f"it has the event of the hash {each}")
+    for each in files:
+        note(f"it has what the checkpoint {each} signed")
+    for each in against:
+        note(f"it has the exports of {each} as they are in that file")
 
 
 def _print(result: Verification) -> None:
@@ -47,7 +71,7 @@ def _print(result: Verification) -> None:
         signer = one.signer if one.signer is not None else f"the key {one.fingerprint}; no --signers were given"
         note(f"signed up to #{one.seq}, {when(one.signed_at)}, by {signer}")
     if result.ok:
-        note(f"{result.events} events, the chain is whole; head {result.head}")
+        note(f"{count(result.events, 'event')}, the chain is whole; head {result.head}")
     for problem in result.problems:
         note(problem.text if problem.seq is None else f"event #{problem.seq}: {problem.text}")
 

@@ -18,7 +18,17 @@ from decomp_ledger.log import git
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import MAX_FRAMES, CallSite, Frame
 
-__all__ = ["Origin", "actor", "call_site", "environment", "is_minimal", "origin", "stack_level", "torch_caller"]
+__all__ = [
+    "Origin",
+    "actor",
+    "call_site",
+    "environment",
+    "is_minimal",
+    "origin",
+    "shortened",
+    "stack_level",
+    "torch_caller",
+]
 
 Origin: TypeAlias = "tuple[str, CallSite | None, dict[str, Json]]"  # actor, call site, environment
 
@@ -202,6 +212,11 @@ def _site_of_command(command: str) -> CallSite:
 
 
 _MAX_COMMAND = 300
+
+
+def shortened(file: str) -> str:
+    """Return a path as call sites have it: the part that is the same on another machine."""
+    return _shortened(file, _current_folder(), is_minimal())
 
 
 @cache  # resolving paths takes 30 us

@@ -36,6 +36,8 @@ class Entry:
         helpers: digest of the function's source with the functions that it calls.
         wrappers: digest of the wrappers that its decorators add.
         others: origins of further decompositions that torch has for the op and does not use, sorted.
+        registered: the file and the line of the library that registered its kernel, `lib/ops.py:12`; empty for torch's
+            own, and where torch does not know it.
     """
 
     origin: str | None = None
@@ -49,6 +51,7 @@ class Entry:
     helpers: str | None = None
     wrappers: str | None = None
     others: tuple[str, ...] = ()
+    registered: str = ""
 
     def to_json(self) -> dict[str, Json]:
         """Return the fields that have a value, as plain data."""

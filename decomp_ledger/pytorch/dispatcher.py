@@ -20,6 +20,7 @@ import torch
 
 from decomp_ledger.analysis.idle import IdleRule, idle_rule
 from decomp_ledger.errors import InvalidName, UnusableValue
+from decomp_ledger.log import provenance
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -228,8 +229,12 @@ def _entry(name: str, op: Any, default: Any) -> Entry:
         fields = {key: value for key, value in fields.items() if key in _NOT_OF_THE_BUILD}
         if "origin" not in fields:
             fields.clear()
-    found = Entry.from_json(fields)
-    if not foreign:
+    registered = ""
+    if fields.get("origin") == "cia" and (foreign or internals.is_implemented_in_python(name)):
+        at = internals.cia_registration(op)
+        registered = "" if at is None else f"{provenance.shortened(at[0])}:{at[1]}"
+    found = Entry.from_json({**fields, **({"registered": registered} if registered else {})})
+    if not foreign and not registered:
         _own_entries[name] = op, default, others, found
     return found
 

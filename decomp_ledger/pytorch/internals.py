@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -172,6 +173,29 @@ def is_cia(op: Any) -> bool:
         return True
     # The C++ dispatcher does not know higher-order operators.
     return isinstance(op, OpOverload) and bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), _CIA))
+
+
+def cia_registration(op: Any) -> tuple[str, int] | None:
+    """Return the file and the line of the library that registered an operator's CompositeImplicitAutograd kernel.
+
+    That is where a `torch.library.Library` was made, or the block `TORCH_LIBRARY_IMPL` in C++; None if torch does not
+    know it.
+    Risk: the text of `torch._C._dispatch_dump`. Without it an answer names no line.
+    """
+    try:
+        text = torch._C._dispatch_dump(op.name())
+    except RuntimeError:  # its library was destroyed meanwhile
+        return None
+    found = re.search(r"^CompositeImplicitAutograd\b.*?: registered at (.+?):(\d+) ::", text, re.MULTILINE)
+    return None if found is None else (found[1], int(found[2]))
+
+
+def is_implemented_in_python(op_name: str) -> bool:
+    """Tell whether Python code registered a CompositeImplicitAutograd kernel through `torch.library`.
+
+    Risk: `torch.library._impls`, whose items are `ns/name.overload/key`.
+    """
+    return f"{op_name.replace('::', '/')}/CompositeImplicitAutograd" in _python_implementations
 
 
 def cia_decomposition(op: Any) -> Callable[..., Any]:

@@ -107,6 +107,8 @@ def dump_to_file(ledger: LedgerLog, path: str | os.PathLike[str], progress: Prog
         LedgerError: the ledger is damaged.
     """
     target = target_of(path)
+    if target.exists():
+        raise LedgerFileError(f"{target}: the file exists already; dump to another file, or move it away")
     with draft_of(target) as draft:
         with draft.open("w", encoding="ascii") as file:
             file.writelines(dump(ledger, progress))

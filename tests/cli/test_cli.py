@@ -13,10 +13,11 @@ import pytest
 from forging import tamper
 
 from decomp_ledger import Ledger
+from decomp_ledger.catalogs import released
 from decomp_ledger.cli import cli
 from decomp_ledger.log import provenance
 from decomp_ledger.model.catalog import Catalog, Entry
-from decomp_ledger.model.events import Exported, Popped, Set
+from decomp_ledger.model.events import Exported, Popped, Set, Updated
 from decomp_ledger.model.rules import Decomposition
 
 BUILD = {"torch": "9.9.9", "git": "abc", "accelerator": "cpu"}
@@ -129,7 +130,7 @@ def test_blame_names_the_event_behind_each_op(path: Path) -> None:
     }
     assert list(answer(path, "blame", "edge", "--op", "aten::gelu")) == ["aten::gelu"]
     text = run(path, "blame", "edge@release").stdout
-    assert "aten::linear  preserve\n#2" in text
+    assert "aten::linear, mylib::later  preserve\n#2" in text
     assert "aten::gelu" not in text
 
 
@@ -186,6 +187,32 @@ def test_what_matches_nothing_is_reported_and_exits_with_1(path: Path, arguments
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert message in done.stderr
     assert run(path, *arguments, "--json").returncode == 1
+
+
+def test_ops_of_libraries_are_not_judged_against_a_released_torch(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    release = released("2.13.0")
+    ops = {op: entry.bare() for op, entry in release.ops.items()}
+    extra = {
+        "mylib::f": Entry("cia", True),
+        "c10d_functional::x": Entry("cia", True),
+        "aten::added": Entry("cia", True),
+    }
+    with Ledger(path, actor="Ada") as ledger:
+        edge = ledger.create_table("edge")
+        edge.preserve(["mylib::f"])
+        edge.materialize(Catalog(release.build, {**ops, **extra}))
+    for pair in (("edge", "torch:2.13.0"), ("torch:2.13.0", "edge")):
+        done = run(path, "drift", *pair)
+        assert (done.returncode, "not judged: 3 ops (aten::added, c10d_functional::x, mylib::f)" in done.stdout) == (
+            0,
+            True,
+        )
+    assert "not judged: 3 ops" in run(path, "upgrade", "edge", "--torch", "2.15.0").stdout
+    assert answer(path, "upgrade", "edge", "--torch", "2.15.0")["foreign"] == ["aten::added", "c10d_functional::x"]
+    done = run(path, "explain", "mylib::f", "torch:2.13.0")
+    assert done.returncode == 1
+    assert "not judged, because torch:2.13.0 is the catalog of a torch without libraries" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["aten.linear", "linear", "torch.ops.aten.linear", "linear.default", "aten::linear"])
@@ -279,6 +306,59 @@ def test_a_failed_export_shows_its_error_and_no_effects_of_rules(path: Path) -> 
     }  # fmt: skip
 
 
+def test_dump_refuses_an_existing_file_and_says_so(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.jsonl").write_text("kept")
+    done = run(path, "dump", "-o", str(tmp_path / "there.jsonl"))
+    assert done.returncode == 2
+    assert "there.jsonl: the file exists already; dump to another file, or move it away" in done.stderr
+    assert (tmp_path / "there.jsonl").read_text() == "kept"
+
+
+def test_verify_names_what_it_compared(path: Path) -> None:
+    head = answer(path, "verify")["head"]
+    assert f"it has the event of the hash {head}\n" in run(path, "verify", "--expect", head).stdout
+    assert answer(path, "verify", "--expect", head)["compared"] == {"expect": [head], "checkpoints": [], "against": []}
+    assert "it has the event" not in run(path, "verify").stdout
+
+
+def test_blame_shows_ops_of_one_event_together(path: Path) -> None:
+    ops = [f"aten::op{number:03}" for number in range(300)]
+    with Ledger(path, actor="Ada") as ledger:
+        edge = ledger.table_log("edge")
+        edge.preserve(ops)
+        some = [Decomposition("import", "m", f"f{number}", "0" * 64) for number in range(2)]
+        pairs = zip(("aten::two", "aten::one"), some, strict=True)
+        edge.change(Updated, lambda _: [(op, "override", decomposition) for op, decomposition in pairs])
+    text = run(path, "blame", "edge").stdout
+    assert "aten::op000, aten::op001, aten::op002 and 297 more  preserve\n" in text
+    assert "aten::one, aten::two  override: 2 functions\n" in text
+    assert len(text.splitlines()) < 25
+    every = run(path, "blame", "edge", "--all").stdout
+    assert all(f"{op}  preserve\n" in every for op in ops)
+    assert answer(path, "blame", "edge").keys() >= {*ops}
+
+
+def test_an_error_of_an_export_is_shown_in_its_lines_folded(path: Path) -> None:
+    message = f"first line\n  second {'word ' * 200}\nthird \x1b[31m"
+    with Ledger(path, actor="Ada") as ledger:
+        ledger.append(
+            "edge", 3, Exported(CATALOG.digest, "0" * 64, "b", None, {}, {}, {}, 3, ("RuntimeError", message))
+        )
+        (export,) = ledger.exports()
+    shown = run(path, "show", f"export:{export.seq}").stdout.splitlines()
+    start = shown.index("  RuntimeError: first line")
+    assert max(map(len, shown[start:])) <= 200 and all(len(line) <= 120 for line in shown[start : start + 9])
+    assert shown[start + 1].startswith("  ") and "second word" in shown[start + 1]
+    assert "  third \\x1b[31m" in shown
+
+
+def test_one_of_a_kind_is_counted_in_the_singular(path: Path) -> None:
+    with Ledger(path, actor="Ada") as ledger:
+        body = Exported(CATALOG.digest, "0" * 64, "b", "a", {"aten::mm": 1}, {"aten::mm": 1}, {"aten::mm": 1}, 3)
+        ledger.append("edge", 3, body)
+    assert "1 -> 1 op, 1 decomposition fired, 3 ms" in run(path, "exports").stdout
+
+
 def test_tag_names_a_version_once(path: Path) -> None:
     done = run(path, "tag", "edge@1", "start", "--reason", "the first", "--actor", "Bob")
     assert (done.returncode, done.stdout) == (0, "edge@1 is now edge@start (#7)\n")
@@ -332,6 +412,12 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
         (["nonsense"], "nonsense"),
         (["log", "--nonsense"], "--nonsense"),
         (["diff", "edge"], "Missing argument 'B'"),
+        (
+            ["log", "model.pt2"],
+            "model.pt2: not the name of a table, and only tables have a log; `decomp-ledger show` shows",
+        ),
+        (["log", "export:7"], "export:7: not the name of a table"),
+        (["log", "edge@2"], "edge@2: not the name of a table"),
         (["diff", "torch:2.12.1", "torch:2.13.0"], "torch's default tables have no rules to compare; use drift"),
         (["upgrade", "edge", "--torch", "2.13.0", "--check", "--all"], "--check and --all exclude each other"),
     ],

@@ -494,3 +494,19 @@ def test_reading_makes_no_namespace_in_torch(ledger):
     table.preserve("missing_namespace::op")
     table.materialize()
     assert "missing_namespace" not in vars(torch.ops)
+
+
+@pytest.mark.parametrize("namespace", [None, "aten"])
+def test_a_kernel_of_python_is_recorded_with_the_line_of_its_library(namespace, make_library, ledger):
+    library = make_library(namespace)  # made in conftest.py
+    name = f"registered_here{next(_numbers)}"
+    library.define(f"{name}(Tensor x) -> Tensor")
+    library.impl(name, lambda x: x * 1, CIA)
+    table = ledger.table("t")
+    table.materialize()
+    registered = ledger.show("t").catalog.ops[f"{library.ns}::{name}"].registered
+    file, _, line = registered.rpartition(":")
+    conftest = Path(__file__).parents[1] / "conftest.py"
+    assert Path(file).name == conftest.name
+    assert "Library(namespace" in conftest.read_text().splitlines()[int(line) - 1]
+    assert f"registered by the library at {registered}" in ledger.explain(name, "t")[0].default

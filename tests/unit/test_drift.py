@@ -320,7 +320,7 @@ def test_drift_as_json_has_every_change_and_every_op_not_compared() -> None:
     assert list(DRIFT_KINDS) == list(answer["counts"])
     assert sum(sum(count.values()) for count in answer["counts"].values()) == len(answer["changes"])
     assert {"op", "kind", "in_table", "before", "after", "function", "verdict"} == answer["changes"][0].keys()
-    assert {"kernels", "source", "schema", "unclear"} == answer["not_compared"].keys()
+    assert {"kernels", "source", "schema", "unclear", "not_judged"} == answer["not_compared"].keys()
     verdicts = {each["op"]: each["verdict"] for each in answer["behaviours"]}
     unknown = {op for name in ("kernels", "unclear") for op in answer["not_compared"][name]}
     assert {verdicts.get(op, "outside both tables") for op in unknown} == {"not_sampled", "outside both tables"}
@@ -525,3 +525,35 @@ def test_hostile_text_is_escaped_for_people_and_exact_for_programs(tmp_path: Pat
     assert "- ``aten::f: " in text
     answer = json.loads(run("drift", "edge@1", "edge", "--json", ledger=tmp_path / "l.db").stdout)
     assert answer["changes"][0]["function"] == f"{hostile}.q"
+
+
+LIBRARY = attrs.evolve(KERNEL, schema="mylib::f(Tensor x) -> Tensor")
+LIVE = {"aten::f": PYTHON, "mylib::f": LIBRARY, "aten::late": KERNEL, "late_part::g": KEPT, "late_operator": Entry()}
+FOREIGN = frozenset(LIVE.keys() - {"aten::f"})
+
+
+def live(build: dict[str, str] = OLD_BUILD, **more: Entry) -> NamedState:
+    """Return the state of a live catalog with ops of libraries."""
+    return NamedState("export:3", TableState("edge", 2, "torch", {}), Catalog(build, {**LIVE, **more}), foreign=FOREIGN)
+
+
+@pytest.mark.parametrize("build", [OLD_BUILD, NEW_BUILD])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_ops_that_a_bare_catalog_cannot_know_are_not_judged(build: dict[str, str], swapped: bool) -> None:
+    states = live(), NamedState.of_catalog("torch:2", Catalog(build, {"aten::f": PYTHON}))
+    found = drift(*(states[::-1] if swapped else states))
+    assert (found.changes, found.not_judged) == ((), tuple(sorted(FOREIGN)))
+    assert found.only({"mylib::f"}).not_judged == ("mylib::f",)
+    assert found.to_json()["not_compared"]["not_judged"] == sorted(FOREIGN)
+
+
+def test_an_op_of_torch_that_a_bare_catalog_of_another_build_lacks_is_gone() -> None:
+    bare = NamedState.of_catalog("torch:2", Catalog(NEW_BUILD, {"aten::f": PYTHON}))
+    found = drift(attrs.evolve(live(), catalog=Catalog(OLD_BUILD, {**LIVE, "aten::old": KEPT})), bare)
+    assert [(change.op, change.kind) for change in found.changes] == [("aten::old", "gone")]
+
+
+def test_what_another_live_catalog_lacks_is_gone_because_it_knows_what_is_loaded() -> None:
+    other = NamedState("export:7", TableState("edge", 2, "torch", {}), Catalog(OLD_BUILD, {"aten::f": PYTHON}))
+    assert {change.op for change in drift(live(), other).of("gone")} == FOREIGN
+    assert drift(live(), other).not_judged == ()

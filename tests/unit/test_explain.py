@@ -318,3 +318,36 @@ def test_an_export_that_failed_differs_from_one_that_did_not_and_no_op_is_compar
     found = export_diff(good, failed)
     assert (found.failed, found.after, found.fired, found.same_graph) == ((False, True), {}, {}, None)
     assert (bool(found), bool(export_diff(failed, failed))) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("op", "registered", "expected"),
+    [
+        (
+            "mylib::f",
+            "mylib/ops.py:12",
+            "its Python CompositeImplicitAutograd kernel, registered by the library at mylib/ops.py:12",
+        ),
+        (
+            "mylib::f",
+            "<stdin>:7",
+            "its Python CompositeImplicitAutograd kernel, registered by the library at <stdin>:7",
+        ),
+        (
+            "mylib::f",
+            "/src/ops.cpp:9",
+            "its C++ CompositeImplicitAutograd kernel, registered by the library at /src/ops.cpp:9",
+        ),
+        (
+            "aten::f",
+            "mylib/ops.py:12",
+            "its Python CompositeImplicitAutograd kernel, registered by the library at mylib/ops.py:12",
+        ),
+        ("mylib::f", "", "its CompositeImplicitAutograd kernel"),
+        ("aten::f", "", "its C++ CompositeImplicitAutograd kernel"),
+    ],
+)
+def test_a_kernel_is_named_with_the_line_that_registered_it(op: str, registered: str, expected: str) -> None:
+    catalog = Catalog({"torch": "2.13.0"}, {op: Entry("cia", True, registered=registered)})
+    answer = explain(op, state(), None, catalog, ())
+    assert (answer.default, answer.because) == (expected, f"torch's default has it: {expected}")

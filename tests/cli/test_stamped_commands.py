@@ -72,7 +72,11 @@ def test_show_and_blame_read_the_stamp_of_a_file(folder: Path) -> None:
             "decomposed, since it was overridden with lowering.silu by event #3; that fired once",
         ),
         ("aten::conv2d", "one.pt2", "not in the program, since neither the program nor its result has the op"),
-        ("aten::sigmoid", "one.pt2", "kept, since torch's default table leaves it out"),
+        (
+            "aten::sigmoid",
+            "one.pt2",
+            "emitted, since the program does not have the op; the decomposition of aten::silu made 1 node of it",
+        ),
     ],
 )
 def test_explain_answers_for_an_op_of_an_export(folder: Path, op: str, file: str, answer: str) -> None:

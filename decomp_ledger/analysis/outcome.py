@@ -48,11 +48,12 @@ _ORIGINS = {
     "registry": "a Python function in torch's registry",
 }
 # Ops of torch with a kernel for Autograd in Python, which computes by other ops and runs before torch looks into the
-# table. CIA ops are not listed, because torch replaces their kernels before an export. `tests/torch/test_zoo.py`
-# compares the list with the torch that runs.
+# table. CIA ops are not listed, because torch replaces their kernels before an export. A torch that does not decompose
+# an op has no such kernel. `tests/torch/test_outcomes.py` compares the list with the torch that runs.
 EARLY_KERNELS = frozenset(
-    {"aten::cudnn_batch_norm", "aten::hardshrink", "aten::multi_margin_loss", "aten::multilabel_margin_loss_forward"}
-    | {"aten::softshrink", "aten::upsample_bicubic2d", "aten::upsample_bilinear2d"}
+    {"aten::cudnn_batch_norm", "aten::hardshrink", "aten::miopen_batch_norm", "aten::multi_margin_loss"}
+    | {"aten::multilabel_margin_loss_forward", "aten::softshrink", "aten::upsample_bicubic2d"}
+    | {"aten::upsample_bilinear2d"}
 )
 _EARLY = "its Python kernel for Autograd"
 # The namespace in which ExecuTorch hides ops of aten from a lowering: `EDGE_DO_NOT_DECOMP::linear` is `aten::linear`.
@@ -176,7 +177,7 @@ def facts(op: str, body: Exported, entry: Entry | None = None, *, from_dict: boo
         made_by=None if rows is None else tuple(row for row in rows if row.op == op),
         made=() if rows is None else tuple(row for row in rows if row.source == op and row.op != op),
         kind=kind,
-        early=(body.early or {}).get(op, _EARLY if op in EARLY_KERNELS else ""),
+        early=(body.early or {}).get(op, _EARLY if entry is not None and _is_early(op, entry) else ""),
         stale=op in body.stale,
         from_dict=from_dict,
         error=None if body.error is None else body.error[0],
@@ -404,6 +405,10 @@ def _by_rule(op: str, rule: Rule, last: Event | None) -> Outcome:
     return Outcome(DECOMPOSED, f"it was overridden with {rule.decomposition.label()}{_by(last)}")
 
 
+def _is_early(op: str, entry: Entry) -> bool:
+    return op in EARLY_KERNELS and entry.origin is not None
+
+
 def _by_dict(op: str, rule: Rule, event: Event, body: Passed) -> Outcome:
     by = f" by {body.caller}" if body.caller else ""
     where = f" at {event.call_site}" if event.call_site is not None else ""
@@ -441,7 +446,7 @@ def _with_catalog(op: str, state: TableState, rule: Rule | None, entry: Entry, l
         return Outcome(FUNCTIONALIZED, _MUTATES + nothing)
     if kind == ALWAYS:
         return Outcome(DECOMPOSED, f"torch cannot keep it ({entry.unpreservable}), whatever the table has{nothing}")
-    if op in EARLY_KERNELS:
+    if _is_early(op, entry):
         return Outcome(DECOMPOSED, f"{_EARLY} runs before torch looks into the table{nothing}")
     choice = choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default)
     if rule is not None and choice == OVERRIDE:
@@ -483,7 +488,7 @@ def preservable(op: str, entry: Entry | None, found: OpFacts | None = None) -> s
         return f"no: {entry.unpreservable}"
     if kind == MUTATES:
         return "no: it changes its argument, so its functional form takes its place"
-    if op in EARLY_KERNELS or (found is not None and found.early):
+    if _is_early(op, entry) or (found is not None and found.early):
         return f"no: {_EARLY if found is None or not found.early else found.early} runs before the table"
     return "yes"
 

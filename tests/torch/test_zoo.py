@@ -11,7 +11,7 @@ import zoo
 
 from decomp_ledger import Ledger
 
-SAMPLE, HERD, SEED = 320, 80, 16
+SAMPLE, HERD, SEED = 120, 60, 16
 
 
 def test_the_outcome_of_each_op_is_what_the_graphs_show(ledger: Ledger) -> None:

@@ -364,10 +364,11 @@ def _unknown_notes(found: Drift) -> Iterator[str]:
 
 
 def _print_effects(found: Upgrade, *, everything: bool) -> None:
+    lead = "entries of the dict" if found.after.state.from_dict else "rules"
     for effect, title in RULE_EFFECTS.items():
         here = [each for each in found.effects if each.effect == effect]
         if effect == UNCHANGED and len(here) > _LIMIT and not everything:
-            note(f"rules: {len(here)} unchanged; list them with --all")
+            note(f"{lead}: {len(here)} unchanged; list them with --all")
         else:
             _print_section(
                 f"rules: {title}", [_effect_line(each, from_dict=found.after.state.from_dict) for each in here]

@@ -353,10 +353,22 @@ class DecompTable(LiveMapping):
                 )
 
     def _warn_of_idle_rules(self, ops: Iterable[str], action: str) -> None:
-        """Warn once of each rule that cannot act; a pending one may act later."""
+        """Warn once of each rule that cannot act; a pending one may act later.
+
+        A rule that another op of the family has too, and that can act, was meant for the whole family: `aten.silu`
+        has `silu.out`, for example.
+        """
+        if len(self._warned) >= _MAX_WARNINGS:
+            return
         defaults = dispatcher.current()
         new = [op for op in ops if (op, action) not in self._warned and is_loaded(op)]
-        idle = [found for op in new if (found := why_idle(op, action, defaults)) is not None]
+        found = [each for op in new if (each := why_idle(op, action, defaults)) is not None]
+        if not found:
+            return
+        families = {_family(each.op) for each in found}
+        ruled = [op for op, rule in self._log.rules.items() if rule.action == action and _family(op) in families]
+        acting = {_family(op) for op in ruled if why_idle(op, action, defaults) is None}
+        idle = [each for each in found if _family(each.op) not in acting]
         self._warned.update((each.op, action) for each in idle)
         if idle:
             more = f" (and {len(idle) - 1} rules more, which table.idle lists)" if len(idle) > 1 else ""
@@ -475,6 +487,11 @@ class DecompTable(LiveMapping):
         given = {op: one_or_more(texts) for key, texts in (samples or {}).items() for op in op_names_of(key)}
         calls = {**catalogs.samples(), **given}
         return numerics.checked_overrides(f"{self.name}@{self.version}", self.state, functions, {}, calls, progress)
+
+
+def _family(op: str) -> str:
+    """Return the name that the overloads of an op and of its in-place form share."""
+    return op.partition(".")[0].removesuffix("_")
 
 
 class LateDecomposition:

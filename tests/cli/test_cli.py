@@ -356,7 +356,7 @@ def test_one_of_a_kind_is_counted_in_the_singular(path: Path) -> None:
     with Ledger(path, actor="Ada") as ledger:
         body = Exported(CATALOG.digest, "0" * 64, "b", "a", {"aten::mm": 1}, {"aten::mm": 1}, {"aten::mm": 1}, 3)
         ledger.append("edge", 3, body)
-    assert "1 -> 1 op, 1 decomposition fired, 3 ms" in run(path, "exports").stdout
+    assert "1 -> 1 node; 1 op decomposed, 1 call; 3 ms" in run(path, "exports").stdout
 
 
 def test_tag_names_a_version_once(path: Path) -> None:

@@ -467,7 +467,8 @@ def test_the_command_line_signs_and_checks(ledger: Ledger, keys: Path, tmp_path:
         ledger.path, "verify", "--signers", str(keys / "signers"), "--checkpoint", str(out), "--expect", head
     )
     assert (done.returncode, done.stderr) == (0, "")
-    first, second = done.stdout.splitlines()
+    first, second, *compared = done.stdout.splitlines()
+    assert compared == [f"it has the event of the hash {head}", f"it has what the checkpoint {out} signed"]
     assert first.startswith("signed up to #3, 20") and first.endswith(" by ann@example.org")
     assert second == f"3 events, the chain is whole; head {head}"
     done = command(ledger.path, "verify", "--expect", "0" * 64, "--json")

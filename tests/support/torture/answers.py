@@ -92,11 +92,21 @@ SOURCES: dict[str, Callable[[Path], object]] = {
 
 def questions(ledger: Ledger) -> Iterator[list[str]]:
     """Give the arguments of every command that reads, for everything that a ledger has."""
-    yield from (["tables"], ["log"], ["log", "--reverse"], ["exports"], ["verify"], ["show"], ["blame"])
+    yield from (
+        ["tables"],
+        ["log"],
+        ["log", "--verbose"],
+        ["show", "#3"],
+        ["log", "--reverse"],
+        ["exports"],
+        ["verify"],
+        ["show"],
+        ["blame"],
+    )
     infos = ledger.tables()
     numbers = [f"export:{event.seq}" for event in ledger.exports()]
     for op in (MM, ADD, GELU, LATE, "cond"):
-        yield from (["explain", op], ["log", "--op", op])
+        yield from (["explain", op], ["log", "--op", op], ["why", op])
         yield from (["explain", op, number] for number in numbers[:2])
     yield from (["log", "--actor", actor] for actor in ("ann", "actor 0", "actor 1"))
     yield from (["log", "--kind", kind] for kind in ("created", "materialized", "exported", "tagged"))

@@ -125,7 +125,8 @@ def log(
         hint = "" if op is None else did_you_mean(op, ledger.changed_ops)
     filters = {"--op": op, "--actor": actor, "--kind": kind, "--after": gt}
     given = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
-    explain_nothing(f"no event matches{f' {given}' if given else ''}{hint}")
+    if not as_json:
+        explain_nothing(f"no event matches{f' {given}' if given else ''}{hint}")
     return FOUND
 
 
@@ -251,7 +252,8 @@ def blame(option: LedgerOption, state: str | None, op: str | None, everything: b
     if op is None or events:
         return 0
     hint = did_you_mean(op, found.rules) or "; `decomp-ledger explain` says what happens to an op without a rule"
-    explain_nothing(f"{op}: it has no rule in {found.table}@{found.version}{hint}")
+    if not as_json:
+        explain_nothing(f"{op}: it has no rule in {found.table}@{found.version}{hint}")
     return FOUND
 
 

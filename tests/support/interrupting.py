@@ -216,7 +216,7 @@ def in_thread(work: Callable[[], object], seconds: float) -> str:
 
 
 def is_same(function: Any, other: Any) -> bool:
-    """Tell whether two decompositions do the same: each full look at the dispatcher makes those of kernels anew."""
+    """Tell whether two decompositions do the same: each full look at the dispatcher makes those of kernels again."""
     if isinstance(function, functools.partial) and isinstance(other, functools.partial):
         same_code = getattr(function.func, "__code__", 0) == getattr(other.func, "__code__", 1)
         return same_code and (function.args, function.keywords) == (other.args, other.keywords)

@@ -111,7 +111,7 @@ def test_twenty_processes_at_once_lose_nothing(folder: Path) -> None:
     assert len({process["process"] for process in processes_of(folder)}) == 20
 
 
-def test_nothing_is_followed_if_so_chosen(folder: Path) -> None:
+def test_children_are_not_followed_with_no_children(folder: Path) -> None:
     (folder / "main.py").write_text(WAYS["subprocess"] + "; import os; print(sorted(os.environ.items()))")
     done = run(folder, "--no-children", "main.py")
     assert done.stderr == "decomp-ledger: nothing was recorded: torch was not imported\n"
@@ -119,7 +119,7 @@ def test_nothing_is_followed_if_so_chosen(folder: Path) -> None:
     assert not (folder / "decomp_ledger.db").exists()
 
 
-# What each process is chosen
+# What is reported at the end
 
 
 SUMMARIES = {

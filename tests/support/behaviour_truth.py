@@ -101,11 +101,7 @@ class Truth:
         """
         named, changed = self.recall
         same = [each for each in self.models if each.same_result]
-        return (
-            not self.false
-            and named >= 0.95 * changed
-            and not any(each.changed for each in same)
-        )
+        return not self.false and named >= 0.95 * changed and not any(each.changed for each in same)
 
     def row(self) -> list[str]:
         """Return the row of a table."""

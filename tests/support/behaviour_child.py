@@ -137,15 +137,16 @@ def result(decomposition: Callable[..., Any], call: SampleCall) -> tuple[Any, An
 
 
 class Program(torch.nn.Module):
-    """One call of an op."""
+    """One call of an op, between copies: an export treats inputs and results of a program in its own way."""
 
     def __init__(self, op: Any, call: SampleCall) -> None:
         super().__init__()
         self.op, self.call = op, call
 
     def forward(self, *tensors: Any) -> Any:
-        args, kwargs = build_arguments(self.call, [*tensors])
-        return self.op(*args, **kwargs)
+        args, kwargs = build_arguments(self.call, [tensor.clone() for tensor in tensors])
+        found = self.op(*args, **kwargs)
+        return torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, found)
 
 
 @cache
@@ -225,7 +226,7 @@ def export(name: str, table: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
         "after": after,
         "ops": sorted({op.name() for op, _ in calls_in(program.graph)}),
         "unwritten": sorted({op.name() for op, text in calls_in(program.graph) if text is None}),
-        "lowered": [(op.name(), text, lowered(op, text)) for op, text in dict.fromkeys(calls) if op.name() in table],
+        "lowered": [(op.name(), text, lowered(op, text)) for op, text in dict.fromkeys(calls)],
         "fired": [(*key, fired.results[key]) for key in sorted(set().union(*below.values()) & fired.results.keys())],
         "below": [(*key, sorted(found & fired.results.keys())) for key, found in below.items()],
     }

@@ -37,6 +37,7 @@ __all__ = [
     "NamedState",
     "behaviour_of",
     "drift",
+    "same_build",
     "schema_difference",
     "treatment",
 ]
@@ -267,7 +268,7 @@ def behaviour_of(op: str, before: NamedState, after: NamedState, data: TraceData
     """Compare the traces of an op that torch's default decomposes in both states."""
     states = before, after
     traces = [{} if state.traces is None else state.traces.get(op) for state in states]
-    if not _same_build(before, after) and any(state.traces is None for state in states):
+    if not same_build(before, after) and any(state.traces is None for state in states):
         return Behaviour(op, UNKNOWN)
     schemas = [state.catalog.ops[op].schema for state in states]
     unfit: set[str] = set()
@@ -277,7 +278,8 @@ def behaviour_of(op: str, before: NamedState, after: NamedState, data: TraceData
     return compare(op, traces[0], traces[1], data, unfit)
 
 
-def _same_build(before: NamedState, after: NamedState) -> bool:
+def same_build(before: NamedState, after: NamedState) -> bool:
+    """Tell whether two states are of one build of torch, as far as that is known."""
     builds = before.catalog.build.get("git"), after.catalog.build.get("git")
     return builds[0] is not None and builds[0] == builds[1]
 
@@ -388,7 +390,7 @@ class _Comparison:
         self.after = after
         self.data = data
         self.behaviours: dict[str, Behaviour] = {}
-        self.same_build = _same_build(before, after)
+        self.same_build = same_build(before, after)
         self.kernels: list[str] = []
         self.no_source: list[str] = []
         self.no_schema: list[str] = []

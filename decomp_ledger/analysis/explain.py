@@ -123,7 +123,7 @@ def explain_export(
     """
     answer = explain(op, state, export, catalog, history)
     entry = catalog.ops.get(op)
-    found = facts(op, body, entry, from_dict=state.from_dict)
+    found = facts(op, body, entry, last=history[-1] if history else None)
     outcome = decide(found, Outcome(answer.outcome, answer.because))
     hidden = stand_in(op, body)
     if hidden is not None and outcome.word == NOT_IN_PROGRAM:

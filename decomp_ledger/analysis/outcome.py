@@ -97,7 +97,7 @@ class OpFacts:
         kind: `mutates`, `views`, `always` or empty; None if that is not known.
         early: a kernel that runs before the table; empty if none is known.
         stale: whether the table lacks the op only because it was read too early, or the dict because it was made so.
-        from_dict: whether the table was a dict that was passed.
+        early_dict: whether the table was a dict that was made before the op was loaded.
         error: the class of the exception with which the export failed; None if it did not fail.
         raised: the decompositions in which that was raised, outermost first; None if that is not known.
         readable: whether both graphs could be read, where there are two.
@@ -113,7 +113,7 @@ class OpFacts:
     kind: str | None
     early: str
     stale: bool
-    from_dict: bool
+    early_dict: bool
     error: str | None
     raised: tuple[str, ...] | None
     readable: bool
@@ -154,14 +154,14 @@ def stand_in(op: str, body: Exported) -> str | None:
     return hidden if op_names.is_aten(op) and hidden in {*body.ops_before, *body.ops_after} else None
 
 
-def facts(op: str, body: Exported, entry: Entry | None = None, *, from_dict: bool = False) -> OpFacts:
+def facts(op: str, body: Exported, entry: Entry | None = None, *, last: Event | None = None) -> OpFacts:
     """Collect what an export recorded of one op.
 
     Args:
         op: the op.
         body: the export.
         entry: the op's entry in the export's catalog, for what an older event lacks.
-        from_dict: whether the table was a dict that was passed.
+        last: the event that last changed the op's rule; None if it never had one.
     """
     rows = body.emitted
     if body.kinds is not None:
@@ -179,7 +179,7 @@ def facts(op: str, body: Exported, entry: Entry | None = None, *, from_dict: boo
         kind=kind,
         early=(body.early or {}).get(op, _EARLY if entry is not None and _is_early(op, entry) else ""),
         stale=op in body.stale,
-        from_dict=from_dict,
+        early_dict=last is not None and isinstance(last.body, Passed) and op in last.body.later,
         error=None if body.error is None else body.error[0],
         raised=body.raised,
         readable=bool((body.before or body.ops_before) and (body.error is not None or body.after or body.ops_after)),
@@ -237,7 +237,7 @@ def _failed(found: OpFacts, expected: Outcome) -> Outcome:
 
 
 def _kept(found: OpFacts, expected: Outcome, kept: int) -> Outcome:
-    if found.stale and found.from_dict:
+    if found.stale and found.early_dict:
         why = expected.because
     elif found.stale:
         why = (
@@ -511,7 +511,7 @@ def outcomes(
     found = {}
     for op in ops_of(body):
         expected = expect(op, state, catalog, last=blame.get(op))
-        found[op] = decide(facts(op, body, entries.get(op), from_dict=state.from_dict), expected)
+        found[op] = decide(facts(op, body, entries.get(op), last=blame.get(op)), expected)
     return found
 
 

@@ -18,6 +18,7 @@ from decomp_ledger.analysis.drift import (
     DriftChange,
     NamedState,
     drift,
+    same_build,
 )
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
@@ -107,14 +108,16 @@ def _drift_differences(compared: Drift) -> Iterator[TableDifference]:
         if change.in_table and change.kind not in (NEW, ENTERED):
             yield TableDifference(change.op, change.kind, _text(change))
     old, new = (state.catalog.build.get("torch", "?") for state in (compared.before, compared.after))
-    if compared.kernels:
+    # Within one build, what a catalog does not tell of a library's decomposition is taken to be the same.
+    is_same = same_build(compared.before, compared.after)
+    if compared.kernels and not is_same:
         yield TableDifference(
             "",
             NOT_COMPARED,
             f"C++ kernels of torch {old} decompose {len(compared.kernels)} ops, and a catalog does not contain their "
             f"code, so it is unknown whether torch {new} does the same",
         )
-    unknown = sorted({*compared.no_source, *compared.unclear})
+    unknown = sorted({*(() if is_same else compared.no_source), *compared.unclear})
     if unknown:
         some = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
         yield TableDifference(

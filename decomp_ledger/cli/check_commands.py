@@ -60,7 +60,7 @@ def check() -> None:
               help="Run this program before and after lowering. torch.export.load unpickles it.")  # fmt: skip
 @click.option("--inputs", metavar="CALL",
               help="With --program: its inputs, such as '(f32[2, 3], 1)'; by default its example inputs.")  # fmt: skip
-@click.option("--samples", type=click.Path(exists=True, dir_okay=False), metavar="FILE.json",
+@click.option("--samples", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
               help="More sample calls: an object of op -> list of calls.")  # fmt: skip
 @click.option("--trust", multiple=True, metavar="MODULE",
               help="A module to import: one that has decompositions, or defines ops.")  # fmt: skip

@@ -33,7 +33,7 @@ class Lists(Collection[str]):
         return sum(1 for _ in self)
 
 
-def ops_named(text: str, known: Collection[str]) -> list[str]:
+def ops_named(text: str, known: Collection[str], loaded: Collection[str] | None = None) -> list[str]:
     """Return the stored names of the ops that a text means.
 
     A name means the op that has it. If no known op has it, it is the name of a family and means all its overloads:
@@ -43,6 +43,8 @@ def ops_named(text: str, known: Collection[str]) -> list[str]:
     Args:
         text: `aten::linear`, `aten.add.Tensor`, `torch.ops.aten.add`, `add.Tensor`, `linear`, `cond`.
         known: the names of the known ops.
+        loaded: those of them whose libraries are loaded; all, if None. `mylib::f` is an op that may come with its
+            library, and no family, if only a rule for `mylib::f.out` is known.
 
     Returns:
         At least one name. A name with a namespace may be that of an op that is not known.
@@ -58,7 +60,7 @@ def ops_named(text: str, known: Collection[str]) -> list[str]:
     if is_op and (op := op_names.normalize(text)) in known:
         return [op]
     if space:
-        found = _overloads(space, name, known)
+        found = _overloads(space, name, loaded if is_op and loaded is not None else known)
         if found or is_op:
             return found or [op_names.normalize(text)]
         if (op := op_names.normalize(f"aten::{space}.{name}")) in known:  # `add.Tensor`

@@ -57,7 +57,7 @@ def op_names_of(key: object, ruled: Collection[str] = ()) -> list[str]:
         InvalidName: the key is a str that cannot name an op, or the op has a name that cannot be recorded.
     """
     if isinstance(key, str):
-        return ops_named(key, Lists(_loaded, ruled))
+        return ops_named(key, Lists(_loaded, ruled), _loaded)
     if isinstance(key, OpOverloadPacket):
         family = internals.packet_name(key)
         # Torch's packets also list overloads of TorchScript, which the dispatcher does not know. A packet whose

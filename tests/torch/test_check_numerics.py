@@ -218,7 +218,7 @@ def test_a_custom_op_is_checked_on_given_samples(ledger: Ledger, library: Librar
     table = ledger.table("edge")
     table[name] = lambda x: x + x
     assert verdicts(table.check_numerics()) == {name: "not sampled"}
-    (tmp_path / "samples.json").write_text(json.dumps({name: ["(f32[3])", "(i64[3])"]}))
+    (tmp_path / "samples.json").write_text(json.dumps({"format": 1, "samples": {name: ["(f32[3])", "(i64[3])"]}}))
     for samples in ({name: ["(f32[3])", "(i64[3])"]}, {name: "(f32[3])"}, tmp_path / "samples.json"):
         assert verdicts(ledger.check_numerics("edge", samples=samples)) == {name: "same"}  # type: ignore[arg-type]
     table[name] = lambda x: x + x + 1

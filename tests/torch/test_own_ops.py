@@ -157,7 +157,7 @@ def test_if_one_of_two_processes_fails_one_alone_does_the_work(
     [
         ("import torch", {"fused::none": ["()"]}, dl.SampleError, "fused::none: torch .* has no such op; import the"),
         ("import torch", {"aten::add": ["()"]}, dl.SampleError, "has the overloads aten::add.Scalar, aten::add.Scalar"),
-        ("import torch", {"cond": ["()"]}, dl.SampleError, "cond: torch .* has no such op"),
+        ("import torch", {"higher_order.cond": ["()"]}, dl.SampleError, "cond: torch .* has no such op"),
         ("1 / 0", {}, dl.NotImportable, "module fused_ops: it cannot be imported: ZeroDivisionError: division by"),
         ("raise SystemExit(0)", {}, dl.NotImportable, "module fused_ops: it cannot be imported: SystemExit: 0"),
         ("import none", {}, dl.NotImportable, "ModuleNotFoundError: No module named 'none'"),

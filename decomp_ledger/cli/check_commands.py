@@ -61,7 +61,7 @@ def check() -> None:
 @click.option("--inputs", metavar="CALL",
               help="With --program: its inputs, such as '(f32[2, 3], 1)'; by default its example inputs.")  # fmt: skip
 @click.option("--samples", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-              help="More sample calls: an object of op -> list of calls.")  # fmt: skip
+              help="More sample calls, in the form of `samples.json`.")  # fmt: skip
 @click.option("--trust", multiple=True, metavar="MODULE",
               help="A module to import: one that has decompositions, or defines ops.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")

@@ -57,4 +57,6 @@ def test_the_upgraded_snapshot_is_what_this_torch_materializes(run_python: Calla
     by_default = {op: text.partition(":")[0] for op, text in answer["snapshot"]["ops"].items() if op in origins}
     assert by_default == {op: origins[op] for op in by_default}
     assert len(by_default) == len(live) - 1
+    # Ops that torch registers late are in this process, if another test used them.
+    answer["not_compared"].pop("not_judged")
     assert answer["not_compared"] == {"kernels": [], "source": [], "schema": [], "unclear": []}

@@ -150,6 +150,10 @@ def _capture_in(
 
     answers = answers_of([interpreter, "-"], programs, 2 * JSON_BYTES, timeout, received=received)
     first, *others = [_value(interpreter, answer) for answer in answers]
+    # A program's last step can arrive together with its answer.
+    count = sum(each for _, each in steps.values())
+    if len(steps) == parts and sum(done for done, _ in steps.values()) < count:
+        progress(count, count)
     if others:
         traces = [as_object(value.get("traces")) for value in (first, *others)]
         merged = {

@@ -16,6 +16,7 @@ from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
+from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
 from decomp_ledger.analysis.outcome import Outcome
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.totals import ExportTotals, LostOp, UnusedRule
@@ -79,6 +80,7 @@ from decomp_ledger.model.events import (
     Updated,
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
+from decomp_ledger.model.opset import Opset
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
@@ -102,6 +104,7 @@ from decomp_ledger.queries import (
     capture_catalog,
     catalog,
     check_numerics,
+    check_opset,
     check_program,
     check_upgrade,
     diff,
@@ -138,6 +141,9 @@ __all__ = [
     "LostOp",
     "OpRelease",
     "OpReleases",
+    "OpsetCheck",
+    "Opset",
+    "OutsideOp",
     "UnusedRule",
     "Why",
     "WouldChange",
@@ -251,6 +257,7 @@ __all__ = [
     "capture_catalog",
     "catalog",
     "check_numerics",
+    "check_opset",
     "check_program",
     "check_upgrade",
     "diff",

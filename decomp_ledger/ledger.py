@@ -13,6 +13,7 @@ from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.op_releases import OpReleases
+from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import UnusableValue
@@ -200,6 +201,10 @@ class Ledger(LedgerLog):
             UnknownTable: the ledger has no such table.
         """
         return queries.export_totals(table, ledger=self)
+
+    def check_opset(self, spec: State, opset: str | os.PathLike[str] = "core-aten") -> OpsetCheck:
+        """Return the ops of a lowered program that a backend does not take; see :func:`decomp_ledger.check_opset`."""
+        return queries.check_opset(spec, opset, ledger=self)
 
     def would_change(self, program: object, table: State | Mapping[object, object] | None = None) -> WouldChange:
         """Tell whether a lowering would change a program, and whether it was done before, without doing it.

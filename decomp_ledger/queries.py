@@ -18,6 +18,7 @@ import attrs
 from decomp_ledger import catalogs
 from decomp_ledger.analysis import drift as drifting
 from decomp_ledger.analysis import explain as explaining
+from decomp_ledger.analysis import opset_check as opset_checking
 from decomp_ledger.analysis import totals as totalling
 from decomp_ledger.analysis import upgrade as upgrading
 from decomp_ledger.analysis.advice import Why, advise
@@ -28,6 +29,7 @@ from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
 from decomp_ledger.analysis.idle import IdleRule, idle_rules, mutates
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.op_releases import OpReleases, op_releases
+from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.outcome import Outcome, outcomes
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade, UpgradeCheck
@@ -60,6 +62,8 @@ from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
+from decomp_ledger.model.opset import FORM as OPSET_FORM
+from decomp_ledger.model.opset import Opset, opset_from_json
 from decomp_ledger.model.rules import Decomposition, RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
@@ -100,6 +104,7 @@ __all__ = [
     "capture_catalog",
     "catalog",
     "check_numerics",
+    "check_opset",
     "check_program",
     "check_upgrade",
     "diff",
@@ -902,6 +907,54 @@ def check_program(
     import_trusted(one_or_more(trust))
     name, table = ("torch's defaults", None) if found is None else (found.name, found.state)
     return program_check.check_program_with_state(program, name, table, inputs, *_functions(ledger, trust))
+
+
+@checked
+def check_opset(spec: State, opset: str | Path_ = "core-aten", *, ledger: LedgerLog | None = None) -> OpsetCheck:
+    """Return the ops of a lowered program that a backend does not take, what made them, and what would remove them.
+
+    Args:
+        spec: an export (`export:7`), a stamped `.pt2`, or a table, which means its newest export that did not fail.
+        opset: the name of a shipped opset, `core-aten`, or a JSON file such as
+            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`.
+        ledger: the ledger of tables and exports.
+
+    Raises:
+        LedgerError: the spec names nothing or needs a ledger, the export failed, or the table was never exported.
+        LedgerFileError: the file cannot be read.
+        UnusableValue: the file is not an opset.
+        InvalidName: a text in the file names no op.
+    """
+    found = show(spec, ledger=ledger)
+    if found.bundle is None and ledger is not None and found.state.version > 0:
+        events = ledger.events(table=found.state.table, kind=Exported.kind, desc=True)
+        whole = (event for event in events if isinstance(event.body, Exported) and event.body.error is None)
+        newest = next((event for event in whole if event.version <= found.state.version), None)
+        found = found if newest is None else show(f"export:{newest.seq}", ledger=ledger)
+    bundle = found.bundle
+    if bundle is None:
+        raise LedgerError(f"{found.name}: no export of it is recorded; export with it, or name an export")
+    if bundle.body.error is not None:
+        raise LedgerError(f"{found.name}: the export failed, so it has no result to check; name another one")
+    resolved = found
+    return opset_checking.check_opset(found.name, bundle.body, _opset(opset), lambda op: _why(op, resolved, ledger))
+
+
+def _opset(name: str | os.PathLike[str]) -> Opset:
+    shipped = catalogs.opsets()
+    text = os.fspath(name)
+    if text in shipped:
+        return shipped[text]
+    try:
+        value = parse_json(read_bounded(text, FILE_BYTES))
+    except OSError as error:
+        names = ", ".join(shipped)
+        raise LedgerFileError(f"{text}: cannot read the opset: {error.strerror}; name a file, or {names}") from None
+    except UnusableValue as error:
+        raise UnusableValue(f"{text}: not an opset: {error}; write it like {OPSET_FORM}") from None
+    except ValueError:  # a null character
+        raise LedgerFileError(f"{shown(text)}: it cannot name a file; name another file") from None
+    return opset_from_json(text, value)
 
 
 def _checkable(spec: State | None, defaults: bool, ledger: LedgerLog | None) -> ResolvedState | None:

@@ -19,14 +19,16 @@ from decomp_ledger.errors import UnknownCatalog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, CatalogDelta, Entry
+from decomp_ledger.model.opset import Opset, opset_from_json
 
 __all__ = [
     *("available", "complete", "completed", "of_build", "released"),
-    *("graph", "samples", "traced_versions", "traces", "without_samples", "write_traces"),
+    *("graph", "opsets", "samples", "traced_versions", "traces", "without_samples", "write_traces"),
 ]
 
 _HERE = Path(__file__).parent
 _SUFFIX = ".json.gz"
+_OPSETS = "opsets.json"
 _SAMPLES, _TRACES, _GRAPHS = "samples.json", "traces.json.gz", "graphs.json.gz"
 
 
@@ -91,6 +93,12 @@ def complete(catalog: Catalog, released: Catalog) -> Catalog:
         else:
             ops[op] = attrs.evolve(entry, schema=known.schema)
     return attrs.evolve(catalog, ops=ops)
+
+
+def opsets() -> Mapping[str, Opset]:
+    """Return the shipped opsets by name, such as `core-aten`."""
+    value = json.loads((_HERE / _OPSETS).read_text(encoding="utf-8"))
+    return {name: opset_from_json(name, {"format": value["format"], **each}) for name, each in value["opsets"].items()}
 
 
 def samples() -> Mapping[str, tuple[str, ...]]:

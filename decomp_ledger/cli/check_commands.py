@@ -1,4 +1,4 @@
-"""Commands that check a table: check numerics."""
+"""Commands that check a table or an export: check numerics, check opset."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from decomp_ledger.analysis.numerics import (
     SampleRun,
     number_text,
 )
+from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
 from decomp_ledger.cli.output import (
     FOUND,
     WRONG_USE,
     LedgerOption,
+    count,
     json_option,
     note,
     pass_ledger,
@@ -37,6 +39,7 @@ from decomp_ledger.cli.output import (
 __all__ = ["COMMANDS"]
 
 _NAMED = 8  # ops that a line names
+_MAKERS = 3  # makers of an op that are shown
 _TITLES = {
     SAME: "same on all sample calls",
     SAME_SHAPES: "random, so that only dtypes and shapes are compared, and these are the same",
@@ -50,7 +53,7 @@ _TITLES = {
 
 @click.group()
 def check() -> None:
-    """Check a table, and exit with 1 if something is found."""
+    """Check a table or an export, and exit with 1 if something is found."""
 
 
 @check.command()
@@ -172,6 +175,52 @@ def _program_lines(found: ProgramCheck) -> Iterator[str]:
         yield f"the decomposition of {found.culprit} raised it"
     else:
         yield f"the first decomposition that makes them differ: {found.culprit}"
+
+
+@check.command()
+@click.argument("state", metavar="export:N|FILE.pt2|TABLE")
+@click.option("--opset", default="core-aten", show_default=True, metavar="NAME|FILE",
+              help="The ops that the result may have: a shipped opset, or a JSON file.")  # fmt: skip
+@json_option
+@pass_ledger
+def opset(option: LedgerOption, state: str, opset: str, as_json: bool) -> int:
+    """Name the ops of a lowered program that a backend does not take; exit with 1 if there is one.
+
+    For each, say what made it, and what to write so that the lowering removes it. TABLE means its newest export.
+    """
+    with option.ask() as ledger:
+        found = ledger.check_opset(state, opset)
+    if as_json:
+        write_json(found.to_json())
+    else:
+        _print_opset(found)
+    return 0 if found.passed else FOUND
+
+
+def _print_opset(found: OpsetCheck) -> None:
+    listed = ", ".join(filter(None, (found.opset.source, found.opset.date)))
+    source = f" ({listed})" if listed else ""
+    number = len(found.outside)
+    verb = "is" if number == 1 else "are"
+    outside = f"{number} of {count(found.ops, 'op')} {verb} not in {found.opset.name}{source}"
+    note(f"{found.name}: {outside if found.outside else f'each op is in {found.opset.name}{source}'}")
+    for each in found.outside:
+        for line in _outside_lines(each):
+            note(line)
+
+
+def _outside_lines(found: OutsideOp) -> Iterator[str]:
+    yield f"{found.op}: {count(found.count, 'node')}; {found.why.answer.outcome}, since {found.why.answer.because}"
+    made_by = found.made_by
+    if made_by is None:
+        yield "  what made it is not known, because an older version recorded the export"
+    else:
+        yield from (f"  {maker}" for maker in made_by[:_MAKERS])
+        if len(made_by) > _MAKERS:
+            yield f"  and {len(made_by) - _MAKERS} more, with --json"
+    yield f"  to remove it: {found.why.decompose}"
+    if found.decomposers:
+        yield f"  or change what makes it: the table's entry for {', '.join(found.decomposers)}"
 
 
 COMMANDS = (check,)

@@ -16,6 +16,7 @@ PYTHON = {
     "catalog list": "dl.available_catalogs()",
     "catalog show": "dl.catalog(STATE)",
     "check numerics": "ledger.check_numerics(STATE)` or `ledger.check_program(FILE, STATE)",
+    "check opset": "ledger.check_opset(STATE, OPSET)",
     "checkpoint": "ledger.checkpoint(KEY)",
     "diff": "ledger.diff(A, B)",
     "drift": "ledger.drift(A, B)",

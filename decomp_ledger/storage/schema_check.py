@@ -112,7 +112,9 @@ def _problems_of_file(connection: sqlite3.Connection) -> list[str]:
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     problems = [] if encoding == "UTF-8" else [f"its text is stored as {encoding}, and a ledger's as UTF-8"]
     pages = connection.execute(_PAGES).fetchall()
-    own = [page for kind, page in pages if kind in ("table", "index") and type(page) is int]
+    (last,) = connection.execute("PRAGMA page_count").fetchone()
+    # Page 1 has the schema.
+    own = [page for kind, page in pages if kind in ("table", "index") and type(page) is int and 1 < page <= last]
     if len(set(own)) + pages.count(("trigger", 0)) + pages.count(("view", 0)) != len(pages):
         problems.append("two tables or indexes of its schema are in one place, or one has no place")
     return problems

@@ -61,7 +61,8 @@ def restore(
     if target.exists():
         if not force:
             raise LedgerFileError(f"{target}: it exists already; --force replaces it and keeps it next to the new one")
-        if Path(backup).exists() and target.samefile(backup):
+        # Not Path.exists, which raises for a name that is too long.
+        if os.path.exists(backup) and target.samefile(backup):  # noqa: PTH110
             raise LedgerFileError(f"{target}: it is the ledger itself; give a backup")
     else:
         check_no_log(target)

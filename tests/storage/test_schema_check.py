@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -131,3 +132,19 @@ def test_a_newer_schema_is_named_before_its_tables_are_compared(path: Path) -> N
     )
     with pytest.raises(SchemaError, match="'9999_later' is unknown: a newer decomp_ledger wrote the ledger"):
         Ledger(path)
+
+
+def test_a_table_or_an_index_without_a_place_is_refused(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT rowid, type, rootpage FROM sqlite_master").fetchall()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert {kind for _, kind, _ in rows} == {"table", "index", "trigger"}
+    for row, kind, page in rows:
+        for place in {0, -1, 1, page + 1000} - {page}:
+            copy = path.with_name(f"{row}.{place}.db")
+            shutil.copy(path, copy)
+            change = f"UPDATE sqlite_master SET rootpage = {place} WHERE rowid = {row}"
+            execute(copy, "PRAGMA writable_schema = ON", change)
+            with pytest.raises(LedgerError, match="damaged"):
+                Ledger(copy, read_only=True)
+                pytest.fail(f"the {kind} of row {row} at {place} was not noticed")

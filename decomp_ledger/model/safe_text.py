@@ -1,21 +1,31 @@
-"""Text of objects that are not ours: their own `__str__`, `__repr__` and class may do anything."""
+"""Text and causes of objects that are not ours: their own `__str__`, `__repr__` and class may do anything."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MAX_MESSAGE", "class_name", "describe", "safe_repr"]
+__all__ = ["MAX_MESSAGE", "cause_of", "class_name", "describe", "safe_repr"]
 
 MAX_MESSAGE = 2000
 _MAX_NAME = 200
 
 # Past a metaclass, which may define `__name__` itself.
 _name_of: Any = type.__dict__["__name__"].__get__
+# Past a class that defines these itself.
+_cause: Any = BaseException.__dict__["__cause__"].__get__
+_context: Any = BaseException.__dict__["__context__"].__get__
 
 
 def class_name(value: object) -> str:
     """Return the name of an object's class, as text that a ledger can store."""
     return _storable(_name_of(type(value)), _MAX_NAME)
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """Return the exception that an exception was raised from, or while handling; None if there is none."""
+    cause: BaseException | None = _cause(error)
+    context: BaseException | None = _context(error)
+    return context if cause is None else cause
 
 
 def describe(error: BaseException) -> tuple[str, str]:

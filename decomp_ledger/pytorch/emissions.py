@@ -17,6 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from decomp_ledger.errors import InvalidName
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import ALWAYS, MUTATES, VIEWS, Emission
+from decomp_ledger.model.safe_text import cause_of
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.capture import why_not_preservable
 from decomp_ledger.pytorch.dispatcher import resolve
@@ -83,7 +84,7 @@ class Followed:
                 break
             if cause is found[0]:
                 return found[1][-_MAX_CHAIN:]
-            cause = cause.__cause__ or cause.__context__
+            cause = cause_of(cause)
         return ()
 
     def emissions(self, program: Nodes, result: Nodes) -> tuple[Emission, ...]:

@@ -507,7 +507,7 @@ class _LongRead:
             connection.execute(START_READING).fetchone()
             return connection
         except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
+            self.__exit__(type(error), error, None)  # not its `__traceback__`, which its class may define
             raise
 
     def __exit__(

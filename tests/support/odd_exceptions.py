@@ -79,6 +79,7 @@ def _features(rng: random.Random) -> dict[str, Any]:
         "__bool__": fail,
         "__reduce_ex__": fail,
         "__cause__": property(fail),
+        "__context__": property(fail),
         "add_note": fail,
         "with_traceback": fail,
     }

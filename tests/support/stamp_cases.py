@@ -59,6 +59,17 @@ def retargeted(graph_module: Any) -> PassResult:
     return PassResult(graph_module, True)
 
 
+class Wrapped(torch.nn.Module):
+    """A module in a module. Not `Sequential`: its argument `input` gets another name when a graph is copied."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x)
+
+
 def rooted(program: ExportedProgram, graph_module: Any) -> ExportedProgram:
     """Make a program of a graph module and of another program's parts, as `to_edge` of ExecuTorch does."""
     return ExportedProgram(
@@ -108,7 +119,7 @@ NO_GUARDS = {"check_guards": False} if "check_guards" in inspect.signature(Expor
 LOSE: dict[str, Callable[[ExportedProgram], ExportedProgram]] = {
     "exported from the source": lambda program: exported(),
     "module() wrapped and exported": lambda program: export(
-        torch.nn.Sequential(program.module(**NO_GUARDS)), (torch.ones(3),), strict=False
+        Wrapped(program.module(**NO_GUARDS)), (torch.ones(3),), strict=False
     ),
     "its graph alone": lambda program: rooted(
         program, torch.fx.GraphModule(torch.nn.Module(), copy.deepcopy(program.graph))

@@ -15,6 +15,7 @@ from decomp_ledger.storage.sqlite_errors import describe_error
 
 __all__ = [
     "check_free",
+    "check_replaceable",
     "draft_of",
     "drafts_of",
     "link_unless_exists",
@@ -56,6 +57,7 @@ def check_free(target: Path, *, force: bool = False) -> None:
         return
     if not force:
         raise LedgerFileError(f"{target}: the file exists already; name another file, or replace it (--force)")
+    check_replaceable(target)
     check_no_journal(target)
     if wal_has_pages(target):
         raise LedgerFileError(
@@ -96,6 +98,16 @@ def drafts_of(target: Path) -> list[Path]:
     return [target.with_name(name) for name in names if name.startswith(prefix) and name.endswith(_DRAFT)]
 
 
+def check_replaceable(target: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe or a socket: as root, `/dev/null` would be gone.
+
+    Raises:
+        LedgerFileError: the name is that of one.
+    """
+    if target.exists() and not target.is_file():
+        raise LedgerFileError(f"{target}: it is a device, a pipe or a socket, which is never replaced; name a file")
+
+
 def _draft_prefix(target: Path) -> str:
     return f".{target.name}."
 
@@ -120,6 +132,7 @@ def put(draft: Path, target: Path, *, force: bool = False) -> None:
         os.fsync(file.fileno())
     check_no_log(target)
     if force:
+        check_replaceable(target)
         draft.replace(target)
     elif not link_unless_exists(draft, target):
         raise LedgerFileError(f"{target}: another process made it meanwhile; it is unchanged, name another file")

@@ -15,7 +15,7 @@ from decomp_ledger.storage.backup import Progress, copy_file
 from decomp_ledger.storage.event_store import utc_now
 from decomp_ledger.storage.exclusive_lock import exclusive_lock, remove_log_files
 from decomp_ledger.storage.file_checks import LOG_FILES, check_no_log
-from decomp_ledger.storage.new_file import draft_of, link_unless_exists, put, sync_folder, target_of
+from decomp_ledger.storage.new_file import check_replaceable, draft_of, link_unless_exists, put, sync_folder, target_of
 
 __all__ = ["Restoration", "restore", "verify_draft"]
 
@@ -61,6 +61,7 @@ def restore(
     if target.exists():
         if not force:
             raise LedgerFileError(f"{target}: it exists already; --force replaces it and keeps it next to the new one")
+        check_replaceable(target)
         # Not Path.exists, which raises for a name that is too long.
         if os.path.exists(backup) and target.samefile(backup):  # noqa: PTH110
             raise LedgerFileError(f"{target}: it is the ledger itself; give a backup")

@@ -1,7 +1,9 @@
 """Backups of a ledger, restored only once they verify; and ledgers as JSON Lines, and back."""
 
 import json
+import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -553,3 +555,25 @@ def test_a_backup_with_a_damaged_schema_is_refused_in_one_line(path: Path, tmp_p
     with pytest.raises(LedgerError) as opened:
         Ledger(tmp_path / "copy.db")
     assert "\n" not in str(opened.value)
+
+
+@pytest.mark.parametrize("make", ["backup", "restore"])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_is_no_plain_file_is_never_replaced(
+    make: str, kind: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    special = Path("special")
+    if kind == "pipe":
+        os.mkfifo(special)
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(special))
+    before = special.stat()
+    with pytest.raises(LedgerFileError, match="a device, a pipe or a socket, which is never replaced; name a file"):
+        if make == "backup":
+            Ledger(path).backup(special, force=True)
+        else:
+            restore(path, special, force=True)
+    assert (special.stat().st_ino, special.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert not list(path.parent.glob(".special*"))

@@ -23,7 +23,7 @@ class Advice:
     """How to get what an op should become.
 
     Attributes:
-        line: the line of Python to write, where `table` is the table; "" if there is none to write.
+        line: the line of Python to write, where `table` is the table; "" if nothing is to be written.
         reason: why that line, or why none.
     """
 

@@ -314,7 +314,7 @@ class ProgramCheck:
             compared.
         fired: the ops whose decompositions torch traced, in the order of their first trace.
         culprit: the first op whose decomposition makes the results differ; None if they agree or it is not known.
-        reason: why there is no culprit although the results differ; else "".
+        reason: why no culprit was found although the results differ; else "".
         raised: the error of lowering or running the lowered program; "" if there was none.
     """
 

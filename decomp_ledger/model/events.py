@@ -191,7 +191,7 @@ class CallSite:
 
     @property
     def caller(self) -> Frame | None:
-        """The nearest caller in another package or, outside packages, in another file; None if there is none."""
+        """The nearest caller in another package or, outside packages, in another file, or None."""
         here = self.file.partition("/")[0]
         return next((frame for frame in self.callers if frame.file.partition("/")[0] != here), None)
 

@@ -22,7 +22,7 @@ def class_name(value: object) -> str:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """Return the exception that an exception was raised from, or while handling; None if there is none."""
+    """Return the exception that an exception was raised from, or while handling; else None."""
     cause: BaseException | None = _cause(error)
     context: BaseException | None = _context(error)
     return context if cause is None else cause

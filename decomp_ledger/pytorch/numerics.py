@@ -194,7 +194,7 @@ def check_op(op: str, decomposition: Any, label: str, calls: Sequence[str]) -> O
     if internals.op_of_cia_partial(decomposition) is live:
         return OpNumerics(op, label, (), OWN_KERNEL, "its decomposition is its own C++ kernel")
     if not calls:
-        return OpNumerics(op, label, (), NOT_SAMPLED, "there is no sample call of this op; give some")
+        return OpNumerics(op, label, (), NOT_SAMPLED, "this op has no sample call; give some")
     static = {text for text in calls if not text.startswith(DYNAMIC)}
     chosen = [text for text in calls if text in static or text.removeprefix(DYNAMIC) not in static]
     return OpNumerics(op, label, tuple(run for text in chosen for run in _runs(op, live, decomposition, text)))

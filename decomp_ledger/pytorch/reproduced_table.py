@@ -223,7 +223,7 @@ def load_program(path: str) -> Any:
     """
     name = path if path.isprintable() else shown(path)
     if not Path(path).is_file():  # torch would log an error of its own
-        raise LedgerError(f"{name}: there is no such file; give the path of a .pt2")
+        raise LedgerError(f"{name}: the file does not exist; give the path of a .pt2")
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it

@@ -37,7 +37,7 @@ class WouldChange:
         ops: for each op of the program that would not stay as it is: `in the table`, `always decomposed` or
             `functionalized`.
         earlier: the exports that lowered the same graph with the same table, oldest first.
-        result: the digest of their result; None if there is none, or if their results differ.
+        result: the digest of their result; None without such an export, or if their results differ.
     """
 
     changes: bool

@@ -559,9 +559,7 @@ def test_a_backup_with_a_damaged_schema_is_refused_in_one_line(path: Path, tmp_p
 
 @pytest.mark.parametrize("make", ["backup", "restore"])
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_a_special_file_is_never_replaced(
-    make: str, kind: str, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_special_file_is_never_replaced(make: str, kind: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     special = Path("special")
     if kind == "pipe":

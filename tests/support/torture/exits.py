@@ -66,6 +66,7 @@ WRITES = (
 )  # fmt: skip
 SCRIPT = "import sys\nprint('h\N{LATIN SMALL LETTER E WITH ACUTE}llo')\nsys.exit(3)\n"
 RUNS = ("run {}/script.py", "run --name a -m script")
+_SECONDS = 600  # of the clock; a command takes less than one of the processor
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -188,16 +189,16 @@ def process(command: list[str], folder: Path, condition: Condition) -> Outcome:
             child = subprocess.Popen(arguments, stdout=theirs, stderr=to, env=environment, cwd=folder)
             os.close(theirs)
             output = read_terminal(ours)
-            status = child.wait(60)
+            status = child.wait(_SECONDS)
         elif condition.unread:
             out, into = os.pipe()
             os.close(out)
-            status = subprocess.call(arguments, stdout=into, stderr=to, env=environment, cwd=folder, timeout=60)
+            status = subprocess.call(arguments, stdout=into, stderr=to, env=environment, cwd=folder, timeout=_SECONDS)
             os.close(into)
             output = b""
         else:
             done = subprocess.run(
-                arguments, stdout=subprocess.PIPE, stderr=to, env=environment, cwd=folder, timeout=60, check=False
+                arguments, stdout=subprocess.PIPE, stderr=to, env=environment, cwd=folder, timeout=_SECONDS, check=False
             )
             status, output = done.returncode, done.stdout
     return Outcome(status, output, errors.read_bytes())

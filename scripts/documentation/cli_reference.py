@@ -59,7 +59,7 @@ output or error that is closed from the start change no exit status. A character
 written as its escape. `NO_COLOR` and `TERM=dumb` turn colours off.
 
 An error is one line on standard error: `decomp-ledger: <object>: <problem>; <fix>`. With `--json` it is an object on
-standard output instead:
+standard output instead, unless nothing can be written there:
 
 ```json
 {"error": {"kind": "UnknownTable", "message": "decomp_ledger.db: the ledger has no table 'edgy'; it has 'edge'"}}

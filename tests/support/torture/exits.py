@@ -92,6 +92,15 @@ class Condition:
         """The encoding of the output."""
         return (self.settings.get("PYTHONIOENCODING") or "utf-8").partition(":")[0]
 
+    def output_is_gone(self) -> bool:
+        """Tell whether nothing can be written to standard output."""
+        shell = self.shell.replace("2>&-", "").replace("2>/dev/full", "")
+        return self.unread or ">&-" in shell or ">/dev/full" in shell
+
+    def errors_are_gone(self) -> bool:
+        """Tell whether nothing can be written to standard error."""
+        return "2>" in self.shell
+
 
 PLAIN = Condition("nothing")
 CONDITIONS = (
@@ -238,10 +247,14 @@ def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) ->
     wanted = 2 if lost else plain.status
     if found.status != wanted:
         return f"exit status {found.status}, not {wanted}: {errors[-300:]}"
-    # An error that was to be JSON goes to standard error, if standard output takes nothing.
-    if "--json" in text and plain.status == 2 and (lost or condition.unread) and len(errors.splitlines()) == 1:
-        return ""
+    if "--json" in text and plain.status == 2 and condition.output_is_gone() and not condition.errors_are_gone():
+        # An error that was to be JSON goes to standard error, if standard output takes nothing.
+        line = f"decomp-ledger: {printable(json.loads(plain.output)['error']['message'])}\n"
+        return "" if errors == line else f"the errors are {errors[-300:]!r}, not {line!r}"
     if condition.shell == PLAIN.shell and len(errors.splitlines()) != len(plain.errors.splitlines()):
+        return f"other errors: {errors[-300:]}"
+    is_utf8 = condition.encoding() == "utf-8" and "LC_ALL" not in condition.settings
+    if condition.shell == PLAIN.shell and is_utf8 and found.errors != plain.errors:
         return f"other errors: {errors[-300:]}"
     if lost and "2>" not in condition.shell and "standard output: it cannot be written" not in errors:
         return f"the error is not clear: {errors[-300:]}"
@@ -256,10 +269,45 @@ def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) ->
     without_color = "NO_COLOR" in condition.settings or condition.settings.get("TERM") == "dumb"
     if without_color and "\x1b" in shown:
         return f"an escape: {shown[:300]!r}"
-    if "..." in shown:  # click shortens its lists, and `drift` the lines of graphs
-        return "" if shown.strip() else "nothing is shown"
     missing = letters(whole) - letters(shown)
+    if missing and "..." in shown:  # click shortens its lists, and `drift` the lines of graphs
+        try:
+            missing -= letters_cut(whole, shown)
+        except ValueError as error:
+            return str(error)
     return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
+
+
+_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts of which each can be shortened
+_LEAST_SHOWN = 5  # letters of a shortened text
+
+
+def letters_cut(whole: str, shown: str) -> Counter[str]:
+    """Return the letters that stand in the whole output after a text that the shown output ends with "...".
+
+    Raises:
+        ValueError: a text that is shortened does not begin a text of the whole output, or says nothing.
+    """
+    full = [squeezed(cell) for cell in _CELLS.split(ESCAPE.sub("", whole))]
+    everything = "".join(full)
+    cut: Counter[str] = Counter()
+    for cell in map(squeezed, _CELLS.split(ESCAPE.sub("", shown.replace("\r\n", "\n")))):
+        begin, dots, _ = cell.partition("...")
+        if not dots or cell in everything:
+            continue
+        rests = [each[len(begin) :] for each in full if each.startswith(begin) and not each.endswith(begin)]
+        if not rests or letters(begin).total() < _LEAST_SHOWN:
+            raise ValueError(f"a shortened text is not of the output, or too short: {cell!r}")
+        longest: Counter[str] = Counter()
+        for rest in rests:  # of which one was cut
+            longest |= letters(rest)
+        cut += longest
+    return cut
+
+
+def squeezed(text: str) -> str:
+    """Return a text without blanks."""
+    return "".join(text.split())
 
 
 def of_streams(workspace: Workspace) -> list[Row]:
@@ -287,7 +335,7 @@ def of_streams(workspace: Workspace) -> list[Row]:
             found = process(command, folder, condition)
             encoding = condition.encoding() if condition.encoding() != "utf-16" else "utf-16-le"
             names = [str(each).encode(encoding) for each in (folder, whole)]
-            return attrs.evolve(found, output=found.output.replace(*names))
+            return attrs.evolve(found, output=found.output.replace(*names), errors=found.errors.replace(*names))
         finally:
             shutil.rmtree(folder)
 

@@ -99,14 +99,17 @@ def test_the_torture_sees_another_error_than_the_one_of_the_json(errors: str, he
     assert (compared("show --json", plain, Outcome(2, b"", errors.encode()), BY_NAME[name]) == "") is held
 
 
+@pytest.mark.parametrize(("text", "status"), [("show edge@9 --json", 2), ("log --op nosuch --json", 1)])
 @pytest.mark.parametrize("name", ["no reader", "output to a full disk", "closed >&-"])
-def test_an_error_that_was_to_be_json_goes_to_standard_error(folder: Path, numbers: dict[str, str], name: str) -> None:
-    text = "show edge@9 --json"
+def test_an_error_that_was_to_be_json_goes_to_standard_error(
+    folder: Path, numbers: dict[str, str], name: str, text: str, status: int
+) -> None:
     command = [sys.executable, "-m", "decomp_ledger", *arguments_of(text, folder, numbers)]
     plain = process(command, folder, PLAIN)
+    message = json.loads(plain.output)["error"]["message"]
     found = process(command, folder, BY_NAME[name])
-    assert (found.status, compared(text, plain, found, BY_NAME[name])) == (2, "")
-    assert found.errors.startswith(b"decomp-ledger: edge@9: ")
+    assert (found.status, found.errors.decode()) == (status, f"decomp-ledger: {message}\n")
+    assert compared(text, plain, found, BY_NAME[name]) == ""
 
 
 def test_a_fault_is_found_although_its_reader_left(folder: Path, numbers: dict[str, str]) -> None:

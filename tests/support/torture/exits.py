@@ -37,7 +37,8 @@ ACTOR = "Åda 日本 \N{ROCKET} <ada@example.org>"
 # Each command with arguments for the ledger of `sample`; in `changes`, those that write. {} is the folder.
 READS = (
     "--help", "--version", "", "nonsense", "nonsense --json", "tables", "tables --json", "log", "log --json",
-    "log edge --op aten::mm -n 2 --after 1", "log --op a.b.c.d", "log --nonsense", "show edge", "show edge --json",
+    "log edge --op aten::mm -n 2 --after 1", "log --op a.b.c.d", "log --op nosuch --json",
+    "log --nonsense", "show edge", "show edge --json",
     "show edge --all", "show edge@9", "show edge@9 --json", "show export:{good}", "show export:{failed}",
     "show {}/model.pt2", "show {}/model.pt2 --json", "blame edge", "blame edge --json", "blame export:{failed}",
     "why aten::mm", "why aten::mm edge --json", "explain aten::mm --all-torch", "show #2", "show #2 --json",
@@ -238,18 +239,27 @@ def letters(text: str) -> Counter[str]:
     return Counter(c for c in ESCAPE.sub("", text) if c.isascii() and c.isalnum())
 
 
+def json_error(text: str, plain: Outcome) -> str | None:
+    """Return the message of the error that a command printed as JSON, or None."""
+    if "--json" not in text or plain.status not in (1, 2):
+        return None
+    found = json.loads(plain.output)
+    return found["error"]["message"] if isinstance(found, dict) and found.keys() == {"error"} else None
+
+
 def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) -> str:
     """Compare what a command did under a condition with what it did without; return what is wrong, or ""."""
     errors = found.errors.decode(condition.encoding(), "replace")
     if "Traceback" in errors or "Exception ignored" in errors:
         return f"a traceback: {errors[-400:]}"
-    lost = ">/dev/full" in condition.shell.replace("2>", "") and plain.output
+    message = json_error(text, plain)
+    lost = ">/dev/full" in condition.shell.replace("2>", "") and plain.output and message is None
     wanted = 2 if lost else plain.status
     if found.status != wanted:
         return f"exit status {found.status}, not {wanted}: {errors[-300:]}"
-    if "--json" in text and plain.status == 2 and condition.output_is_gone() and not condition.errors_are_gone():
+    if message is not None and condition.output_is_gone() and not condition.errors_are_gone():
         # An error that was to be JSON goes to standard error, if standard output takes nothing.
-        line = f"decomp-ledger: {printable(json.loads(plain.output)['error']['message'])}\n"
+        line = f"decomp-ledger: {printable(message)}\n"
         return "" if errors == line else f"the errors are {errors[-300:]!r}, not {line!r}"
     if condition.shell == PLAIN.shell and len(errors.splitlines()) != len(plain.errors.splitlines()):
         return f"other errors: {errors[-300:]}"

@@ -19,7 +19,7 @@ _Values: TypeAlias = "Sequence[Any] | Mapping[str, Any]"
 # What is kept of a row counts as its texts and blobs and _BYTES_OF_A_ROW more. The rows of an undamaged ledger count as
 # 13 times its size at most: a row of `change` takes 12 bytes of the file.
 _BYTES_OF_A_ROW = 100
-_KEPT_OF_ANY_FILE, _KEPT_OF_A_BYTE = 1 << 25, 32
+_KEPT_OF_ANY_FILE, _KEPT_OF_A_BYTE = 1 << 25, 16
 # What is read of all rows, most of which takes 1 ns a byte. Thousands of events can have one call site or one reason,
 # so a longer text is kept once.
 _READ_OF_ANY_FILE, _READ_OF_A_BYTE = 1 << 30, 100

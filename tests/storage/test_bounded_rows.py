@@ -87,4 +87,4 @@ def test_verify_and_dump_do_not_read_one_text_for_ever(tmp_path: Path, table: st
             for line in ledger.dump_lines():
                 read += len(line)
         assert not ledger.verify().ok
-    assert read < 2 * size
+    assert read < 4 * size  # a catalog unpacks; all rows together have more than 100 MB

@@ -127,7 +127,7 @@ def share(path: Path, table: str, pages: int) -> None:
     root = roots_of(path)[table]
     data = bytearray(path.read_bytes())
     size, local = max(cell for leaf in leaves_of(data, root) for cell in cells_of(data, leaf))
-    assert size > 1 << 20, f"{table} has no long text"
+    assert size > 1 << 18, f"{table} has no long text"
     row, children = 1, []
     for _ in range(pages):
         page, content, pointers = bytearray(PAGE), PAGE, b""
@@ -258,7 +258,7 @@ def endless_trees(workspace: Workspace) -> list[Row]:
 
 
 def shared_texts(workspace: Workspace) -> list[Row]:
-    """Give each table thousands of rows that share one text of two megabytes."""
+    """Give each table thousands of rows that share one text of half a megabyte."""
     _, large = sources(workspace)
     tables = ("event", "provenance", "environment", "decomposition", "catalog")
     cases = [(table, use) for use in uses_of(large) for table in tables]
@@ -284,7 +284,7 @@ def sources(workspace: Workspace) -> tuple[Path, Path]:
         db.execute("PRAGMA journal_mode = DELETE")
         db.execute("PRAGMA journal_mode = WAL")
     shutil.copy(small, large)
-    enlarge(large, 2 << 20)
+    enlarge(large, 1 << 19)
     with closing(sqlite3.connect(large)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return small, large

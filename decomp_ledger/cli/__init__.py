@@ -136,7 +136,8 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
     # The arguments of `run` are the program's.
-    as_json = "--json" in arguments and cli.given != "run" and not streams.output_is_gone()
+    # A process that starts with a closed output has None.
+    as_json = "--json" in arguments and cli.given != "run" and sys.stdout is not None and not streams.output_is_gone()
     if as_json:
         with suppress(LedgerError):
             click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))

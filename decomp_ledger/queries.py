@@ -57,13 +57,13 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces, TraceSet
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Event, Exported, Materialized
+from decomp_ledger.model.events import PRESERVE, Event, Exported, Materialized
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
+from decomp_ledger.model.opset import CORE_ATEN, Opset, opset_from_json
 from decomp_ledger.model.opset import FORM as OPSET_FORM
-from decomp_ledger.model.opset import Opset, opset_from_json
 from decomp_ledger.model.rules import Decomposition, RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
@@ -171,6 +171,18 @@ class ResolvedState:
     def idle(self) -> tuple[IdleRule, ...]:
         """The rules that cannot act in the catalog's torch, by op, with what to do; none without a catalog."""
         return () if self.catalog is None else idle_rules(self.state, catalogs.completed(self.catalog))
+
+    @property
+    def outside_core(self) -> tuple[str, ...]:
+        """The ops that are not Core ATen: of the result of an export, else of those that the table can keep."""
+        if self.bundle is not None:
+            ops: Collection[str] = self.bundle.body.ops_after
+        else:
+            loaded: Collection[str] = () if self.catalog is None else self.catalog.ops
+            idle = {each.op for each in self.idle if each.op in loaded}
+            kept = (op for op, rule in self.state.rules.items() if rule.action == PRESERVE)
+            ops = [op for op in kept if op not in idle]
+        return catalogs.opsets()[CORE_ATEN].outside(ops)
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -930,13 +942,14 @@ def check_program(
 
 
 @checked
-def check_opset(spec: State, opset: str | Path_ = "core-aten", *, ledger: LedgerLog | None = None) -> OpsetCheck:
+def check_opset(spec: State, opset: str | Path_ = CORE_ATEN, *, ledger: LedgerLog | None = None) -> OpsetCheck:
     """Return the ops of a lowered program that a backend does not take, what made them, and what would remove them.
 
     Args:
         spec: an export (`export:7`), a stamped `.pt2`, or a table, which means its newest export that did not fail.
-        opset: the name of a shipped opset, `core-aten`, or a JSON file such as
-            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`.
+        opset: the name of a shipped opset, `core-aten` or `executorch`, or a JSON file such as
+            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`. With
+            `"namespaces": ["aten"]` it judges only ops of these.
         ledger: the ledger of tables and exports.
 
     Raises:

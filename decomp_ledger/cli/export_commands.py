@@ -12,9 +12,11 @@ from decomp_ledger.analysis.outcome import facts, without_effect
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.output import (
     FOUND,
+    STAR,
     LedgerOption,
     at_text,
     columns,
+    count,
     event_json,
     folded,
     json_option,
@@ -130,11 +132,21 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
         print_lines(folded(f"{body.error[0]}: {body.error[1]}", "  "))
     note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     counts = (body.ops_before, body.ops_after, body.fired)
+    outside = found.outside_core
     rows = (
-        (op, *(str(each.get(op, "")) for each in counts), outcome.word, _made_by(body, op))
+        (
+            op + (STAR if op in outside else ""),
+            *(str(each.get(op, "")) for each in counts),
+            outcome.word,
+            _made_by(body, op),
+        )
         for op, outcome in found.outcomes.items()
     )
     columns(("op", "before", "after", "fired", "outcome", "made by"), rows)
+    if outside:
+        number = f"{len(outside)} of {count(len(body.ops_after), 'op')} of the result"
+        verb = "is" if len(outside) == 1 else "are"
+        note(f"* {number} {verb} not Core ATen; `decomp-ledger check opset {bundle.name}` says what removes them")
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
         note(f"{made} too early, so it lacks {_some(body.stale)}")
@@ -156,6 +168,7 @@ def export_json(found: ResolvedState, bundle: ExportBundle) -> dict[str, Json]:
         **event_json(bundle.event),
         "ledger": bundle.ledger,
         "idle": list[Json](without_effect(bundle.body, bundle.state)),
+        "outside_core": list[Json](found.outside_core),
         "outcomes": {op: outcome.to_json() for op, outcome in found.outcomes.items()},
     }
 

@@ -11,6 +11,7 @@ from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
+    STAR,
     LedgerOption,
     columns,
     count,
@@ -113,6 +114,7 @@ def show(
                 "from_dict": found.state.from_dict,
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
                 "idle": [each.to_json() for each in found.idle],
+                "outside_core": list(found.outside_core),
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found, found.bundle),
                 "totals": None if totals is None else totals.to_json(),
@@ -159,9 +161,11 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
 def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple[str, ...]) -> None:
     if not rules:
         return
+    # What an export kept is marked in its result.
+    outside = [] if found.bundle is not None else [op for op in found.outside_core if op in rules]
     rows = (
         (
-            op + (" (pending)" if op in pending else ""),
+            op + (" (pending)" if op in pending else "") + (STAR if op in outside else ""),
             rule_text(rule, from_dict=found.state.from_dict),
             f"@{found.since[op].version} (#{found.since[op].seq})",
             found.since[op].reason or "",
@@ -169,6 +173,9 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
         for op, rule in rules.items()
     )
     columns(("op", "rule", "since", "why"), rows)
+    if outside:
+        kept = "missing" if found.state.from_dict else "preserved"
+        note(f"* {count(len(outside), f'{kept} op')} {'is' if len(outside) == 1 else 'are'} not Core ATen")
 
 
 @click.command()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from decomp_ledger.analysis.idle import IdleRule, idle_rule
+from decomp_ledger.analysis.outcome import EARLY_KERNELS
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.model import op_names
@@ -181,7 +182,7 @@ def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
     live = defaults.by_name.get(op) or resolve(op)
     if live is None:
         return idle_rule(op, action, None, _is_functional)
-    if not why_not_preservable(live):  # 2 us; an entry takes 50
+    if op not in EARLY_KERNELS and not why_not_preservable(live):  # 2 us; an entry takes 50
         return None
     return idle_rule(
         op, action, Entry.from_json(entry(op, live, defaults.table.get(live), digests=False)), _is_functional

@@ -108,6 +108,9 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except (click.ClickException, LedgerError) as error:
         _fail(error, arguments)
+    if isinstance(status, run_command.Program):
+        status.run()
+        status = 0
     sys.exit(status if isinstance(status, int) else 0)
 
 

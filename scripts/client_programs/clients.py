@@ -28,16 +28,16 @@ class Client:
 
 
 _CLIENTS = (
-    Client("onnx", "to_onnx.py", ("onnxscript", "onnx"), is_quick=True),
-    Client("llama", "lower_llama.py", ("transformers",), is_quick=True),
-    Client("bert", "lower_bert.py", ("transformers",)),
-    Client("vit", "lower_vit.py", ("transformers",)),
-    Client("whisper", "lower_whisper.py", ("transformers",)),
+    Client("onnx", "to_onnx.py", ("onnxscript==0.7.2", "onnx==1.23.2"), is_quick=True),
+    Client("llama", "lower_llama.py", ("transformers==5.23.0",), is_quick=True),
+    Client("bert", "lower_bert.py", ("transformers==5.23.0",)),
+    Client("vit", "lower_vit.py", ("transformers==5.23.0",)),
+    Client("whisper", "lower_whisper.py", ("transformers==5.23.0",)),
     Client("torchao", "to_quantized.py", ("torchao==0.18.0",)),
     Client("executorch", "to_xnnpack.py", ("executorch==1.5.1",)),
     Client("openvino", "to_openvino.py", ("openvino==2026.4.1",)),
     Client("coremltools", "to_coreml.py", ("coremltools==9.0",)),
     Client("litert", "to_litert.py", ("litert-torch==0.10.0",)),
-    Client("iree", "to_iree.py", ("iree-turbine==3.9.0", "iree-base-compiler==3.9.0", "iree-base-runtime==3.9.0")),
+    Client("iree", "to_iree.py", ("iree-turbine==3.9.0", "iree-base-compiler==3.13.0", "iree-base-runtime==3.13.0")),
 )
 CLIENTS = {client.name: client for client in _CLIENTS}

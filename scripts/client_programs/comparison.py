@@ -16,7 +16,14 @@ import decomp_ledger
 
 GOAL = 1.03
 # One thread, because the processor time of threads that wait for work says nothing of the program.
-_SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all"}
+# Bytecode is kept even where the shell says not to, as it is for an installed package.
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONHASHSEED": "0",
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_LOGS": "-all",
+}
 _PLAIN, _RECORDED = 0, 1
 
 
@@ -94,7 +101,7 @@ def compare(client: Client, environment: Environment, rounds: int, folder: Path)
     """
     found = Comparison()
     for number in range(rounds + 1):
-        for side in (_PLAIN, _RECORDED) if number % 2 else (_RECORDED, _PLAIN):
+        for side in (_RECORDED, _PLAIN) if number % 2 else (_PLAIN, _RECORDED):
             output = folder / f"{number}-{side}"
             ledger = folder / f"{number}.db"
             output.mkdir(parents=True)
@@ -133,6 +140,8 @@ def _run(client: Client, environment: Environment, output: Path, ledger: Path | 
 
 def _recorded(path: Path) -> str:
     """Return what a ledger holds, in words."""
+    if not path.exists():
+        return "nothing"
     with decomp_ledger.Ledger(path, read_only=True) as ledger:
         exports = [event.body for event in ledger.exports()]
         tables = len(list(ledger.tables()))

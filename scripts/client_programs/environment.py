@@ -7,6 +7,8 @@ from pathlib import Path
 from clients import Client
 
 ROOT = Path(__file__).parents[2]
+# Some clients need another version of what scripts/constraints.txt pins.
+_TORCH = "torch==2.13.0"
 _VERSION = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
 
 
@@ -58,10 +60,10 @@ class Environment:
         return f"{tool} {self.version(tool)}".strip()
 
     def _pip(self, *what: str) -> str:
-        """Install something; return the last line of pip's errors, or ""."""
-        options = ("--quiet", "--disable-pip-version-check", "-c", str(ROOT / "scripts" / "constraints.txt"))
+        """Install something next to our torch; return the last line of pip's errors, or ""."""
+        options = ("--quiet", "--disable-pip-version-check")
         done = subprocess.run(
-            [self.python, "-m", "pip", "install", *options, *what], capture_output=True, text=True, check=False
+            [self.python, "-m", "pip", "install", *options, _TORCH, *what], capture_output=True, text=True, check=False
         )
         return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
 

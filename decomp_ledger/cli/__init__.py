@@ -127,6 +127,9 @@ def main() -> None:
         _fail(error, arguments)
     finally:
         streams.end_page()
+    if isinstance(status, run_command.Program):
+        status.run()
+        status = 0
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -160,7 +160,8 @@ def python_cia_kernel(op: Any) -> Any:
 
     Risk: `OperatorBase.py_kernels`. Its value may be another dispatch key, which is an alias and not a kernel.
     """
-    kernel = op.py_kernels.get(_CIA)
+    # Almost all of these dicts are empty, and torch hashes a dispatch key in Python.
+    kernel = op.py_kernels.get(_CIA) if op.py_kernels else None
     return None if isinstance(kernel, torch._C.DispatchKey) else kernel
 
 

@@ -269,8 +269,6 @@ class Recording(Handle):
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""
-        if not self.stopped:
-            self.ledger.database.prepare()
         log = TableLog(None if self.stopped else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {}))
         log.reason = self._reason
         log.adopt(self)

@@ -417,7 +417,7 @@ def record(
 
     Args:
         ledger: a file, created with the first event, or an open Ledger.
-        name: the names of its tables begin with it; by default the script and the time.
+        name: its tables are `<name>/<function that made it>/<run>`; by default that of the script, module or notebook.
         reason: why, for every event.
         actor: who, for every event; only with a file.
         trust: modules that may be imported to find decompositions; only with a file.

@@ -69,7 +69,7 @@ class Ledger(LedgerLog):
         """Create or resume a table, as the dict that `run_decompositions` takes. This imports torch.
 
         Args:
-            name: its name.
+            name: its name; a series of recorded tables means its newest run.
             base: for a new table: `torch` (its default table), `empty`, or another table's state (`edge@3`).
 
         Raises:
@@ -222,7 +222,7 @@ class Ledger(LedgerLog):
         """
         return queries.would_change(program, table, ledger=self)
 
-    def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
+    def diff(self, before: State, after: State | None = None, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
         return queries.diff(before, after, graphs=graphs, ledger=self)
 

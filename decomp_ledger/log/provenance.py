@@ -145,8 +145,9 @@ def _function(frame: FrameType) -> str:
     code = frame.f_code
     whole = getattr(code, "co_qualname", code.co_name)  # not in Python 3.10
     # A lambda or a comprehension is a part of the function around it.
-    if name := ".".join(part for part in whole.split(".") if not part.startswith("<")):
-        return name_part(name, MODULE)
+    for function in reversed(whole.split(".<locals>.")):
+        if name := ".".join(part for part in function.split(".") if not part.startswith("<")):
+            return name_part(name, MODULE)
     if code.co_name != "<module>" and whole == code.co_name and not hasattr(code, "co_qualname"):
         return ""
     if frame.f_globals.get("__name__") == "__main__" or notebook.cell(code.co_filename) is not None:

@@ -16,7 +16,7 @@ __all__ = ["MODULE", "RecordedName", "name_part", "newest_run", "recorded_name",
 MODULE = "module"  # the maker of a table that the program made outside of its functions
 _RECORDED = re.compile(r"(?P<series>.+/[^/]+)/(?P<run>[1-9]\d{0,17})", re.ASCII)
 _TAKEN = frozenset("@:/~#")  # characters that separate the parts of a state spec
-_MAX_PART = 80
+_MAX_PART = 100
 
 
 class RecordedName(NamedTuple):

@@ -177,5 +177,5 @@ def check_label(text: object, what: str) -> str:
     if text.endswith(PROGRAM_FILE):
         raise InvalidName(f"{shown!r}: the name of {what} must not end with '{PROGRAM_FILE}', which names a file")
     if _EARLIER_RUN.search(text):
-        raise InvalidName(f"{shown!r}: the name of {what} must not end with '~' and a number, which names an earlier run")
+        raise InvalidName(f"{shown!r}: the name of {what} must not end with '~' and a number, which is an earlier run")
     return text

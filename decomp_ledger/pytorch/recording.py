@@ -197,7 +197,7 @@ class Recording(Handle):
         if self._children is not None:
             self._children.begin(self._plan())
         notes = self._notes if self._children is None else self._children.notes_file
-        self._run, self._tried = RunNumber(self.name, notes), {}
+        self._run, self._tried, self._logs_of_dicts = RunNumber(self.name, notes), {}, {}
         _LOG.info("recording %s: it began, into %s", self.name, self.ledger.path)
         return self
 
@@ -363,7 +363,7 @@ class Recording(Handle):
             stale = plain_dict.stale_ops(table, defaults)
             found = plain_dict.content(dict(table), defaults)
             caller = provenance.torch_caller()
-            key = (found.base, found.later, caller, *found.changes)
+            key = (self.series(), found.base, found.later, caller, *found.changes)
             log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
             passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)
             log.change(passed, lambda rules: [] if rules else found.changes)

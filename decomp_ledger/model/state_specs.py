@@ -1,8 +1,8 @@
 """The one parser of versions, export numbers and state specs, for the command line and for Python. Pure.
 
 A state spec names a table state: `edge`, `edge@3`, `edge@v1`, `edge@latest`, `torch:2.13.0`, `catalog:FILE`,
-`export:7`, `model.pt2`. The table may be given by the series of its runs: `export_llama/backend_table` is the newest run,
-`export_llama/backend_table~1` the one before.
+`export:7`, `model.pt2`. The table may be given by the series of its runs: `export_llama/backend_table` is the newest
+run, `export_llama/backend_table~1` the one before.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ from decomp_ledger.queries import (
     why,
 )
 from decomp_ledger.storage.event_store import TableInfo
-from decomp_ledger.storage.history import Since
+from decomp_ledger.storage.history import Since, TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.restore import Restoration, restore
 from decomp_ledger.transfer.stamp import Stamp, read_stamp
@@ -232,6 +232,7 @@ __all__ = [
     "TableDifference",
     "TableInfo",
     "TableLog",
+    "TableSeries",
     "TableSpec",
     "TableState",
     "Tagged",

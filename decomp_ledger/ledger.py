@@ -70,7 +70,7 @@ class Ledger(LedgerLog):
         """Create or resume a table, as the dict that `run_decompositions` takes. This imports torch.
 
         Args:
-            name: its name.
+            name: its name; a series of recorded tables means its newest run.
             base: for a new table: `torch` (its default table), `empty`, or another table's state (`edge@3`).
 
         Raises:
@@ -234,7 +234,7 @@ class Ledger(LedgerLog):
         """
         return queries.would_change(program, table, ledger=self)
 
-    def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
+    def diff(self, before: State, after: State | None = None, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
         return queries.diff(before, after, graphs=graphs, ledger=self)
 
@@ -429,7 +429,7 @@ def record(
 
     Args:
         ledger: a file, created with the first event, or an open Ledger.
-        name: the names of its tables begin with it; by default the script and the time.
+        name: its tables are `<name>/<function that made it>/<run>`; by default that of the script, module or notebook.
         reason: why, for every event.
         actor: who, for every event; only with a file.
         trust: modules that may be imported to find decompositions; only with a file.

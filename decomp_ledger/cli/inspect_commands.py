@@ -50,26 +50,32 @@ __all__ = ["COMMANDS"]
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="List each run of a recorded table, not only the newest.")
 @json_option
 @pass_ledger
-def tables(option: LedgerOption, as_json: bool) -> None:
-    """List the tables."""
+def tables(option: LedgerOption, everything: bool, as_json: bool) -> None:
+    """List the tables; of a recorded table the newest run, with the number of runs.
+
+    TABLE~1 names the run before, TABLE~2 the one before that. With --json, each run is listed.
+    """
     with option.read() as ledger:
-        found = [(info, ledger.tags(info.name)) for info in ledger.tables()]
+        found = [(each, info, ledger.tags(info.name)) for each in ledger.table_series() for info in each.tables]
     if as_json:
-        write_json([{**info._asdict(), "tags": tags} for info, tags in found])
+        write_json([{**info._asdict(), "series": each.name, "tags": tags} for each, info, tags in found])
         return
     rows = (
         (
-            info.name,
+            info.name if everything else each.name,
+            "" if each.run is None else str(len(each.tables)),
             str(info.version),
             str(info.events),
             when(info.last_at),
             ", ".join(f"{tag}@{version}" for tag, version in tags.items()),
         )
-        for info, tags in found
+        for each, info, tags in found
+        if everything or info is each.newest
     )
-    columns(("table", "version", "events", "last event (UTC)", "tags"), rows)
+    columns(("table", "runs", "version", "events", "last event (UTC)", "tags"), rows)
 
 
 @click.command()

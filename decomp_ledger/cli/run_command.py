@@ -26,13 +26,14 @@ from decomp_ledger.cli.output import LedgerOption, pass_ledger, printable
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.pytorch.recording_name import default_name
 from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["COMMANDS", "Program"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--name", help="The names of its tables begin with this; by default the script and the time.")
+@click.option("--name", help="The names of its tables begin with this; by default the script or module.")
 @click.option("--reason", help="Why; kept with every event.")
 @click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git's user or the login name.")
 @click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
@@ -68,9 +69,10 @@ def run(
     load = _load_module if as_module else _load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
+    named = default_name(main) if name is None else name
     recording = record(
         option.path,
-        name=name,
+        name=named,
         reason=reason,
         actor=option.actor_or(actor),
         trust=(*option.trust, *trust),

@@ -28,7 +28,7 @@ from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.storage.file_checks import absolute
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "last_seq"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -64,7 +64,7 @@ def run(
     line on standard error says what was recorded, and which children were not.
     """
     streams.unguard()
-    last_seq = _check(option)
+    last = last_seq(option)
     load = _load_module if as_module else _load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
@@ -73,7 +73,7 @@ def run(
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option.path, last_seq))
+    end = _End(recording, None if quiet else _Report(option.path, last))
     atexit.register(end)
     sys.modules["__main__"] = main
     try:
@@ -165,7 +165,7 @@ class _End:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _check(option: LedgerOption) -> int:
+def last_seq(option: LedgerOption) -> int:
     """Raise now if the ledger cannot be written, not after hours of the program's work; return its last seq."""
     path = Path(absolute(option.path))
     last = 0

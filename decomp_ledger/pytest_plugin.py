@@ -231,7 +231,7 @@ class RecordedTest:
         __tracebackhide__ = True
         export = self._export(program, shown(op) if not isinstance(op, str) else op)
         answers = queries.why(op, f"export:{export.seq}", ledger=self.ledger)
-        # Of a family, the overloads that the program has. If it has none of them, all of them are told.
+        # Of a family, the overloads that the program has. If it has none of them, all of them are named.
         own = [each for each in answers if each.answer.outcome not in (NOT_IN_PROGRAM, EMITTED)] or answers
         wrong = [each for each in own if each.answer.outcome not in accepted]
         if wrong:
@@ -292,7 +292,7 @@ class RecordedTest:
             return ", where no loaded library has the op"
         for answer in answers:
             if answer.op == op:
-                by = "".join(f" (#{event.seq} by {event.actor}{at_text(event)})" for event in answer.events[-1:])
+                by = "".join(f" (by {event.actor}{at_text(event)})" for event in answer.events[-1:])
                 return f": {answer.outcome}, since {answer.because}{by}"
         return ""
 

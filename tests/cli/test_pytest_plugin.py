@@ -107,16 +107,16 @@ def test_an_assertion_tells_what_explain_answers(run) -> None:
             decomp_ledger.assert_kept("aten::linear")
     """)
     assert outcomes(result) == {"passed": 5, "failed": 3}
-    told = failures(result)
-    assert set(told) == {"test_decomposed_instead", "test_kept_instead", "test_no_export"}
-    assert re.search(r"aten::silu in .*: decomposed, since torch's default has it", told["test_decomposed_instead"])
-    assert "to keep it: table.pop(torch.ops.aten.silu.default)" in told["test_decomposed_instead"]
-    assert re.search(r"aten::linear in .*: kept, since it was preserved by event #\d+", told["test_kept_instead"])
-    assert re.search(r"popped  aten::linear\nE +by tester, at test_it.py:\d+ in lower", told["test_kept_instead"])
-    assert "to decompose it: table.reset('aten::linear')" in told["test_kept_instead"]
-    assert "because no export ran in this test" in told["test_no_export"]
+    found = failures(result)
+    assert set(found) == {"test_decomposed_instead", "test_kept_instead", "test_no_export"}
+    assert re.search(r"aten::silu in .*: decomposed, since torch's default has it", found["test_decomposed_instead"])
+    assert "to keep it: table.pop(torch.ops.aten.silu.default)" in found["test_decomposed_instead"]
+    assert re.search(r"aten::linear in .*: kept, since it was preserved by event #\d+", found["test_kept_instead"])
+    assert re.search(r"popped  aten::linear\nE +by tester, at test_it.py:\d+ in lower", found["test_kept_instead"])
+    assert "to decompose it: table.reset('aten::linear')" in found["test_kept_instead"]
+    assert "because no export ran in this test" in found["test_no_export"]
     # The only frame is the user's line.
-    assert re.findall(r"^(\S+):\d+: in (\w+)$", told["test_kept_instead"], re.MULTILINE) == [
+    assert re.findall(r"^(\S+):\d+: in (\w+)$", found["test_kept_instead"], re.MULTILINE) == [
         ("test_it.py", "test_kept_instead")
     ]
 
@@ -153,13 +153,13 @@ def test_graphs_are_compared(run) -> None:
                 decomp_ledger.assert_kept("linear", program=torch.export.export(Model(), (torch.ones(3, 3),)))
     """)
     assert outcomes(result) == {"passed": 2, "failed": 2}
-    told = failures(result)
-    assert set(told) == {"test_another_one", "test_the_same_ops"}
-    lines = told["test_another_one"]
+    found = failures(result)
+    assert set(found) == {"test_another_one", "test_the_same_ops"}
+    lines = found["test_another_one"]
     assert "aten::silu: 1 in the given program, 0 here: decomposed, since" in lines
     assert re.search(r"aten::sigmoid: 0 in the given program, 1 here: emitted, .*aten::silu made 1 node of it", lines)
     assert re.search(r"differs is node 2\nE +the given program: .*aten::silu.*\nE +here: .*aten::sigmoid", lines)
-    assert "both have the same ops; the order, the arguments, the shapes" in told["test_the_same_ops"]
+    assert "both have the same ops; the order, the arguments, the shapes" in found["test_the_same_ops"]
 
 
 def test_workers_record_each_test_under_its_name(run, pytester: pytest.Pytester) -> None:

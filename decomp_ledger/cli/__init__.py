@@ -18,6 +18,7 @@ from decomp_ledger.cli import (
     compare_commands,
     explain_commands,
     export_commands,
+    imports_command,
     inspect_commands,
     run_command,
     streams,
@@ -38,6 +39,7 @@ __all__ = ["cli", "main"]
 
 _GROUPS = (
     run_command,
+    imports_command,
     inspect_commands,
     explain_commands,
     compare_commands,
@@ -51,6 +53,7 @@ _GROUPS = (
 
 
 _MAX_MESSAGE = 2000  # characters
+_PROGRAMS = ("run", "imports")  # their arguments are those of a program, which they run
 
 
 class _Commands(click.Group):
@@ -101,8 +104,8 @@ def main() -> None:
     streams.guard()
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
-        # Python flushes what the program of `run` left there. A process that starts without an output has None.
-        if cli.given != "run" and sys.stdout is not None:
+        # Python flushes what a program left there. A process that starts without an output has None.
+        if cli.given not in _PROGRAMS and sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(INTERRUPTED)
@@ -116,8 +119,7 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
-    # The arguments of `run` are the program's.
-    as_json = "--json" in arguments and cli.given != "run" and not streams.output_is_gone()
+    as_json = "--json" in arguments and cli.given not in _PROGRAMS and not streams.output_is_gone()
     if as_json:
         with suppress(LedgerError):
             click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))

@@ -28,7 +28,7 @@ from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.storage.file_checks import absolute
 
-__all__ = ["COMMANDS", "last_seq"]
+__all__ = ["COMMANDS", "last_seq", "load_module", "load_script", "report_failure"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -65,7 +65,7 @@ def run(
     """
     streams.unguard()
     last = last_seq(option)
-    load = _load_module if as_module else _load_script
+    load = load_module if as_module else load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
     recording = record(
@@ -86,11 +86,11 @@ def run(
         error, trace = caught, sys.exc_info()[2]
     # Out of `except`, because Python calls the hook without a current exception.
     end.interrupted = issubclass(type(error), KeyboardInterrupt)
-    _report(error, None if trace is None else trace.tb_next)
+    report_failure(error, None if trace is None else trace.tb_next)
     sys.exit(1)
 
 
-def _report(error: BaseException, trace: types.TracebackType | None) -> None:
+def report_failure(error: BaseException, trace: types.TracebackType | None) -> None:
     """Report an uncaught exception as Python does; its traceback is given, without our own frame."""
     BaseException.with_traceback(error, trace)
     try:
@@ -179,7 +179,7 @@ def last_seq(option: LedgerOption) -> int:
     return last
 
 
-def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
     full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
@@ -209,7 +209,7 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
     return code, main
 
 
-def _load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
     _put_first(str(Path.cwd()))
     # Python has this argv while it imports the parent packages.

@@ -25,7 +25,7 @@ PYTHON = {
     "exports": "ledger.exports()",
     "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
-    "log": "ledger.events()",
+    "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
     "revert": "ledger.revert(TABLE, VERSION)",

@@ -14,6 +14,7 @@ from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.idle import IdleRule
+from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
@@ -114,6 +115,7 @@ from decomp_ledger.queries import (
     explain_releases,
     load_dump,
     read_samples,
+    record_imports,
     reproduce_export,
     show,
     trace,
@@ -129,6 +131,7 @@ from decomp_ledger.transfer.stamp import Stamp, read_stamp
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
+    from decomp_ledger.pytorch.imports import ImportRecording
     from decomp_ledger.pytorch.pt2 import load, save
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun, reproduce
     from decomp_ledger.pytorch.table import DecompTable
@@ -176,11 +179,14 @@ __all__ = [
     "GraphDifference",
     "IdleRule",
     "IdleRuleWarning",
+    "ImportRecording",
+    "ImportReport",
     "InvalidName",
     "Ledger",
     "LedgerError",
     "LedgerFileError",
     "LedgerLog",
+    "LibraryImport",
     "Materialized",
     "NamedState",
     "NotImportable",
@@ -200,6 +206,7 @@ __all__ = [
     "RecordingWarning",
     "ReproducedTable",
     "RecordedEvent",
+    "Registration",
     "Reproduction",
     "ReproductionError",
     "Rerun",
@@ -229,6 +236,7 @@ __all__ = [
     "State",
     "StateDiff",
     "StateSpec",
+    "TableChange",
     "TableDifference",
     "TableInfo",
     "TableLog",
@@ -277,6 +285,7 @@ __all__ = [
     "read_signers",
     "read_stamp",
     "record",
+    "record_imports",
     "reproduce",
     "reproduce_export",
     "restore",
@@ -292,6 +301,7 @@ __all__ = [
 _NEED_TORCH = {
     "DecompTable": "table",
     "GraphDifference": "graph_digest",
+    "ImportRecording": "imports",
     "ReproducedTable": "reproduced_table",
     "Rerun": "reproduced_table",
     "load": "pt2",

@@ -90,6 +90,7 @@ from decomp_ledger.transfer.stamp import Stamp, read_stamp
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
+    from decomp_ledger.pytorch.imports import ImportRecording
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
     from decomp_ledger.pytorch.would_change import WouldChange
 
@@ -118,6 +119,7 @@ __all__ = [
     "load_dump",
     "ops_of",
     "read_samples",
+    "record_imports",
     "reproduce_export",
     "show",
     "sole_table",
@@ -791,6 +793,18 @@ def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> Tr
 
     name = _one_op(op)
     return TraceSet.from_json(trace_op(name, canonical_samples({name: _calls(op, calls)})[name], table))
+
+
+def record_imports() -> ImportRecording:
+    """Record, inside a `with` block, what libraries register with torch: ops, kernels, fake kernels, decompositions.
+
+    Returns:
+        The recording. After the block, its `report` tells for each library what it registered, at which file and line,
+        and what that added to torch's default table, replaced in it or removed from it. This imports torch.
+    """
+    from decomp_ledger.pytorch.imports import ImportRecording
+
+    return ImportRecording()
 
 
 # Exports

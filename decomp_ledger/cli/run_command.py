@@ -29,7 +29,7 @@ from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.pytorch.recording_name import default_name
 from decomp_ledger.storage.file_checks import absolute
 
-__all__ = ["COMMANDS", "Program"]
+__all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "report_failure"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -65,8 +65,8 @@ def run(
     line on standard error says what was recorded, and which children were not.
     """
     streams.unguard()
-    last_seq = _check(option)
-    load = _load_module if as_module else _load_script
+    last = last_seq(option)
+    load = load_module if as_module else load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
     named = default_name(main) if name is None else name
@@ -81,7 +81,7 @@ def run(
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option, last_seq))
+    end = _End(recording, None if quiet else _Report(option, last))
     atexit.register(end)
     sys.modules["__main__"] = main
     return Program(code, main, end)
@@ -108,7 +108,7 @@ class Program(NamedTuple):
         self.end.interrupted = issubclass(type(error), KeyboardInterrupt)
         for _ in range(_OWN_FRAMES):
             trace = None if trace is None else trace.tb_next
-        _report(error, trace)
+        report_failure(error, trace)
         sys.exit(1)
 
 
@@ -124,7 +124,7 @@ _FRAME_WORDS = 2049 - 2 - 9  # two variables, and the fields of a frame
 _execute.__code__ = _execute.__code__.replace(co_stacksize=_FRAME_WORDS)
 
 
-def _report(error: BaseException, trace: types.TracebackType | None) -> None:
+def report_failure(error: BaseException, trace: types.TracebackType | None) -> None:
     """Report an uncaught exception as Python does; its traceback is given, without our own frame."""
     BaseException.with_traceback(error, trace)
     try:
@@ -200,7 +200,7 @@ class _End:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _check(option: LedgerOption) -> int:
+def last_seq(option: LedgerOption) -> int:
     """Raise now if the ledger cannot be written, not after hours of the program's work; return its last seq."""
     path = Path(absolute(option.path))
     last = 0
@@ -214,7 +214,7 @@ def _check(option: LedgerOption) -> int:
     return last
 
 
-def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
     full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
@@ -244,7 +244,7 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
     return code, main
 
 
-def _load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
     _put_first(str(Path.cwd()))
     # Python has this argv while it imports the parent packages.

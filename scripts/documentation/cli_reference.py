@@ -23,6 +23,7 @@ PYTHON = {
     "dump": "ledger.dump(FILE)",
     "explain": "ledger.explain(OP, STATE)",
     "exports": "ledger.exports()",
+    "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
     "reproduce": "ledger.reproduce_export(STATE)",

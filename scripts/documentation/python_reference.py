@@ -22,7 +22,7 @@ change. Importing `decomp_ledger` does not import torch; a call that needs torch
 
 # Heading -> the names that stand under it first. Every other name goes where its kind belongs.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Ledgers and recordings": ("Ledger", "record", "Recording"),
+    "Ledgers and recordings": ("Ledger", "record", "Recording", "record_imports", "ImportRecording"),
     "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
     "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),

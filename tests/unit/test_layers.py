@@ -24,6 +24,7 @@ MAX_FUNCTION = 70
 # A module imports from its own folder and from the lines below it.
 LAYERS = (
     {"__main__", "__init__"},
+    {"pytest_plugin"},
     {"cli"},
     {"ledger"},
     {"queries"},

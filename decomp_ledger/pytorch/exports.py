@@ -25,7 +25,7 @@ from decomp_ledger.model.safe_text import describe, safe_repr
 from decomp_ledger.pytorch import active, graph_digest
 from decomp_ledger.pytorch.dispatcher import dispatcher
 from decomp_ledger.pytorch.emissions import Followed, kinds, unmark
-from decomp_ledger.pytorch.program_history import forget, history, remember
+from decomp_ledger.pytorch.program_history import History, forget, history_of, remember
 from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
@@ -84,7 +84,7 @@ class _Export:
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        before, earlier = _Graph.of(program), history(program)
+        before, earlier = _Graph.of(program), history_of(program)
         started = time.perf_counter()
         try:
             followed = {op: self.followed.wrap(op, fn) for op, fn in table.items()}
@@ -137,14 +137,14 @@ class _Export:
             warnings.warn(message, RecordingWarning, stacklevel=2)
             return None
 
-    def remember(self, event: Event, earlier: tuple[ExportBundle, ...], result: Any) -> None:
+    def remember(self, event: Event, earlier: History, result: Any) -> None:
         """Remember for the new program which exports led to it."""
         ledger = self.log.ledger
         if ledger is None:
             return
         try:
             bundle = self.bundle(event, ledger)
-            remember(result, (*earlier, bundle))
+            remember(result, earlier.followed_by(bundle))
             if (recording := active.current()) is not None:
                 name = f"{bundle.name} ({event.table}@{event.version})"
                 done = active.ExportDone(name, bundle.body.before, bundle.body.after, event.hash)

@@ -408,6 +408,7 @@ def record(
     trust: Sequence[str] = (),
     on_error: str = "warn",
     children: bool = False,
+    sidecars: bool = False,
 ) -> Recording:
     """Record every decomposition table that is made and every export that is run inside a `with` block.
 
@@ -423,6 +424,8 @@ def record(
         trust: modules that may be imported to find decompositions; only with a file.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: record the Python processes too that start inside the block.
+        sidecars: write `model.pte.decomp.json` next to each `model.pte` that is saved inside the block: its stamp, because
+            a `.pte` cannot hold one.
 
     Raises:
         UnusableValue: `on_error` is another word, `actor` or `trust` are given with an open ledger, or `children`
@@ -432,9 +435,11 @@ def record(
     if isinstance(ledger, Ledger):
         if actor is not None or trust:
             raise UnusableValue("actor and trust: an open ledger has its own; give them to Ledger(...)")
-        return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows)
+        return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows, sidecars=sidecars)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
-    return Recording(opened, name=name, reason=reason, on_error=on_error, children=follows, owns_ledger=True)
+    return Recording(
+        opened, name=name, reason=reason, on_error=on_error, children=follows, sidecars=sidecars, owns_ledger=True
+    )
 
 
 def _first_problem(path: Path) -> str:

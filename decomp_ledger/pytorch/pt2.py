@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from decomp_ledger.errors import LedgerError, StampError, StampWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.model.safe_text import safe_repr
-from decomp_ledger.pytorch import active, graph_digest
+from decomp_ledger.pytorch import active, artefacts
 from decomp_ledger.pytorch.capture import build
 from decomp_ledger.pytorch.program_history import history, remember, remember_later
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -96,6 +96,7 @@ def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: di
             stacklevel=provenance.stack_level(),
         )
     original(program, f, **kwargs)
+    artefacts.note_file(history(program), f, "pt2", stamped=MEMBER in (kwargs.get("extra_files") or {}))
 
 
 def _note_unstamped(program: Any, f: Any, kwargs: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ def _note_unstamped(program: Any, f: Any, kwargs: dict[str, Any]) -> None:
     recording = active.current()
     if recording is None or MEMBER in (kwargs.get("extra_files") or {}) or not isinstance(program, ExportedProgram):
         return
-    digest = _digest(program)
+    digest = artefacts.digest_of(program)
     open_ = [done for done in recording.exports if done.hash not in recording.saved]
     lowered = tuple(done for done in open_ if digest is not None and done.before == digest)
     equal = [done.name for done in recording.exports if digest is not None and done.before != digest == done.after]
@@ -132,7 +133,7 @@ def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str
             recording.saved.update(bundle.event.hash for bundle in bundles)
         if minimal:
             bundles = tuple(bundle.redact() for bundle in bundles)
-        extra[MEMBER] = _Made(Stamp(bundles, _digest(program), build()["git"]).to_text())
+        extra[MEMBER] = _Made(Stamp(bundles, artefacts.digest_of(program), build()["git"]).to_text())
     return {**kwargs, "extra_files": extra} if extra else kwargs
 
 
@@ -174,7 +175,7 @@ def _given(kwargs: dict[str, Any]) -> tuple[ExportBundle, ...]:
 
 
 def _warn_if_changed(program: ExportedProgram, stamp: Stamp | UnreadStamp, f: Any) -> None:
-    digest = _digest(program)
+    digest = artefacts.digest_of(program)
     # Another build of torch may read the same file as another graph.
     if stamp.build == build()["git"] and digest != stamp.graph:
         name = os.fspath(f) if isinstance(f, (str, os.PathLike)) else "the file"
@@ -184,10 +185,3 @@ def _warn_if_changed(program: ExportedProgram, stamp: Stamp | UnreadStamp, f: An
             StampWarning,
             stacklevel=provenance.stack_level(),
         )
-
-
-def _digest(program: ExportedProgram) -> str | None:
-    try:
-        return graph_digest.graph_digest(program)
-    except Exception:  # as in an export, a program that cannot be read has none
-        return None

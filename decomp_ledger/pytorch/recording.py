@@ -27,7 +27,7 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported, Passed
+from decomp_ledger.model.events import Exported, Passed, Saved
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
@@ -38,6 +38,7 @@ from decomp_ledger.storage.event_store import utc_now
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
+    from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["ChildrenNotes", "FollowsChildren", "Recording", "RecordingSummary"]
 
@@ -120,6 +121,7 @@ class Recording(Handle):
         reason: why, for every event.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: lets the Python processes record too that start within it; None if they are not to.
+        sidecars: write a stamp next to each file that cannot hold one.
         owns_ledger: close the ledger when the recording is left.
 
     Attributes:
@@ -140,6 +142,7 @@ class Recording(Handle):
         reason: str | None = None,
         on_error: str = "warn",
         children: FollowsChildren | None = None,
+        sidecars: bool = False,
         owns_ledger: bool = False,
     ) -> None:
         if children is not None and ledger.database.in_memory:
@@ -148,6 +151,7 @@ class Recording(Handle):
             raise UnusableValue(f"on_error={on_error!r}: unknown value; give 'warn' or 'raise'")
         self.ledger = ledger
         self._owns_ledger = owns_ledger
+        self.sidecars = sidecars
         self.name = default_name() if name is None else op_names.check_label(name, "a recording")
         self._reason = reason
         self._on_error = on_error
@@ -234,6 +238,7 @@ class Recording(Handle):
             "reason": self._reason,
             "trust": [*self.ledger.functions.trust],
             "on_error": self._on_error,
+            "sidecars": self.sidecars,
         }
 
     def summary(self, *, after: int = 0) -> RecordingSummary:
@@ -249,8 +254,7 @@ class Recording(Handle):
         """
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         tables, exports, failed, environments = set(), 0, 0, set()
-        path = self.ledger.database.path
-        if self.ledger.database.in_memory or Path(path).exists():
+        if self._has_file():
             for event in self.ledger.events(gt=after):
                 if event.table.startswith(f"{self.name}/"):
                     tables.add(event.table)
@@ -312,6 +316,22 @@ class Recording(Handle):
             raise error
         else:
             _warn(f"recording {self.name!r}: an export was not recorded: {safe_repr(error, 300)}")
+
+    def record_saved(self, export: ExportBundle, body: Saved) -> None:
+        """Append the event that the result of an export was saved, if this recording's ledger has the export.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+            return
+        try:
+            self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
+        except (LedgerFileError, SchemaError) as error:
+            self.failed(error)
+
+    def _has_file(self) -> bool:
+        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.

@@ -20,7 +20,7 @@ from decomp_ledger.errors import SchemaError, StampError, UnknownCatalog
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json, digest_of
 from decomp_ledger.model.catalog import Catalog, CatalogDelta
-from decomp_ledger.model.events import BASES, CallSite, Event, Exported, Passed, decode_body
+from decomp_ledger.model.events import BASES, CallSite, Event, Exported, Passed, RootModule, decode_body, encode_body
 from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
 from decomp_ledger.model.materialize import Snapshot, materialize
@@ -260,7 +260,13 @@ def _event_of(fields: dict[str, Any], value: dict[str, Any]) -> Event:
 
 def _redact(event: Event, environment: str) -> Event:
     """Return an event without its actor, reason, call site and machine; its hash stays that of the whole event."""
-    return attrs.evolve(event, actor=REDACTED, reason=None, call_site=None, environment=environment)
+    body, written = event.body, event.written
+    if isinstance(body, Exported) and body.module is not None and body.module.file is not None:
+        body = attrs.evolve(body, module=RootModule(body.module.name))  # without the path of its file
+        written = (body.schema, encode_body(body))
+    return attrs.evolve(
+        event, actor=REDACTED, reason=None, call_site=None, environment=environment, body=body, written=written
+    )
 
 
 def _redacted_to_json(event: Event) -> dict[str, Json]:

@@ -1,6 +1,6 @@
-"""The stamp of a `.pt2`: the exports that made its program. Read with `zipfile`, without torch.
+"""The stamp of a file: the exports that made its program. Read without torch.
 
-Only the stamp is read from the archive. Nothing is unpickled, extracted or run.
+Only the stamp is read from a `.pt2` (with `zipfile`), an `.onnx` or a sidecar. Nothing is unpickled, extracted or run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import IO, Any, TypeAlias, cast
 
 import attrs
 
-from decomp_ledger.errors import SchemaError, StampError, UnusableValue
+from decomp_ledger.errors import MissingStamp, SchemaError, StampError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import JSON_BYTES, STAMP_EXPORTS, ZIP_DIRECTORY
+from decomp_ledger.transfer import onnx_stamp
+from decomp_ledger.transfer.artefacts import read_sidecar
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["MEMBER", "File", "Stamp", "UnreadStamp", "merge", "read_stamp", "read_unread"]
@@ -212,13 +214,16 @@ def merge(*histories: Iterable[ExportBundle]) -> tuple[ExportBundle, ...]:
 
 @checked
 def read_stamp(file: File) -> Stamp:
-    """Read the stamp of a `.pt2` of torch 2.6 to 2.15. The file may come from anyone.
+    """Read the stamp of a `.pt2` of torch 2.6 to 2.15, or of an `.onnx`. The file may come from anyone.
+
+    A `.pte` or `.ptd` has no stamp; then the one in its sidecar is read, if it is about that very file.
 
     Args:
-        file: its path, or a seekable binary file, whose position is kept.
+        file: its path, or a seekable binary file, whose position is kept. What is not a path is read as a `.pt2`.
 
     Raises:
-        StampError: it is not a `.pt2`, or has no stamp or a damaged one.
+        MissingStamp: it has no stamp.
+        StampError: it is not such a file, has a damaged stamp, or is not the file that its sidecar is about.
         SchemaError: a newer version wrote the stamp.
     """
     name, unread = _name(file), read_unread(file)
@@ -249,11 +254,13 @@ def _name(file: File) -> str:
     return os.fspath(file) if isinstance(file, (str, os.PathLike)) else "the file"
 
 
-def _text_in(file: File, name: str) -> bytes:
-    """Return the member of an archive that has the stamp; keep the position of an open file."""
+def _text_in(file: File, name: str) -> str | bytes:
+    """Return the text of the stamp of a file; keep the position of an open file."""
     if isinstance(file, (str, os.PathLike)):
+        if name.endswith((".pte", ".ptd")):
+            return read_sidecar(name)
         with Path(file).open("rb") as opened:
-            return _member(opened, name)
+            return onnx_stamp.read_text(opened, name) if name.endswith(".onnx") else _member(opened, name)
     position = file.tell()
     try:
         return _member(file, name)
@@ -285,7 +292,7 @@ def _member(file: IO[bytes], name: str) -> bytes:
     with zipfile.ZipFile(cast("IO[bytes]", _BoundedFile(file))) as archive:
         found = [info for info in archive.infolist() if _is_stamp(info.filename)]
         if not found:
-            raise StampError(
+            raise MissingStamp(
                 f"{name}: has no stamp: it was saved outside of a recording, or no recorded export is known to have "
                 "led to its program; save what run_decompositions() returned, with decomp_ledger.save() or within a "
                 "recording"

@@ -13,6 +13,7 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
@@ -29,6 +30,7 @@ from decomp_ledger.errors import (
     LedgerError,
     LedgerFileError,
     LookalikeWarning,
+    MissingStamp,
     NotImportable,
     PendingOpWarning,
     ReadOnlyTable,
@@ -75,6 +77,8 @@ from decomp_ledger.model.events import (
     Popped,
     Reset,
     Reverted,
+    RootModule,
+    Saved,
     Set,
     Tagged,
     Updated,
@@ -137,6 +141,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "ExportResult",
     "ExportTotals",
     "LostOp",
     "OpRelease",
@@ -184,6 +189,7 @@ __all__ = [
     "NamedState",
     "NotImportable",
     "LookalikeWarning",
+    "MissingStamp",
     "NumericDifference",
     "NumericsCheck",
     "OpNumerics",
@@ -206,9 +212,11 @@ __all__ = [
     "ResolvedState",
     "Restoration",
     "Reverted",
+    "RootModule",
     "Rule",
     "RuleDiff",
     "RuleEffect",
+    "Saved",
     "SampleError",
     "SampleRun",
     "SampleDifference",

@@ -12,10 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from decomp_ledger.errors import StampWarning
 from decomp_ledger.log import provenance
@@ -28,7 +25,7 @@ from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import onnx_stamp
 from decomp_ledger.transfer.artefacts import SIDECAR, digest_of_file, sidecar_text
 from decomp_ledger.transfer.export_bundle import ExportBundle
-from decomp_ledger.transfer.stamp import Stamp, merge
+from decomp_ledger.transfer.stamp import Stamp, append_stamp, merge
 
 __all__ = [
     "digest_of",
@@ -37,7 +34,7 @@ __all__ = [
     "note_file",
     "note_tensor_data",
     "save_onnx",
-    "save_package",
+    "stamp_package",
 ]
 
 AOTI, ONNX, PTD, PTE = "aoti", "onnx", "ptd", "pte"
@@ -184,8 +181,15 @@ def _note_of_manager(manager: Any, path: str, kind: str, read: Callable[[], tupl
 # AOTInductor
 
 
-def save_package(program: Any, file: Any) -> None:
-    """Note the package that AOTInductor made of a program."""
-    bundles = history(program) if isinstance(program, torch.export.ExportedProgram) else ()
-    if isinstance(file, (str, os.PathLike)) and Path(file).is_file():
-        note_file(bundles, file, AOTI, stamped=False)
+def stamp_package(program: Any, file: Any) -> None:
+    """Add the stamp of a program to the package that AOTInductor made of it, and note the package."""
+    bundles = history(program)
+    if not bundles or not isinstance(file, (str, os.PathLike)):
+        return
+    stamped = False
+    try:
+        stamped = append_stamp(file, stamp_text(program, bundles))
+    except Exception as error:
+        what = f"the package is left without a stamp: {safe_repr(error, 300)}"
+        warnings.warn(what, StampWarning, stacklevel=provenance.stack_level())
+    note_file(bundles, file, AOTI, stamped=stamped)

@@ -5,7 +5,8 @@ because a named table may be used at any time; without a recording, they pass al
 
 `CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
 name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
-stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself drops it.
+stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself drops it. What writes
+an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -293,6 +294,24 @@ def _patch_onnx(module: ModuleType) -> Callable[[], None] | None:
     return _replace(cls, {"save": save})
 
 
+def _patch_inductor(module: ModuleType) -> Callable[[], None] | None:
+    """Stamp each package that AOTInductor makes of a program within a recording."""
+    original = getattr(module, "aoti_compile_and_package", None)
+    if original is None:
+        return None
+    if (known := _known_patch(module, "aoti_compile_and_package")) is not None:
+        return known
+
+    @functools.wraps(original)
+    def aoti_compile_and_package(exported_program: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(exported_program, *args, **kwargs)
+        if active.current() is not None:
+            _artefacts().stamp_package(exported_program, result)
+        return result
+
+    return _replace(module, {"aoti_compile_and_package": aoti_compile_and_package})
+
+
 class _Property(property):
     """A property that can have attributes, as a patched function has."""
 
@@ -348,6 +367,7 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export": _patch_export,
     "torch.fx.passes.infra.pass_base": _patch_pass_base,
     "torch.onnx._internal.exporter._onnx_program": _patch_onnx,
+    "torch._inductor": _patch_inductor,
     "executorch.exir.program._program": _patch_executorch,
 }
 

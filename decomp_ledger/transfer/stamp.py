@@ -25,7 +25,7 @@ from decomp_ledger.transfer import onnx_stamp
 from decomp_ledger.transfer.artefacts import read_sidecar
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["MEMBER", "File", "Stamp", "UnreadStamp", "merge", "read_stamp", "read_unread"]
+__all__ = ["MEMBER", "File", "Stamp", "UnreadStamp", "append_stamp", "merge", "read_stamp", "read_unread"]
 
 File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 
@@ -266,6 +266,37 @@ def _text_in(file: File, name: str) -> str | bytes:
         return _member(file, name)
     finally:
         file.seek(position)
+
+
+def append_stamp(path: str | os.PathLike[str], text: str) -> bool:
+    """Add a stamp to an archive that torch wrote without one, such as an AOTInductor package.
+
+    Only the entry and the directory of the archive are written, not what it has. After an error, the file is as it was.
+
+    Returns:
+        Whether the archive is of the form in which torch lets others add entries; else nothing is changed.
+
+    Raises:
+        OSError: it cannot be written.
+        BadZipFile: it is not an archive.
+    """
+    with Path(path).open("r+b") as file:
+        with zipfile.ZipFile(file) as archive:
+            names, start = archive.namelist(), archive.start_dir
+        root = names[0].partition("/")[0] if names else ""
+        if f"{root}/archive_format" not in names:
+            return False
+        file.seek(start)
+        directory = file.read()
+        try:
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.writestr(f"{root}/extra/{MEMBER}", text)
+        except BaseException:
+            file.seek(start)
+            file.write(directory)
+            file.truncate()
+            raise
+    return True
 
 
 class _BoundedFile:

@@ -19,6 +19,7 @@ from decomp_ledger.cli import (
     explain_commands,
     export_commands,
     inspect_commands,
+    log_command,
     run_command,
     streams,
     verify_commands,
@@ -39,6 +40,7 @@ __all__ = ["cli", "main"]
 _GROUPS = (
     run_command,
     inspect_commands,
+    log_command,
     explain_commands,
     compare_commands,
     catalog_commands,

@@ -13,6 +13,7 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
@@ -30,6 +31,7 @@ from decomp_ledger.errors import (
     LedgerError,
     LedgerFileError,
     LookalikeWarning,
+    MissingStamp,
     NotImportable,
     PendingOpWarning,
     ReadOnlyTable,
@@ -77,6 +79,8 @@ from decomp_ledger.model.events import (
     Popped,
     Reset,
     Reverted,
+    RootModule,
+    Saved,
     Set,
     Tagged,
     Updated,
@@ -141,6 +145,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "ExportResult",
     "ExportTotals",
     "LostOp",
     "OpRelease",
@@ -191,6 +196,7 @@ __all__ = [
     "NamedState",
     "NotImportable",
     "LookalikeWarning",
+    "MissingStamp",
     "NumericDifference",
     "NumericsCheck",
     "OpNumerics",
@@ -214,10 +220,12 @@ __all__ = [
     "ResolvedState",
     "Restoration",
     "Reverted",
+    "RootModule",
     "Rule",
     "RuleDiff",
     "Settings",
     "RuleEffect",
+    "Saved",
     "SampleError",
     "SampleRun",
     "SampleDifference",

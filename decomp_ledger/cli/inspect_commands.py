@@ -29,6 +29,7 @@ from decomp_ledger.cli.output import (
     rule_json,
     rule_text,
     snapshot_json,
+    summary,
     when,
     write_json,
 )
@@ -125,11 +126,14 @@ def show(
                 "export": None if found.bundle is None else export_json(found, found.bundle),
                 "totals": None if totals is None else totals.to_json(),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
+                "artefact": None if found.artefact is None else event_json(found.artefact),
             }
         )
         return
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)

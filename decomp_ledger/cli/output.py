@@ -28,6 +28,7 @@ from decomp_ledger.model.events import (
     Materialized,
     Passed,
     Reverted,
+    Saved,
     Tagged,
     Updated,
 )
@@ -312,6 +313,8 @@ def summary(event: Event) -> str:
         return _export_summary(body)
     if isinstance(body, Passed):
         return _dict_summary(body)
+    if isinstance(body, Saved):
+        return _saved_summary(body)
     if isinstance(body, Changing):
         return _changes_summary(body)
     return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
@@ -323,6 +326,12 @@ def _export_summary(body: Exported) -> str:
     nodes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'node')}"
     ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
     return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
+
+
+def _saved_summary(body: Saved) -> str:
+    where = body.path or "bytes, which the program got"
+    stamp = ", stamped" if body.stamped else ""
+    return f"export:{body.export} as {where} ({body.format}{stamp}, {body.size} bytes, sha256 {body.sha256[:12]})"
 
 
 def _dict_summary(body: Passed) -> str:

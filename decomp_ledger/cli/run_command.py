@@ -41,6 +41,7 @@ __all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "rep
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("--children/--no-children", default=True, show_default=True,
               help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("--sidecars", is_flag=True, help="Write model.pte.decomp.json, a stamp, next to each .pte that is saved.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
@@ -54,6 +55,7 @@ def run(
     trust: tuple[str, ...],
     on_error: str,
     children: bool,
+    sidecars: bool,
     quiet: bool,
     as_module: bool,
     script: str,
@@ -78,6 +80,7 @@ def run(
         trust=(*option.trust, *trust),
         on_error=on_error,
         children=children,
+        sidecars=sidecars,
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.

@@ -43,6 +43,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Tagged",
         "Materialized",
         "Exported",
+        "Saved",
     ),
     "Values": (),
 }
@@ -57,7 +58,7 @@ INTERNAL = frozenset(
         *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "of_catalog"),
         *("append", "origin", "next_name", "has_materialized_as", "changes_after"),
         *("state_and_blame", "state_and_since", "last_events", "created", "locate"),
-        *("new_log", "stopped", "adopted", "failed", "missed", "new_name", "Recording.series"),
+        *("new_log", "stopped", "adopted", "failed", "missed", "new_name", "Recording.series", "record_saved"),
         *("find_table", "table_named", "runs"),
         *("decomp_table", "has_materialized", "deleted_custom_ops"),
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),

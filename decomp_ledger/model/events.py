@@ -37,6 +37,7 @@ __all__ = [
     "Emission",
     "Event",
     "Exported",
+    "Found",
     "Frame",
     "Materialized",
     "Passed",
@@ -363,6 +364,21 @@ class Passed(Changing):
 
 
 @attrs.frozen
+class Found(Changing):
+    """A table of torch's own was found to differ from its recorded changes when it was used.
+
+    Torch brings back custom ops that were removed, and takes in no ops that are loaded after the first read. A program
+    can also write into the dict in which torch keeps the content, or have changed the table before it was recorded.
+
+    Attributes:
+        later: those of these ops that the table lacks because they were loaded after it was read.
+    """
+
+    kind: ClassVar[str] = "found"
+    later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+
+
+@attrs.frozen
 class Tagged(Body):
     """A version got a name.
 
@@ -424,10 +440,12 @@ class Exported(Body):
             kinds. None in an event of schema 1.
         early: op name -> a kernel that torch runs before it looks into the table, for ops of the program that are not
             in the result although no decomposition of the table replaced them. None in an event of schema 1.
+        ignored: what the table has and torch ignores unless it traces the op: keys that are no operators, and values
+            that are not callable, as text.
     """
 
     kind: ClassVar[str] = "exported"
-    schema: ClassVar[int] = 2
+    schema: ClassVar[int] = 3
     catalog: str
     snapshot: str
     before: str | None
@@ -443,20 +461,23 @@ class Exported(Body):
     raised: tuple[str, ...] | None = None
     kinds: Mapping[str, str] | None = None
     early: Mapping[str, str] | None = None
+    ignored: tuple[str, ...] = ()
 
 
 MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
-    cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Tagged, Materialized, Exported)
+    cls.kind: cls
+    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Found, Tagged, Materialized, Exported)
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     # Events of schema 2 may have several lines as their call site, and an export has more facts: the defaults say that
     # these are not known.
-    (kind, 1): dict
-    for kind in EVENT_KINDS
+    **{(kind, 1): dict for kind in EVENT_KINDS},
+    # An export of schema 3 has more facts, too.
+    (Exported.kind, 2): dict,
 }
 
 

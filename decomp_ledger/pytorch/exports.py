@@ -22,7 +22,7 @@ from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.safe_text import describe, safe_repr
-from decomp_ledger.pytorch import active, graph_digest
+from decomp_ledger.pytorch import active, graph_digest, internals, upstream_tables
 from decomp_ledger.pytorch.dispatcher import dispatcher
 from decomp_ledger.pytorch.emissions import Followed, kinds, unmark
 from decomp_ledger.pytorch.program_history import forget, history, remember
@@ -47,20 +47,34 @@ def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, *
     """
     recording = active.current()
     if table is None and recording is not None:
-        table = DecompTable(recording.new_log())  # what torch would make
+        table = internals.default_table()
     if table is None or (recording is None and not isinstance(table, DecompTable)):
         return original(program, table, *args, **kwargs)
-    plain: Mapping[Any, Any]
+    plain: dict[Any, Any]
     if isinstance(table, DecompTable) and (table.ledger is not None or recording is None):
         plain, version, snapshot = table.materialize_for_export()
         export = None if snapshot is None else _Export(table._log, version, snapshot, ())
     else:
-        plain = table if isinstance(table, Mapping) else dict(table)
-        recorded = None if recording is None else recording.record_plain_dict(plain)
-        export = None if recorded is None else _Export(recorded[0], recorded[0].version, *recorded[1:])
+        plain = dict(table)  # as torch does
+        export = None if recording is None else _export_with(table, plain, recording)
     if export is None or export.log.ledger is None:
         return original(program, plain, *args, **kwargs)
     return export.run(original, program, plain, *args, **kwargs)
+
+
+def _export_with(table: Any, content: dict[Any, Any], recording: active.ActiveRecording) -> _Export | None:
+    """Return an export with a table of torch's own or a dict; None if it cannot be recorded.
+
+    Args:
+        table: what the program passed.
+        content: what it has.
+        recording: the recording that the export belongs to.
+    """
+    if upstream_tables.log_of(table) is not None:
+        used = upstream_tables.use(table, content, recording)
+        return None if used is None else _Export(*used)
+    found = recording.record_plain_dict(table if isinstance(table, Mapping) else content)
+    return None if found is None else _Export(found[0], found[0].version, *found[1:])
 
 
 class _Export:
@@ -80,6 +94,7 @@ class _Export:
         self.snapshot = snapshot
         self.stale = stale
         self.followed = Followed()
+        self.ignored: tuple[str, ...] = ()
 
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
@@ -87,6 +102,7 @@ class _Export:
         before, earlier = _Graph.of(program), history(program)
         started = time.perf_counter()
         try:
+            self.ignored = upstream_tables.ignored(table)
             followed = {op: self.followed.wrap(op, fn) for op, fn in table.items()}
             result = original(program, followed, *args, **kwargs)
         except BaseException as error:
@@ -125,6 +141,7 @@ class _Export:
             raised=None if error is None else followed.raised_in(error),
             kinds=kinds(before.nodes),
             early=followed.early_kernels(before.nodes, after.nodes) if after.digest else {},
+            ignored=self.ignored,
         )
 
     def record(self, body: Exported) -> Event | None:

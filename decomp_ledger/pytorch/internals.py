@@ -417,6 +417,14 @@ def table_class() -> Any | None:
     return getattr(decomp_utils, "CustomDecompTable", None)
 
 
+def default_table() -> Any:
+    """Return what torch makes when an export is given no table; within a recording, a recorded one.
+
+    Risk: as :func:`table_class`.
+    """
+    return decomp_utils.CustomDecompTable()
+
+
 def upstream_table() -> dict[Any, Callable[..., Any]]:
     """Return torch's default decompositions, as a table made in a new process has them (20-70 ms).
 

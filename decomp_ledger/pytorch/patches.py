@@ -3,9 +3,10 @@
 The end of the last recording puts torch back as it was. After `Ledger.table` the patches stay until the process ends,
 because a named table may be used at any time; without a recording, they pass all other tables and exports through.
 
-`CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
-name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
-stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself drops it.
+The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
+was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
+write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
+itself drops it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -106,46 +107,41 @@ def _patch(name: str, module: ModuleType) -> None:
 
 
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
-    """Make a table of the recording wherever a program makes one of upstream's.
+    """Record what a program does with tables of torch's own class, which stay of that class.
 
-    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own, or one that takes any arguments.
+    Risk: the names of the methods of `torch.export.decomp_utils.CustomDecompTable`.
     """
     upstream = getattr(module, "CustomDecompTable", None)
     if upstream is None:
         return None
-    own = vars(upstream).get("__new__")
-    if (known := _undo_of(own)) is not None:
-        return known
-    original = upstream.__new__
+    names = [name for name in _TABLE_METHODS if name in vars(upstream)]
+    methods = {name: _recorded_method(upstream, name) for name in names}
+    return _known_patch(upstream, *names) or _replace(upstream, methods)
 
-    def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
-        current = active.current() if cls is upstream else None
-        if current is None:
-            return original(cls, *args, **kwargs)
+
+# What changes, copies or uses a table.
+_TABLE_METHODS = ("__init__", "__setitem__", "update", "pop", "copy", "materialize")
+
+
+def _recorded_method(upstream: type[Any], name: str) -> Any:
+    original = vars(upstream)[name]
+
+    # Any arguments, because torch's own method is to complain of wrong ones.
+    @functools.wraps(original)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        current = active.current() if type(self) is upstream else None
+        if current is None or current.stopped:
+            return original(self, *args, **kwargs)
         try:
-            with fork_safety.importing("decomp_ledger.pytorch.table"):
-                from decomp_ledger.pytorch.table import DecompTable
+            with fork_safety.importing("decomp_ledger.pytorch.upstream_tables"):
+                from decomp_ledger.pytorch import upstream_tables
         except LedgerFileError as error:
             current.failed(error)
-            return original(cls, *args, **kwargs)
+            return original(self, *args, **kwargs)
 
-        made = dict.__new__(DecompTable)
-        # For its __init__, which Python calls next, because another thread may have left the recording by then.
-        vars(made)["_recording"] = current
-        return made
+        return upstream_tables.METHODS[name](current, original, self, args, kwargs)
 
-    def undo() -> None:
-        # Only if it is still ours, because another tool may have patched it since and calls ours.
-        if vars(upstream).get("__new__") is not __new__:
-            return
-        if own is None:
-            del upstream.__new__
-        else:
-            upstream.__new__ = own
-
-    vars(__new__)[_UNDO] = undo
-    upstream.__new__ = __new__
-    return undo
+    return method
 
 
 def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:

@@ -440,8 +440,8 @@ class Exported(Body):
             kinds. None in an event of schema 1.
         early: op name -> a kernel that torch runs before it looks into the table, for ops of the program that are not
             in the result although no decomposition of the table replaced them. None in an event of schema 1.
-        ignored: what the table has and torch ignores unless it traces the op: keys that are no operators, and values
-            that are not callable, as text.
+        ignored: what the table has and torch ignores unless it traces the op: keys that are not operators, and
+            values that are not callable, as text.
     """
 
     kind: ClassVar[str] = "exported"

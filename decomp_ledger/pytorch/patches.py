@@ -79,6 +79,7 @@ def _is_half_imported(name: str) -> bool:
 
 # An attribute of each patched function: what takes the patch out. So a patch is known after an interrupt, too.
 _UNDO = "_decomp_ledger_undo"
+_OWNER = "_decomp_ledger_owner"  # of an undo: the module that it is for
 
 
 def _undo_of(function: Any) -> Callable[[], None] | None:
@@ -152,8 +153,9 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     cls = getattr(module, "ExportedProgram", None)
     if cls is None:
         return None
+    lowering = _patch_lowering(module)
     if (known := _known_patch(cls, "run_decompositions", "_update")) is not None:
-        return known
+        return _both(known, lowering)
     original = cls.run_decompositions
 
     @functools.wraps(original)
@@ -168,7 +170,52 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
 
         return exports.run(original, self, decomp_table, *args, **kwargs)
 
-    return _replace(cls, {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)})
+    methods = {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)}
+    return _both(_replace(cls, methods), lowering)
+
+
+def _both(undo: Callable[[], None], other: Callable[[], None] | None) -> Callable[[], None]:
+    def undo_both() -> None:
+        undo()
+        if other is not None:
+            other()
+
+    return undo_both
+
+
+_LOWERING = "_decompose_exported_program"
+
+
+def _patch_lowering(module: ModuleType) -> Callable[[], None] | None:
+    """Record the exports that do not pass `run_decompositions`.
+
+    Risk: the private function `torch.export.exported_program._decompose_exported_program`, which `run_decompositions`
+    calls, and its keywords; `torch.export.experimental` imports it by name.
+    """
+    if (known := _known_patch(module, _LOWERING)) is not None and vars(known)[_OWNER] is module:
+        return known
+    original = vars(module).get(_LOWERING)
+    if original is None:
+        return None
+    if _undo_of(original) is not None:  # the module imported our function of the other one
+        original = original.__wrapped__
+        setattr(module, _LOWERING, original)
+
+    @functools.wraps(original)
+    def lower(ep: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.exports"):
+                from decomp_ledger.pytorch import exports
+        except LedgerFileError as error:
+            if (recording := active.current()) is not None:
+                recording.failed(error)
+            return original(ep, *args, **kwargs)
+
+        return exports.lower(original, ep, *args, **kwargs)
+
+    undo = _replace(module, {_LOWERING: lower})
+    vars(undo)[_OWNER] = module
+    return undo
 
 
 def _patch_pass_base(module: ModuleType) -> Callable[[], None] | None:
@@ -267,6 +314,7 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
+    "torch.export.experimental": _patch_lowering,
     "torch.export": _patch_export,
     "torch.fx.passes.infra.pass_base": _patch_pass_base,
 }

@@ -129,7 +129,7 @@ def _materialize(recording: active.ActiveRecording, original: Any, table: Any, a
     result = original(table, *args, **kwargs)
     if isinstance(result, dict):
         remember_made(result.values())
-        # The caller of the patched method: torch materializes a table when it is first read, which is no use of it.
+        # The caller of the patched method: torch materializes a table when it is first read, and that does not count.
         if sys._getframe(2).f_code.co_name != "_materialize_if_needed" and _kept(table) is not None:
             use(table, result, recording)
     return result
@@ -318,7 +318,7 @@ def _difference(
 
 
 def ignored(content: Mapping[Any, Any]) -> tuple[str, ...]:
-    """Return the keys of a table that are no operators, and the values that are not callable, as text."""
+    """Return the keys of a table that are not operators, and the values that are not callable, as text."""
     return tuple(_ignored(content))[:_MAX_IGNORED]
 
 

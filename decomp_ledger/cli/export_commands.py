@@ -177,6 +177,8 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
         note(f"{made} too early, so it lacks {_some(body.stale)}")
+    if body.ignored:
+        note(f"torch ignored {_some(body.ignored)}")
     idle = without_effect(body, bundle.state)
     if idle:
         note(f"rules without effect here: {_some(idle)}")

@@ -25,6 +25,7 @@ from decomp_ledger.model.events import (
     Created,
     Event,
     Exported,
+    Found,
     Materialized,
     Passed,
     Reverted,
@@ -355,7 +356,7 @@ def _changes_summary(body: Changing) -> str:
         name = change.op + (" (not loaded yet)" if change.op in pending else "")
         by_action.setdefault(change.action, []).append(name)
     # The kind of the event tells the action of a set or a pop; an update may mix actions.
-    mixed = isinstance(body, (Updated, Reverted))
+    mixed = isinstance(body, (Updated, Reverted, Found))
     parts = [f"{action} {first_ops(ops)}" if mixed else first_ops(ops) for action, ops in by_action.items()]
     lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
     return lead + "; ".join(parts)

@@ -146,7 +146,6 @@ class TableLog(Handle):
         before_change: called before its version or rules become others; None without torch.
         reason: of tables of a recording: why.
         owner: the recording, or None.
-        unmodified: whether the code that uses the table does not know this package.
         lock: held during each change.
     """
 
@@ -172,7 +171,6 @@ class TableLog(Handle):
         self.writable = writable
         self.reason: str | None = None
         self.owner: TableOwner | None = None
-        self.unmodified = False
         self.lock = BlockLock()
         self.functions = KeptFunctions()
         self.is_loaded: Callable[[str], bool] | None = None
@@ -599,7 +597,6 @@ class TableLog(Handle):
             forked.detach()
         forked.functions = self.functions.of(self.rules)
         forked.reason = self.reason
-        forked.unmodified = self.unmodified
         forked.adopt(self.owner)
         return forked
 

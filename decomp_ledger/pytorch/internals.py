@@ -468,6 +468,26 @@ def table_class() -> Any | None:
     return getattr(decomp_utils, "CustomDecompTable", None)
 
 
+# The parameters of `_decompose_exported_program` that have the table: its kernels, and its other functions.
+TABLES_OF_LOWERING = ("cia_to_decomp", "python_decomp_table")
+
+
+def is_preserving(fn: Any) -> bool:
+    """Tell whether a callable is what torch puts where a table lacks an op, so that the op stays.
+
+    Risk: the name `_special_op_to_preserve_cia`.
+    """
+    return getattr(fn, "__name__", "") == "_special_op_to_preserve_cia"
+
+
+def default_table() -> Any:
+    """Return what torch makes when an export is given no table; within a recording, a recorded one.
+
+    Risk: as :func:`table_class`.
+    """
+    return decomp_utils.CustomDecompTable()
+
+
 def upstream_table() -> dict[Any, Callable[..., Any]]:
     """Return torch's default decompositions, as a table made in a new process has them (20-70 ms).
 

@@ -28,7 +28,7 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported, Passed, Saved
+from decomp_ledger.model.events import Passed, Saved
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.recorded_names import recorded_name
 from decomp_ledger.model.rules import TableState

@@ -120,6 +120,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -273,6 +274,7 @@ __all__ = [
     "read_signers",
     "read_stamp",
     "record",
+    "report",
     "reproduce",
     "reproduce_export",
     "restore",

@@ -25,7 +25,6 @@ __all__ = [
     "Facts",
     "Flow",
     "Fold",
-    "Link",
     "Listing",
     "Mark",
     "Moment",
@@ -69,20 +68,7 @@ class Mark:
     tone: str = ""
 
 
-@attrs.frozen
-class Link:
-    """A name of a section on the same page.
-
-    Attributes:
-        text: the text.
-        section: the title of the section.
-    """
-
-    text: str
-    section: str
-
-
-Part: TypeAlias = "str | Code | Quote | Mark | Link"
+Part: TypeAlias = "str | Code | Quote | Mark"
 Cell: TypeAlias = "Part | tuple[Part, ...]"
 
 
@@ -103,7 +89,7 @@ class Prose:
 class Facts:
     """Names with their values."""
 
-    rows: Sequence[tuple[str, Cell]]
+    rows: Sequence[tuple[Cell, Cell]]
 
 
 @attrs.frozen
@@ -117,7 +103,7 @@ class Table:
         caption: what it shows; "" if the heading above tells it.
     """
 
-    heads: Sequence[str]
+    heads: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
     numbers: frozenset[int] = frozenset()
     caption: str = ""
@@ -161,7 +147,7 @@ class Bars:
         bars: the ops, in the order in which they are shown.
     """
 
-    heads: tuple[str, str]
+    heads: tuple[Cell, Cell]
     bars: Sequence[Bar]
 
     @property
@@ -257,7 +243,7 @@ class Page:
         name: the state spec or the file that it is about.
         status: the verdict in a few words; None if nothing is judged.
         lead: one sentence that sums it up.
-        figures: the numbers that matter most: name -> text.
+        figures: the numbers that matter most: name -> its value.
         sections: its parts, the most important one first. Sections without blocks are left out.
     """
 
@@ -265,7 +251,7 @@ class Page:
     name: Cell
     status: Mark | None
     lead: Cell
-    figures: Mapping[str, str] = attrs.field(factory=dict)
+    figures: Mapping[str, Cell] = attrs.field(factory=dict)
     sections: Sequence[Section] = ()
 
     @property
@@ -275,8 +261,9 @@ class Page:
 
 
 def ops_cell(ops: Sequence[str], limit: int = 6) -> tuple[Part, ...]:
-    """Return a cell with the names of ops, and how many more there are."""
+    """Return a cell with the names of ops; of more than the limit the first ones, and how many more there are."""
     parts: list[Part] = []
+    limit = limit if len(ops) <= limit else min(limit, 5)
     for op in ops[:limit]:
         parts += [", ", Code(op)] if parts else [Code(op)]
     if len(ops) > limit:

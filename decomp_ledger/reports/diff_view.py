@@ -32,13 +32,15 @@ from decomp_ledger.reports.blocks import (
     ops_cell,
 )
 from decomp_ledger.reports.drift_view import drift_sections
-from decomp_ledger.reports.event_blocks import outcome_mark
-from decomp_ledger.reports.words import count, rule_text, when
+from decomp_ledger.reports.event_blocks import moment, outcome_mark
+from decomp_ledger.reports.words import count, rule_text
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
 
 __all__ = ["diff_page", "fact_text", "rule_texts", "source_change"]
+
+_MANY = 12  # ops of one row without a fold
 
 
 def diff_page(found: StateDiff, moved: Drift | None = None) -> Page:
@@ -50,14 +52,14 @@ def diff_page(found: StateDiff, moved: Drift | None = None) -> Page:
     """
     one, other = found.before, found.after
     exports = found.exports
-    figures = {"rules that differ": str(len(found.rules))}
+    figures: dict[str, Cell] = {"rules that differ": str(len(found.rules))}
     if exports is not None and not any(exports.failed):
         figures |= {"ops with other counts": str(len(exports.after)), "other outcomes": str(len(exports.outcomes))}
     sections = [
         Section("Exports", [] if exports is None else [*_export_notes(exports, one.name, other.name)]),
-        Section("Rules", [*_rules(found)]),
         Section("Ops in the graph", [*_bars(found)]),
         Section("What happened", [] if exports is None else [*_outcomes(exports, one.name, other.name)]),
+        Section("Rules", [*_rules(found)]),
         Section("First node that differs", [*_first_node(found.first_node, one.name, other.name)]),
         Section("The two states", [_states(one, other)]),
         Section("Environments", [*_environments(found)]),
@@ -96,8 +98,15 @@ def _rules(found: StateDiff) -> Iterator[Block]:
         yield Prose("The rules are the same.")
         return
     dicts = one.state.from_dict, other.state.from_dict
-    rows: list[tuple[Cell, ...]] = [(Code(each.op), *map(Quote, rule_texts(each, dicts))) for each in found.rules]
-    yield Table(("op", one.name, other.name), rows)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for each in found.rules:
+        alike.setdefault(rule_texts(each, dicts), []).append(each.op)
+    rows: list[tuple[Cell, ...]] = [(ops_cell(ops, _MANY), *map(Quote, texts)) for texts, ops in alike.items()]
+    yield Table(("op", Code(one.name), Code(other.name)), rows)
+    for texts, ops in alike.items():
+        if len(ops) > _MANY:
+            title: Cell = (f"All {count(len(ops), 'op')}: ", Quote(texts[0]), " to ", Quote(texts[1]))
+            yield Fold(title, [Prose(ops_cell(ops, len(ops)))])
     changed: dict[tuple[Decomposition | None, Decomposition | None], list[RuleDiff]] = {}
     for each in found.rules:
         changed.setdefault(each.decompositions, []).append(each)
@@ -162,16 +171,16 @@ def _bars(found: StateDiff) -> Iterator[Block]:
     if found.exports is not None and found.exports.after:
         bars = [Bar(op, *pair) for op, pair in found.exports.after.items()]
         bars.sort(key=lambda bar: (-abs(bar.after - bar.before), bar.op))
-        yield Bars((found.before.name, found.after.name), bars)
+        yield Bars((Code(found.before.name), Code(found.after.name)), bars)
 
 
 def _outcomes(found: ExportDiff, before: str, after: str) -> Iterator[Block]:
     if found.outcomes:
         rows: list[tuple[Cell, ...]] = [(Code(op), *map(outcome_mark, pair)) for op, pair in found.outcomes.items()]
-        yield Table(("op", before, after), rows)
+        yield Table(("op", Code(before), Code(after)), rows)
     if found.fired:
         fired: list[tuple[Cell, ...]] = [(Code(op), *map(str, pair)) for op, pair in found.fired.items()]
-        table = Table(("op", before, after), fired, frozenset({1, 2}))
+        table = Table(("op", Code(before), Code(after)), fired, frozenset({1, 2}))
         yield Fold(f"How often decompositions fired: {count(len(fired), 'op')}", [table])
 
 
@@ -182,7 +191,7 @@ def _first_node(found: GraphDifference | None, before: str, after: str) -> Itera
     sides = zip((before, after), found.made_by, (found.left, found.right), strict=True)
     yield Facts(
         [
-            (name, (Code(line or "(the graph has ended)"), ", made of ", Code(made_by or "an op not known")))
+            (Code(name), (Code(line or "(the graph has ended)"), ", made of ", Code(made_by or "an op not known")))
             for name, made_by, line in sides
         ]
     )
@@ -193,7 +202,7 @@ def _states(one: ResolvedState, other: ResolvedState) -> Block:
     facts = [_state_facts(each) for each in (one, other)]
     for name in facts[0]:
         rows.append((name, facts[0][name], facts[1][name]))
-    return Table(("", one.name, other.name), rows)
+    return Table(("", Code(one.name), Code(other.name)), rows)
 
 
 def _state_facts(found: ResolvedState) -> dict[str, Cell]:
@@ -205,7 +214,7 @@ def _state_facts(found: ResolvedState) -> dict[str, Cell]:
         "rules": str(len(found.state.rules)),
         "torch": missing if torch is None else Quote(str(torch)),
         "who": missing if event is None else Quote(event.actor),
-        "when (UTC)": missing if event is None else when(event.recorded_at),
+        "when (UTC)": missing if event is None else moment(event.recorded_at),
         "where": missing if event is None or event.call_site is None else Code(str(event.call_site)),
         "snapshot": missing if found.snapshot is None else Code(found.snapshot.digest[:12]),
     }
@@ -220,9 +229,10 @@ def _environments(found: StateDiff) -> Iterator[Block]:
     differing: Mapping[str, tuple[Json, Json]] = found.environments
     if differing:
         rows: list[tuple[Cell, ...]] = [
-            (name.replace("_", " "), *(Quote(fact_text(value)) for value in pair)) for name, pair in differing.items()
+            (Quote(name.replace("_", " ")), *(Quote(fact_text(value)) for value in pair))
+            for name, pair in differing.items()
         ]
-        yield Table(("", found.before.name, found.after.name), rows)
+        yield Table(("", Code(found.before.name), Code(found.after.name)), rows)
 
 
 def _moved(moved: Drift) -> Iterator[Section]:

@@ -131,7 +131,7 @@ def upgrade_page(found: Upgrade, *, everything: bool = False, whole: bool = Fals
     """
     snapshot = found.snapshot
     moved = sum(effect.effect != UNCHANGED for effect in found.effects)
-    figures = {
+    figures: dict[str, Cell] = {
         "decompositions": str(len(snapshot.ops)),
         "preserved": str(len(snapshot.preserved)),
         "overridden": str(len(snapshot.overridden)),
@@ -195,7 +195,7 @@ def check_page(report: UpgradeReport, *, whole: bool = False) -> Page:
     old, new = (str(state.catalog.build.get("torch")) for state in (check.drift.before, check.drift.after))
     return Page(
         "Upgrade check",
-        (Code(after.name), f" from torch {old} to ", Code(new)),
+        (Code(after.name), " from torch ", Code(old), " to ", Code(new)),
         _verdict(report),
         f"{count(report.exports, 'export')} with {count(len(check.used), 'op')}",
         sections=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
@@ -20,15 +21,26 @@ from decomp_ledger.reports.blocks import (
     Fold,
     Mark,
     Part,
+    Prose,
     Quote,
     Table,
     ops_cell,
 )
 from decomp_ledger.reports.words import count, rule_text, summary, when
 
-__all__ = ["environment_rows", "event_rows", "events_table", "outcome_mark", "rule_blocks", "site_cell", "source_lines"]
+__all__ = [
+    "environment_rows",
+    "event_rows",
+    "events_table",
+    "moment",
+    "outcome_mark",
+    "rule_blocks",
+    "site_cell",
+    "source_lines",
+]
 
 _TONES = {"failed": BAD, "kept": GOOD, "kept (stale table)": WARN, "unknown": WARN, "removed": WARN, "emitted": ""}
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 _MANY = 12  # ops of one row without a fold
 _SOURCE = 200  # lines of a source
 
@@ -36,6 +48,12 @@ _SOURCE = 200  # lines of a source
 def outcome_mark(word: str) -> Mark:
     """Return the word of an outcome with its tone."""
     return Mark(word, _TONES.get(word, QUIET if word == NOT_IN_PROGRAM else ""))
+
+
+def moment(recorded_at: str) -> Part:
+    """Return a stored time to the second; what is no time, which a stranger's ledger can have, as a quote."""
+    text = when(recorded_at)
+    return text if _TIME.fullmatch(text) else Quote(text)
 
 
 def site_cell(site: CallSite | None) -> Cell:
@@ -46,10 +64,10 @@ def site_cell(site: CallSite | None) -> Cell:
     return (Code(str(site)), *caller)
 
 
-def event_rows(event: Event) -> list[tuple[str, Cell]]:
+def event_rows(event: Event) -> list[tuple[Cell, Cell]]:
     """Return who made an event, when, where and why."""
-    rows: list[tuple[str, Cell]] = [
-        ("when", f"{when(event.recorded_at)} UTC"),
+    rows: list[tuple[Cell, Cell]] = [
+        ("when", (moment(event.recorded_at), " UTC")),
         ("who", Quote(event.actor)),
         ("where", site_cell(event.call_site)),
         ("why", Quote(event.reason) if event.reason else Mark("no reason recorded", QUIET)),
@@ -68,9 +86,9 @@ def _lines(texts: Sequence[str]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def environment_rows(environment: Mapping[str, Json]) -> list[tuple[str, Cell]]:
+def environment_rows(environment: Mapping[str, Json]) -> list[tuple[Cell, Cell]]:
     """Return the facts of an environment by name."""
-    return [(name.replace("_", " "), _fact(value)) for name, value in environment.items()]
+    return [(Quote(name.replace("_", " ")), _fact(value)) for name, value in environment.items()]
 
 
 def _fact(value: Json) -> Cell:
@@ -107,9 +125,10 @@ def rule_blocks(
         row += ["unknown"] * 3 if ops[0] not in blame else _set_by(blame[ops[0]])
         rows.append(row)
         if len(ops) > _MANY or len({*texts}) > 1:
-            title: Cell = (f"All {count(len(ops), 'op')} of event ", Code(f"#{seq}"), f": {happened or text}")
+            title: Cell = (f"All {count(len(ops), 'op')} of event ", Code(f"#{seq}"), ": ", Quote(happened or text))
             every: list[tuple[Cell, Cell]] = [(Code(op), Quote(each)) for op, each in zip(ops, texts, strict=True)]
-            folds.append(Fold(title, [Table(("op", "rule"), every)]))
+            one = len({*texts}) == 1
+            folds.append(Fold(title, [Prose(ops_cell(ops, len(ops))) if one else Table(("op", "rule"), every)]))
     if not rows:
         return []
     heads = ("op", "rule", *([] if outcomes is None else ["what happened"]), "set by", "where", "why")
@@ -129,7 +148,8 @@ def _interest(word: str) -> int:
 
 def _set_by(event: Event) -> list[Cell]:
     why: Cell = Quote(event.reason) if event.reason else Mark("no reason", QUIET)
-    set_by = (Code(f"#{event.seq}"), f" {event.kind} {when(event.recorded_at)} by ", Quote(event.actor))
+    at = moment(event.recorded_at)
+    set_by = (Code(f"#{event.seq}"), f" {event.kind} ", at, " by ", Quote(event.actor))
     return [set_by, site_cell(event.call_site), why]
 
 
@@ -165,7 +185,7 @@ def events_table(events: Sequence[Event]) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             Code(f"#{event.seq}"),
-            when(event.recorded_at),
+            moment(event.recorded_at),
             Code(f"{event.table}@{event.version}"),
             (Mark(event.kind), " ", Quote(summary(event))),
             Quote(event.actor),

@@ -38,11 +38,12 @@ from decomp_ledger.reports.event_blocks import (
     environment_rows,
     event_rows,
     events_table,
+    moment,
     outcome_mark,
     rule_blocks,
     source_lines,
 )
-from decomp_ledger.reports.words import count, summary, when
+from decomp_ledger.reports.words import count, summary
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["Newer", "decompositions", "event_page", "export_page", "exports_table", "table_page", "totals_blocks"]
@@ -78,14 +79,14 @@ def export_page(found: ResolvedState, bundle: ExportBundle, ledger: str | None, 
     return Page("Export", Code(found.name), status, Quote(summary(bundle.event)), _figures(found, body), sections)
 
 
-def _figures(found: ResolvedState, body: Exported) -> dict[str, str]:
+def _figures(found: ResolvedState, body: Exported) -> dict[str, Cell]:
     before, after = sum(body.ops_before.values()), sum(body.ops_after.values())
     lowered = {"nodes": f"{before} → {after}", "kinds of op": f"{len(body.ops_before)} → {len(body.ops_after)}"}
     return {
         **({"nodes before": str(before)} if body.error else lowered),
         "decompositions that ran": str(len(body.fired)),
         "entries of the dict" if found.state.from_dict else "rules": str(len(found.state.rules)),
-        "torch": str(found.environment.get("torch", "unknown")),
+        "torch": Quote(str(found.environment.get("torch", "unknown"))),
         "milliseconds": str(body.milliseconds),
     }
 
@@ -131,12 +132,12 @@ def _idle(found: ResolvedState) -> dict[str, str]:
 def _facts(found: ResolvedState, bundle: ExportBundle) -> Iterator[Block]:
     event, body = bundle.event, bundle.body
     base = "the content of a dict" if found.state.from_dict else f"base {found.state.base}"
-    rows: list[tuple[str, Cell]] = [("table", (Code(f"{event.table}@{event.version}"), f", {base}"))]
+    rows: list[tuple[Cell, Cell]] = [("table", (Code(f"{event.table}@{event.version}"), f", {base}"))]
     if found.stamp is not None:
         rows.append(("exports in the stamp", Code(", ".join(each.name for each in found.stamp.bundles))))
     rows += event_rows(event)
     yield Facts(rows)
-    digests: list[tuple[str, Cell]] = [
+    digests: list[tuple[Cell, Cell]] = [
         (name, Code(value) if value else Mark("not known", QUIET))
         for name, value in (
             ("ledger", bundle.ledger),
@@ -253,12 +254,12 @@ def table_page(
     """
     state, snapshot = found.state, found.snapshot
     exports = [event for event in events if isinstance(event.body, Exported)]
-    figures = {"rules": str(len(state.rules)), "version": str(state.version)}
+    figures: dict[str, Cell] = {"rules": str(len(state.rules)), "version": str(state.version)}
     if snapshot is not None:
         figures |= {
             "decompositions": str(len(snapshot.ops)),
             "pending": str(len(snapshot.pending)),
-            "torch": str(snapshot.build.get("torch")),
+            "torch": Quote(str(snapshot.build.get("torch"))),
         }
     if events:
         figures["exports"] = str(len(exports))
@@ -287,11 +288,11 @@ def _snapshot(found: ResolvedState) -> list[Block]:
     snapshot, event = found.snapshot, found.materialization
     if snapshot is None:
         return []
-    rows: list[tuple[str, Cell]] = [("digest", Code(snapshot.digest))]
+    rows: list[tuple[Cell, Cell]] = [("digest", Code(snapshot.digest))]
     if event is not None:
         rows.append(("materialized by", (Code(f"{event.table}@{event.version}"), ", event ", Code(f"#{event.seq}"))))
     rows += [(name, ops_cell(ops, 40)) for name, ops in (("pending", snapshot.pending),) if ops]
-    rows += [(f"build: {name}", Quote(str(value))) for name, value in snapshot.build.items()]
+    rows += [(("build: ", Quote(name)), Quote(str(value))) for name, value in snapshot.build.items()]
     return [Facts(rows)]
 
 
@@ -315,7 +316,11 @@ def exports_table(exports: Sequence[Event], torches: Mapping[str, str]) -> Table
     for event in exports:
         body = event.body
         failed = isinstance(body, Exported) and body.error is not None
-        row: list[Cell] = [Code(f"export:{event.seq}"), Code(f"{event.table}@{event.version}"), when(event.recorded_at)]
+        row: list[Cell] = [
+            Code(f"export:{event.seq}"),
+            Code(f"{event.table}@{event.version}"),
+            moment(event.recorded_at),
+        ]
         row += [Quote(torches.get(event.environment, ""))] if torches else []
         row.append(Mark("failed", BAD) if failed else Mark("succeeded", GOOD))
         row += [Quote(summary(event)), Quote("" if event.call_site is None else str(event.call_site))]
@@ -359,7 +364,7 @@ def event_page(found: RecordedEvent) -> Page:
         rows.append((Code(change.op), Quote(text)))
         if each is not None and each.source:
             sources.append(Fold(("Source for ", Code(change.op)), [Diff(source_lines(each.source))]))
-    hashes: list[tuple[str, Cell]] = [("hash", Code(event.hash)), ("hash before", Code(event.prev_hash))]
+    hashes: list[tuple[Cell, Cell]] = [("hash", Code(event.hash)), ("hash before", Code(event.prev_hash))]
     sections = [
         Section("What it was", [Facts([("table", Code(f"{event.table}@{event.version}")), *event_rows(event)])]),
         Section("Changes", [Table(("op", "rule"), rows), *sources] if rows else []),

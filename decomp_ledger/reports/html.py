@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decomp_ledger.model.printable import printable
-from decomp_ledger.reports.blocks import Cell, Flow, Page, Part, Timeline
+from decomp_ledger.reports.blocks import Cell, Flow, Page, Part, Table, Timeline
 from decomp_ledger.reports.charts import FlowChart, TimeChart, flow_chart, time_chart
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["to_html"]
 
 _LONGEST = 2000  # characters of one text
+_SHORT, _MIDDLE = 24, 60  # characters of a column that does not wrap, and of one that is not wide
+_NARROW = 84  # characters of all columns together
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -41,8 +43,10 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     made.filters.update(kind=_kind, parts=_parts, chart=_chart, slug=_slug, percent=_percent, plain=_plain)
+    made.filters.update(widths=_widths, is_narrow=_is_narrow)
     return made
 
 
@@ -62,6 +66,19 @@ def _parts(cell: Cell) -> tuple[Part, ...]:
 def _plain(cell: Cell) -> str:
     """Return the text of a cell."""
     return "".join(part if isinstance(part, str) else part.text for part in _parts(cell))
+
+
+def _widths(table: Table) -> list[str]:
+    """Return a class for each column, by its longest text: narrow columns do not wrap, and wide ones keep a width."""
+    longest = [max((len(_plain(row[n])) for row in table.rows), default=0) for n in range(len(table.heads))]
+    return ["short" if length <= _SHORT else "middle" if length <= _MIDDLE else "long" for length in longest]
+
+
+def _is_narrow(table: Table) -> bool:
+    """Tell whether a table needs less than the width of the page."""
+    rows = [[len(_plain(head)) for head in table.heads], *([len(_plain(cell)) for cell in row] for row in table.rows)]
+    widest: list[int] = [max(column) for column in zip(*rows, strict=True)]
+    return sum(widest) <= _NARROW
 
 
 def _chart(block: Flow | Timeline) -> FlowChart | TimeChart:

@@ -25,9 +25,9 @@ from decomp_ledger.reports.blocks import (
     Table,
     Timeline,
 )
-from decomp_ledger.reports.event_blocks import events_table
+from decomp_ledger.reports.event_blocks import events_table, moment
 from decomp_ledger.reports.export_view import exports_table, totals_blocks
-from decomp_ledger.reports.words import count, when
+from decomp_ledger.reports.words import count
 from decomp_ledger.storage.event_store import TableInfo
 
 __all__ = ["LedgerFacts", "exports_page", "ledger_page"]
@@ -68,13 +68,13 @@ class LedgerFacts:
 
 def ledger_page(found: LedgerFacts) -> Page:
     """Return the page of a ledger: a time line, its tables, its exports, its log."""
-    figures = {
+    figures: dict[str, Cell] = {
         "events": str(found.number),
         "tables": str(len(found.tables)),
         "exports": str(found.totals.exports),
         "failed": str(found.totals.failed),
     }
-    lead = "It has no event yet." if not found.events else _lead(found)
+    lead: Cell = "It has no event yet." if not found.events else _lead(found)
     sections = [
         Section("Failed exports", _failures(found)),
         Section("To look at", totals_blocks(found.totals)),
@@ -88,10 +88,10 @@ def ledger_page(found: LedgerFacts) -> Page:
     return Page("Ledger", Code(found.path), status, lead, figures, sections)
 
 
-def _lead(found: LedgerFacts) -> str:
+def _lead(found: LedgerFacts) -> Cell:
     first, last = found.events[0], found.events[-1]
     of = "" if len(found.events) == found.number else f", of the last {len(found.events)} events"
-    return f"From {when(first.recorded_at)} to {when(last.recorded_at)} UTC{of}."
+    return ("From ", moment(first.recorded_at), " to ", moment(last.recorded_at), f" UTC{of}.")
 
 
 def _failures(found: LedgerFacts) -> list[Block]:
@@ -124,7 +124,7 @@ def _tables(found: LedgerFacts) -> list[Block]:
         tags = ", ".join(f"{name} (@{version})" for name, version in found.tags.get(info.name, {}).items())
         exports = sum(event.table == info.name for event in found.exports)
         rows.append(
-            (Code(info.name), str(info.version), str(info.events), str(exports), when(info.last_at), Quote(tags))
+            (Code(info.name), str(info.version), str(info.events), str(exports), moment(info.last_at), Quote(tags))
         )
     heads = ("table", "version", "events", "exports", "last event (UTC)", "tags")
     return [Table(heads, rows, frozenset({1, 2, 3}))] if rows else []

@@ -20,7 +20,6 @@ from decomp_ledger.reports.blocks import (
     Flow,
     Fold,
     Listing,
-    Mark,
     Page,
     Part,
     Prose,
@@ -35,6 +34,7 @@ _Item = TypeVar("_Item")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#!|~&@])")
 _LONGEST = 400  # characters of one text
 _ROWS = 100  # of one table or list, because GitHub shows at most 65,536 characters of a comment
+_PARTS = 200  # of one cell or paragraph
 _LINES = 60  # of one diff
 
 
@@ -45,10 +45,14 @@ def to_markdown(page: Page) -> str:
     lead = _cell(page.lead)
     lines += [": ".join([*status, *([lead] if lead else [])])] if status or lead else []
     if page.figures:
-        lines += ["", ", ".join(f"{_text(name)} **{_text(text)}**" for name, text in page.figures.items())]
+        lines += ["", ", ".join(f"{_text(name)} {_figure(value)}" for name, value in page.figures.items())]
     for section in page.shown:
         lines += ["", *([f"#### {_text(section.title)}", ""] if section.title else []), *_blocks(section.blocks)]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _figure(value: Cell) -> str:
+    return f"**{_text(value)}**" if isinstance(value, str) else _cell(value)
 
 
 def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
@@ -76,7 +80,7 @@ def _block(block: Block) -> Iterator[str]:
         links = [(Code(source), Code(op), str(number)) for source, op, number in block.links]
         yield from _table((*block.heads, "nodes"), links, frozenset({2}))
     elif isinstance(block, Timeline):
-        moments = [(Code(each.row), f"#{each.seq}", each.kind, each.at[:19]) for each in block.moments]
+        moments = [(Code(each.row), Code(f"#{each.seq}"), each.kind, Code(each.at[:19])) for each in block.moments]
         yield from _table(("table", "event", "kind", "when (UTC)"), moments)
     else:
         yield from _fold(block)
@@ -108,9 +112,9 @@ def _diff(block: Diff) -> Iterator[str]:
 
 
 def _table(
-    heads: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: frozenset[int] = frozenset()
+    heads: Sequence[Cell], rows: Sequence[Sequence[Cell]], numbers: frozenset[int] = frozenset()
 ) -> Iterator[str]:
-    yield f"| {' | '.join(map(_text, heads))} |"
+    yield _row(heads)
     yield f"| {' | '.join('---:' if number in numbers else '---' for number in range(len(heads)))} |"
     rest = " |" * (len(heads) - 1)
     yield from _first(rows, _ROWS, _row, f"| and {{}} more |{rest}")
@@ -129,7 +133,8 @@ def _first(items: Sequence[_Item], limit: int, write: Callable[[_Item], str], mo
 
 def _cell(cell: Cell, *, table: bool = False, html: bool = False) -> str:
     parts = cell if isinstance(cell, tuple) else (cell,)
-    return "".join(_part(part, table=table, html=html) for part in parts)
+    more = " and more" if len(parts) > _PARTS else ""
+    return "".join(_part(part, table=table, html=html) for part in parts[:_PARTS]) + more
 
 
 def _part(part: Part, *, table: bool, html: bool) -> str:
@@ -137,9 +142,7 @@ def _part(part: Part, *, table: bool, html: bool) -> str:
         return _text(part)
     if isinstance(part, (Code, Quote)):
         return _code(part.text, table=table, html=html)
-    if isinstance(part, Mark):
-        return f"**{_text(part.text)}**" if part.tone and not html else _text(part.text)
-    return _text(part.text)
+    return f"**{_text(part.text)}**" if part.tone and not html else _text(part.text)
 
 
 def _clipped(text: str) -> str:

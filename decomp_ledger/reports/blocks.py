@@ -158,7 +158,7 @@ class Bars:
 
 @attrs.frozen
 class Flow:
-    """How many nodes of which op each source made.
+    """How many nodes each source made, by op.
 
     Attributes:
         title: what it shows.

@@ -200,7 +200,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 def _seconds(text: str) -> float:
-    """Return a stored time as seconds; of a text that is no time, which only a stranger's ledger has, 0."""
+    """Return a stored time as seconds; of a text that is not a time, which only a stranger's ledger has, 0."""
     try:
         found = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

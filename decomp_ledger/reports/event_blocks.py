@@ -51,7 +51,7 @@ def outcome_mark(word: str) -> Mark:
 
 
 def moment(recorded_at: str) -> Part:
-    """Return a stored time to the second; what is no time, which a stranger's ledger can have, as a quote."""
+    """Return a stored time to the second; other text, which a stranger's ledger can have, as a quote."""
     text = when(recorded_at)
     return text if _TIME.fullmatch(text) else Quote(text)
 

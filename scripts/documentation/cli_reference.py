@@ -25,6 +25,7 @@ PYTHON = {
     "exports": "ledger.exports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()",
+    "report": "ledger.report(STATE)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
     "revert": "ledger.revert(TABLE, VERSION)",

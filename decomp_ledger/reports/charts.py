@@ -11,8 +11,8 @@ from decomp_ledger.reports.blocks import Flow, Timeline
 
 __all__ = ["FlowChart", "TimeChart", "flow_chart", "time_chart"]
 
-_WIDTH = 960
-_LABEL = 300  # the width of the names at each side
+_WIDTH = 920
+_LABEL = 290  # the width of the names at each side
 _NODE = 10  # the width of a bar
 _GAP = 7  # between two bars
 _LEAST = 13  # the height of a bar, so that its name has a line of its own
@@ -163,7 +163,7 @@ class TimeChart:
     hidden: int
 
 
-_START, _END = 250, _WIDTH - 30
+_START, _END = 240, _WIDTH - 40
 _TICKS = 5
 
 

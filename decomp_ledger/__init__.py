@@ -128,6 +128,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since, TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -296,6 +297,7 @@ __all__ = [
     "read_stamp",
     "record",
     "record_imports",
+    "report",
     "reproduce",
     "reproduce_export",
     "restore",

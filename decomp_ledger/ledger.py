@@ -31,6 +31,7 @@ from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.queries import RecordedEvent, Reproduction, ResolvedState, State, StateDiff, UpgradeReport
+from decomp_ledger.reports import pages
 from decomp_ledger.storage import backup as backups
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -295,6 +296,18 @@ class Ledger(LedgerLog):
     ) -> ProgramCheck:
         """Run a program before and after it is lowered with a table; see :func:`decomp_ledger.check_program`."""
         return queries.check_program(program, spec, defaults=defaults, inputs=inputs, trust=trust, ledger=self)
+
+    def report(
+        self,
+        spec: State | None = None,
+        other: State | None = None,
+        *,
+        markdown: bool = False,
+        graphs: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> str:
+        """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
+        return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
 
     # Exports
 

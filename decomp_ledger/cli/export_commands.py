@@ -21,9 +21,11 @@ from decomp_ledger.cli.output import (
     event_json,
     folded,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
     print_lines,
+    print_page,
     progress,
     summary,
     when,
@@ -33,6 +35,8 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
+from decomp_ledger.reports.ledger_view import exports_page
+from decomp_ledger.reports.pages import torches_of
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -47,9 +51,10 @@ _MAKERS = 2  # makers that a row names
 
 @click.command()
 @click.option("--totals", is_flag=True, help="Show only what all exports show together.")
+@markdown_option
 @json_option
 @pass_ledger
-def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
+def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -> None:
     """List the exports: the model, the table, the torch, the result and its files; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
@@ -60,12 +65,17 @@ def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
             together = ledger.export_totals()
             if as_json:
                 write_json(together.to_json())
+            elif markdown:
+                print_page(exports_page(ledger.path, [], together, {}))
             else:
                 print_totals(together, counts=True)
             return
         found = ledger.export_results()
         if as_json:
             write_json([{**event_json(each.event), **each.to_json()} for each in found])
+            return
+        if markdown:
+            print_page(exports_page(ledger.path, found, ledger.export_totals(), torches_of(found, ledger)))
             return
         rows = (
             (

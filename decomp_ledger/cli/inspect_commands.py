@@ -21,9 +21,11 @@ from decomp_ledger.cli.output import (
     explain_nothing,
     first_ops,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
     print_lines,
+    print_page,
     printable,
     recorded_json,
     rule_json,
@@ -46,6 +48,8 @@ from decomp_ledger.model.state_specs import (
     parse_state_spec,
 )
 from decomp_ledger.queries import ResolvedState
+from decomp_ledger.reports.export_view import event_page
+from decomp_ledger.reports.pages import state_page
 
 __all__ = ["COMMANDS"]
 
@@ -84,10 +88,17 @@ def tables(option: LedgerOption, everything: bool, as_json: bool) -> None:
 @click.option("--preserved", is_flag=True, help="Only ops that the table preserves.")
 @click.option("--overridden", is_flag=True, help="Only ops that the table overrides.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
+@markdown_option
 @json_option
 @pass_ledger
 def show(
-    option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
+    option: LedgerOption,
+    state: str | None,
+    preserved: bool,
+    overridden: bool,
+    everything: bool,
+    markdown: bool,
+    as_json: bool,
 ) -> None:
     """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
 
@@ -98,20 +109,19 @@ def show(
     if number is not None:
         if preserved or overridden or everything:
             raise click.UsageError(f"{state}: --preserved, --overridden and --all are about tables; omit them")
-        with option.read() as ledger:
-            recorded = ledger.event(number)
-        if as_json:
-            write_json(recorded_json(recorded))
-        else:
-            print_lines(event_details(recorded, whole=True))
+        _show_event(option, number, as_json=as_json, markdown=markdown)
         return
     with option.ask() as ledger:
         found = ledger.show(state)
         of_table = found.bundle is None and found.state.version > 0
         totals = ledger.export_totals(found.state.table) if of_table else None
+        blame = queries.blame(found, ledger=ledger) if markdown else {}
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
     snapshot = found.snapshot
+    if markdown:
+        print_page(state_page(found, rules, blame, totals, everything=everything))
+        return
     if as_json:
         write_json(
             {
@@ -150,6 +160,17 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _show_event(option: LedgerOption, number: int, *, as_json: bool, markdown: bool) -> None:
+    with option.read() as ledger:
+        recorded = ledger.event(number)
+    if as_json:
+        write_json(recorded_json(recorded))
+    elif markdown:
+        print_page(event_page(recorded))
+    else:
+        print_lines(event_details(recorded, whole=True))
 
 
 def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:

@@ -5,8 +5,8 @@ because a named table may be used at any time; without a recording, they pass al
 
 The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
 was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
-write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself
-drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
+write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
+itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.

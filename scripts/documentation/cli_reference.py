@@ -26,6 +26,7 @@ PYTHON = {
     "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
+    "report": "ledger.report(STATE)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
     "revert": "ledger.revert(TABLE, VERSION)",

@@ -75,7 +75,8 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             write_json([{**event_json(each.event), **each.to_json()} for each in found])
             return
         if markdown:
-            print_page(exports_page(ledger.path, found, ledger.export_totals(), torches_of(found, ledger)))
+            events = [each.event for each in found]
+            print_page(exports_page(ledger.path, events, ledger.export_totals(), torches_of(events, ledger)))
             return
         rows = (
             (

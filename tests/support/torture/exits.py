@@ -299,7 +299,7 @@ def compared_output(text: str, plain: Outcome, found: Outcome, condition: Condit
     return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
 
 
-_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts of which each can be shortened
+_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts; each can be shortened
 _LEAST_SHOWN = 5  # letters of a shortened text
 
 
@@ -320,7 +320,7 @@ def letters_cut(whole: str, shown: str) -> Counter[str]:
         if not rests or letters(begin).total() < _LEAST_SHOWN:
             raise ValueError(f"a shortened text is not of the output, or too short: {cell!r}")
         longest: Counter[str] = Counter()
-        for rest in rests:  # of which one was cut
+        for rest in rests:  # one of them was cut
             longest |= letters(rest)
         cut += longest
     return cut

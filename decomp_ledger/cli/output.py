@@ -226,7 +226,7 @@ def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) ->
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
-    """Show a progress bar with counts on a terminal.
+    """Show a progress bar with counts and the time left on a terminal.
 
     Yields:
         A function to call with (done, total); None where standard error is not a terminal.
@@ -235,9 +235,10 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
     size = shutil.get_terminal_size()  # given, because rich fails on COLUMNS and LINES that are not numbers
     console = Console(stderr=True, width=max(size.columns, _NARROWEST), height=max(size.lines, 1))
     with Progress(*parts, console=console, transient=True) as bar:

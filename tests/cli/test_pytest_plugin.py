@@ -257,6 +257,14 @@ def pytest_unconfigure(config):
 """
 
 
+def test_the_settings_of_the_project_hold(run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pytester.path / "pyproject.toml").write_text('[tool.decomp-ledger]\nactor = "nightly"\n')
+    monkeypatch.delenv("DECOMP_LEDGER_ACTOR")
+    assert outcomes(run("def test_it():\n    lower(LINEAR)\n", "--decomp-ledger=ci.db")) == {"passed": 1}
+    with Ledger(pytester.path / "ci.db", read_only=True) as ledger:
+        assert {event.actor for event in ledger.events()} == {"nightly"}
+
+
 def test_a_run_that_does_not_ask_imports_nothing(run, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_plain="def test_it():\n    pass\n", conftest=LOOK)
     result = run("", "test_plain.py")

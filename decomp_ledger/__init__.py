@@ -13,6 +13,7 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
@@ -30,6 +31,7 @@ from decomp_ledger.errors import (
     LedgerError,
     LedgerFileError,
     LookalikeWarning,
+    MissingStamp,
     NotImportable,
     PendingOpWarning,
     ReadOnlyTable,
@@ -71,12 +73,15 @@ from decomp_ledger.model.events import (
     Emission,
     Event,
     Exported,
+    Found,
     Frame,
     Materialized,
     Passed,
     Popped,
     Reset,
     Reverted,
+    RootModule,
+    Saved,
     Set,
     Tagged,
     Updated,
@@ -123,8 +128,9 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
-from decomp_ledger.storage.history import Since
+from decomp_ledger.storage.history import Since, TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.restore import Restoration, restore
 from decomp_ledger.transfer.stamp import Stamp, read_stamp
@@ -141,6 +147,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "ExportResult",
     "ExportTotals",
     "LostOp",
     "OpRelease",
@@ -191,9 +198,11 @@ __all__ = [
     "NamedState",
     "NotImportable",
     "LookalikeWarning",
+    "MissingStamp",
     "NumericDifference",
     "NumericsCheck",
     "OpNumerics",
+    "Found",
     "Passed",
     "Outcome",
     "PendingOpWarning",
@@ -214,10 +223,12 @@ __all__ = [
     "ResolvedState",
     "Restoration",
     "Reverted",
+    "RootModule",
     "Rule",
     "RuleDiff",
     "Settings",
     "RuleEffect",
+    "Saved",
     "SampleError",
     "SampleRun",
     "SampleDifference",
@@ -240,6 +251,7 @@ __all__ = [
     "TableDifference",
     "TableInfo",
     "TableLog",
+    "TableSeries",
     "TableSpec",
     "TableState",
     "Tagged",
@@ -285,6 +297,7 @@ __all__ = [
     "read_stamp",
     "record",
     "record_imports",
+    "report",
     "reproduce",
     "reproduce_export",
     "restore",

@@ -26,7 +26,7 @@ from decomp_ledger.ledger import Ledger, record
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.events import Event, Exported
-from decomp_ledger.model.op_names import PROGRAM_FILE, check_label
+from decomp_ledger.model.op_names import check_label
 from decomp_ledger.model.state_specs import not_an_export
 from decomp_ledger.pytorch.program_history import history
 from decomp_ledger.queries import State
@@ -326,7 +326,7 @@ class _Reference:
 
 
 def _reference(ref: Any, ledger: Ledger) -> _Reference:
-    if isinstance(ref, (str, os.PathLike)) and os.fspath(ref).endswith(PROGRAM_FILE):
+    if isinstance(ref, (str, os.PathLike)) and os.fspath(ref).endswith(".pt2"):
         from decomp_ledger.pytorch.reproduced_table import load_program
 
         return _of_program(os.fspath(ref), load_program(os.fspath(ref)))

@@ -22,6 +22,7 @@ from decomp_ledger.cli import (
     imports_command,
     inspect_commands,
     log_command,
+    report_command,
     run_command,
     streams,
     verify_commands,
@@ -47,6 +48,7 @@ _GROUPS = (
     log_command,
     explain_commands,
     compare_commands,
+    report_command,
     catalog_commands,
     export_commands,
     check_commands,
@@ -130,6 +132,9 @@ def main() -> None:
         _fail(error, arguments)
     finally:
         streams.end_page()
+    if isinstance(status, run_command.Program):
+        status.run()
+        status = 0
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -138,7 +143,9 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
-    as_json = "--json" in arguments and cli.given not in _PROGRAMS and not streams.output_is_gone()
+    # A process that starts with a closed output has None.
+    is_asked = "--json" in arguments and cli.given not in _PROGRAMS
+    as_json = is_asked and sys.stdout is not None and not streams.output_is_gone()
     if as_json:
         with suppress(LedgerError):
             click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))

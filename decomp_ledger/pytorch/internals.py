@@ -161,7 +161,8 @@ def python_cia_kernel(op: Any) -> Any:
 
     Risk: `OperatorBase.py_kernels`. Its value may be another dispatch key, which is an alias and not a kernel.
     """
-    kernel = op.py_kernels.get(_CIA)
+    # Almost all of these dicts are empty, and torch hashes a dispatch key in Python.
+    kernel = op.py_kernels.get(_CIA) if op.py_kernels else None
     return None if isinstance(kernel, torch._C.DispatchKey) else kernel
 
 
@@ -465,6 +466,26 @@ def table_class() -> Any | None:
     Risk: `torch.export.decomp_utils`. Every table here is a subclass of it.
     """
     return getattr(decomp_utils, "CustomDecompTable", None)
+
+
+# The parameters of `_decompose_exported_program` that have the table: its kernels, and its other functions.
+TABLES_OF_LOWERING = ("cia_to_decomp", "python_decomp_table")
+
+
+def is_preserving(fn: Any) -> bool:
+    """Tell whether a callable is what torch puts where a table lacks an op, so that the op stays.
+
+    Risk: the name `_special_op_to_preserve_cia`.
+    """
+    return getattr(fn, "__name__", "") == "_special_op_to_preserve_cia"
+
+
+def default_table() -> Any:
+    """Return what torch makes when an export is given no table; within a recording, a recorded one.
+
+    Risk: as :func:`table_class`.
+    """
+    return decomp_utils.CustomDecompTable()
 
 
 def upstream_table() -> dict[Any, Callable[..., Any]]:

@@ -25,6 +25,7 @@ __all__ = [
     "call_site",
     "environment",
     "is_minimal",
+    "is_own",
     "maker",
     "origin",
     "shortened",
@@ -213,6 +214,11 @@ def _kind(name: str, torch: str) -> int:
     if name.startswith(torch):
         return _TORCH
     return _LIBRARY if name.startswith(tuple(path + os.sep for path in _libraries())) else _OWN
+
+
+def is_own(file: str) -> bool:
+    """Tell whether a file is of the program itself: not of torch, of a library, or of this package."""
+    return _kind(file, _torch_folder()) == _OWN
 
 
 def _torch_folder() -> str:

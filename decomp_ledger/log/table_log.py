@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
@@ -20,6 +21,7 @@ from decomp_ledger.errors import (
     LookalikeWarning,
     ReadOnlyTable,
     SchemaError,
+    UnknownOp,
     UnknownVersion,
     VersionConflict,
 )
@@ -144,7 +146,6 @@ class TableLog(Handle):
         before_change: called before its version or rules become others; None without torch.
         reason: of tables of a recording: why.
         owner: the recording, or None.
-        unmodified: whether the code that uses the table does not know this package.
         lock: held during each change.
     """
 
@@ -170,7 +171,6 @@ class TableLog(Handle):
         self.writable = writable
         self.reason: str | None = None
         self.owner: TableOwner | None = None
-        self.unmodified = False
         self.lock = BlockLock()
         self.functions = KeptFunctions()
         self.is_loaded: Callable[[str], bool] | None = None
@@ -478,15 +478,17 @@ class TableLog(Handle):
         """Preserve ops, so that they stay in the graph.
 
         Args:
-            ops: their names, or one name. Without torch, the newest shipped catalog tells which overloads a family
-                (`aten.linear`, `linear`) has; a name with `::` is taken as it is.
+            ops: their names, or one name. Without torch, the newest shipped catalog and the ledger's last
+                materialization tell which overloads a family (`aten.linear`, `linear`) has; a name with `::` is taken
+                as it is.
             reason: why.
             expected_version: the version that the caller takes the table to have.
 
         Raises:
             InvalidName: a text cannot name one op.
+            UnknownOp: a name without `::` is that of no known op.
         """
-        names = _names_of(ops, self.rules)
+        names = _names_of(ops, self.rules, self.ledger)
         return self.change(
             Popped, lambda rules: to_preserve(names, rules), reason=reason, expected_version=expected_version
         )
@@ -495,7 +497,7 @@ class TableLog(Handle):
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
         """Drop the rules of ops, which follow the base again; the arguments are those of `preserve`."""
-        names = _names_of(ops, self.rules)
+        names = _names_of(ops, self.rules, self.ledger)
         return self.change(
             Reset, lambda rules: to_reset(names, rules), reason=reason, expected_version=expected_version
         )
@@ -595,7 +597,6 @@ class TableLog(Handle):
             forked.detach()
         forked.functions = self.functions.of(self.rules)
         forked.reason = self.reason
-        forked.unmodified = self.unmodified
         forked.adopt(self.owner)
         return forked
 
@@ -675,16 +676,36 @@ def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:
         )
 
 
-def _names_of(ops: Iterable[str], rules: Mapping[str, Rule]) -> list[str]:
+def _names_of(ops: Iterable[str], rules: Mapping[str, Rule], ledger: LedgerLog | None) -> list[str]:
     """Return the stored names of ops, each once."""
     found: dict[str, None] = {}
     for text in [ops] if isinstance(ops, str) else ops:
         if isinstance(text, str) and "::" not in text:
-            newest = catalogs.released(catalogs.available()[-1]).ops
-            found.update(dict.fromkeys(ops_named(text, Lists(newest, rules))))
+            found.update(dict.fromkeys(_ops_named(text, rules, ledger)))
         else:
             found[op_names.normalize(text)] = None
     return list(found)
+
+
+def _ops_named(text: str, rules: Mapping[str, Rule], ledger: LedgerLog | None) -> list[str]:
+    """Return the ops that a name without `::` means: of torch, of the rules, else of the last recorded torch."""
+    newest = catalogs.released(catalogs.available()[-1]).ops
+    with contextlib.suppress(UnknownOp):
+        found = ops_named(text, Lists(newest, rules))
+        if any(op in newest for op in found):  # of another op, the rules may name only some overloads
+            return found
+    try:
+        return ops_named(text, Lists(newest, rules, () if ledger is None else _last_ops(ledger)))
+    except UnknownOp as error:
+        raise UnknownOp(
+            f"{error}; without torch, ops of libraries are known only from rules and from the last materialization"
+        ) from None
+
+
+def _last_ops(ledger: LedgerLog) -> Collection[str]:
+    """Return the ops of the ledger's newest materialization; none if it has none."""
+    event = next(ledger.events(kind=Materialized.kind, desc=True, limit=1), None)
+    return ledger.catalog(event.body.catalog).ops if event and isinstance(event.body, Materialized) else ()
 
 
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:

@@ -13,7 +13,7 @@ from decomp_ledger.errors import InvalidName
 from decomp_ledger.model.arguments import shown
 
 __all__ = [
-    "PROGRAM_FILE",
+    "PROGRAM_FILES",
     "TORCH_NAMESPACES",
     "check_label",
     "family",
@@ -37,7 +37,7 @@ TORCH_NAMESPACES = frozenset((
 ))
 # fmt: on
 
-PROGRAM_FILE = ".pt2"  # how the name of a stamped file ends, which is a state spec
+PROGRAM_FILES = (".pt2", ".onnx", ".pte", ".ptd")  # how the name of a program's file ends, which is a state spec
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _OVERLOAD = r"[A-Za-z0-9_]+"  # not \w, which matches letters of every script
 _OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>{_OVERLOAD}))?")
@@ -174,8 +174,9 @@ def check_label(text: object, what: str) -> str:
         )
     if _EVENT.fullmatch(text):
         raise InvalidName(f"{shown!r}: the name of {what} must not be '#' and a number, which names an event")
-    if text.endswith(PROGRAM_FILE):
-        raise InvalidName(f"{shown!r}: the name of {what} must not end with '{PROGRAM_FILE}', which names a file")
+    for ending in PROGRAM_FILES:
+        if text.endswith(ending):
+            raise InvalidName(f"{shown!r}: the name of {what} must not end with '{ending}', which names a file")
     if _EARLIER_RUN.search(text):
         raise InvalidName(f"{shown!r}: the name of {what} must not end with '~' and a number, which is an earlier run")
     return text

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from decomp_ledger.model.op_names import PROGRAM_FILE
+from decomp_ledger.model.op_names import PROGRAM_FILES
 
 __all__ = ["MODULE", "RecordedName", "name_part", "newest_run", "recorded_name", "split_recorded"]
 
@@ -74,6 +74,6 @@ def name_part(text: str, otherwise: str) -> str:
         otherwise: the part, if nothing of the text remains.
     """
     kept = "".join(c if c.isprintable() and not c.isspace() and c not in _TAKEN else "_" for c in text[:_MAX_PART])
-    while kept.endswith(PROGRAM_FILE):
-        kept = kept.removesuffix(PROGRAM_FILE)
+    while kept.endswith(PROGRAM_FILES):
+        kept = kept.rpartition(".")[0]
     return kept or otherwise

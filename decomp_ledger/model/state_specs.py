@@ -2,7 +2,7 @@
 
 A state spec names a table state: `edge`, `edge@3`, `edge@v1`, `edge@latest`, `torch:2.13.0`, `catalog:FILE`,
 `export:7`, `model.pt2`. The table may be given by the series of its runs: `export_llama/backend_table` is the newest
-run, `export_llama/backend_table~1` the one before.
+run, `export_llama/backend_table~1` the one before. A file may also be `model.onnx`, `model.pte` or `model.ptd`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 from decomp_ledger.errors import InvalidName, LedgerError, UnknownExport, UnknownVersion
 from decomp_ledger.model.arguments import checked
-from decomp_ledger.model.op_names import PROGRAM_FILE
+from decomp_ledger.model.op_names import PROGRAM_FILES
 
 __all__ = [
     "LATEST",
@@ -112,7 +112,7 @@ class ExportSpec:
 
 @attrs.frozen
 class StampSpec:
-    """The table of the program in a stamped `.pt2` file.
+    """The table of the program in a file: a stamped `.pt2` or `.onnx`, or a `.pte` or `.ptd` that a ledger knows.
 
     Attributes:
         path: the file.
@@ -132,9 +132,10 @@ def parse_state_spec(text: str) -> StateSpec:
     """Return the kind and the parts of a state spec.
 
     Args:
-        text: `TABLE`, `TABLE@VERSION`, `TABLE@TAG`, `torch:VERSION`, `catalog:FILE`, `export:N` or `FILE.pt2`. The name
-            of a table has no `:` and no `@`, and neither it nor a tag ends with `.pt2` (`op_names.check_label`), so no
-            text has two meanings. `SERIES~N` stands where a table's name does; :func:`parse_runs_back` reads it.
+        text: `TABLE`, `TABLE@VERSION`, `TABLE@TAG`, `torch:VERSION`, `catalog:FILE`, `export:N` or `FILE.pt2`; a file
+            may also be an `.onnx`, a `.pte` or a `.ptd`. The name of a table has no `:` and no `@`, and neither it nor
+            a tag ends like such a file (`op_names.check_label`), so no text has two meanings. `SERIES~N` stands where a
+            table's name does; :func:`parse_runs_back` reads it.
 
     Raises:
         UnknownExport: `export:` is followed by something that is not a number.
@@ -147,7 +148,7 @@ def parse_state_spec(text: str) -> StateSpec:
         return CatalogSpec(rest)
     if colon and kind == "export":
         return ExportSpec(parse_export_number(rest))
-    if text.endswith(PROGRAM_FILE):
+    if text.endswith(PROGRAM_FILES):
         return StampSpec(text)
     if not _is_utf8(text):
         raise InvalidName(f"{text!r:.80}: not valid Unicode, so it names no table; `decomp-ledger tables` lists them")

@@ -30,6 +30,7 @@ def record_child(plan: dict[str, Any]) -> None:
         reason=plan["reason"],
         on_error=plan["on_error"],
         notes=plan["notes"],
+        sidecars=plan["sidecars"],
         owns_ledger=True,
     )
     recording.enter(outermost=True)

@@ -28,7 +28,7 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Passed
+from decomp_ledger.model.events import Passed, Saved
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.recorded_names import recorded_name
 from decomp_ledger.model.rules import TableState
@@ -42,6 +42,7 @@ from decomp_ledger.storage.event_store import RunTotals
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
+    from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["ChildrenNotes", "FollowsChildren", "Recording", "RecordingSummary"]
 
@@ -134,6 +135,7 @@ class Recording(Handle):
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: lets the Python processes record too that start within it; None if they are not to.
         notes: in a child, the file of the notes of the process that started the recording.
+        sidecars: write a stamp next to each file that cannot hold one.
         owns_ledger: close the ledger when the recording is left.
 
     Attributes:
@@ -155,6 +157,7 @@ class Recording(Handle):
         on_error: str = "warn",
         children: FollowsChildren | None = None,
         notes: str = "",
+        sidecars: bool = False,
         owns_ledger: bool = False,
     ) -> None:
         if children is not None and ledger.database.in_memory:
@@ -163,6 +166,7 @@ class Recording(Handle):
             raise UnusableValue(f"on_error={on_error!r}: unknown value; give 'warn' or 'raise'")
         self.ledger = ledger
         self._owns_ledger = owns_ledger
+        self.sidecars = sidecars
         self.name = default_name() if name is None else op_names.check_label(name, "a recording")
         self._reason = reason
         self._on_error = on_error
@@ -256,6 +260,7 @@ class Recording(Handle):
             "reason": self._reason,
             "trust": [*self.ledger.functions.trust],
             "on_error": self._on_error,
+            "sidecars": self.sidecars,
         }
 
     def summary(self, *, after: int = 0) -> RecordingSummary:
@@ -270,8 +275,8 @@ class Recording(Handle):
             LedgerFileError: the ledger cannot be read.
         """
         notes = ChildrenNotes() if self._children is None else self._children.notes()
-        run, path, found = self.run, self.ledger.database.path, RunTotals()
-        if run is not None and (self.ledger.database.in_memory or Path(path).exists()):
+        run, found = self.run, RunTotals()
+        if run is not None and self._has_file():
             found = self.ledger.event_store.run_totals(self.name, run, gt=after)
         return RecordingSummary(
             exports=found.exports,
@@ -301,8 +306,6 @@ class Recording(Handle):
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""
-        if not self.stopped:
-            self.ledger.database.prepare()
         ledger = None if self.stopped else self.ledger
         log = TableLog(ledger, None, prefix=self.series(), state=TableState("", 0, base, {}))
         log.reason = self._reason
@@ -345,6 +348,22 @@ class Recording(Handle):
             raise error
         else:
             _warn(f"recording {self.name!r}: an export was not recorded: {safe_repr(error, 300)}")
+
+    def record_saved(self, export: ExportBundle, body: Saved) -> None:
+        """Append the event that the result of an export was saved, if this recording's ledger has the export.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+            return
+        try:
+            self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
+        except (LedgerFileError, SchemaError) as error:
+            self.failed(error)
+
+    def _has_file(self) -> bool:
+        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.

@@ -29,6 +29,7 @@ from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.json_values import as_object
 from decomp_ledger.model.rules import Decomposition, Rule
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database, Transaction
 from decomp_ledger.storage.inserts import inserted
 
@@ -317,7 +318,7 @@ class EventStore(Handle):
     def identity(self) -> tuple[str, str]:
         """Return the ledger's id, and when it was made."""
         with self.database.reading() as connection:
-            rows = connection.execute(_LEDGER).fetchall()
+            rows = all_rows(connection, _LEDGER)
         if len(rows) != 1 or not all(isinstance(value, str) for value in rows[0]):
             raise self._damaged("it has no id, or more than one")
         return rows[0][0], rows[0][1]
@@ -331,12 +332,12 @@ class EventStore(Handle):
     def op_names(self) -> list[str]:
         """Return the names of the ops that events changed, sorted."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in connection.execute(_OP_NAMES).fetchall()]
+            return [str(name) for (name,) in all_rows(connection, _OP_NAMES)]
 
     def table_names(self, prefix: str) -> list[str]:
         """Return the names of the tables whose names start with a prefix, sorted by code points."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in connection.execute(_TABLE_NAMES, {"prefix": prefix}).fetchall()]
+            return [str(name) for (name,) in all_rows(connection, _TABLE_NAMES, {"prefix": prefix})]
 
     def version(self, table_id: int) -> int:
         """Return a table's version; 0 if it has no event."""
@@ -349,7 +350,7 @@ class EventStore(Handle):
     def as_of(self, table_id: int, version: int) -> dict[str, tuple[Rule | None, int]]:
         """Return op -> (rule, the version that made it) at a version; the rule is None after a reset."""
         with self.database.reading() as connection:
-            rows = connection.execute(_AS_OF, {"table": table_id, "version": version}).fetchall()
+            rows = all_rows(connection, _AS_OF, {"table": table_id, "version": version})
         decompositions = self.decompositions({row[2] for row in rows if row[2] is not None})
         found: dict[str, tuple[Rule | None, int]] = {}
         for op, action, decomposition, since in rows:
@@ -458,7 +459,7 @@ class EventStore(Handle):
 
     def _events(self, query: str, values: list[Any]) -> Iterator[Event]:
         with self.database.reading() as connection:
-            rows = connection.execute(query, values).fetchall()
+            rows = all_rows(connection, query, values)
         return (read_event(row) for row in rows)
 
     def run_totals(self, recording: str, run: int, *, gt: int = 0) -> RunTotals:

@@ -22,6 +22,7 @@ from decomp_ledger.model.state_specs import (
     parse_version,
     unknown_version,
 )
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT, MAKES_VERSION, EventStore, TableInfo
 
@@ -133,7 +134,7 @@ class History(Handle):
     def tables(self) -> list[TableInfo]:
         """Return all tables, in the order of their first events."""
         with self.database.reading() as connection:
-            rows = connection.execute(_TABLES).fetchall()
+            rows = all_rows(connection, _TABLES)
         if not all(isinstance(row[1], str) for row in rows):
             raise self._damaged("a table has no name")
         return [TableInfo(*row[1:]) for row in sorted(rows)]
@@ -248,7 +249,7 @@ class History(Handle):
     def tags(self, table: str) -> dict[str, int]:
         """Return a table's tags: name -> version."""
         with self.database.reading() as connection:
-            rows = connection.execute(_TAGS, [self._table_id(table)]).fetchall()
+            rows = all_rows(connection, _TAGS, [self._table_id(table)])
         if not all(isinstance(version, int) for _, version in rows):
             raise self._damaged(f"a tag of {table!r} names no version")
         return {str(name): version for name, version in rows}
@@ -266,7 +267,7 @@ class History(Handle):
         for _, table_id, until in self._lineage(table, version)[0]:
             with self.database.reading() as connection:
                 values = {"table": table_id, "op": op, "version": until}
-                rows = connection.execute(_VERSIONS_OF_OP, values).fetchall()
+                rows = all_rows(connection, _VERSIONS_OF_OP, values)
             found += self._events_at(table_id, [row[0] for row in rows])
         return sorted(found, key=lambda event: event.seq)
 
@@ -391,7 +392,7 @@ class History(Handle):
             chunk = versions[start : start + _CHUNK]
             query = select + _AT_VERSIONS.format(", ".join("?" * len(chunk)))
             with self.database.reading() as connection:
-                rows = connection.execute(query, [table_id, *chunk]).fetchall()
+                rows = all_rows(connection, query, [table_id, *chunk])
             yield from rows
 
     def _damaged(self, problem: str) -> LedgerError:

@@ -559,6 +559,6 @@ def test_columns_are_wrapped_where_the_terminal_is_too_narrow(path: Path, width:
     lines = click.unstyle(os.read(ours, 100_000).decode()).splitlines()
     os.close(ours)
     rows = lines[2:]
-    assert (len(rows) == 2 + 3) == (width == 200)  # the heads, a rule, and a line an op
+    assert (len(rows) == 2 + 3 + 1) == (width == 200)  # the heads, a rule, a line an op, and a note
     assert max(map(len, rows)) <= width
     assert all(word in " ".join(rows) for word in ("XNNPACK", "fused", "kernel", "mylib::later", "@3"))

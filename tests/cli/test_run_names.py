@@ -77,12 +77,12 @@ def family(number: int) -> Iterator[str]:
 def test_all_processes_of_a_run_have_its_number(folder: Path) -> None:
     (folder / "main.py").write_text(FAMILY)
     for _ in range(2):
-        said = finished(python(folder, "-m", "decomp_ledger", "run", "main.py"))
-        assert "0 exports, 3 tables, 3 processes ->" in said
+        errors = finished(python(folder, "-m", "decomp_ledger", "run", "main.py"))
+        assert "0 exports, 3 tables, 3 processes ->" in errors
     assert names(folder) == [*family(1), *family(2)]
 
 
-def test_forked_children_have_the_number_of_their_run_whoever_writes_first(folder: Path) -> None:
+def test_forked_children_have_the_number_of_their_run_although_one_of_them_writes_first(folder: Path) -> None:
     (folder / "main.py").write_text(FORKED)
     assert finished(python(folder, "main.py")).split() == ["1", "2"]
     assert names(folder) == [f"job/{maker}/{run}" for run in (1, 2) for maker in ("work", "work-2")]
@@ -91,8 +91,8 @@ def test_forked_children_have_the_number_of_their_run_whoever_writes_first(folde
 def test_runs_at_the_same_time_have_different_numbers(folder: Path) -> None:
     (folder / "main.py").write_text("from work import work\nwork()\nwork('linear')\n")
     started = [python(folder, "-m", "decomp_ledger", "run", "main.py") for _ in range(3)]
-    for said in map(finished, started):
-        assert "0 exports, 2 tables ->" in said
+    for errors in map(finished, started):
+        assert "0 exports, 2 tables ->" in errors
     assert sorted(names(folder)) == sorted(f"main/{maker}/{run}" for run in (1, 2, 3) for maker in ("work", "work-2"))
 
 
@@ -118,8 +118,8 @@ def test_a_recording_is_named_by_the_program(arguments: list[str], expected: str
 def test_run_gives_the_same_name_as_the_program_would(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("import decomp_ledger as dl; print(dl.record().name)")
     for arguments in (["one.py"], ["-m", "one"]):
-        said = finished(python(tmp_path, "-m", "decomp_ledger", "run", "--quiet", *arguments))
-        assert said.split() == [finished(python(tmp_path, *arguments)).strip()] == ["one"]
+        errors = finished(python(tmp_path, "-m", "decomp_ledger", "run", "--quiet", *arguments))
+        assert errors.split() == [finished(python(tmp_path, *arguments)).strip()] == ["one"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A series of recorded tables, named on every way in: the newest run, the runs before, and what is none."""
+"""A series of recorded tables, named on every way in: the newest run, the runs before, and what is not a run."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_series_names_its_newest_run_everywhere(ledger: Ledger, way: str, text
         (f"{SERIES}/3", f"has no table '{SERIES}/3'"),
     ],
 )
-def test_what_is_no_run_is_an_error_that_names_those_there_are(
+def test_what_names_a_missing_run_is_an_error_that_names_those_there_are(
     ledger: Ledger, way: str, text: str, problem: str
 ) -> None:
     before = ledger.event_store.head()

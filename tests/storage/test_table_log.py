@@ -27,6 +27,7 @@ from decomp_ledger.errors import (
     LedgerError,
     LedgerFileError,
     ReadOnlyTable,
+    UnknownOp,
     UnknownVersion,
     UnusableValue,
     VersionConflict,
@@ -995,3 +996,20 @@ def test_a_text_that_names_no_op_makes_no_rule(table: TableLog, ops: object) -> 
     with pytest.raises(InvalidName):
         table.preserve(ops)  # type: ignore[arg-type]
     assert (table.rules, table.version) == ({}, 1)
+
+
+# --- names without a namespace ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["preserve", "reset"])
+def test_a_name_without_a_namespace_may_be_that_of_a_library_that_the_last_torch_had(
+    change: str, ledger: Ledger, table: TableLog
+) -> None:
+    with pytest.raises(UnknownOp, match=r"'silu_mul': .* write 'NAMESPACE::silu_mul', .*; without torch, ops of lib"):
+        getattr(table, change)(["silu_mul"])
+    other = new_table(ledger, "other")
+    other.materialize(catalog_of(MM, "fused::silu_mul", "fused::silu_mul.out"))
+    table.preserve(["fused::silu_mul"])
+    getattr(table, change)(["silu_mul"])
+    kept = {} if change == "reset" else {"fused::silu_mul": KEPT, "fused::silu_mul.out": KEPT}
+    assert table.rules == kept

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from decomp_ledger import Ledger
+from decomp_ledger import Ledger, record
 from decomp_ledger.pytorch.recording_name import default_name
 from decomp_ledger.pytorch.run_number import RunNumber
 
@@ -146,3 +146,25 @@ def test_children_find_the_number_in_the_notes(tmp_path: Path) -> None:
         assert (second.known(), other.known()) == (5, None)
         with ledger.database.write_transaction():
             assert (second.take(ledger), other.take(ledger)) == (5, 5)  # no table of run 5 was made
+
+
+def test_a_run_that_recorded_nothing_names_each_reason(folder: Path) -> None:
+    lost = "import subprocess, sys; subprocess.run([sys.executable, '-I', '-c', ''], check=True)\n"
+    for program, why in (
+        (lost, "torch was not imported in what was followed, and one child could not be followed"),
+        (f"import torch\n{lost}", "no table was made and nothing was exported in what was followed, and one child"),
+    ):
+        (folder / "main.py").write_text(program)
+        errors = finished(python(folder, "-m", "decomp_ledger", "run", "main.py"))
+        assert errors.startswith(f"decomp-ledger: nothing was recorded: {why}")
+
+
+def test_the_logger_tells_when_a_recording_begins_and_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="decomp_ledger")
+    with Ledger(tmp_path / "l.db") as ledger:
+        with record(ledger, name="job"):
+            pass
+        assert [entry.getMessage() for entry in caplog.records] == [
+            f"recording job: it began, into {ledger.path}",
+            "recording job: it ended; run without a table",
+        ]

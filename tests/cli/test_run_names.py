@@ -168,3 +168,24 @@ def test_the_logger_tells_when_a_recording_begins_and_ends(tmp_path: Path, caplo
             f"recording job: it began, into {ledger.path}",
             "recording job: it ended; run without a table",
         ]
+
+
+def test_diff_tells_what_a_run_changed_since_the_last_one(folder: Path) -> None:
+    def run_and_compare() -> tuple[int, list[str]]:
+        finished(python(folder, "-m", "decomp_ledger", "run", "main.py"))
+        compared = python(folder, "-m", "decomp_ledger", "diff", "main/backend_table~1")
+        output, _ = compared.communicate(timeout=300)
+        return compared.returncode, [" ".join(line.split()) for line in output.splitlines()]
+
+    script = (
+        "import torch\ndef backend_table():\n    table = torch.export.default_decompositions()\n"
+        "    table.pop(torch.ops.aten.linear.default)\n    return table\nbackend_table()\n"
+    )
+    (folder / "main.py").write_text(script)
+    assert run_and_compare()[0] == 2  # there is no earlier run
+    assert run_and_compare() == (0, ["nothing changed: base torch, 1 rule; the same environment"])
+    (folder / "main.py").write_text(
+        script.replace("linear.default)", "linear.default)\n    del table[torch.ops.aten.silu.default]")
+    )
+    status, (head, _, *lines) = run_and_compare()
+    assert (status, lines) == (1, ["aten::silu (no rule) preserve"]), head

@@ -58,7 +58,17 @@ def _of_ledger(ledger: Ledger, read: Callable[[], Iterator[str]]) -> Iterator[st
 
 
 def _tables(ledger: Ledger, incomplete: str) -> Iterator[str]:
-    yield from _of_ledger(ledger, lambda: (info.name for info in ledger.tables()))
+    yield from _of_ledger(ledger, lambda: _names(ledger, incomplete))
+
+
+def _names(ledger: Ledger, incomplete: str) -> Iterator[str]:
+    """Give the names of tables and series; of a series whose name is complete, those of its runs."""
+    for series in ledger.table_series():
+        yield series.name
+        if series.run is not None and incomplete.startswith(f"{series.name}/"):
+            yield from (info.name for info in reversed(series.tables))
+        if series.run is not None and incomplete.startswith(f"{series.name}~"):
+            yield from (f"{series.name}~{back}" for back in range(1, len(series.tables)))
 
 
 def _tags(ledger: Ledger, incomplete: str) -> Iterator[str]:

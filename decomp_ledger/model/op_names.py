@@ -49,7 +49,7 @@ _HIGHER_ORDER = re.compile(rf"^higher_order\.({_WORD})$")
 _EVENT = re.compile(r"#\d+")  # how a command names one event
 _EARLIER_RUN = re.compile(r"~[0-9]+$")  # how a state spec ends that names an earlier run
 _MAX_NAME = 500
-_MAX_LABEL = 200
+MAX_LABEL = 200
 
 
 def normalize(text: str) -> str:
@@ -162,9 +162,9 @@ def check_label(text: object, what: str) -> str:
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
     shown = _shortened(text)
-    if not text or text != text.strip() or len(text) > _MAX_LABEL:
+    if not text or text != text.strip() or len(text) > MAX_LABEL:
         raise InvalidName(
-            f"{shown!r}: {what} needs a name of 1 to {_MAX_LABEL} characters without a space at either end"
+            f"{shown!r}: {what} needs a name of 1 to {MAX_LABEL} characters without a space at either end"
         )
     if not text.isprintable():
         raise InvalidName(f"{shown!r}: the name of {what} must not have characters that do not print")

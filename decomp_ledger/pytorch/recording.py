@@ -30,7 +30,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Passed, Saved
 from decomp_ledger.model.handles import Handle
-from decomp_ledger.model.recorded_names import recorded_name
+from decomp_ledger.model.recorded_names import recorded_name, series_name
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, patches
@@ -294,7 +294,7 @@ class Recording(Handle):
 
     def series(self) -> str:
         """Return the name of the series of a table that is made now: the recording and the function that makes it."""
-        return f"{self.name}/{provenance.maker()}"
+        return series_name(self.name, provenance.maker())
 
     def new_name(self, series: str) -> str:
         """Return the name of a new table of a series, in the write transaction that appends its first event."""

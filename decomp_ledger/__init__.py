@@ -60,6 +60,7 @@ from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.ledger import Ledger, record
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -215,6 +216,7 @@ __all__ = [
     "RootModule",
     "Rule",
     "RuleDiff",
+    "Settings",
     "RuleEffect",
     "Saved",
     "SampleError",
@@ -277,6 +279,7 @@ __all__ = [
     "load_key",
     "materialize",
     "parse_state_spec",
+    "project_settings",
     "read_samples",
     "read_signers",
     "read_stamp",

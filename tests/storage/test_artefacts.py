@@ -161,9 +161,7 @@ def test_a_changed_file_and_an_unknown_one_have_a_sentence_each(ledger: Ledger, 
     stranger.write_bytes(b"another")
     with pytest.raises(StampError, match=rf"m\.pte: changed after export:{number} was saved into it \(#"):
         ledger.show(str(path))
-    with pytest.raises(
-        MissingStamp, match=r"stranger\.pte: it has no stamp, and no event of the ledger .* knows"
-    ):
+    with pytest.raises(MissingStamp, match=r"stranger\.pte: it has no stamp, and no event of the ledger .* knows"):
         ledger.show(str(stranger))
     with pytest.raises(StampError, match=r"gone\.pte: cannot be read: No such file"):
         ledger.show(str(tmp_path / "gone.pte"))

@@ -32,6 +32,8 @@ from decomp_ledger.cli.output import (
     when,
     write_json,
 )
+from decomp_ledger.errors import LedgerError, MissingStamp, StampError
+from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
@@ -82,10 +84,10 @@ def tables(option: LedgerOption, as_json: bool) -> None:
 def show(
     option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
 ) -> None:
-    """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
+    """Show the rules of a table, now or at a version or tag; for an export or a file, also its result.
 
     '#5' shows all of one event: its changes, the lines that made it, and the environment.
-    Of a .pt2 only the stamp is read, which needs neither torch nor a ledger.
+    The stamp of a .pt2 or an .onnx needs neither torch nor a ledger; a .pte is found in the ledger by its content.
     """
     number = None if state is None else parse_event_number(state)
     if number is not None:
@@ -102,6 +104,7 @@ def show(
         found = ledger.show(state)
         of_table = found.bundle is None and found.state.version > 0
         totals = ledger.export_totals(found.state.table) if of_table else None
+        content = "" if as_json else _content(ledger, found)
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
     snapshot = found.snapshot
@@ -124,6 +127,8 @@ def show(
         return
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
+        if content:
+            note(f"  {content}")
     if found.artefact is not None:
         note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
     if found.bundle is not None:
@@ -142,6 +147,21 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _content(ledger: Ledger, found: ResolvedState) -> str:
+    """Return whether a stamped file has the content that was saved, if the ledger recorded it; else ""."""
+    try:
+        if found.stamp is None or not ledger.database.exists or found.stamp.last.ledger != ledger.id:
+            return ""
+        event = ledger.saved_file(found.name)
+        return f"its content is as it was saved at {when(event.recorded_at)} UTC (#{event.seq})"
+    except MissingStamp:
+        return ""
+    except StampError as error:
+        return str(error)
+    except LedgerError:  # the stamp needs no ledger
+        return ""
 
 
 def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:

@@ -254,7 +254,7 @@ class Recording(Handle):
         """
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         tables, exports, failed, environments = set(), 0, 0, set()
-        if self._has_file():
+        if self.ledger.database.exists:
             for event in self.ledger.events(gt=after):
                 if event.table.startswith(f"{self.name}/"):
                     tables.add(event.table)
@@ -323,15 +323,12 @@ class Recording(Handle):
         Raises:
             LedgerError: it cannot be written.
         """
-        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+        if self.stopped or not self.ledger.database.exists or self.ledger.id != export.ledger:
             return
         try:
             self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
         except (LedgerFileError, SchemaError) as error:
             self.failed(error)
-
-    def _has_file(self) -> bool:
-        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.

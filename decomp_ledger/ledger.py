@@ -31,6 +31,7 @@ from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.queries import RecordedEvent, Reproduction, ResolvedState, State, StateDiff, UpgradeReport
+from decomp_ledger.reports import pages
 from decomp_ledger.storage import backup as backups
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -71,7 +72,7 @@ class Ledger(LedgerLog):
         """Create or resume a table, as the dict that `run_decompositions` takes. This imports torch.
 
         Args:
-            name: its name.
+            name: its name; a series of recorded tables means its newest run.
             base: for a new table: `torch` (its default table), `empty`, or another table's state (`edge@3`).
 
         Raises:
@@ -258,7 +259,7 @@ class Ledger(LedgerLog):
         """
         return queries.would_change(program, table, ledger=self)
 
-    def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
+    def diff(self, before: State, after: State | None = None, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
         return queries.diff(before, after, graphs=graphs, ledger=self)
 
@@ -307,6 +308,18 @@ class Ledger(LedgerLog):
     ) -> ProgramCheck:
         """Run a program before and after it is lowered with a table; see :func:`decomp_ledger.check_program`."""
         return queries.check_program(program, spec, defaults=defaults, inputs=inputs, trust=trust, ledger=self)
+
+    def report(
+        self,
+        spec: State | None = None,
+        other: State | None = None,
+        *,
+        markdown: bool = False,
+        graphs: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> str:
+        """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
+        return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
 
     # Exports
 
@@ -454,7 +467,7 @@ def record(
 
     Args:
         ledger: a file, created with the first event, or an open Ledger.
-        name: the names of its tables begin with it; by default the script and the time.
+        name: its tables are `<name>/<function that made it>/<run>`; by default that of the script, module or notebook.
         reason: why, for every event.
         actor: who, for every event; only with a file.
         trust: modules that may be imported to find decompositions; only with a file.

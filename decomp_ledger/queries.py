@@ -61,13 +61,14 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces, TraceSet
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Event, Exported, Materialized, Saved
+from decomp_ledger.model.events import PRESERVE, Event, Exported, Materialized, Saved
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
+from decomp_ledger.model.opset import CORE_ATEN, Opset, opset_from_json
 from decomp_ledger.model.opset import FORM as OPSET_FORM
-from decomp_ledger.model.opset import Opset, opset_from_json
+from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.model.rules import Decomposition, RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
@@ -94,6 +95,7 @@ from decomp_ledger.transfer.stamp import Stamp, read_stamp
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
+    from decomp_ledger.pytorch.imports import ImportRecording
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
     from decomp_ledger.pytorch.would_change import WouldChange
 
@@ -123,6 +125,7 @@ __all__ = [
     "load_dump",
     "ops_of",
     "read_samples",
+    "record_imports",
     "reproduce_export",
     "saved_file",
     "show",
@@ -182,6 +185,18 @@ class ResolvedState:
     def idle(self) -> tuple[IdleRule, ...]:
         """The rules that cannot act in the catalog's torch, by op, with what to do; none without a catalog."""
         return () if self.catalog is None else idle_rules(self.state, catalogs.completed(self.catalog))
+
+    @property
+    def outside_core(self) -> tuple[str, ...]:
+        """The ops that are not Core ATen: of the result of an export, else of those that the table can keep."""
+        if self.bundle is not None:
+            ops: Collection[str] = self.bundle.body.ops_after
+        else:
+            loaded: Collection[str] = () if self.catalog is None else self.catalog.ops
+            idle = {each.op for each in self.idle if each.op in loaded}
+            kept = (op for op, rule in self.state.rules.items() if rule.action == PRESERVE)
+            ops = [op for op in kept if op not in idle]
+        return catalogs.opsets()[CORE_ATEN].outside(ops)
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -351,9 +366,10 @@ def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> Resol
     """Return a table state with the facts that are known about it.
 
     Args:
-        spec: a state spec: `edge`, `edge@3`, `edge@v1`, `export:7`, `torch:2.13.0`, `catalog:FILE`, `model.pt2`. A
-            catalog stands for its default table. None means the only table of the ledger. A file may be a `.pt2` or an
-            `.onnx`, which have a stamp, or any of these or a `.pte` or a `.ptd` that the ledger knows by its content.
+        spec: a state spec: `edge`, `edge@3`, `edge@v1`, `export:7`, `torch:2.13.0`, `catalog:FILE`, `model.pt2`; for a
+            series of recorded tables `export_llama/backend_table`, and with `~1` the run before. A catalog stands for
+            its default table. None means the only table of the ledger. A file may be a `.pt2` or an `.onnx`, which have
+            a stamp, or any of these or a `.pte` or a `.ptd` that the ledger knows by its content.
         ledger: the ledger of tables and exports.
 
     Raises:
@@ -464,7 +480,8 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
 
     Args:
         op: its name, or an `OpOverload`. The name of a family (`aten.add`, `add`) means all its overloads.
-        spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind.
+        spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind; of a
+            series of recorded tables, the newest run.
         ledger: the ledger of tables and exports.
 
     Returns:
@@ -480,7 +497,7 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
 
 def _asked(op: object, spec: State | None, ledger: LedgerLog | None) -> list[tuple[str, ResolvedState]]:
     """Return each op and state that a question is about."""
-    if spec is None and ledger is not None and len(ledger.tables()) > 1:
+    if spec is None and ledger is not None and len(ledger.table_series()) > 1:
         names = ops_of(op, Lists(ledger.changed_ops, _ops_of_last_catalog(ledger)))
         return [(name, show(TableSpec(table), ledger=ledger)) for name in names for table in _tables_for(name, ledger)]
     state = show(spec, ledger=ledger)
@@ -521,12 +538,15 @@ def explain_releases(op: object) -> list[OpReleases]:
 
 
 @checked
-def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog | None = None) -> StateDiff:
+def diff(
+    before: State, after: State | None = None, *, graphs: bool = False, ledger: LedgerLog | None = None
+) -> StateDiff:
     """Return the difference between the rules of two states, and between their exports if they have them.
 
     Args:
         before: a state spec.
-        after: a state spec.
+        after: a state spec; None means the newest version of the table, and of a series of recorded tables the newest
+            run: `diff("export_llama/backend_table~1")` tells what the last run changed.
         graphs: load both programs and find the first node that differs. Both states must be stamped `.pt2` files,
             because a ledger holds only digests of graphs. `torch.export.load` unpickles parts of them.
         ledger: the ledger of tables and exports.
@@ -535,7 +555,8 @@ def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog
         LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions;
             or a program cannot be loaded.
     """
-    one, other = show(before, ledger=ledger), show(after, ledger=ledger)
+    one = show(before, ledger=ledger)
+    other = show(_newest(one, ledger) if after is None else after, ledger=ledger)
     if one.state.version == other.state.version == 0:
         raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
     exports = None
@@ -543,6 +564,23 @@ def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog
         exports = export_diff(one.bundle.body, other.bundle.body, (one.outcomes, other.outcomes))
     first = _first_node(one, other) if graphs else None
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports, first)
+
+
+def _newest(state: ResolvedState, ledger: LedgerLog | None) -> TableSpec:
+    """Return what a state is compared with by default: its table's newest version, in the newest run.
+
+    Raises:
+        LedgerError: it is that already, or it is not the state of a table of the ledger.
+    """
+    if state.bundle is not None or state.state.version == 0 or ledger is None:
+        raise LedgerError(f"{state.name}: nothing to compare it with; give a second state")
+    recorded = split_recorded(state.state.table)
+    series = None if recorded is None or recorded.series == ledger.find_table(recorded.series) else recorded.series
+    newest = ledger.table_named(series or state.state.table)
+    if (newest, ledger.version_of(newest)) == (state.state.table, state.state.version):
+        earlier = f"{series}~1" if series else f"{newest}@VERSION"
+        raise LedgerError(f"{state.name}: it is the newest state of its table; give {earlier}, or a second state")
+    return TableSpec(series or newest)
 
 
 def _first_node(one: ResolvedState, other: ResolvedState) -> GraphDifference | None:
@@ -769,6 +807,18 @@ def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> Tr
     return TraceSet.from_json(trace_op(name, canonical_samples({name: _calls(op, calls)})[name], table))
 
 
+def record_imports() -> ImportRecording:
+    """Record, inside a `with` block, what libraries register with torch: ops, kernels, fake kernels, decompositions.
+
+    Returns:
+        The recording. After the block, its `report` tells for each library what it registered, at which file and line,
+        and what that added to torch's default table, replaced in it or removed from it. This imports torch.
+    """
+    from decomp_ledger.pytorch.imports import ImportRecording
+
+    return ImportRecording()
+
+
 # Exports
 
 
@@ -958,13 +1008,14 @@ def check_program(
 
 
 @checked
-def check_opset(spec: State, opset: str | Path_ = "core-aten", *, ledger: LedgerLog | None = None) -> OpsetCheck:
+def check_opset(spec: State, opset: str | Path_ = CORE_ATEN, *, ledger: LedgerLog | None = None) -> OpsetCheck:
     """Return the ops of a lowered program that a backend does not take, what made them, and what would remove them.
 
     Args:
         spec: an export (`export:7`), a stamped `.pt2`, or a table, which means its newest export that did not fail.
-        opset: the name of a shipped opset, `core-aten`, or a JSON file such as
-            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`.
+        opset: the name of a shipped opset, `core-aten` or `executorch`, or a JSON file such as
+            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`. With
+            `"namespaces": ["aten"]` it judges only ops of these.
         ledger: the ledger of tables and exports.
 
     Raises:
@@ -1083,14 +1134,15 @@ def load_dump(
 
 @checked
 def sole_table(ledger: LedgerLog) -> str:
-    """Return the name of the only table of a ledger.
+    """Return the name of the only table of a ledger, or of the newest run of its only series.
 
     Raises:
         LedgerError: the ledger has no table, or more than one.
     """
-    tables = [info.name for info in ledger.tables()]
-    if len(tables) == 1:
-        return tables[0]
+    series = ledger.table_series()
+    if len(series) == 1:
+        return series[0].newest.name
+    tables = [each.name for each in series]
     some = ", ".join(tables[:8]) + (" ..." if len(tables) > 8 else "")
     fix = f"name one of {some}" if tables else "record something first"
     raise LedgerError(f"{ledger.path}: the ledger has {len(tables)} tables; {fix}")
@@ -1323,8 +1375,11 @@ def _why(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Why:
 
 
 def _tables_for(op: str, ledger: LedgerLog) -> list[str]:
-    """Return the tables that ever had a rule for an op; else one table of each base and catalog, as these agree."""
-    states = [ledger.state(info.name) for info in ledger.tables()]
+    """Return the tables that ever had a rule for an op; else one table of each base and catalog, as these agree.
+
+    Of a series of recorded tables, only the newest run counts.
+    """
+    states = [ledger.state(each.newest.name) for each in ledger.table_series()]
     ruled = [each.table for each in states if op in each.rules or ledger.history(each.table, op, each.version)]
     if ruled:
         return ruled

@@ -13,15 +13,19 @@ from decomp_ledger.analysis.outcome import facts, without_effect
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.output import (
     FOUND,
+    STAR,
     LedgerOption,
     at_text,
     columns,
+    count,
     event_json,
     folded,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
     print_lines,
+    print_page,
     progress,
     summary,
     when,
@@ -31,6 +35,8 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
+from decomp_ledger.reports.ledger_view import exports_page
+from decomp_ledger.reports.pages import torches_of
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -45,9 +51,10 @@ _MAKERS = 2  # makers that a row names
 
 @click.command()
 @click.option("--totals", is_flag=True, help="Show only what all exports show together.")
+@markdown_option
 @json_option
 @pass_ledger
-def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
+def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -> None:
     """List the exports: the model, the table, the torch, the result and its files; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
@@ -58,12 +65,18 @@ def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
             together = ledger.export_totals()
             if as_json:
                 write_json(together.to_json())
+            elif markdown:
+                print_page(exports_page(ledger.path, [], together, {}))
             else:
                 print_totals(together, counts=True)
             return
         found = ledger.export_results()
         if as_json:
             write_json([{**event_json(each.event), **each.to_json()} for each in found])
+            return
+        if markdown:
+            events = [each.event for each in found]
+            print_page(exports_page(ledger.path, events, ledger.export_totals(), torches_of(events, ledger)))
             return
         rows = (
             (
@@ -157,14 +170,26 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
     note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     _print_source(found, bundle)
     counts = (body.ops_before, body.ops_after, body.fired)
+    outside = found.outside_core
     rows = (
-        (op, *(str(each.get(op, "")) for each in counts), outcome.word, _made_by(body, op))
+        (
+            op + (STAR if op in outside else ""),
+            *(str(each.get(op, "")) for each in counts),
+            outcome.word,
+            _made_by(body, op),
+        )
         for op, outcome in found.outcomes.items()
     )
     columns(("op", "before", "after", "fired", "outcome", "made by"), rows)
+    if outside:
+        number = f"{len(outside)} of {count(len(body.ops_after), 'op')} of the result"
+        verb = "is" if len(outside) == 1 else "are"
+        note(f"* {number} {verb} not Core ATen; `decomp-ledger check opset {bundle.name}` says what removes them")
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
         note(f"{made} too early, so it lacks {_some(body.stale)}")
+    if body.ignored:
+        note(f"torch ignored {_some(body.ignored)}")
     idle = without_effect(body, bundle.state)
     if idle:
         note(f"rules without effect here: {_some(idle)}")
@@ -198,6 +223,7 @@ def export_json(found: ResolvedState, bundle: ExportBundle) -> dict[str, Json]:
         **({} if found.result is None else found.result.to_json()),
         "ledger": bundle.ledger,
         "idle": list[Json](without_effect(bundle.body, bundle.state)),
+        "outside_core": list[Json](found.outside_core),
         "outcomes": {op: outcome.to_json() for op, outcome in found.outcomes.items()},
     }
 

@@ -37,6 +37,7 @@ __all__ = [
     "Emission",
     "Event",
     "Exported",
+    "Found",
     "Frame",
     "Materialized",
     "Passed",
@@ -401,6 +402,21 @@ class Passed(Changing):
 
 
 @attrs.frozen
+class Found(Changing):
+    """A table of torch's own was found to differ from its recorded changes when it was used.
+
+    Torch brings back custom ops that were removed, and takes in no ops that are loaded after the first read. A program
+    can also write into the dict in which torch keeps the content, or have changed the table before it was recorded.
+
+    Attributes:
+        later: those of these ops that the table lacks because they were loaded after it was read.
+    """
+
+    kind: ClassVar[str] = "found"
+    later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+
+
+@attrs.frozen
 class Tagged(Body):
     """A version got a name.
 
@@ -466,6 +482,8 @@ class Exported(Body):
         module: the class of the module that the program was exported from; None if it is not known.
         made_from: the id of the ledger and the seq of the last export that is known to have led to the program; None
             if none is.
+        ignored: what the table has and torch ignores unless it traces the op: keys that are not operators, and
+            values that are not callable, as text.
     """
 
     kind: ClassVar[str] = "exported"
@@ -487,6 +505,7 @@ class Exported(Body):
     early: Mapping[str, str] | None = None
     module: RootModule | None = None
     made_from: tuple[str, int] | None = None
+    ignored: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -515,7 +534,7 @@ MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls
-    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Tagged, Materialized, Exported, Saved)
+    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Found, Tagged, Materialized, Exported, Saved)
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.

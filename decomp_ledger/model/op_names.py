@@ -47,6 +47,7 @@ _BARE = re.compile(_WORD)
 _TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
 _HIGHER_ORDER = re.compile(rf"^higher_order\.({_WORD})$")
 _EVENT = re.compile(r"#\d+")  # how a command names one event
+_EARLIER_RUN = re.compile(r"~[0-9]+$")  # how a state spec ends that names an earlier run
 _MAX_NAME = 500
 _MAX_LABEL = 200
 
@@ -155,7 +156,8 @@ def check_label(text: object, what: str) -> str:
 
     Raises:
         InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or no
-            state spec could name it, because it has an `@` or a `:`, ends like the file of a program, or is `#5`.
+            state spec could name it, because it has an `@` or a `:`, ends like the file of a program or with `~1`, or
+            is `#5`.
     """
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
@@ -175,4 +177,6 @@ def check_label(text: object, what: str) -> str:
     for ending in PROGRAM_FILES:
         if text.endswith(ending):
             raise InvalidName(f"{shown!r}: the name of {what} must not end with '{ending}', which names a file")
+    if _EARLIER_RUN.search(text):
+        raise InvalidName(f"{shown!r}: the name of {what} must not end with '~' and a number, which is an earlier run")
     return text

@@ -3,10 +3,10 @@
 The end of the last recording puts torch back as it was. After `Ledger.table` the patches stay until the process ends,
 because a named table may be used at any time; without a recording, they pass all other tables and exports through.
 
-`CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
-name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
-stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself drops it.
-What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
+The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
+was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
+write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
+itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -80,6 +80,7 @@ def _is_half_imported(name: str) -> bool:
 
 # An attribute of each patched function: what takes the patch out. So a patch is known after an interrupt, too.
 _UNDO = "_decomp_ledger_undo"
+_OWNER = "_decomp_ledger_owner"  # of an undo: the module that it is for
 
 
 def _undo_of(function: Any) -> Callable[[], None] | None:
@@ -108,46 +109,41 @@ def _patch(name: str, module: ModuleType) -> None:
 
 
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
-    """Make a table of the recording wherever a program makes one of upstream's.
+    """Record what a program does with tables of torch's own class, which stay of that class.
 
-    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own, or one that takes any arguments.
+    Risk: the names of the methods of `torch.export.decomp_utils.CustomDecompTable`.
     """
     upstream = getattr(module, "CustomDecompTable", None)
     if upstream is None:
         return None
-    own = vars(upstream).get("__new__")
-    if (known := _undo_of(own)) is not None:
-        return known
-    original = upstream.__new__
+    names = [name for name in _TABLE_METHODS if name in vars(upstream)]
+    methods = {name: _recorded_method(upstream, name) for name in names}
+    return _known_patch(upstream, *names) or _replace(upstream, methods)
 
-    def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
-        current = active.current() if cls is upstream else None
-        if current is None:
-            return original(cls, *args, **kwargs)
+
+# What changes, copies or uses a table.
+_TABLE_METHODS = ("__init__", "__setitem__", "update", "pop", "copy", "materialize")
+
+
+def _recorded_method(upstream: type[Any], name: str) -> Any:
+    original = vars(upstream)[name]
+
+    # Any arguments, because torch's own method is to complain of wrong ones.
+    @functools.wraps(original)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        current = active.current() if type(self) is upstream else None
+        if current is None or current.stopped:
+            return original(self, *args, **kwargs)
         try:
-            with fork_safety.importing("decomp_ledger.pytorch.table"):
-                from decomp_ledger.pytorch.table import DecompTable
+            with fork_safety.importing("decomp_ledger.pytorch.upstream_tables"):
+                from decomp_ledger.pytorch import upstream_tables
         except LedgerFileError as error:
             current.failed(error)
-            return original(cls, *args, **kwargs)
+            return original(self, *args, **kwargs)
 
-        made = dict.__new__(DecompTable)
-        # For its __init__, which Python calls next, because another thread may have left the recording by then.
-        vars(made)["_recording"] = current
-        return made
+        return upstream_tables.METHODS[name](current, original, self, args, kwargs)
 
-    def undo() -> None:
-        # Only if it is still ours, because another tool may have patched it since and calls ours.
-        if vars(upstream).get("__new__") is not __new__:
-            return
-        if own is None:
-            del upstream.__new__
-        else:
-            upstream.__new__ = own
-
-    vars(__new__)[_UNDO] = undo
-    upstream.__new__ = __new__
-    return undo
+    return method
 
 
 def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
@@ -158,8 +154,9 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     cls = getattr(module, "ExportedProgram", None)
     if cls is None:
         return None
+    lowering = _patch_lowering(module)
     if (known := _known_patch(cls, "run_decompositions", "_update")) is not None:
-        return known
+        return _both(known, lowering)
     original = cls.run_decompositions
 
     @functools.wraps(original)
@@ -174,7 +171,52 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
 
         return exports.run(original, self, decomp_table, *args, **kwargs)
 
-    return _replace(cls, {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)})
+    methods = {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)}
+    return _both(_replace(cls, methods), lowering)
+
+
+def _both(undo: Callable[[], None], other: Callable[[], None] | None) -> Callable[[], None]:
+    def undo_both() -> None:
+        undo()
+        if other is not None:
+            other()
+
+    return undo_both
+
+
+_LOWERING = "_decompose_exported_program"
+
+
+def _patch_lowering(module: ModuleType) -> Callable[[], None] | None:
+    """Record the exports that do not pass `run_decompositions`.
+
+    Risk: the private function `torch.export.exported_program._decompose_exported_program`, which `run_decompositions`
+    calls, and its keywords; `torch.export.experimental` imports it by name.
+    """
+    if (known := _known_patch(module, _LOWERING)) is not None and vars(known)[_OWNER] is module:
+        return known
+    original = vars(module).get(_LOWERING)
+    if original is None:
+        return None
+    if _undo_of(original) is not None:  # the module imported our function of the other one
+        original = original.__wrapped__
+        setattr(module, _LOWERING, original)
+
+    @functools.wraps(original)
+    def lower(ep: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.exports"):
+                from decomp_ledger.pytorch import exports
+        except LedgerFileError as error:
+            if (recording := active.current()) is not None:
+                recording.failed(error)
+            return original(ep, *args, **kwargs)
+
+        return exports.lower(original, ep, *args, **kwargs)
+
+    undo = _replace(module, {_LOWERING: lower})
+    vars(undo)[_OWNER] = module
+    return undo
 
 
 def _patch_pass_base(module: ModuleType) -> Callable[[], None] | None:
@@ -364,6 +406,7 @@ def _artefacts() -> Any:
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
+    "torch.export.experimental": _patch_lowering,
     "torch.export": _patch_export,
     "torch.fx.passes.infra.pass_base": _patch_pass_base,
     "torch.onnx._internal.exporter._onnx_program": _patch_onnx,

@@ -8,6 +8,7 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
@@ -126,29 +127,9 @@ def show(
         print_page(state_page(found, rules, blame, totals, everything=everything))
         return
     if as_json:
-        write_json(
-            {
-                "table": found.state.table,
-                "version": found.state.version,
-                "base": found.state.base,
-                "from_dict": found.state.from_dict,
-                "rules": {op: rule_json(rule) for op, rule in rules.items()},
-                "idle": [each.to_json() for each in found.idle],
-                "outside_core": list(found.outside_core),
-                "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
-                "export": None if found.bundle is None else export_json(found, found.bundle),
-                "totals": None if totals is None else totals.to_json(),
-                "stamp": None if found.stamp is None else stamp_json(found.stamp),
-                "artefact": None if found.artefact is None else event_json(found.artefact),
-            }
-        )
+        write_json(_state_json(found, rules, totals, everything=everything))
         return
-    if found.stamp is not None:
-        print_stamp(found.name, found.stamp)
-        if content:
-            note(f"  {content}")
-    if found.artefact is not None:
-        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
+    _print_file(found, content)
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)
@@ -165,6 +146,36 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _state_json(
+    found: ResolvedState, rules: Mapping[str, Rule], totals: ExportTotals | None, *, everything: bool
+) -> dict[str, Json]:
+    snapshot = found.snapshot
+    return {
+        "table": found.state.table,
+        "version": found.state.version,
+        "base": found.state.base,
+        "from_dict": found.state.from_dict,
+        "rules": {op: rule_json(rule) for op, rule in rules.items()},
+        "idle": [each.to_json() for each in found.idle],
+        "outside_core": list(found.outside_core),
+        "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
+        "export": None if found.bundle is None else export_json(found, found.bundle),
+        "totals": None if totals is None else totals.to_json(),
+        "stamp": None if found.stamp is None else stamp_json(found.stamp),
+        "artefact": None if found.artefact is None else event_json(found.artefact),
+    }
+
+
+def _print_file(found: ResolvedState, content: str) -> None:
+    """Print which export made a file, and whether its content is as it was saved."""
+    if found.stamp is not None:
+        print_stamp(found.name, found.stamp)
+        if content:
+            note(f"  {content}")
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
 
 
 def _content(ledger: Ledger, found: ResolvedState) -> str:

@@ -8,6 +8,7 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
@@ -35,6 +36,8 @@ from decomp_ledger.cli.output import (
     when,
     write_json,
 )
+from decomp_ledger.errors import LedgerError, MissingStamp, StampError
+from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
@@ -100,10 +103,10 @@ def show(
     markdown: bool,
     as_json: bool,
 ) -> None:
-    """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
+    """Show the rules of a table, now or at a version or tag; for an export or a file, also its result.
 
     '#5' shows all of one event: its changes, the lines that made it, and the environment.
-    Of a .pt2 only the stamp is read, which needs neither torch nor a ledger.
+    The stamp of a .pt2 or an .onnx needs neither torch nor a ledger; a .pte is found in the ledger by its content.
     """
     number = None if state is None else parse_event_number(state)
     if number is not None:
@@ -115,6 +118,7 @@ def show(
         found = ledger.show(state)
         of_table = found.bundle is None and found.state.version > 0
         totals = ledger.export_totals(found.state.table) if of_table else None
+        content = "" if as_json or markdown else _content(ledger, found)
         blame = queries.blame(found, ledger=ledger) if markdown else {}
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
@@ -123,27 +127,9 @@ def show(
         print_page(state_page(found, rules, blame, totals, everything=everything))
         return
     if as_json:
-        write_json(
-            {
-                "table": found.state.table,
-                "version": found.state.version,
-                "base": found.state.base,
-                "from_dict": found.state.from_dict,
-                "rules": {op: rule_json(rule) for op, rule in rules.items()},
-                "idle": [each.to_json() for each in found.idle],
-                "outside_core": list(found.outside_core),
-                "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
-                "export": None if found.bundle is None else export_json(found, found.bundle),
-                "totals": None if totals is None else totals.to_json(),
-                "stamp": None if found.stamp is None else stamp_json(found.stamp),
-                "artefact": None if found.artefact is None else event_json(found.artefact),
-            }
-        )
+        write_json(_state_json(found, rules, totals, everything=everything))
         return
-    if found.stamp is not None:
-        print_stamp(found.name, found.stamp)
-    if found.artefact is not None:
-        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
+    _print_file(found, content)
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)
@@ -160,6 +146,51 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _state_json(
+    found: ResolvedState, rules: Mapping[str, Rule], totals: ExportTotals | None, *, everything: bool
+) -> dict[str, Json]:
+    snapshot = found.snapshot
+    return {
+        "table": found.state.table,
+        "version": found.state.version,
+        "base": found.state.base,
+        "from_dict": found.state.from_dict,
+        "rules": {op: rule_json(rule) for op, rule in rules.items()},
+        "idle": [each.to_json() for each in found.idle],
+        "outside_core": list(found.outside_core),
+        "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
+        "export": None if found.bundle is None else export_json(found, found.bundle),
+        "totals": None if totals is None else totals.to_json(),
+        "stamp": None if found.stamp is None else stamp_json(found.stamp),
+        "artefact": None if found.artefact is None else event_json(found.artefact),
+    }
+
+
+def _print_file(found: ResolvedState, content: str) -> None:
+    """Print which export made a file, and whether its content is as it was saved."""
+    if found.stamp is not None:
+        print_stamp(found.name, found.stamp)
+        if content:
+            note(f"  {content}")
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
+
+
+def _content(ledger: Ledger, found: ResolvedState) -> str:
+    """Return whether a stamped file has the content that was saved, if the ledger recorded it; else ""."""
+    try:
+        if found.stamp is None or not ledger.database.exists or found.stamp.last.ledger != ledger.id:
+            return ""
+        event = ledger.saved_file(found.name)
+        return f"its content is as it was saved at {when(event.recorded_at)} UTC (#{event.seq})"
+    except MissingStamp:
+        return ""
+    except StampError as error:
+        return str(error)
+    except LedgerError:  # the stamp needs no ledger
+        return ""
 
 
 def _show_event(option: LedgerOption, number: int, *, as_json: bool, markdown: bool) -> None:

@@ -8,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -276,7 +275,7 @@ class Recording(Handle):
         """
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         run, found = self.run, RunTotals()
-        if run is not None and self._has_file():
+        if run is not None and self.ledger.database.exists:
             found = self.ledger.event_store.run_totals(self.name, run, gt=after)
         return RecordingSummary(
             exports=found.exports,
@@ -355,15 +354,12 @@ class Recording(Handle):
         Raises:
             LedgerError: it cannot be written.
         """
-        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+        if self.stopped or not self.ledger.database.exists or self.ledger.id != export.ledger:
             return
         try:
             self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
         except (LedgerFileError, SchemaError) as error:
             self.failed(error)
-
-    def _has_file(self) -> bool:
-        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.

@@ -379,6 +379,30 @@ def of_streams(workspace: Workspace) -> list[Row]:
     ]
 
 
+def of_runs(workspace: Workspace) -> list[Row]:
+    """Run a program as `run` does and as Python does under every condition."""
+    folder = workspace.folder / "sample"
+    folder.mkdir()
+    sample(folder)
+    conditions = CONDITIONS if workspace.full else random.Random(workspace.seed).sample(CONDITIONS, 4)
+    cases = [(text, condition) for text in RUNS for condition in conditions]
+
+    def attempt(number: int) -> str:
+        text, condition = cases[number]
+        own = workspace.folder / f"case{number:05}"
+        shutil.copytree(folder, own)
+        program = text.rpartition("run ")[2].removeprefix("--name a ").replace("{}", str(own)).split()
+        wanted = process([sys.executable, *program], own, condition)
+        found = process([sys.executable, "-m", "decomp_ledger", *arguments_of(text, own, {})], own, condition)
+        shutil.rmtree(own)
+        if (found.status, found.output) != (wanted.status, wanted.output):
+            return f"{text}, {condition.name}: {found}, not {wanted}"
+        return ""
+
+    goal = "the exit status and the output of the program under Python"
+    return [Row("programs of `run` under the same conditions", len(cases), goal, try_all(len(cases), attempt, 60))]
+
+
 # In place of an argument: numbers of every size and script, surrogates, empty and huge texts, parts of state specs.
 ODD = (
     "", "0", "-1", "-0", "+1", " 1", "1_000", "1.5", "1e3", "nan", "0x10", "True", str(2**63 - 1), str(2**63),
@@ -566,4 +590,4 @@ def of_folders(workspace: Workspace) -> list[Row]:
     return rows
 
 
-FAULTS = (of_streams, of_arguments, of_documents, of_folders)
+FAULTS = (of_streams, of_runs, of_arguments, of_documents, of_folders)

@@ -126,6 +126,7 @@ CONDITIONS = (
         for width in ("1", "0", "-5", "7", "40", "100000", "9" * 30, "wide", "\N{SUPERSCRIPT TWO}", "")
     ),
     Condition("a terminal of LINES=none", settings={"LINES": "\N{SUPERSCRIPT TWO}"}, terminal=True),
+    Condition("a pager", settings={"PAGER": "cat -", "TERM": "xterm"}, terminal=True),
     Condition("NO_COLOR", settings={"NO_COLOR": "1", "TERM": "xterm"}, terminal=True),
     Condition("FORCE_COLOR", settings={"FORCE_COLOR": "1"}),
     Condition("TERM=dumb", settings={"TERM": "dumb"}, terminal=True),
@@ -186,7 +187,8 @@ class Outcome:
 
 def process(command: list[str], folder: Path, condition: Condition) -> Outcome:
     """Run a command under a condition."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([IMPORT_ROOT, str(folder)]), "COLUMNS": "200"}
+    paths = os.pathsep.join([IMPORT_ROOT, str(folder)])
+    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "PAGER": ""}
     environment["PYTHONPYCACHEPREFIX"] = str(folder.parent / "bytecode")  # compiling takes longer than most commands
     for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
@@ -296,7 +298,7 @@ def compared_output(text: str, plain: Outcome, found: Outcome, condition: Condit
     return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
 
 
-_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts of which each can be shortened
+_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts, because each can be shortened
 _LEAST_SHOWN = 5  # letters of a shortened text
 
 
@@ -317,7 +319,7 @@ def letters_cut(whole: str, shown: str) -> Counter[str]:
         if not rests or letters(begin).total() < _LEAST_SHOWN:
             raise ValueError(f"a shortened text is not of the output, or too short: {cell!r}")
         longest: Counter[str] = Counter()
-        for rest in rests:  # of which one was cut
+        for rest in rests:  # one was cut
             longest |= letters(rest)
         cut += longest
     return cut

@@ -1,4 +1,4 @@
-"""The rows of a query, within what the file can hold, because a damaged B-tree can give the same rows for years.
+"""The rows of a query. A damaged B-tree can give the same ones for years.
 
 The limit of steps in connection.py ends that, but until then `fetchall` would keep millions of rows, a loop would check
 or write each of them, and each could have a text of 8 MB that all of them share.
@@ -20,7 +20,7 @@ _Values: TypeAlias = "Sequence[Any] | Mapping[str, Any]"
 # 13 times its size at most: a row of `change` takes 12 bytes of the file.
 _BYTES_OF_A_ROW = 100
 _KEPT_OF_ANY_FILE, _KEPT_OF_A_BYTE = 1 << 25, 16
-# What is read of all rows: about 1 ns a byte. Thousands of events can have one call site or one reason,
+# What is read of all rows; most of it takes 1 ns a byte. Thousands of events can have one call site or one reason,
 # so a longer text is kept once.
 _READ_OF_ANY_FILE, _READ_OF_A_BYTE = 1 << 30, 100
 _LONG = 64
@@ -46,7 +46,7 @@ def all_rows(connection: sqlite3.Connection, query: str, values: _Values = ()) -
     for row in connection.execute(query, values):
         kept += _BYTES_OF_A_ROW
         has_long = False
-        for value in row:  # most rows have only short ones, so that this takes less than 1 us
+        for value in row:  # most have only short ones, so that the loop takes less than 1 us
             if type(value) is str and len(value) > _LONG:
                 has_long = True
                 read += len(value)
@@ -75,7 +75,7 @@ def rows_in_order(
         query: a SELECT.
         values: its parameters.
         name: what a row is, for the error.
-        own: the columns that no two rows share, so that the file holds the bytes of all of them.
+        own: the columns that belong to this row alone, so that the file holds the bytes of all of them.
 
     Raises:
         LedgerFileError: the table is damaged: a number does not follow the one before it, or the rows have more bytes
@@ -101,7 +101,7 @@ def _bytes_of(values: tuple[Any, ...]) -> int:
 
 def file_size(connection: sqlite3.Connection) -> int:
     """Return the size of a ledger in bytes, as a connection sees it. SQLite refuses a file that is smaller."""
-    # Not by the connection's own `execute`, which would count the steps of the query from 0 again.
+    # Not by the connection's own `execute`, which would count the steps of the query again.
     (pages,), (page,) = (
         sqlite3.Connection.execute(connection, f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
     )

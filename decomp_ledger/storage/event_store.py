@@ -27,6 +27,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
+from decomp_ledger.model.json_values import as_object
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database, Transaction
@@ -42,6 +43,7 @@ __all__ = [
     "EventRow",
     "EventStore",
     "Provenance",
+    "RunTotals",
     "TableInfo",
     "utc_now",
 ]
@@ -141,6 +143,21 @@ _BY_DIGEST = {
         "INSERT INTO environment (digest, body) VALUES (?, ?)",
     ),
 }
+
+# A body leaves out its fields that have their default value, and of a failed export the error is not the default. In
+# canonical JSON no text holds this, because its quotes are escaped.
+_OF_RUN = """
+SELECT
+    event.table_id, environment.body, sum(event.kind = 'exported'),
+    sum(event.kind = 'exported' AND instr(event.body, '"error":[') > 0)
+FROM event
+CROSS JOIN decomp_table ON decomp_table.id = event.table_id
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+CROSS JOIN environment ON environment.id = provenance.environment_id
+WHERE event.seq > :gt AND substr(decomp_table.name, 1, length(:start)) = :start
+    AND decomp_table.name LIKE '%/' || :run AND substr(decomp_table.name, length(:start) + 1) NOT LIKE '%/%/%'
+GROUP BY event.table_id, environment.id
+"""
 
 # How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
 BASES_TRIED = 4
@@ -263,6 +280,22 @@ class TableInfo(NamedTuple):
     events: int
     first_at: str
     last_at: str
+
+
+class RunTotals(NamedTuple):
+    """How much one run of a recording holds.
+
+    Attributes:
+        exports: exports that were run.
+        failed: those of them that failed.
+        tables: tables that were changed or used.
+        processes: processes that recorded something.
+    """
+
+    exports: int = 0
+    failed: int = 0
+    tables: int = 0
+    processes: int = 0
 
 
 class EventStore(Handle):
@@ -428,6 +461,25 @@ class EventStore(Handle):
         with self.database.reading() as connection:
             rows = all_rows(connection, query, values)
         return (read_event(row) for row in rows)
+
+    def run_totals(self, recording: str, run: int, *, gt: int = 0) -> RunTotals:
+        """Return how much a run of a recording holds.
+
+        Args:
+            recording: its name.
+            run: the number of the run.
+            gt: a seq after which its events are.
+        """
+        values = {"start": f"{recording}/", "run": str(run), "gt": gt}
+        with self.database.reading() as connection:
+            rows = all_rows(connection, _OF_RUN, values)
+        environments = {text: as_object(parse(text, "an environment")) for _, text, _, _ in rows}
+        return RunTotals(
+            exports=sum(row[2] for row in rows),
+            failed=sum(row[3] for row in rows),
+            tables=len({row[0] for row in rows}),
+            processes=len({environments[row[1]].get("process") for row in rows}),
+        )
 
     def head(self) -> tuple[int, bytes]:
         """Return seq and hash of the last event.

@@ -75,7 +75,7 @@ def test_rows_of_more_bytes_than_the_file_are_refused(connection: LedgerConnecti
 
 
 @pytest.mark.parametrize("table", ["environment", "decomposition", "catalog", "event"])
-def test_verify_and_dump_do_not_read_one_text_many_times(tmp_path: Path, table: str) -> None:
+def test_verify_and_dump_do_not_read_one_text_without_end(tmp_path: Path, table: str) -> None:
     workspace = runaway.Workspace(tmp_path, 1, False)
     _, large = runaway.sources(workspace)
     with Ledger(large, read_only=True) as ledger:

@@ -45,6 +45,9 @@ READS = (
     "log --verbose", "explain aten::mm", "explain aten::mm --json", "explain aten::mm --export {failed}",
     "exports", "exports --json", "check opset export:{good}", "check opset export:{good} --json",
     "check opset export:{failed}", "check opset edge --opset nothing",
+    "report", "report edge", "report export:{good}", "report edge@1 edge", "report export:{failed} --markdown",
+    "report {}/model.pt2", "report torch:2.13.0", "show edge --markdown", "show export:{failed} --markdown",
+    "show #2 --markdown", "exports --markdown", "check opset export:{good} --markdown", "diff edge@1 edge --markdown",
     "diff edge@1 edge", "diff edge@1 edge --json", "diff edge edge", "diff export:{good} export:{failed}",
     "drift edge export:{good}", "drift torch:2.6.0 torch:2.13.0", "drift torch:2.6.0 torch:2.13.0 --json",
     "drift torch:2.6.0 torch:2.13.0 --markdown", "drift edge edge --only-used export:{failed}",
@@ -298,7 +301,7 @@ def compared_output(text: str, plain: Outcome, found: Outcome, condition: Condit
     return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
 
 
-_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts, because each can be shortened
+_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts; each can be shortened
 _LEAST_SHOWN = 5  # letters of a shortened text
 
 
@@ -319,7 +322,7 @@ def letters_cut(whole: str, shown: str) -> Counter[str]:
         if not rests or letters(begin).total() < _LEAST_SHOWN:
             raise ValueError(f"a shortened text is not of the output, or too short: {cell!r}")
         longest: Counter[str] = Counter()
-        for rest in rests:  # one was cut
+        for rest in rests:  # one of them was cut
             longest |= letters(rest)
         cut += longest
     return cut

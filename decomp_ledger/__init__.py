@@ -71,6 +71,7 @@ from decomp_ledger.model.events import (
     Exported,
     Found,
     Frame,
+    Lowered,
     Materialized,
     Passed,
     Popped,
@@ -78,6 +79,7 @@ from decomp_ledger.model.events import (
     Reverted,
     Set,
     Tagged,
+    Traced,
     Updated,
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
@@ -189,7 +191,9 @@ __all__ = [
     "NumericsCheck",
     "OpNumerics",
     "Found",
+    "Lowered",
     "Passed",
+    "Traced",
     "Outcome",
     "PendingOpWarning",
     "Popped",

@@ -25,10 +25,12 @@ from decomp_ledger.model.events import (
     Event,
     Exported,
     Found,
+    Lowered,
     Materialized,
     Passed,
     Reverted,
     Tagged,
+    Traced,
     Updated,
 )
 from decomp_ledger.model.materialize import Snapshot
@@ -288,6 +290,10 @@ def summary(event: Event) -> str:
         return f"snapshot {body.snapshot[:12]}{pending}"
     if isinstance(body, Exported):
         return _export_summary(body)
+    if isinstance(body, Traced):
+        return _traces_summary(body)
+    if isinstance(body, Lowered):
+        return f"export:{body.export} lowered by {body.by} with a table of {count(body.entries, 'op')}"
     if isinstance(body, Passed):
         return _dict_summary(body)
     if isinstance(body, Changing):
@@ -301,6 +307,16 @@ def _export_summary(body: Exported) -> str:
     nodes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'node')}"
     ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
     return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
+
+
+def _traces_summary(body: Traced) -> str:
+    table = f"a table of {count(body.entries, 'op')}"
+    changed = (("with", body.added), ("with other entries for", body.replaced), ("without", body.removed))
+    parts = [f"{word} {first_ops(ops)}" for word, ops in changed if ops]
+    base = f"{body.base}'s" if body.base != "empty" else "an empty one"
+    known = f"{table}, {base}" + (f" {'; '.join(parts)}" if parts else "") if body.base != "empty" else table
+    ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
+    return f"{count(body.traces, 'trace')} by {body.by}; {known}; {ops} decomposed, {calls}; {body.milliseconds} ms"
 
 
 def _dict_summary(body: Passed) -> str:

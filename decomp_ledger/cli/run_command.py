@@ -40,6 +40,8 @@ __all__ = ["COMMANDS"]
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("--children/--no-children", default=True, show_default=True,
               help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("--all-tracing", is_flag=True,
+              help="Record what torch traces outside of exports too: make_fx, torch.compile, AOTInductor.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
@@ -53,6 +55,7 @@ def run(
     trust: tuple[str, ...],
     on_error: str,
     children: bool,
+    all_tracing: bool,
     quiet: bool,
     as_module: bool,
     script: str,
@@ -69,7 +72,14 @@ def run(
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
     recording = record(
-        option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error, children=children
+        option.path,
+        name=name,
+        reason=reason,
+        actor=actor,
+        trust=trust,
+        on_error=on_error,
+        children=children,
+        all_tracing=all_tracing,
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.

@@ -39,6 +39,7 @@ __all__ = [
     "Exported",
     "Found",
     "Frame",
+    "Lowered",
     "Materialized",
     "Passed",
     "Popped",
@@ -46,6 +47,7 @@ __all__ = [
     "Reverted",
     "Set",
     "Tagged",
+    "Traced",
     "Updated",
     "body_to_json",
     "decode_body",
@@ -464,11 +466,73 @@ class Exported(Body):
     ignored: tuple[str, ...] = ()
 
 
+@attrs.frozen
+class Traced(Body):
+    """Torch traced programs with the table outside of exports: all traces of one caller within a recording.
+
+    Attributes:
+        catalog: digest of the catalog to which the rules were applied.
+        snapshot: digest of the snapshot that was used.
+        by: what traced: `make_fx`, `AOTAutograd`, `torch.compile`, `AOTInductor` or `torch.export`.
+        entries: how many ops the table had.
+        base: the table of torch that is nearest to it: `torch.export` (the default of exports), `inductor`, `registry`
+            or `empty`.
+        added: the ops that it has and the base has not.
+        replaced: those for which it has another decomposition.
+        removed: the ops that it lacks.
+        traces: the number of traces.
+        milliseconds: their duration.
+        fired: op name -> how often its decomposition was traced and gave a result, nested calls included.
+        declined: op name -> how often its decomposition returned NotImplemented, which leaves the op in the graph.
+    """
+
+    kind: ClassVar[str] = "traced"
+    catalog: str
+    snapshot: str
+    by: str
+    entries: int
+    base: str
+    added: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    traces: int = 0
+    milliseconds: int = 0
+    fired: Mapping[str, int] = attrs.field(factory=dict)
+    declined: Mapping[str, int] = attrs.field(factory=dict)
+
+    def with_traces(
+        self, traces: int, milliseconds: int, fired: Mapping[str, int], declined: Mapping[str, int]
+    ) -> Traced:
+        """Return the event with its traces."""
+        return attrs.evolve(self, traces=traces, milliseconds=milliseconds, fired=fired, declined=declined)
+
+
+@attrs.frozen
+class Lowered(Body):
+    """The result of an export with the table was lowered again by another part of torch.
+
+    Attributes:
+        by: what lowers it: `torch.compile`, `AOTInductor`, `AOTAutograd` or `make_fx`.
+        entries: how many ops the table has that it is lowered with.
+        program: digest of the program's graph, as the export gave it; None if it could not be computed.
+        export: the export's number.
+    """
+
+    kind: ClassVar[str] = "lowered"
+    by: str
+    entries: int
+    program: str | None
+    export: int
+
+
 MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls
-    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Found, Tagged, Materialized, Exported)
+    for cls in (
+        *(Created, Set, Popped, Updated, Reset, Reverted, Passed, Found),
+        *(Tagged, Materialized, Exported, Traced, Lowered),
+    )
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.

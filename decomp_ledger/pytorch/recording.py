@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported, Passed
+from decomp_ledger.model.events import Exported, Lowered, Passed
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
@@ -38,6 +38,7 @@ from decomp_ledger.storage.event_store import utc_now
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
+    from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["ChildrenNotes", "FollowsChildren", "Recording", "RecordingSummary"]
 
@@ -121,6 +122,7 @@ class Recording(Handle):
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: lets the Python processes record too that start within it; None if they are not to.
         owns_ledger: close the ledger when the recording is left.
+        all_tracing: record what torch traces outside of exports, too.
 
     Attributes:
         name: its tables are `<name>/1`, `<name>/2` ...
@@ -128,6 +130,7 @@ class Recording(Handle):
         exports: those that succeeded while it was entered, oldest first.
         saved: the hashes of the events of the exports that led to a program that was saved.
         unstamped: the programs that were saved without a stamp; it warns of them at its end.
+        at_end: what is called before it ends or is summed up.
     """
 
     instead = "make another one, with record(...)"
@@ -141,6 +144,7 @@ class Recording(Handle):
         on_error: str = "warn",
         children: FollowsChildren | None = None,
         owns_ledger: bool = False,
+        all_tracing: bool = False,
     ) -> None:
         if children is not None and ledger.database.in_memory:
             raise UnusableValue("children=True: other processes cannot write to a ledger in memory; give a file")
@@ -159,6 +163,8 @@ class Recording(Handle):
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
         self._children = children
+        self.all_tracing = all_tracing
+        self.at_end: list[Callable[[], None]] = []
 
     def __enter__(self) -> Recording:
         return self.enter()
@@ -194,9 +200,18 @@ class Recording(Handle):
         active.leave(self)
         patches.uninstall(self)
         try:
+            self._write_rest()
             self._warn_of_unstamped()
         finally:
             self._detach_tables()
+
+    def _write_rest(self) -> None:
+        """Append the events that sum up what is not recorded one by one."""
+        for write in self.at_end:
+            try:
+                write()
+            except Exception as error:
+                self.missed(error)
 
     def _warn_of_unstamped(self) -> None:
         """Warn of each program that was saved instead of what an export gave."""
@@ -234,6 +249,7 @@ class Recording(Handle):
             "reason": self._reason,
             "trust": [*self.ledger.functions.trust],
             "on_error": self._on_error,
+            "all_tracing": self.all_tracing,
         }
 
     def summary(self, *, after: int = 0) -> RecordingSummary:
@@ -247,6 +263,7 @@ class Recording(Handle):
         Raises:
             LedgerFileError: the ledger cannot be read.
         """
+        self._write_rest()
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         tables, exports, failed, environments = set(), 0, 0, set()
         path = self.ledger.database.path
@@ -313,8 +330,19 @@ class Recording(Handle):
         else:
             _warn(f"recording {self.name!r}: an export was not recorded: {safe_repr(error, 300)}")
 
-    def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
+    def note_lowered(self, bundle: ExportBundle, body: Lowered) -> None:
+        """Record that the result of an export is lowered again, unless the export is of another ledger."""
+        if not self.stopped and self.ledger.id == bundle.ledger:
+            self.ledger.append(bundle.event.table, bundle.event.version, body, reason=self._reason)
+
+    def record_plain_dict(
+        self, table: Mapping[Any, Any], caller: str | None = None
+    ) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.
+
+        Args:
+            table: the dict.
+            caller: what passes it; by default the line of torch that does.
 
         Returns:
             Its log, its snapshot in this torch, and the ops that it lacks because it was made, or for a table of
@@ -329,7 +357,7 @@ class Recording(Handle):
             defaults = dispatcher.dispatcher.full()
             stale = plain_dict.stale_ops(table, defaults)
             found = plain_dict.content(dict(table), defaults)
-            caller = provenance.torch_caller()
+            caller = provenance.torch_caller() if caller is None else caller
             key = (found.base, found.later, caller, *found.changes)
             log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
             passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)

@@ -27,7 +27,7 @@ from decomp_ledger.cli.output import (
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported
+from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -50,7 +50,7 @@ def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
     """List the exports: the table and the torch of each, and its result; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
-    later export lowered.
+    later export lowered. What torch traced outside of exports comes after them, with its kind.
     """
     with option.read() as ledger:
         if totals:
@@ -62,7 +62,7 @@ def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
             return
         found = list(ledger.exports())
         if as_json:
-            write_json([event_json(event) for event in found])
+            write_json([event_json(event) for event in sorted([*found, *ledger.tracings()], key=lambda each: each.seq)])
             return
         rows = (
             (
@@ -77,6 +77,25 @@ def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
         )
         columns(("export", "table", "when (UTC)", "torch", "result", "where"), rows)
         print_totals(ledger.export_totals())
+        _print_tracings(list(ledger.tracings()))
+
+
+def _print_tracings(found: list[Event]) -> None:
+    """Print what was traced outside of exports, if anything was."""
+    rows = (
+        (
+            f"#{event.seq}",
+            event.kind,
+            f"{event.table}@{event.version}",
+            when(event.recorded_at),
+            summary(event),
+            "" if event.call_site is None else str(event.call_site),
+        )
+        for event in found
+    )
+    if found:
+        note("")
+        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
 
 
 def print_totals(found: ExportTotals, *, counts: bool = False) -> None:

@@ -147,14 +147,26 @@ class Frame:
         file: path, relative to the working tree or to `site-packages` if it is inside one of them.
         line: line number, from 1.
         function: name of the function; `<module>` at the top level.
+        distribution: name and version of the library that the file is of: `executorch 1.5.1`; "" if it is not of one,
+            or if that is not known.
     """
 
     file: str
     line: int
     function: str
+    distribution: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"
+
+    @property
+    def with_distribution(self) -> str:
+        """The line, and what it is of."""
+        return f"{self} ({self.distribution})" if self.distribution else str(self)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data, without an empty distribution."""
+        return {name: value for name, value in attrs.asdict(self).items() if name != "distribution" or value}
 
 
 @attrs.frozen(cache_hash=True)
@@ -171,6 +183,7 @@ class CallSite:
         inner: the innermost lines of torch that the line led to, innermost first; up to three.
         callers: the lines that led to it, innermost first. If a library made the change, the last of them is the
             innermost line that is not in a library, where there is one.
+        distribution: that of the line; see `Frame`.
     """
 
     file: str
@@ -178,6 +191,7 @@ class CallSite:
     function: str
     inner: tuple[Frame, ...] = ()
     callers: tuple[Frame, ...] = ()
+    distribution: str = ""
 
     def __str__(self) -> str:
         return str(self.frame) if self.line else f"`{self.file}`"
@@ -185,7 +199,7 @@ class CallSite:
     @property
     def frame(self) -> Frame:
         """The line itself."""
-        return Frame(self.file, self.line, self.function)
+        return Frame(self.file, self.line, self.function, self.distribution)
 
     @property
     def frames(self) -> tuple[Frame, ...]:
@@ -201,11 +215,11 @@ class CallSite:
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data, without empty lists."""
         lists: dict[str, Json] = {
-            name: [attrs.asdict(frame) for frame in frames]
+            name: [frame.to_json() for frame in frames]
             for name, frames in (("inner", self.inner), ("callers", self.callers))
             if frames
         }
-        return {**attrs.asdict(self.frame), **lists}
+        return {**self.frame.to_json(), **lists}
 
     @classmethod
     def from_json(cls, value: object) -> CallSite:
@@ -217,7 +231,7 @@ class CallSite:
         rest = dict(as_object(value))
         inner, callers = (tuple(map(_read_frame, _as_list(rest.pop(name, [])))) for name in _FRAME_LISTS)
         frame = _read_frame(rest)
-        found = cls(frame.file, frame.line, frame.function, inner, callers)
+        found = cls(frame.file, frame.line, frame.function, inner, callers, frame.distribution)
         if len(found.frames) > MAX_FRAMES or found.to_json() != value:
             raise UnusableValue("a call site has lines that it cannot have")
         return found
@@ -235,9 +249,10 @@ def _as_list(value: object) -> list[object]:
 
 def _read_frame(value: object) -> Frame:
     frame = as_object(value)
-    if frame.keys() != {"file", "line", "function"}:
+    if frame.keys() - {"distribution"} != {"file", "line", "function"}:
         raise UnusableValue("expected a file, a line and a function")
-    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]))
+    distribution = as_string(frame.get("distribution", ""))
+    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]), distribution)
 
 
 @attrs.frozen

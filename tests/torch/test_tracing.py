@@ -159,7 +159,7 @@ NEAREST: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {
 
 
 @pytest.mark.parametrize(("make", "expected"), NEAREST.values(), ids=NEAREST)
-def test_a_table_is_told_by_the_nearest_one_that_torch_has(
+def test_a_table_has_the_nearest_one_that_torch_has_as_its_base(
     make: Callable[[], Any], expected: tuple[Any, ...], ledger: Ledger
 ) -> None:
     with record(ledger, all_tracing=True):
@@ -219,6 +219,7 @@ def test_a_program_that_AOTInductor_packages_is_noted(ledger: Ledger, tmp_path: 
     loaded = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
     assert torch.allclose(loaded(torch.ones(2, 3)), Model()(torch.ones(2, 3)))
     ((event, body),) = lowerings(ledger)
-    assert (event.table, body.by) == ("job/1", "AOTInductor")
+    (export,) = ledger.exports()
+    assert (event.table, body.by, body.export) == (export.table, "AOTInductor", export.seq)
     assert body.entries > 900
     assert {each.base for each in tracings(ledger) if each.by == "AOTInductor"} >= {"inductor"}

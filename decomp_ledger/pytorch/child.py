@@ -29,6 +29,8 @@ def record_child(plan: dict[str, Any]) -> None:
         name=plan["name"],
         reason=plan["reason"],
         on_error=plan["on_error"],
+        notes=plan["notes"],
+        sidecars=plan["sidecars"],
         owns_ledger=True,
         all_tracing=plan.get("all_tracing", False),
     )

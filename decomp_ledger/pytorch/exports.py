@@ -21,13 +21,14 @@ from decomp_ledger.errors import LedgerError, RecordingWarning
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
-from decomp_ledger.model.events import Event, Exported
+from decomp_ledger.model.events import Event, Exported, RootModule
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.safe_text import describe, safe_repr
 from decomp_ledger.pytorch import active, graph_digest, internals, upstream_tables
 from decomp_ledger.pytorch.dispatcher import dispatcher
 from decomp_ledger.pytorch.emissions import Followed, kinds, unmark
-from decomp_ledger.pytorch.program_history import forget, history, remember
+from decomp_ledger.pytorch.program_history import History, forget, history_of, remember
+from decomp_ledger.pytorch.root_module import root_module
 from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
@@ -160,12 +161,14 @@ class _Export:
         self.snapshot = snapshot
         self.stale = stale
         self.followed = Followed()
+        self.source = _Source()
         self.ignored: tuple[str, ...] = ()
 
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        before, earlier = _Graph.of(program), history(program)
+        before, earlier = _Graph.of(program), history_of(program)
+        self.source = _Source.of(program, earlier)
         started = time.perf_counter()
         try:
             self.ignored = upstream_tables.ignored(table)
@@ -207,6 +210,8 @@ class _Export:
             raised=None if error is None else followed.raised_in(error),
             kinds=kinds(before.nodes),
             early=followed.early_kernels(before.nodes, after.nodes) if after.digest else {},
+            module=self.source.module,
+            made_from=self.source.made_from,
             ignored=self.ignored,
         )
 
@@ -220,14 +225,14 @@ class _Export:
             warnings.warn(message, RecordingWarning, stacklevel=2)
             return None
 
-    def remember(self, event: Event, earlier: tuple[ExportBundle, ...], result: Any) -> None:
+    def remember(self, event: Event, earlier: History, result: Any) -> None:
         """Remember for the new program which exports led to it."""
         ledger = self.log.ledger
         if ledger is None:
             return
         try:
             bundle = self.bundle(event, ledger)
-            remember(result, (*earlier, bundle))
+            remember(result, earlier.followed_by(bundle))
             if (recording := active.current()) is not None:
                 name = f"{bundle.name} ({event.table}@{event.version})"
                 done = active.ExportDone(name, bundle.body.before, bundle.body.after, event.hash)
@@ -243,6 +248,24 @@ class _Export:
         if catalog.digest != self.snapshot.catalog.digest:  # a library came while torch traced
             catalog = ledger.catalog(self.snapshot.catalog.digest)
         return ExportBundle.from_log(ledger, event, catalog)
+
+
+@attrs.frozen
+class _Source:
+    """What a program that is about to be lowered was made from; see `Exported`."""
+
+    module: RootModule | None = None
+    made_from: tuple[str, int] | None = None
+
+    @classmethod
+    def of(cls, program: Any, earlier: History) -> _Source:
+        """Read a program."""
+        last = earlier.bundles[-1:]
+        made_from = (last[0].ledger, last[0].event.seq) if last else None
+        try:
+            return cls(root_module(program), made_from)
+        except Exception:  # as in `_Graph`
+            return cls(None, made_from)
 
 
 @attrs.frozen

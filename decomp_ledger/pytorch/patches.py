@@ -6,7 +6,7 @@ because a named table may be used at any time; without a recording, they pass al
 The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
 was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
 write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
-itself drops it.
+itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -19,6 +19,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -312,7 +313,8 @@ def _following(cls: type[Any], name: str, source: Callable[..., Any]) -> dict[st
 
 def _replace(owner: Any, functions: dict[str, Any]) -> Callable[[], None]:
     """Replace functions of a class or a module; return what puts its own back."""
-    originals = {name: getattr(owner, name) for name in functions}
+    # From `vars` where it is there, because an attribute of the class gives the value of some descriptors.
+    originals = {name: vars(owner).get(name, getattr(owner, name)) for name in functions}
 
     def undo() -> None:
         for name, function in functions.items():
@@ -361,6 +363,96 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
     return _replace(module, {"save": save, "load": load})
 
 
+def _patch_onnx(module: ModuleType) -> Callable[[], None] | None:
+    """Stamp each ONNX program that is saved within a recording. `torch.onnx.export(dynamo=True)` saves so, too.
+
+    Risk: `ONNXProgram` in `torch.onnx._internal.exporter._onnx_program`, its `save`, `model.metadata_props` and
+    `exported_program`.
+    """
+    cls = getattr(module, "ONNXProgram", None)
+    if cls is None or not hasattr(cls, "save"):
+        return None
+    if (known := _known_patch(cls, "save")) is not None:
+        return known
+    original = cls.save
+
+    @functools.wraps(original)
+    def save(self: Any, destination: Any, *args: Any, **kwargs: Any) -> None:
+        if active.current() is None:
+            original(self, destination, *args, **kwargs)
+            return
+        _artefacts().save_onnx(original, self, destination, args, kwargs)
+
+    return _replace(cls, {"save": save})
+
+
+def _patch_inductor(module: ModuleType) -> Callable[[], None] | None:
+    """Stamp each package that AOTInductor makes of a program within a recording."""
+    original = getattr(module, "aoti_compile_and_package", None)
+    if original is None:
+        return None
+    if (known := _known_patch(module, "aoti_compile_and_package")) is not None:
+        return known
+
+    @functools.wraps(original)
+    def aoti_compile_and_package(exported_program: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(exported_program, *args, **kwargs)
+        if active.current() is not None:
+            _artefacts().stamp_package(exported_program, result)
+        return result
+
+    return _replace(module, {"aoti_compile_and_package": aoti_compile_and_package})
+
+
+class _Property(property):
+    """A property that can have attributes, as a patched function has."""
+
+
+def _patch_executorch(module: ModuleType) -> Callable[[], None] | None:
+    """Note each file that ExecuTorch saves within a recording; `ExecutorchProgramManager.save` calls `write_to_file`.
+
+    Risk: `ExecutorchProgramManager` in `executorch.exir.program._program`, its methods `write_to_file`,
+    `write_tensor_data_to_file` and `exported_program`, its properties `buffer` and `methods`, and `_tensor_data`.
+    """
+    cls = getattr(module, "ExecutorchProgramManager", None)
+    names = ("write_to_file", "write_tensor_data_to_file", "buffer")
+    if cls is None or not all(name in vars(cls) for name in names):
+        return None
+    if (known := _known_patch(cls, *names)) is not None:
+        return known
+    write, write_data, get = cls.write_to_file, cls.write_tensor_data_to_file, vars(cls)["buffer"].fget
+
+    @functools.wraps(write)
+    def write_to_file(self: Any, open_file: Any) -> None:
+        write(self, open_file)
+        if active.current() is not None:
+            _artefacts().note_executorch(self, open_file, functools.partial(write, self))
+
+    @functools.wraps(write_data)
+    def write_tensor_data_to_file(self: Any, outdir: Any) -> None:
+        write_data(self, outdir)
+        if active.current() is not None:
+            files = [name if name.endswith(".ptd") else f"{name}.ptd" for name in self._tensor_data]
+            _artefacts().note_tensor_data(self, [os.path.join(outdir, name) for name in files])  # noqa: PTH118
+
+    @functools.wraps(get)
+    def buffer(self: Any) -> Any:
+        data = get(self)
+        if active.current() is not None:
+            _artefacts().note_buffer(self, data)
+        return data
+
+    functions = {"write_to_file": write_to_file, "write_tensor_data_to_file": write_tensor_data_to_file}
+    return _replace(cls, {**functions, "buffer": _Property(buffer)})
+
+
+def _artefacts() -> Any:
+    with fork_safety.importing("decomp_ledger.pytorch.artefacts"):
+        from decomp_ledger.pytorch import artefacts
+
+    return artefacts
+
+
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
@@ -368,6 +460,9 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export": _patch_export,
     "torch.fx.experimental.proxy_tensor": _patch_tracer,
     "torch.fx.passes.infra.pass_base": _patch_pass_base,
+    "torch.onnx._internal.exporter._onnx_program": _patch_onnx,
+    "torch._inductor": _patch_inductor,
+    "executorch.exir.program._program": _patch_executorch,
 }
 
 

@@ -226,6 +226,7 @@ class Recording(Handle):
         _LOG.info("recording %s: it ended; run %s", self.name, self.run or "without a table")
         try:
             self._write_rest()
+            self.at_end.clear()
             self._warn_of_unstamped()
         finally:
             self._detach_tables()
@@ -259,6 +260,7 @@ class Recording(Handle):
         with self._lock:
             self._left = True
             logs = list(self._logs)
+            self._logs_of_dicts.clear()
         for log in logs:
             log.detach()
         if self._owns_ledger:

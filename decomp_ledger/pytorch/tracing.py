@@ -101,7 +101,7 @@ _seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
 
 def _of(recording: active.ActiveRecording) -> _Seen:
     found = _seen.get(recording)
-    if found is None:
+    if found is None or found.write not in recording.at_end:  # it was left, and entered again
         found = _seen[recording] = _Seen(recording)
     return found
 

@@ -223,3 +223,11 @@ def test_a_program_that_AOTInductor_packages_is_noted(ledger: Ledger, tmp_path: 
     assert (event.table, body.by, body.export) == (export.table, "AOTInductor", export.seq)
     assert body.entries > 900
     assert {each.base for each in tracings(ledger) if each.by == "AOTInductor"} >= {"inductor"}
+
+
+def test_a_recording_that_is_entered_again_goes_on_counting(ledger: Ledger) -> None:
+    recording = record(ledger, name="job", all_tracing=True)
+    for _ in range(2):
+        with recording:
+            traced({aten.silu.default: squared})
+    assert [body.traces for body in tracings(ledger)] == [1, 1]

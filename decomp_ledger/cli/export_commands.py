@@ -58,7 +58,7 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
     """List the exports: the model, the table, the torch, the result and its files; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
-    later export lowered.
+    later export lowered. What torch traced outside of exports comes after them, with its kind.
     """
     with option.read() as ledger:
         if totals:
@@ -72,7 +72,8 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             return
         found = ledger.export_results()
         if as_json:
-            write_json([{**event_json(each.event), **each.to_json()} for each in found])
+            results: list[Json] = [{**event_json(each.event), **each.to_json()} for each in found]
+            write_json([*results, *map(event_json, ledger.tracings())])
             return
         if markdown:
             events = [each.event for each in found]
@@ -94,6 +95,25 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
         )
         columns(("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows)
         print_totals(ledger.export_totals())
+        _print_tracings(list(ledger.tracings()))
+
+
+def _print_tracings(found: list[Event]) -> None:
+    """Print what was traced outside of exports, if anything was."""
+    rows = (
+        (
+            f"#{event.seq}",
+            event.kind,
+            f"{event.table}@{event.version}",
+            when(event.recorded_at),
+            summary(event),
+            "" if event.call_site is None else str(event.call_site),
+        )
+        for event in found
+    )
+    if found:
+        note("")
+        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
 
 
 def _model(event: Event, ledger: str) -> str:

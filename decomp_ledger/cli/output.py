@@ -312,7 +312,7 @@ def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None
     frames = () if event.call_site is None else event.call_site.frames
     if len(frames) > 1:
         yield "    the lines that made it, innermost first:"
-        yield from (printable(f"      {frame}") for frame in frames)
+        yield from (printable(f"      {frame.with_distribution}") for frame in frames)
     for change in event.changes:
         decomposition = found.decompositions.get(change.decomposition or "")
         rule = change.action if decomposition is None else rule_text(Rule(change.action, decomposition))

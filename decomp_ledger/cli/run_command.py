@@ -41,6 +41,8 @@ __all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "rep
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("--children/--no-children", default=True, show_default=True,
               help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("--all-tracing", is_flag=True,
+              help="Record what torch traces outside of exports too: make_fx, torch.compile, AOTInductor.")  # fmt: skip
 @click.option("--sidecars", is_flag=True, help="Write model.pte.decomp.json, a stamp, next to each .pte that is saved.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
@@ -55,6 +57,7 @@ def run(
     trust: tuple[str, ...],
     on_error: str,
     children: bool,
+    all_tracing: bool,
     sidecars: bool,
     quiet: bool,
     as_module: bool,
@@ -80,6 +83,7 @@ def run(
         trust=(*option.trust, *trust),
         on_error=on_error,
         children=children,
+        all_tracing=all_tracing,
         sidecars=sidecars,
     )
     recording.__enter__()

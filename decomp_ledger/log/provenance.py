@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NamedTuple, TypeAlias
 
 from decomp_ledger.log import git, notebook
+from decomp_ledger.log.distributions import distribution_of
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import MAX_FRAMES, CallSite, Frame
 from decomp_ledger.model.recorded_names import MODULE, name_part
@@ -244,9 +245,22 @@ def _line(frame: FrameType) -> tuple[str, int, str]:
 
 @lru_cache(maxsize=1024)  # 20 us of the 260 that an append takes
 def _site(lines: tuple[tuple[str, int, str], ...], where: int, folder: str, minimal: bool) -> CallSite:
-    frames = tuple(Frame(_shortened(file, folder, minimal), line, function) for file, line, function in lines)
+    frames = tuple(
+        Frame(_shortened(file, folder, minimal), line, function, "" if minimal else _distribution(file))
+        for file, line, function in lines
+    )
     here = frames[where]
-    return CallSite(here.file, here.line, here.function, frames[:where], frames[where + 1 :])
+    return CallSite(here.file, here.line, here.function, frames[:where], frames[where + 1 :], here.distribution)
+
+
+@cache
+def _distribution(file: str) -> str:
+    """Return the distribution of a library's file; "" for torch, whose version the environment tells, and others."""
+    if _kind(file, _torch_folder()) != _LIBRARY:
+        return ""
+    roots = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    root = next((root for root in roots if root and file.startswith(root + os.sep)), None)
+    return "" if root is None else _storable(distribution_of(file, root))
 
 
 def _site_of_command(command: str) -> CallSite:

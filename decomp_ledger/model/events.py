@@ -40,6 +40,7 @@ __all__ = [
     "Exported",
     "Found",
     "Frame",
+    "Lowered",
     "Materialized",
     "Passed",
     "Popped",
@@ -49,6 +50,7 @@ __all__ = [
     "Saved",
     "Set",
     "Tagged",
+    "Traced",
     "Updated",
     "body_to_json",
     "decode_body",
@@ -187,14 +189,26 @@ class Frame:
         file: path, relative to the working tree or to `site-packages` if it is inside one of them.
         line: line number, from 1.
         function: name of the function; `<module>` at the top level.
+        distribution: name and version of the library that the file is of: `executorch 1.5.1`; "" if it is not of one,
+            or if that is not known.
     """
 
     file: str
     line: int
     function: str
+    distribution: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"
+
+    @property
+    def with_distribution(self) -> str:
+        """The line, and what it is of."""
+        return f"{self} ({self.distribution})" if self.distribution else str(self)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data, without an empty distribution."""
+        return {name: value for name, value in attrs.asdict(self).items() if name != "distribution" or value}
 
 
 @attrs.frozen(cache_hash=True)
@@ -211,6 +225,7 @@ class CallSite:
         inner: the innermost lines of torch that the line led to, innermost first; up to three.
         callers: the lines that led to it, innermost first. If a library made the change, the last of them is the
             innermost line that is not in a library, where there is one.
+        distribution: that of the line; see `Frame`.
     """
 
     file: str
@@ -218,6 +233,7 @@ class CallSite:
     function: str
     inner: tuple[Frame, ...] = ()
     callers: tuple[Frame, ...] = ()
+    distribution: str = ""
 
     def __str__(self) -> str:
         return str(self.frame) if self.line else f"`{self.file}`"
@@ -225,7 +241,7 @@ class CallSite:
     @property
     def frame(self) -> Frame:
         """The line itself."""
-        return Frame(self.file, self.line, self.function)
+        return Frame(self.file, self.line, self.function, self.distribution)
 
     @property
     def frames(self) -> tuple[Frame, ...]:
@@ -241,11 +257,11 @@ class CallSite:
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data, without empty lists."""
         lists: dict[str, Json] = {
-            name: [attrs.asdict(frame) for frame in frames]
+            name: [frame.to_json() for frame in frames]
             for name, frames in (("inner", self.inner), ("callers", self.callers))
             if frames
         }
-        return {**attrs.asdict(self.frame), **lists}
+        return {**self.frame.to_json(), **lists}
 
     @classmethod
     def from_json(cls, value: object) -> CallSite:
@@ -257,7 +273,7 @@ class CallSite:
         rest = dict(as_object(value))
         inner, callers = (tuple(map(_read_frame, _as_list(rest.pop(name, [])))) for name in _FRAME_LISTS)
         frame = _read_frame(rest)
-        found = cls(frame.file, frame.line, frame.function, inner, callers)
+        found = cls(frame.file, frame.line, frame.function, inner, callers, frame.distribution)
         if len(found.frames) > MAX_FRAMES or found.to_json() != value:
             raise UnusableValue("a call site has lines that it cannot have")
         return found
@@ -275,9 +291,10 @@ def _as_list(value: object) -> list[object]:
 
 def _read_frame(value: object) -> Frame:
     frame = as_object(value)
-    if frame.keys() != {"file", "line", "function"}:
+    if frame.keys() - {"distribution"} != {"file", "line", "function"}:
         raise UnusableValue("expected a file, a line and a function")
-    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]))
+    distribution = as_string(frame.get("distribution", ""))
+    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]), distribution)
 
 
 @attrs.frozen
@@ -513,6 +530,65 @@ class Exported(Body):
 
 
 @attrs.frozen
+class Traced(Body):
+    """Torch traced programs with the table outside of exports: all traces of one caller within a recording.
+
+    Attributes:
+        catalog: digest of the catalog to which the rules were applied.
+        snapshot: digest of the snapshot that was used.
+        by: what traced: `make_fx`, `AOTAutograd`, `torch.compile`, `AOTInductor` or `torch.export`.
+        entries: how many ops the table had.
+        base: the table of torch that is nearest to it: `torch.export` (the default of exports), `inductor`, `registry`
+            or `empty`.
+        added: the ops that it has and the base has not.
+        replaced: those for which it has another decomposition.
+        removed: the ops that it lacks.
+        traces: the number of traces.
+        milliseconds: their duration.
+        fired: op name -> how often its decomposition was traced and gave a result, nested calls included.
+        declined: op name -> how often its decomposition returned NotImplemented, which leaves the op in the graph.
+    """
+
+    kind: ClassVar[str] = "traced"
+    catalog: str
+    snapshot: str
+    by: str
+    entries: int
+    base: str
+    added: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    traces: int = 0
+    milliseconds: int = 0
+    fired: Mapping[str, int] = attrs.field(factory=dict)
+    declined: Mapping[str, int] = attrs.field(factory=dict)
+
+    def with_traces(
+        self, traces: int, milliseconds: int, fired: Mapping[str, int], declined: Mapping[str, int]
+    ) -> Traced:
+        """Return the event with its traces."""
+        return attrs.evolve(self, traces=traces, milliseconds=milliseconds, fired=fired, declined=declined)
+
+
+@attrs.frozen
+class Lowered(Body):
+    """The result of an export with the table was lowered again by another part of torch.
+
+    Attributes:
+        by: what lowers it: `torch.compile`, `AOTInductor`, `AOTAutograd` or `make_fx`.
+        entries: how many ops the table has that it is lowered with.
+        program: digest of the program's graph, as the export gave it; None if it could not be computed.
+        export: the export's number.
+    """
+
+    kind: ClassVar[str] = "lowered"
+    by: str
+    entries: int
+    program: str | None
+    export: int
+
+
+@attrs.frozen
 class Saved(Body):
     """The result of an export was saved into a file.
 
@@ -538,7 +614,10 @@ MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls
-    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Found, Tagged, Materialized, Exported, Saved)
+    for cls in (
+        *(Created, Set, Popped, Updated, Reset, Reverted, Passed, Found),
+        *(Tagged, Materialized, Exported, Saved, Traced, Lowered),
+    )
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.

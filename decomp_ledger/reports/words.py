@@ -13,11 +13,13 @@ from decomp_ledger.model.events import (
     Event,
     Exported,
     Found,
+    Lowered,
     Materialized,
     Passed,
     Reverted,
     Saved,
     Tagged,
+    Traced,
     Updated,
 )
 from decomp_ledger.model.rules import Rule
@@ -57,6 +59,10 @@ def summary(event: Event) -> str:
         return f"snapshot {body.snapshot[:12]}{pending}"
     if isinstance(body, Exported):
         return _export_summary(body)
+    if isinstance(body, Traced):
+        return _traces_summary(body)
+    if isinstance(body, Lowered):
+        return f"export:{body.export} lowered by {body.by} with a table of {count(body.entries, 'op')}"
     if isinstance(body, Passed):
         return _dict_summary(body)
     if isinstance(body, Saved):
@@ -78,6 +84,16 @@ def _saved_summary(body: Saved) -> str:
     where = body.path or "bytes, which the program got"
     stamp = ", stamped" if body.stamped else ""
     return f"export:{body.export} as {where} ({body.format}{stamp}, {body.size} bytes, sha256 {body.sha256[:12]})"
+
+
+def _traces_summary(body: Traced) -> str:
+    changed = (("with", body.added), ("with other entries for", body.replaced), ("without", body.removed))
+    parts = [f"{word} {first_ops(ops)}" for word, ops in changed if ops]
+    if body.base != "empty":
+        parts.insert(0, f"{body.base}'s")
+    table = ", ".join([f"a table of {count(body.entries, 'op')}", *parts])
+    ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
+    return f"{count(body.traces, 'trace')} by {body.by}; {table}; {ops} decomposed, {calls}; {body.milliseconds} ms"
 
 
 def _dict_summary(body: Passed) -> str:

@@ -19,6 +19,7 @@ from decomp_ledger.cli import (
     explain_commands,
     export_commands,
     inspect_commands,
+    log_command,
     report_command,
     run_command,
     streams,
@@ -40,6 +41,7 @@ __all__ = ["cli", "main"]
 _GROUPS = (
     run_command,
     inspect_commands,
+    log_command,
     explain_commands,
     compare_commands,
     report_command,

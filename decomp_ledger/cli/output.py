@@ -21,7 +21,7 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.printable import printable
-from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.rules import Rule, RuleDiff
 from decomp_ledger.model.state_specs import parse_number, shorten
 from decomp_ledger.queries import RecordedEvent
 from decomp_ledger.reports.blocks import Page
@@ -53,6 +53,7 @@ __all__ = [
     "printable",
     "progress",
     "recorded_json",
+    "rule_diff_json",
     "rule_json",
     "rule_text",
     "snapshot_json",
@@ -262,24 +263,36 @@ def rule_json(rule: Rule | None) -> dict[str, Json] | None:
     return {"action": rule.action, "decomposition": None if decomposition is None else decomposition.to_json()}
 
 
-def event_lines(event: Event) -> Iterator[str]:
-    """Give the escaped lines that show an event: what, who, where, why."""
-    text = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
+def rule_diff_json(found: RuleDiff) -> dict[str, Json]:
+    """Return two rules of one op as plain data, with how their sources differ."""
+    source: list[Json] = [*found.source_diff()]
+    return {"before": rule_json(found.before), "after": rule_json(found.after), "source_diff": source}
+
+
+def event_lines(event: Event, *, time: str | None = None) -> Iterator[str]:
+    """Give the escaped lines that show an event: what, who, where, why.
+
+    Args:
+        event: the event.
+        time: when it was recorded, in words; by default in UTC.
+    """
+    text = f"  {time or when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
     yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
     yield printable(f"    by {event.actor}{at_text(event)}")
     if event.reason:
         yield printable(f"    because {event.reason}")
 
 
-def event_details(found: RecordedEvent, *, whole: bool = False) -> Iterator[str]:
+def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None = None) -> Iterator[str]:
     """Give the escaped lines that show an event with its environment.
 
     Args:
         found: the event, with its environment.
         whole: also show the source of each decomposition, and every field of the body.
+        time: when it was recorded, in words; by default in UTC.
     """
     event = found.event
-    yield from event_lines(event)
+    yield from event_lines(event, time=time)
     frames = () if event.call_site is None else event.call_site.frames
     if len(frames) > 1:
         yield "    the lines that made it, innermost first:"

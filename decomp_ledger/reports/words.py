@@ -19,6 +19,7 @@ from decomp_ledger.model.events import (
     Updated,
 )
 from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.times import shown_time
 
 __all__ = ["at_text", "count", "first_ops", "rule_text", "summary", "when"]
 
@@ -111,4 +112,4 @@ def at_text(event: Event) -> str:
 
 def when(recorded_at: str) -> str:
     """Return a UTC time to the second, for people."""
-    return recorded_at[:19].replace("T", " ")
+    return shown_time(recorded_at)

@@ -24,7 +24,7 @@ PYTHON = {
     "explain": "ledger.explain(OP, STATE)",
     "exports": "ledger.exports()",
     "load": "dl.load_dump(FILE, LEDGER)",
-    "log": "ledger.events()",
+    "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
     "report": "ledger.report(STATE)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",

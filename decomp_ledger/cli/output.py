@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -31,7 +32,6 @@ from decomp_ledger.reports.words import at_text, count, first_ops, rule_text, su
 __all__ = [
     "COMMAND_LINE",
     "FOUND",
-    "DEFAULT_LEDGER",
     "INTERRUPTED",
     "WRONG_USE",
     "LedgerOption",
@@ -68,7 +68,6 @@ COMMAND_LINE = "decomp_ledger.command_line"
 
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
-DEFAULT_LEDGER = "decomp_ledger.db"  # in the current folder
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
 _LINE = 120  # characters of a line of prose
 _GAP = 3  # spaces between two columns
@@ -76,9 +75,19 @@ _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
 
 class LedgerOption(NamedTuple):
-    """The ledger that the command line names."""
+    """The ledger that the command line names, or the project has.
+
+    Attributes:
+        path: its file.
+        given: whether the command line or the environment named it.
+        actor: who makes changes, as the project says; or None.
+        trust: the modules that may be imported, as the project says.
+    """
 
     path: str
+    given: bool = True
+    actor: str | None = None
+    trust: tuple[str, ...] = ()
 
     def read(self) -> Ledger:
         """Open it for reading."""
@@ -92,9 +101,13 @@ class LedgerOption(NamedTuple):
         """Open it for writing. The file must exist, because a new ledger has nothing to change."""
         with self.read():
             pass
-        ledger = Ledger(self.path, actor=actor)
+        ledger = Ledger(self.path, actor=self.actor_or(actor))
         ledger.command = click.get_current_context().meta[COMMAND_LINE]
         return ledger
+
+    def actor_or(self, given: str | None) -> str | None:
+        """Return who acts: as given, else as the environment has it, else as the project says."""
+        return given or (None if os.environ.get("DECOMP_LEDGER_ACTOR") else self.actor)
 
 
 pass_ledger = click.make_pass_decorator(LedgerOption)

@@ -226,7 +226,9 @@ def test_errors_imports_nothing() -> None:
     assert [one.target for one in IMPORTS if one.source == "errors"] == ["__future__"]
 
 
-LATE_PACKAGES = {"torch", "cryptography", "dateutil", "rich", "sqlite_utils", "jinja2", "markupsafe"}
+LATE_PACKAGES = {
+    *("torch", "cryptography", "dateutil", "rich", "sqlite_utils", "tomli", "tomllib", "jinja2", "markupsafe"),
+}
 
 
 def modules_that_import_torch() -> set[str]:

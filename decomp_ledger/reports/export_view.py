@@ -86,9 +86,14 @@ def _figures(found: ResolvedState, body: Exported) -> dict[str, Cell]:
         **({"nodes before": str(before)} if body.error else lowered),
         "decompositions that ran": str(len(body.fired)),
         "entries of the dict" if found.state.from_dict else "rules": str(len(found.state.rules)),
-        "torch": Quote(str(found.environment.get("torch", "unknown"))),
+        "torch": Quote(str(found.environment.get("torch") or _torch_of(found))),
         "milliseconds": str(body.milliseconds),
     }
+
+
+def _torch_of(found: ResolvedState) -> str:
+    """Return the torch whose catalog was used."""
+    return "unknown" if found.catalog is None else found.catalog.build.get("torch", "unknown")
 
 
 def _failure(found: ResolvedState, body: Exported) -> Iterator[Block]:
@@ -153,11 +158,16 @@ def _facts(found: ResolvedState, bundle: ExportBundle) -> Iterator[Block]:
 
 
 def _bars(body: Exported) -> Iterator[Block]:
+    if body.error is not None:
+        yield Prose("The export failed, so there is no graph afterwards.")
+        counts = sorted(body.ops_before.items(), key=lambda item: (-item[1], item[0]))
+        rows: list[tuple[Cell, Cell]] = [(Code(op), str(number)) for op, number in counts]
+        if rows:
+            yield Table(("op", "nodes before"), rows, frozenset({1}))
+        return
     ops = {*body.ops_before, *body.ops_after}
     bars = [Bar(op, body.ops_before.get(op, 0), body.ops_after.get(op, 0)) for op in ops]
     bars.sort(key=lambda bar: (-max(bar.before, bar.after), bar.op))
-    if body.error is not None:
-        yield Prose("The export failed, so there is no graph afterwards.")
     if bars:
         yield Bars(("before", "after"), bars)
 

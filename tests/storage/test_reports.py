@@ -162,6 +162,8 @@ def test_a_failure_comes_first(ledger: dl.Ledger) -> None:
     assert "RuntimeError in the decomposition of aten::silu > aten::gelu" in failure
     assert "while lowering block 3" in failure
     assert section(ledger.report(), "failed-exports").startswith("Failed exports export table error export:8 edge@4")
+    assert "aten::linear 4 aten::view 3" in section(page, "ops-before-and-after")
+    assert "No export succeeded" in section(page, "newer-torch-versions")
     for titled in ("to-look-at", "time-line"):
         assert titled in ledger.report()
 

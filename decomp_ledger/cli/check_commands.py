@@ -216,10 +216,13 @@ def _print_opset(found: OpsetCheck) -> None:
     number = len(found.outside)
     verb = "is" if number == 1 else "are"
     outside = f"{number} of {count(found.ops, 'op')} {verb} not in {found.opset.name}{source}"
-    note(f"{found.name}: {outside if found.outside else f'each op is in {found.opset.name}{source}'}")
+    judged = "each op that it is about" if found.not_judged else "each op"
+    note(f"{found.name}: {outside if found.outside else f'{judged} is in {found.opset.name}{source}'}")
     for each in found.outside:
         for line in _outside_lines(each):
             note(line)
+    if found.not_judged:
+        note(f"not judged, because {found.opset.name} is not about them: {', '.join(found.not_judged)}")
 
 
 def _outside_lines(found: OutsideOp) -> Iterator[str]:

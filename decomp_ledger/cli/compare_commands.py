@@ -15,6 +15,7 @@ from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
     columns,
+    count,
     json_option,
     markdown_option,
     note,
@@ -26,7 +27,7 @@ from decomp_ledger.cli.output import (
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.rules import Decomposition, RuleDiff
+from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, RuleDiff
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import ResolvedState, StateDiff, UpgradeReport
 from decomp_ledger.reports.diff_view import diff_page, fact_text, rule_texts, source_change
@@ -43,17 +44,20 @@ _STATES = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION, expo
 
 @click.command("diff")
 @click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("after", required=False, metavar="[B]")
 @click.option("--graphs", is_flag=True,
               help="For .pt2 files: show the first node that differs. torch.export.load unpickles them.")  # fmt: skip
 @markdown_option
 @json_option
 @pass_ledger
-def diff_command(option: LedgerOption, before: str, after: str, graphs: bool, markdown: bool, as_json: bool) -> int:
+def diff_command(
+    option: LedgerOption, before: str, after: str | None, graphs: bool, markdown: bool, as_json: bool
+) -> int:
     """Show the ops whose rules differ between two table states, with the sources; exit with 1 if anything differs.
 
-    A and B are each TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. For two exports, also compare their programs
-    and their graphs. What differs between the environments, such as the git commit, comes last.
+    A and B are each TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. Without B, the newest state of the table is
+    meant: `diff TABLE~1` shows what changed since the last run. For two exports, also compare their programs and their
+    graphs. What differs between the environments, such as the git commit, comes last.
     """
     with option.ask() as ledger:
         found = ledger.diff(before, after, graphs=graphs)
@@ -62,7 +66,7 @@ def diff_command(option: LedgerOption, before: str, after: str, graphs: bool, ma
     elif markdown:
         print_page(diff_page(found))
     else:
-        _print_diff(found, before, after)
+        _print_diff(found, before, found.after.name if after is None else after)
     return FOUND if found else 0
 
 
@@ -73,6 +77,8 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
             f"the base is {found.before.state.base} in {before} and {found.after.state.base} in {after}: an op without "
             f"a rule follows torch's default table in {bases['torch']}, and stays in the graph in {bases['empty']}"
         )
+    if not found:
+        note(_nothing_changed(found))
     if found.rules:
         dicts = found.before.state.from_dict, found.after.state.from_dict
         columns(("op", before, after), ((d.op, *rule_texts(d, dicts)) for d in found.rules))
@@ -86,6 +92,21 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
         _print_first_node(found, before, after)
     for name, (old, new) in found.environments.items():
         note(f"{name}: {fact_text(old)} -> {fact_text(new)}")
+
+
+def _nothing_changed(found: StateDiff) -> str:
+    """Return what is the same in two states that do not differ, and what is not known of them."""
+    state = found.after.state
+    rules = count(len(state.rules), "entry" if state.from_dict else "rule").replace("entrys", "entries")
+    made = {rule.decomposition for rule in state.rules.values() if rule.decomposition is not None}
+    own = [each for each in made if each.origin not in TORCH_ORIGINS]
+    unknown = sum(each.digest is None for each in own)
+    parts = [f"nothing changed: base {state.base}, {rules}"]
+    parts += [f"the sources of {count(len(own) - unknown, 'function')}"] if len(own) > unknown else []
+    parts += [f"{count(unknown, 'function')} without a recorded source"] if unknown else []
+    if not (found.before.environment and found.after.environment):
+        return ", ".join(parts)
+    return ", ".join(parts) + ("; other environments:" if found.environments else "; the same environment")
 
 
 def _print_changed_body(rules: Sequence[RuleDiff]) -> None:

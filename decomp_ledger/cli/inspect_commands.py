@@ -11,6 +11,7 @@ from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
+    STAR,
     LedgerOption,
     columns,
     count,
@@ -30,6 +31,7 @@ from decomp_ledger.cli.output import (
     rule_json,
     rule_text,
     snapshot_json,
+    summary,
     when,
     write_json,
 )
@@ -53,26 +55,32 @@ __all__ = ["COMMANDS"]
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="List each run of a recorded table, not only the newest.")
 @json_option
 @pass_ledger
-def tables(option: LedgerOption, as_json: bool) -> None:
-    """List the tables."""
+def tables(option: LedgerOption, everything: bool, as_json: bool) -> None:
+    """List the tables; of a recorded table the newest run, with the number of runs.
+
+    TABLE~1 names the run before, TABLE~2 the one before that. With --json, each run is listed.
+    """
     with option.read() as ledger:
-        found = [(info, ledger.tags(info.name)) for info in ledger.tables()]
+        found = [(each, info, ledger.tags(info.name)) for each in ledger.table_series() for info in each.tables]
     if as_json:
-        write_json([{**info._asdict(), "tags": tags} for info, tags in found])
+        write_json([{**info._asdict(), "series": each.name, "tags": tags} for each, info, tags in found])
         return
     rows = (
         (
-            info.name,
+            info.name if everything else each.name,
+            "" if each.run is None else str(len(each.tables)),
             str(info.version),
             str(info.events),
             when(info.last_at),
             ", ".join(f"{tag}@{version}" for tag, version in tags.items()),
         )
-        for info, tags in found
+        for each, info, tags in found
+        if everything or info is each.newest
     )
-    columns(("table", "version", "events", "last event (UTC)", "tags"), rows)
+    columns(("table", "runs", "version", "events", "last event (UTC)", "tags"), rows)
 
 
 @click.command()
@@ -123,15 +131,19 @@ def show(
                 "from_dict": found.state.from_dict,
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
                 "idle": [each.to_json() for each in found.idle],
+                "outside_core": list(found.outside_core),
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found, found.bundle),
                 "totals": None if totals is None else totals.to_json(),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
+                "artefact": None if found.artefact is None else event_json(found.artefact),
             }
         )
         return
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)
@@ -180,9 +192,11 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
 def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple[str, ...]) -> None:
     if not rules:
         return
+    # What an export kept is marked in its result.
+    outside = [] if found.bundle is not None else [op for op in found.outside_core if op in rules]
     rows = (
         (
-            op + (" (pending)" if op in pending else ""),
+            op + (" (pending)" if op in pending else "") + (STAR if op in outside else ""),
             rule_text(rule, from_dict=found.state.from_dict),
             f"@{found.since[op].version} (#{found.since[op].seq})",
             found.since[op].reason or "",
@@ -190,6 +204,9 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
         for op, rule in rules.items()
     )
     columns(("op", "rule", "since", "why"), rows)
+    if outside:
+        kept = "missing" if found.state.from_dict else "preserved"
+        note(f"* {count(len(outside), f'{kept} op')} {'is' if len(outside) == 1 else 'are'} not Core ATen")
 
 
 @click.command()

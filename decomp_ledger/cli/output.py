@@ -33,6 +33,7 @@ __all__ = [
     "COMMAND_LINE",
     "FOUND",
     "INTERRUPTED",
+    "STAR",
     "WRONG_USE",
     "LedgerOption",
     "at_text",
@@ -69,6 +70,7 @@ COMMAND_LINE = "decomp_ledger.command_line"
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
+STAR = " *"  # after the name of an op that is not Core ATen
 _LINE = 120  # characters of a line of prose
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty

@@ -12,9 +12,11 @@ from decomp_ledger.model.events import (
     Created,
     Event,
     Exported,
+    Found,
     Materialized,
     Passed,
     Reverted,
+    Saved,
     Tagged,
     Updated,
 )
@@ -57,6 +59,8 @@ def summary(event: Event) -> str:
         return _export_summary(body)
     if isinstance(body, Passed):
         return _dict_summary(body)
+    if isinstance(body, Saved):
+        return _saved_summary(body)
     if isinstance(body, Changing):
         return _changes_summary(body)
     return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
@@ -68,6 +72,12 @@ def _export_summary(body: Exported) -> str:
     nodes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'node')}"
     ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
     return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
+
+
+def _saved_summary(body: Saved) -> str:
+    where = body.path or "bytes, which the program got"
+    stamp = ", stamped" if body.stamped else ""
+    return f"export:{body.export} as {where} ({body.format}{stamp}, {body.size} bytes, sha256 {body.sha256[:12]})"
 
 
 def _dict_summary(body: Passed) -> str:
@@ -91,7 +101,7 @@ def _changes_summary(body: Changing) -> str:
         name = change.op + (" (not loaded yet)" if change.op in pending else "")
         by_action.setdefault(change.action, []).append(name)
     # The kind of the event tells the action of a set or a pop; an update may mix actions.
-    mixed = isinstance(body, (Updated, Reverted))
+    mixed = isinstance(body, (Updated, Reverted, Found))
     parts = [f"{action} {first_ops(ops)}" if mixed else first_ops(ops) for action, ops in by_action.items()]
     lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
     return lead + "; ".join(parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from forging import tamper
+from sqlite_utils import Database
 from strategies import (
     finish,
     new_table,
@@ -71,6 +72,25 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 def applied(path: Path) -> list[str]:
     """Return the names of the migrations that a file records as applied."""
     return [str(name) for (name,) in rows(path, "SELECT name FROM _sqlite_migrations ORDER BY id")]
+
+
+def test_a_new_file_is_as_sqlite_utils_would_make_it(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    Ledger(ours).close()
+    with contextlib.closing(sqlite3.connect(theirs)) as connection:
+        migrations._make_table(connection)
+        migrations._migrations().apply(Database(connection))
+    for query in (
+        "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid",
+        "SELECT id, migration_set, name, typeof(applied_at), length(applied_at) FROM _sqlite_migrations",
+        "PRAGMA application_id",
+    ):
+        assert rows(ours, query) == rows(theirs, query) != []
+
+
+def test_making_a_file_does_not_import_sqlite_utils(tmp_path: Path) -> None:
+    code = "from decomp_ledger import Ledger; Ledger(sys.argv[1]).close(); print('sqlite_utils' in sys.modules)"
+    assert finish(start_python(code, tmp_path / "new.db")) == "False\n"
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

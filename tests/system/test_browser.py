@@ -122,7 +122,7 @@ def test_no_script_of_a_hostile_ledger_runs(visit: Any, name: str) -> None:
 
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES])
-def test_a_page_fits_into_its_window(visit: Any, name: str, width: int) -> None:
+def test_a_page_fits_its_window(visit: Any, name: str, width: int) -> None:
     page = visit(name).page
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -24,6 +24,7 @@ MAX_FUNCTION = 70
 # A module imports from its own folder and from the lines below it.
 LAYERS = (
     {"__main__", "__init__"},
+    {"pytest_plugin"},
     {"cli"},
     {"ledger"},
     {"reports"},
@@ -227,7 +228,15 @@ def test_errors_imports_nothing() -> None:
 
 
 LATE_PACKAGES = {
-    *("torch", "cryptography", "dateutil", "rich", "sqlite_utils", "tomli", "tomllib", "jinja2", "markupsafe"),
+    "torch",
+    "cryptography",
+    "dateutil",
+    "jinja2",
+    "markupsafe",
+    "rich",
+    "sqlite_utils",
+    "tomli",
+    "tomllib",
 }
 
 

@@ -108,7 +108,7 @@ def _opsets(ledger: Ledger, incomplete: str) -> Iterator[str]:
 _STATE, _OP = _Completed(_states, files=True), _Completed(_ops, files=False)
 # By the name of a parameter, or `command.name` where one name means two things.
 _BY_NAME = {
-    **dict.fromkeys(("state", "before", "after", "export"), _STATE),
+    **dict.fromkeys(("state", "other", "before", "after", "export"), _STATE),
     "drift.program": _STATE,
     "table": _Completed(_tables, files=False),
     "op": _OP,

@@ -32,11 +32,12 @@ from decomp_ledger.cli.output import (
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Event, Exported
+from decomp_ledger.model.events import Exported
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
 from decomp_ledger.reports.ledger_view import exports_page
 from decomp_ledger.reports.pages import torches_of
+from decomp_ledger.reports.words import made_from_text, model_text
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -66,7 +67,7 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             if as_json:
                 write_json(together.to_json())
             elif markdown:
-                print_page(exports_page(ledger.path, [], together, {}))
+                print_page(exports_page(ledger.path, ledger.id, [], together, {}))
             else:
                 print_totals(together, counts=True)
             return
@@ -76,13 +77,12 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             write_json([*results, *map(event_json, ledger.tracings())])
             return
         if markdown:
-            events = [each.event for each in found]
-            print_page(exports_page(ledger.path, events, ledger.export_totals(), torches_of(events, ledger)))
+            print_page(exports_page(ledger.path, ledger.id, found, ledger.export_totals(), torches_of(found, ledger)))
             return
         rows = (
             (
                 f"export:{event.seq}",
-                _model(event, ledger.id),
+                model_text(event, ledger.id),
                 f"{event.table}@{event.version}",
                 when(event.recorded_at),
                 str(ledger.environment(event.environment).get("torch", "")),
@@ -114,22 +114,6 @@ def _print_tracings(found: list[Event]) -> None:
     if found:
         note("")
         columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
-
-
-def _model(event: Event, ledger: str) -> str:
-    """Return the class of an export's root module, and the export that the program was made from."""
-    body = event.body
-    if not isinstance(body, Exported):
-        return ""
-    parts = [] if body.module is None else [body.module.label]
-    if body.made_from is not None:
-        parts.append(f"from {_made_from(body.made_from, ledger)}")
-    return ", ".join(parts)
-
-
-def _made_from(made_from: tuple[str, int], ledger: str) -> str:
-    of_other = "" if made_from[0] == ledger else f" of ledger {made_from[0][:8]}"
-    return f"export:{made_from[1]}{of_other}"
 
 
 def _same_graph(found: ExportResult) -> str:
@@ -222,7 +206,7 @@ def _print_source(found: ResolvedState, bundle: ExportBundle) -> None:
         at = "" if body.module.file is None else f", defined at {body.module.file}:{body.module.line}"
         note(f"  of {body.module.name}{at}")
     if body.made_from is not None:
-        note(f"  made from the result of {_made_from(body.made_from, bundle.ledger)}")
+        note(f"  made from the result of {made_from_text(body.made_from, bundle.ledger)}")
     if result is not None and result.same_graph_as is not None:
         note(f"  the same graph as export:{result.same_graph_as}; values of weights are not compared")
     for event in () if result is None else result.saved:

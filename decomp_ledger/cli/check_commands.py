@@ -33,6 +33,7 @@ from decomp_ledger.cli.output import (
     note,
     pass_ledger,
     progress,
+    prose,
     write_json,
 )
 
@@ -207,9 +208,9 @@ def _print_opset(found: OpsetCheck) -> None:
     note(f"{found.name}: {outside if found.outside else f'{judged} is in {found.opset.name}{source}'}")
     for each in found.outside:
         for line in _outside_lines(each):
-            note(line)
+            prose(line)
     if found.not_judged:
-        note(f"not judged, because {found.opset.name} is not about them: {', '.join(found.not_judged)}")
+        prose(f"not judged, because {found.opset.name} is not about them: {', '.join(found.not_judged)}")
 
 
 def _outside_lines(found: OutsideOp) -> Iterator[str]:

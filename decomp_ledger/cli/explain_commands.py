@@ -15,11 +15,13 @@ from decomp_ledger.cli.output import (
     columns,
     event_json,
     event_lines,
+    hanging,
     json_option,
     note,
     pass_ledger,
     print_lines,
     printable,
+    prose,
     write_json,
 )
 from decomp_ledger.model.state_specs import STATE, parse_export_spec
@@ -69,7 +71,7 @@ def _print_releases(answers: Sequence[OpReleases], *, as_json: bool) -> None:
 
 
 def _print_op_releases(found: OpReleases) -> None:
-    note(f"{found.op}: {'; '.join(found.steps)}")
+    prose(f"{found.op}: {'; '.join(found.steps)}")
     schemas = [each.schema for each in found.releases if each.schema]
     rows = (
         (
@@ -104,18 +106,20 @@ def why_command(option: LedgerOption, op: str, state: str | None, as_json: bool)
 
 
 def _print_explanation(answer: Explanation) -> None:
-    click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
-    note(f"{answer.outcome}, since {answer.because}")
-    note(f"  {answer.evidence}")
+    head = f"{answer.op} in {answer.table}@{answer.version}: "
+    first, *rest = hanging(f"{head}{answer.outcome}, since {answer.because}")
+    is_whole = first.startswith(printable(head))  # a name of hundreds of characters is folded too
+    print_lines([click.style(printable(head), bold=True) + first[len(printable(head)) :] if is_whole else first, *rest])
+    prose(f"  {answer.evidence}")
     if answer.torch is not None:
         loaded = "yes" if answer.loaded else "no"
-        note(f"  default: {answer.default}")
-        note(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
+        prose(f"  default: {answer.default}")
+        prose(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         asked = f", returned NotImplemented {answer.declined} times" if answer.declined else ""
         note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts) + asked)
     for line in makers(answer.emitted_by or ()):
-        note(f"  {line}")
+        prose(f"  {line}")
     print_lines(line for event in answer.events for line in event_lines(event))
 
 

@@ -52,12 +52,14 @@ __all__ = [
     "explain_nothing",
     "first_ops",
     "folded",
+    "hanging",
     "json_option",
     "note",
     "pass_ledger",
     "print_lines",
     "printable",
     "progress",
+    "prose",
     "recorded_json",
     "rule_json",
     "rule_text",
@@ -125,6 +127,26 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
+
+
+def prose(text: str) -> None:
+    """Print a sentence, escaped, and folded at spaces if it is long."""
+    print_lines(hanging(text))
+
+
+def hanging(text: str) -> list[str]:
+    """Return the escaped lines of one line of text; if it is long, folded at spaces, the others indented further."""
+    line = printable(text)
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    # At spaces alone, because a word may be something to copy.
+    return textwrap.wrap(
+        line.lstrip(" "),
+        _LINE,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [line]
 
 
 def count(number: int, noun: str) -> str:
@@ -346,11 +368,14 @@ def at_text(event: Event) -> str:
 
 def event_lines(event: Event) -> Iterator[str]:
     """Give the escaped lines that show an event: what, who, where, why."""
-    text = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
-    yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
-    yield printable(f"    by {event.actor}{at_text(event)}")
+    number = f"#{event.seq}"
+    text = f"{number}  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
+    first, *rest = hanging(text)
+    yield click.style(number, fg="yellow") + first.removeprefix(number)
+    yield from rest
+    yield from hanging(f"    by {event.actor}{at_text(event)}")
     if event.reason:
-        yield printable(f"    because {event.reason}")
+        yield from hanging(f"    because {event.reason}")
 
 
 def event_details(found: RecordedEvent, *, whole: bool = False) -> Iterator[str]:

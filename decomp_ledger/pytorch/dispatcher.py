@@ -33,11 +33,12 @@ from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpO
 from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = [
+    "dict_origin",
+    "remember_reader",
     "Defaults",
     "Dispatcher",
     "dispatcher",
     "is_loaded",
-    "names_when_made",
     "near_names",
     "op_names_of",
     "resolve",
@@ -135,9 +136,9 @@ class Defaults:
     def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
         self.table = table
         self.by_name = {op.name(): op for op in table}
-        names = frozenset(self.by_name)
+        self.origin = DictOrigin(frozenset(self.by_name), set())
         # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
-        _made_with.update((fn, names) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
+        _made_with.update((fn, self.origin) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
@@ -189,23 +190,45 @@ def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
     )
 
 
-_made_with: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+class DictOrigin(NamedTuple):
+    """What the values of a dict tell of how it was made.
+
+    Attributes:
+        names: the ops that torch's default table had.
+        read_at: the lines (file, line, function) that read all of a table with these values; at most three.
+    """
+
+    names: frozenset[str]
+    read_at: set[tuple[str, int, str]]
 
 
-def names_when_made(decompositions: Iterable[Any]) -> frozenset[str] | None:
-    """Return the ops that torch's default table had when a dict was made from it; None if that is not known.
+_made_with: weakref.WeakKeyDictionary[Any, DictOrigin] = weakref.WeakKeyDictionary()
+_MAX_READERS = 3
 
-    If the dict was made from more than one, it is their union.
+
+def dict_origin(decompositions: Iterable[Any]) -> DictOrigin | None:
+    """Return how a dict was made from torch's default tables; None if that is not known.
+
+    If it was made from more than one, it is their union.
 
     Args:
         decompositions: the values of the dict.
     """
-    found = {names for fn in decompositions if (names := _known_names(fn)) is not None}
-    return frozenset().union(*found) if found else None
+    found: dict[int, DictOrigin] = {}
+    for fn in decompositions:
+        known = None if internals.op_of_cia_partial(fn) is None else _made_with.get(fn)
+        if known is not None:
+            found[id(known)] = known
+    if not found:
+        return None
+    names, lines = zip(*found.values(), strict=True)
+    return DictOrigin(frozenset().union(*names), set().union(*lines))
 
 
-def _known_names(fn: Any) -> frozenset[str] | None:
-    return None if internals.op_of_cia_partial(fn) is None else _made_with.get(fn)
+def remember_reader(defaults: Defaults | None, line: tuple[str, int, str] | None) -> None:
+    """Remember which line reads all of a table, because it may make a dict of it."""
+    if defaults is not None and line is not None and len(defaults.origin.read_at) < _MAX_READERS:
+        defaults.origin.read_at.add(line)
 
 
 _BARE = Entry()

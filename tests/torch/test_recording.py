@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
 import sqlite3
 import sys
 import threading
@@ -220,7 +221,7 @@ def test_a_plain_dict_is_a_content_and_no_rules_of_the_user(ledger: Ledger, prog
     for spec in ("job/1", f"export:{export.seq}"):
         assert ledger.show(spec).state.from_dict
         (answer,) = ledger.explain("aten::linear", spec)
-        assert answer.outcome == "kept" and "missing from the dict that was passed at" in answer.because
+        assert answer.outcome == "kept" and "missing from the dict that was made at" in answer.because
     assert not ledger.show("job/1@1").state.from_dict
     table = ledger.table("job/1")
     table.pop(SILU)
@@ -265,6 +266,43 @@ def test_an_op_that_was_loaded_after_a_dict_was_made_is_not_taken_for_one_that_w
         (answer,) = ledger.explain(op.name(), bundle.name)
         assert answer.outcome == ("kept (stale table)" if loaded_later else "kept")
         assert ("was made before the op was loaded" in answer.because) == loaded_later
+
+
+@pytest.mark.parametrize("take", TAKEN.values(), ids=TAKEN)
+def test_the_line_that_made_a_dict_of_a_table_is_recorded(
+    take: Callable[[Any], dict[Any, Any]], ledger: Ledger, program: ExportedProgram, make_library: Callable[..., Any]
+) -> None:
+    def passed() -> Any:
+        return next(ledger.events(kind="passed", desc=True, limit=1))
+
+    _defined(make_library(), "first")  # so that no line has read torch's default table yet
+    with record(ledger, name="job"):
+        plain, line = take(default_decompositions()), _line()
+        line = take.__code__.co_firstlineno if hasattr(take, "__code__") else line
+        plain.pop(LINEAR, None)
+        program.run_decompositions(plain)
+        assert passed().body.made.startswith(f"tests/torch/test_recording.py:{line} in ")
+        plain[SILU] = squared
+        program.run_decompositions(plain)
+        assert passed().body.made.startswith(f"tests/torch/test_recording.py:{line} in ")
+        assert f"dict that was made at {passed().body.made} and passed at" in ledger.explain("aten::silu")[-1].because
+        other = dict(default_decompositions())
+        other.pop(SILU)
+        program.run_decompositions(other)
+    assert passed().body.made == ""  # one of two lines made it
+
+
+def _line() -> int:
+    return inspect.currentframe().f_back.f_lineno  # type: ignore[union-attr]
+
+
+def test_the_maker_of_a_dict_is_not_guessed(ledger: Ledger, program: ExportedProgram) -> None:
+    before = dict(default_decompositions())
+    before.pop(LINEAR)
+    with record(ledger, name="job"):
+        program.run_decompositions(before)
+        program.run_decompositions({SILU: squared})
+    assert {event.body.made for event in ledger.events(kind="passed")} == {""}
 
 
 def test_of_a_dict_that_was_made_before_the_recording_it_is_not_known_what_was_loaded_later(

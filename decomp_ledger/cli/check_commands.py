@@ -30,12 +30,15 @@ from decomp_ledger.cli.output import (
     LedgerOption,
     count,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
+    print_page,
     progress,
     prose,
     write_json,
 )
+from decomp_ledger.reports.check_view import numerics_page, opset_page, program_page
 
 __all__ = ["COMMANDS"]
 
@@ -69,6 +72,7 @@ def check() -> None:
 @click.option("--trust", multiple=True, metavar="MODULE",
               help="A module to import: one that has decompositions, or defines ops.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")
+@markdown_option
 @json_option
 @pass_ledger
 def numerics(
@@ -80,6 +84,7 @@ def numerics(
     samples: str | None,
     trust: tuple[str, ...],
     everything: bool,
+    markdown: bool,
     as_json: bool,
 ) -> int:
     """Compare each override with the kernel of its op on sample calls; exit with 1 if one differs.
@@ -97,13 +102,16 @@ def numerics(
         raise click.UsageError("--samples and --program exclude each other; give one of them")
     # Warnings of kernels tell nothing of a difference. Torch reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    trust = (*option.trust, *trust)
     with option.ask() as ledger, progress("check") as report:
         if program is not None:
             ran = ledger.check_program(program, state, defaults=defaults, inputs=inputs, trust=trust)
-            return _report_program(ran, as_json)
+            return _report_program(ran, as_json, markdown)
         found = ledger.check_numerics(state, defaults=defaults, samples=samples, trust=trust, progress=report)
     if as_json:
         write_json(found.to_json())
+    elif markdown:
+        print_page(numerics_page(found))
     else:
         _print_check(found, everything=everything)
     if not found.passed:
@@ -150,9 +158,11 @@ def _run_lines(run: SampleRun) -> Iterator[str]:
         yield f"    {each}"
 
 
-def _report_program(found: ProgramCheck, as_json: bool) -> int:
+def _report_program(found: ProgramCheck, as_json: bool, markdown: bool) -> int:
     if as_json:
         write_json(found.to_json())
+    elif markdown:
+        print_page(program_page(found))
     else:
         for line in _program_lines(found):
             note(line)
@@ -182,9 +192,10 @@ def _program_lines(found: ProgramCheck) -> Iterator[str]:
 @click.argument("state", metavar="export:N|FILE.pt2|TABLE")
 @click.option("--opset", default="core-aten", show_default=True, metavar="NAME|FILE",
               help="The ops that the result may have: a shipped opset, or a JSON file.")  # fmt: skip
+@markdown_option
 @json_option
 @pass_ledger
-def opset(option: LedgerOption, state: str, opset: str, as_json: bool) -> int:
+def opset(option: LedgerOption, state: str, opset: str, markdown: bool, as_json: bool) -> int:
     """Name the ops of a lowered program that a backend does not take; exit with 1 if there is one.
 
     For each, say what made it, and what to write so that the lowering removes it. TABLE means its newest export.
@@ -193,6 +204,8 @@ def opset(option: LedgerOption, state: str, opset: str, as_json: bool) -> int:
         found = ledger.check_opset(state, opset)
     if as_json:
         write_json(found.to_json())
+    elif markdown:
+        print_page(opset_page(found))
     else:
         _print_opset(found)
     return 0 if found.passed else FOUND

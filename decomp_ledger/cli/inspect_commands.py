@@ -1,8 +1,7 @@
-"""Commands that read tables and events: tables, log, show, blame. None imports torch."""
+"""Commands that read tables and events: tables, show, blame. None imports torch."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import click
@@ -23,21 +22,23 @@ from decomp_ledger.cli.output import (
     first_ops,
     hanging,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
     print_lines,
+    print_page,
     printable,
     prose,
     recorded_json,
     rule_json,
     rule_text,
     snapshot_json,
+    summary,
     when,
-    whole_number,
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
@@ -45,92 +46,43 @@ from decomp_ledger.model.state_specs import (
     STATE,
     ExportSpec,
     StampSpec,
-    TableSpec,
     parse_event_number,
     parse_state_spec,
-    shorten,
 )
 from decomp_ledger.queries import ResolvedState
+from decomp_ledger.reports.export_view import event_page
+from decomp_ledger.reports.pages import state_page
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="List each run of a recorded table, not only the newest.")
 @json_option
 @pass_ledger
-def tables(option: LedgerOption, as_json: bool) -> None:
-    """List the tables."""
+def tables(option: LedgerOption, everything: bool, as_json: bool) -> None:
+    """List the tables; of a recorded table the newest run, with the number of runs.
+
+    TABLE~1 names the run before, TABLE~2 the one before that. With --json, each run is listed.
+    """
     with option.read() as ledger:
-        found = [(info, ledger.tags(info.name)) for info in ledger.tables()]
+        found = [(each, info, ledger.tags(info.name)) for each in ledger.table_series() for info in each.tables]
     if as_json:
-        write_json([{**info._asdict(), "tags": tags} for info, tags in found])
+        write_json([{**info._asdict(), "series": each.name, "tags": tags} for each, info, tags in found])
         return
     rows = (
         (
-            info.name,
+            info.name if everything else each.name,
+            "" if each.run is None else str(len(each.tables)),
             str(info.version),
             str(info.events),
             when(info.last_at),
             ", ".join(f"{tag}@{version}" for tag, version in tags.items()),
         )
-        for info, tags in found
+        for each, info, tags in found
+        if everything or info is each.newest
     )
-    columns(("table", "version", "events", "last event (UTC)", "tags"), rows)
-
-
-@click.command()
-@click.argument("table", required=False)
-@click.option("--op", help="Only events that changed the rule of this op, or of the overloads of this family.")
-@click.option("--actor", help="Only events by this actor.")
-@click.option("--kind", type=click.Choice(EVENT_KINDS), help="Only events of this kind.")
-@click.option("--after", "gt", callback=whole_number, metavar="SEQ", help="Only events after this one.")
-@click.option("-n", "--limit", callback=whole_number, help="At most this many events.")
-@click.option("--reverse", is_flag=True, help="Oldest first.")
-@click.option("-v", "--verbose", is_flag=True, help="Show all of each event, with the environment that it was made in.")
-@json_option
-@pass_ledger
-def log(
-    option: LedgerOption,
-    table: str | None,
-    op: str | None,
-    actor: str | None,
-    kind: str | None,
-    gt: int | None,
-    limit: int | None,
-    reverse: bool,
-    verbose: bool,
-    as_json: bool,
-) -> int:
-    """Show the events, newest first: what, who, where, why; exit with 1 if no event matches.
-
-    OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
-    `show '#5'` shows one event.
-    """
-    spec = None if table is None else parse_state_spec(table)
-    if spec is not None and not (isinstance(spec, TableSpec) and spec.version is None):
-        raise click.UsageError(
-            f"{shorten(str(spec))}: not the name of a table, and only tables have a log; `decomp-ledger show` shows it"
-        )
-    if limit == 0:
-        raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
-    with option.read() as ledger:
-        found = ledger.events(table=table, op=op, actor=actor, kind=kind, gt=gt, limit=limit, desc=not reverse)
-        first = next(found, None)
-        every = itertools.chain([] if first is None else [first], found)
-        if as_json:
-            write_json([recorded_json(queries.recorded(event, ledger)) for event in every])
-        elif verbose:
-            print_lines(line for event in every for line in event_details(queries.recorded(event, ledger)))
-        else:
-            print_lines(line for event in every for line in event_lines(event))
-        if first is not None:
-            return 0
-        hint = "" if op is None else did_you_mean(op, ledger.changed_ops)
-    filters = {"--op": op, "--actor": actor, "--kind": kind, "--after": gt}
-    given = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
-    if not as_json:
-        explain_nothing(f"no event matches{f' {given}' if given else ''}{hint}")
-    return FOUND
+    columns(("table", "runs", "version", "events", "last event (UTC)", "tags"), rows)
 
 
 @click.command()
@@ -138,10 +90,17 @@ def log(
 @click.option("--preserved", is_flag=True, help="Only ops that the table preserves.")
 @click.option("--overridden", is_flag=True, help="Only ops that the table overrides.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
+@markdown_option
 @json_option
 @pass_ledger
 def show(
-    option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
+    option: LedgerOption,
+    state: str | None,
+    preserved: bool,
+    overridden: bool,
+    everything: bool,
+    markdown: bool,
+    as_json: bool,
 ) -> None:
     """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
 
@@ -152,20 +111,19 @@ def show(
     if number is not None:
         if preserved or overridden or everything:
             raise click.UsageError(f"{state}: --preserved, --overridden and --all are about tables; omit them")
-        with option.read() as ledger:
-            recorded = ledger.event(number)
-        if as_json:
-            write_json(recorded_json(recorded))
-        else:
-            print_lines(event_details(recorded, whole=True))
+        _show_event(option, number, as_json=as_json, markdown=markdown)
         return
     with option.ask() as ledger:
         found = ledger.show(state)
         of_table = found.bundle is None and found.state.version > 0
         totals = ledger.export_totals(found.state.table) if of_table else None
+        blame = queries.blame(found, ledger=ledger) if markdown else {}
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
     snapshot = found.snapshot
+    if markdown:
+        print_page(state_page(found, rules, blame, totals, everything=everything))
+        return
     if as_json:
         write_json(
             {
@@ -180,11 +138,14 @@ def show(
                 "export": None if found.bundle is None else export_json(found, found.bundle),
                 "totals": None if totals is None else totals.to_json(),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
+                "artefact": None if found.artefact is None else event_json(found.artefact),
             }
         )
         return
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)
@@ -201,6 +162,17 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _show_event(option: LedgerOption, number: int, *, as_json: bool, markdown: bool) -> None:
+    with option.read() as ledger:
+        recorded = ledger.event(number)
+    if as_json:
+        write_json(recorded_json(recorded))
+    elif markdown:
+        print_page(event_page(recorded))
+    else:
+        print_lines(event_details(recorded, whole=True))
 
 
 def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
@@ -310,4 +282,4 @@ def _outcome_lines(outcomes: Mapping[str, Outcome], op: str) -> list[str]:
     return hanging(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")
 
 
-COMMANDS = (tables, log, show, blame)
+COMMANDS = (tables, show, blame)

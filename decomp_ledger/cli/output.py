@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -15,30 +16,22 @@ from typing import Any, NamedTuple, TextIO
 import attrs
 import click
 
-from decomp_ledger.analysis.outcome import failure
 from decomp_ledger.cli import streams
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import (
-    Changing,
-    Created,
-    Event,
-    Exported,
-    Materialized,
-    Passed,
-    Reverted,
-    Tagged,
-    Updated,
-)
+from decomp_ledger.model.events import Event
 from decomp_ledger.model.materialize import Snapshot
-from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.printable import printable
+from decomp_ledger.model.rules import Rule, RuleDiff
 from decomp_ledger.model.state_specs import parse_number, shorten
 from decomp_ledger.queries import RecordedEvent
+from decomp_ledger.reports.blocks import Page
+from decomp_ledger.reports.markdown import to_markdown
+from decomp_ledger.reports.words import at_text, count, first_ops, rule_text, summary, when
 
 __all__ = [
     "COMMAND_LINE",
     "FOUND",
-    "DEFAULT_LEDGER",
     "INTERRUPTED",
     "STAR",
     "WRONG_USE",
@@ -54,13 +47,16 @@ __all__ = [
     "folded",
     "hanging",
     "json_option",
+    "markdown_option",
     "note",
     "pass_ledger",
     "print_lines",
+    "print_page",
     "printable",
     "progress",
     "prose",
     "recorded_json",
+    "rule_diff_json",
     "rule_json",
     "rule_text",
     "snapshot_json",
@@ -75,7 +71,6 @@ COMMAND_LINE = "decomp_ledger.command_line"
 
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
-DEFAULT_LEDGER = "decomp_ledger.db"  # in the current folder
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
 STAR = " *"  # after the name of an op that is not Core ATen
 _LINE = 120  # characters of a line of prose
@@ -84,9 +79,19 @@ _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
 
 class LedgerOption(NamedTuple):
-    """The ledger that the command line names."""
+    """The ledger that the command line names, or the project has.
+
+    Attributes:
+        path: its file.
+        given: whether the command line or the environment named it.
+        actor: who makes changes, as the project says; or None.
+        trust: the modules that may be imported, as the project says.
+    """
 
     path: str
+    given: bool = True
+    actor: str | None = None
+    trust: tuple[str, ...] = ()
 
     def read(self) -> Ledger:
         """Open it for reading."""
@@ -100,13 +105,30 @@ class LedgerOption(NamedTuple):
         """Open it for writing. The file must exist, because a new ledger has nothing to change."""
         with self.read():
             pass
-        ledger = Ledger(self.path, actor=actor)
+        ledger = Ledger(self.path, actor=self.actor_or(actor))
         ledger.command = click.get_current_context().meta[COMMAND_LINE]
         return ledger
 
+    def actor_or(self, given: str | None) -> str | None:
+        """Return who acts: as given, else as the environment has it, else as the project says."""
+        return given or (None if os.environ.get("DECOMP_LEDGER_ACTOR") else self.actor)
+
 
 pass_ledger = click.make_pass_decorator(LedgerOption)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def _one_form(context: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Refuse `--markdown` with `--json`. A callback of both options, because click reads them in any order."""
+    other = "markdown" if param.name == "as_json" else "as_json"
+    if value and context.params.get(other):
+        raise click.UsageError("--markdown and --json exclude each other; give one of them")
+    return value
+
+
+json_option = click.option("--json", "as_json", is_flag=True, callback=_one_form, help="Print JSON, for programs.")
+markdown_option = click.option(
+    "--markdown", is_flag=True, callback=_one_form, help="Print Markdown, for a pull request."
+)
 
 
 def whole_number(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -115,13 +137,6 @@ def whole_number(context: click.Context, param: click.Parameter, value: str | No
     if value is not None and number is None:
         raise click.BadParameter(f"{shorten(value)}: not a number; give one from 0 to 2**63 - 1, in the digits 0 to 9")
     return number
-
-
-def printable(text: str) -> str:
-    """Escape what does not print: control characters, terminal escapes, line breaks, direction marks."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def note(text: str) -> None:
@@ -149,11 +164,6 @@ def hanging(text: str) -> list[str]:
     ) or [line]
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 op`, `2 ops`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def folded(text: str, indent: str) -> Iterator[str]:
     """Give the escaped lines of a text of any origin: its own lines, each folded at spaces."""
     for line in text.split("\n"):
@@ -171,6 +181,11 @@ def print_lines(lines: Iterable[str]) -> None:
     rest = iter(lines)
     while not streams.output_is_gone() and (some := list(itertools.islice(rest, 500))):
         click.echo("\n".join(some))
+
+
+def print_page(page: Page) -> None:
+    """Print a page as Markdown, whose texts are escaped."""
+    print_lines(to_markdown(page).splitlines())
 
 
 def write_json(value: Any) -> None:
@@ -285,93 +300,22 @@ def rule_json(rule: Rule | None) -> dict[str, Json] | None:
     return {"action": rule.action, "decomposition": None if decomposition is None else decomposition.to_json()}
 
 
-def rule_text(rule: Rule | None, *, from_dict: bool = False) -> str:
-    """Return a rule in words.
+def rule_diff_json(found: RuleDiff) -> dict[str, Json]:
+    """Return two rules of one op as plain data, with how their sources differ."""
+    source: list[Json] = [*found.source_diff()]
+    return {"before": rule_json(found.before), "after": rule_json(found.after), "source_diff": source}
+
+
+def event_lines(event: Event, *, time: str | None = None) -> Iterator[str]:
+    """Give the escaped lines that show an event: what, who, where, why.
 
     Args:
-        rule: the rule.
-        from_dict: whether it only tells what a dict had.
+        event: the event.
+        time: when it was recorded, in words; by default in UTC.
     """
-    if rule is None:
-        return "(as its base)" if from_dict else "(no rule)"
-    if from_dict:
-        return "missing" if rule.decomposition is None else f"entry: {rule.decomposition.label()}"
-    return rule.action if rule.decomposition is None else f"{rule.action}: {rule.decomposition.label()}"
-
-
-def summary(event: Event) -> str:
-    """Return an event's body in a few words."""
-    body = event.body
-    if isinstance(body, Created):
-        return f"base {body.base}" if body.parent is None else f"forked from {body.parent[0]}@{body.parent[1]}"
-    if isinstance(body, Tagged):
-        return body.name
-    if isinstance(body, Materialized):
-        pending = f", {len(body.pending)} pending" if body.pending else ""
-        return f"snapshot {body.snapshot[:12]}{pending}"
-    if isinstance(body, Exported):
-        return _export_summary(body)
-    if isinstance(body, Passed):
-        return _dict_summary(body)
-    if isinstance(body, Changing):
-        return _changes_summary(body)
-    return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
-
-
-def _export_summary(body: Exported) -> str:
-    if body.error is not None:
-        return f"FAILED{failure(body)} after {body.milliseconds} ms: {body.error[0]}"
-    nodes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'node')}"
-    ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
-    return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
-
-
-def _dict_summary(body: Passed) -> str:
-    lacks = [change.op for change in body.changes if change.decomposition is None]
-    has = [change.op for change in body.changes if change.decomposition is not None]
-    parts = [f"a dict of {body.entries} ops" + (f" from {body.caller}" if body.caller else "")]
-    parts += [f"made at {body.made}"] if body.made else []
-    parts += [f"without {first_ops(lacks)}"] if lacks else []
-    parts += [f"with other entries for {first_ops(has)}"] if has else []
-    parts += [f"made before {first_ops(body.later)} {_were(body.later)} loaded"] if body.later else []
-    return "; ".join(parts)
-
-
-def _were(ops: Sequence[str]) -> str:
-    return "was" if len(ops) == 1 else "were"
-
-
-def _changes_summary(body: Changing) -> str:
-    pending = set(body.pending)
-    by_action: dict[str, list[str]] = {}
-    for change in body.changes:
-        name = change.op + (" (not loaded yet)" if change.op in pending else "")
-        by_action.setdefault(change.action, []).append(name)
-    # The kind of the event tells the action of a set or a pop; an update may mix actions.
-    mixed = isinstance(body, (Updated, Reverted))
-    parts = [f"{action} {first_ops(ops)}" if mixed else first_ops(ops) for action, ops in by_action.items()]
-    lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
-    return lead + "; ".join(parts)
-
-
-def first_ops(ops: Sequence[str], limit: int = 3) -> str:
-    """Return the first names of ops, and how many more there are."""
-    return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
-
-
-def at_text(event: Event) -> str:
-    """Return where an event was made, as the end of a line: the line, and the nearest caller in other code."""
-    site = event.call_site
-    if site is None:
-        return ""
-    return f", at {site}" + (f", called at {site.caller}" if site.caller is not None else "")
-
-
-def event_lines(event: Event) -> Iterator[str]:
-    """Give the escaped lines that show an event: what, who, where, why."""
     number = f"#{event.seq}"
-    text = f"{number}  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
-    first, *rest = hanging(text)
+    at = time or when(event.recorded_at)
+    first, *rest = hanging(f"{number}  {at}  {event.table}@{event.version}  {event.kind}  {summary(event)}")
     yield click.style(number, fg="yellow") + first.removeprefix(number)
     yield from rest
     yield from hanging(f"    by {event.actor}{at_text(event)}")
@@ -379,15 +323,16 @@ def event_lines(event: Event) -> Iterator[str]:
         yield from hanging(f"    because {event.reason}")
 
 
-def event_details(found: RecordedEvent, *, whole: bool = False) -> Iterator[str]:
+def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None = None) -> Iterator[str]:
     """Give the escaped lines that show an event with its environment.
 
     Args:
         found: the event, with its environment.
         whole: also show the source of each decomposition, and every field of the body.
+        time: when it was recorded, in words; by default in UTC.
     """
     event = found.event
-    yield from event_lines(event)
+    yield from event_lines(event, time=time)
     frames = () if event.call_site is None else event.call_site.frames
     if len(frames) > 1:
         yield "    the lines that made it, innermost first:"
@@ -431,8 +376,3 @@ def recorded_json(found: RecordedEvent) -> dict[str, Json]:
     decompositions: dict[str, Json] = {digest: each.to_json() for digest, each in found.decompositions.items()}
     facts = dict(found.environment)
     return {**event_json(found.event), "environment_facts": facts, "decompositions": decompositions}
-
-
-def when(recorded_at: str) -> str:
-    """Return a UTC time to the second, for people."""
-    return recorded_at[:19].replace("T", " ")

@@ -17,22 +17,23 @@ import signal
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from decomp_ledger.cli import streams
-from decomp_ledger.cli.output import DEFAULT_LEDGER, LedgerOption, pass_ledger, printable
+from decomp_ledger.cli.output import LedgerOption, pass_ledger, printable
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.pytorch.recording_name import default_name
 from decomp_ledger.storage.file_checks import absolute
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "report_failure"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--name", help="The names of its tables begin with this; by default the script and the time.")
+@click.option("--name", help="The names of its tables begin with this; by default the script or module.")
 @click.option("--reason", help="Why; kept with every event.")
 @click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git's user or the login name.")
 @click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
@@ -40,6 +41,7 @@ __all__ = ["COMMANDS"]
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("--children/--no-children", default=True, show_default=True,
               help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("--sidecars", is_flag=True, help="Write model.pte.decomp.json, a stamp, next to each .pte that is saved.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
@@ -53,44 +55,79 @@ def run(
     trust: tuple[str, ...],
     on_error: str,
     children: bool,
+    sidecars: bool,
     quiet: bool,
     as_module: bool,
     script: str,
     args: tuple[str, ...],
-) -> None:
+) -> Program:
     """Run a Python program as `python SCRIPT ARGS` would, and record all its tables and exports.
 
     The exit status and the traceback are the program's own. A crash keeps what was recorded before it. At the end one
     line on standard error says what was recorded, and which children were not.
     """
     streams.unguard()
-    last_seq = _check(option)
-    load = _load_module if as_module else _load_script
+    last = last_seq(option)
+    load = load_module if as_module else load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
+    named = default_name(main) if name is None else name
     recording = record(
-        option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error, children=children
+        option.path,
+        name=named,
+        reason=reason,
+        actor=option.actor_or(actor),
+        trust=(*option.trust, *trust),
+        on_error=on_error,
+        children=children,
+        sidecars=sidecars,
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option.path, last_seq))
+    end = _End(recording, None if quiet else _Report(option, last))
     atexit.register(end)
     sys.modules["__main__"] = main
-    try:
-        exec(code, vars(main))
-        return
-    except SystemExit:
-        raise
-    except BaseException as caught:
-        # Not error.__traceback__, because the class of the program's exception may do anything.
-        error, trace = caught, sys.exc_info()[2]
-    # Out of `except`, because Python calls the hook without a current exception.
-    end.interrupted = issubclass(type(error), KeyboardInterrupt)
-    _report(error, None if trace is None else trace.tb_next)
-    sys.exit(1)
+    return Program(code, main, end)
 
 
-def _report(error: BaseException, trace: types.TracebackType | None) -> None:
+class Program(NamedTuple):
+    """A program that is recorded and ready to run. `main` runs it when click is done, because each frame costs time."""
+
+    code: types.CodeType
+    main: types.ModuleType
+    end: _End
+
+    def run(self) -> None:
+        """Run the program; report its exception as Python does, and exit."""
+        try:
+            _execute(self.code, vars(self.main))
+            return
+        except SystemExit:
+            raise
+        except BaseException as caught:
+            # Not error.__traceback__, because the class of the program's exception may do anything.
+            error, trace = caught, sys.exc_info()[2]
+        # Out of `except`, because Python calls the hook without a current exception.
+        self.end.interrupted = issubclass(type(error), KeyboardInterrupt)
+        for _ in range(_OWN_FRAMES):
+            trace = None if trace is None else trace.tb_next
+        report_failure(error, trace)
+        sys.exit(1)
+
+
+def _execute(code: types.CodeType, scope: dict[str, Any]) -> None:
+    exec(code, scope)
+
+
+_OWN_FRAMES = 2  # of `run` and `_execute`, in a traceback
+# Python keeps frames in chunks of 2,048 words, and maps and frees a chunk at each call that crosses its end. Where that
+# falls in a program decides some 20 % of its time. This frame takes a chunk and all but 2,044 words of the next, so
+# that the program's frames have the places that they have under `python SCRIPT`.
+_FRAME_WORDS = 2049 - 2 - 9  # two variables, and the fields of a frame
+_execute.__code__ = _execute.__code__.replace(co_stacksize=_FRAME_WORDS)
+
+
+def report_failure(error: BaseException, trace: types.TracebackType | None) -> None:
     """Report an uncaught exception as Python does; its traceback is given, without our own frame."""
     BaseException.with_traceback(error, trace)
     try:
@@ -112,12 +149,12 @@ class _Report:
     """The line on standard error that says what was recorded.
 
     Args:
-        path: the ledger, as the user named it.
+        option: the ledger, as the user named it.
         after: the last seq in it before the recording.
     """
 
-    def __init__(self, path: str, after: int) -> None:
-        self.path = path
+    def __init__(self, option: LedgerOption, after: int) -> None:
+        self.option = option
         self.after = after
         self.process = os.getpid()
 
@@ -127,12 +164,13 @@ class _Report:
         try:
             found = recording.summary(after=self.after)
             nothing = found.why_nothing()
-            option = "" if self.path == DEFAULT_LEDGER else f" --ledger {shlex.quote(self.path)}"
+            path = self.option.path
+            option = f" --ledger {shlex.quote(path)}" if self.option.given else ""
             see = "exports" if found.exports else "tables"
             line = (
                 f"nothing was recorded: {nothing}"
                 if nothing
-                else f"{found} -> {self.path}; see: decomp-ledger{option} {see}"
+                else f"{found} -> {path}; see: decomp-ledger{option} {see}"
             )
             lines = [line, *(f"not recorded: {each}" for each in found.missed)]
         except LedgerError as error:
@@ -165,7 +203,7 @@ class _End:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _check(option: LedgerOption) -> int:
+def last_seq(option: LedgerOption) -> int:
     """Raise now if the ledger cannot be written, not after hours of the program's work; return its last seq."""
     path = Path(absolute(option.path))
     last = 0
@@ -179,7 +217,7 @@ def _check(option: LedgerOption) -> int:
     return last
 
 
-def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
     full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
@@ -209,7 +247,7 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
     return code, main
 
 
-def _load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
     _put_first(str(Path.cwd()))
     # Python has this argv while it imports the parent packages.

@@ -53,7 +53,7 @@ from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, ops_named
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
-from decomp_ledger.model.state_specs import is_number_like
+from decomp_ledger.model.state_specs import LATEST, is_number_like, parse_runs_back
 from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.database import Transaction
 
@@ -96,6 +96,12 @@ class TableOwner(Protocol):
     def adopted(self, log: TableLog) -> None:
         """Take note of a new table of the recording."""
 
+    def series(self) -> str:
+        """Return the name of the series of a table that is made now: the recording and the function that makes it."""
+
+    def new_name(self, series: str) -> str:
+        """Return the name of a new table of a series, in the write transaction that appends its first event."""
+
 
 class Now(NamedTuple):
     """What a log knows of its table. It is replaced as a whole, so no interrupt can leave half of a change.
@@ -128,7 +134,7 @@ class TableLog(Handle):
 
     Args:
         ledger: where its events go; None keeps its changes in memory.
-        name: its name; None takes `<prefix>/<n>` with the first event.
+        name: its name; None takes `<prefix>/<n>` with the first event: a free number, or that of the recording's run.
         prefix: the start of that name.
         state: its rules at the start.
         parent: the (table, version) that it is forked from.
@@ -140,7 +146,6 @@ class TableLog(Handle):
         before_change: called before its version or rules become others; None without torch.
         reason: of tables of a recording: why.
         owner: the recording, or None.
-        unmodified: whether the code that uses the table does not know this package.
         lock: held during each change.
     """
 
@@ -166,7 +171,6 @@ class TableLog(Handle):
         self.writable = writable
         self.reason: str | None = None
         self.owner: TableOwner | None = None
-        self.unmodified = False
         self.lock = BlockLock()
         self.functions = KeptFunctions()
         self.is_loaded: Callable[[str], bool] | None = None
@@ -180,7 +184,8 @@ class TableLog(Handle):
         Raises:
             UnknownTable: the ledger has no such table.
         """
-        return cls(ledger, name, state=ledger.state(name))
+        state = ledger.state(name)
+        return cls(ledger, state.table, state=state)
 
     @classmethod
     def create_or_open(cls, ledger: LedgerLog, name: str, base: str) -> TableLog:
@@ -190,13 +195,15 @@ class TableLog(Handle):
             InvalidName: the name is invalid.
             LedgerError: the table exists with another base.
         """
-        op_names.check_label(name, "a table")
+        op_names.check_label(parse_runs_back(name)[0], "a table")
         if ledger.database.read_only:
             return cls.open(ledger, name)
         with ledger.database.write_transaction():
-            if ledger.event_store.table_id(name) is not None:
-                _check_base(ledger, name, base)
-                return cls.open(ledger, name)
+            known = ledger.find_table(name)
+            if known is not None:
+                _check_base(ledger, known, base)
+                return cls.open(ledger, known)
+            op_names.check_label(name, "a table")
             if base in BASES:
                 log = cls(ledger, name, state=TableState(name, 0, base, {}))
             else:
@@ -418,7 +425,9 @@ class TableLog(Handle):
         now = self.now
         if now.name is not None:
             _check_new(ledger, now.name)
-        name = now.name if now.name is not None else ledger.next_name(self._prefix)
+        name = now.name
+        if name is None:
+            name = ledger.next_name(self._prefix) if self.owner is None else self.owner.new_name(self._prefix)
         if now.name is not None or name.endswith("/1"):  # the others of a series look like its first
             _warn_of_lookalike(ledger, name)
         ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
@@ -519,6 +528,8 @@ class TableLog(Handle):
         op_names.check_label(name, "a tag")
         if is_number_like(name):
             raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
+        if name == LATEST:
+            raise InvalidName(f"{name!r}: it always names the newest version, so it cannot be a tag; give another word")
         ledger, origin = self._recorded(), self._recorded().origin()
         with self.lock, ledger.database.write_transaction():
             self.sync()
@@ -580,12 +591,12 @@ class TableLog(Handle):
         """Return a new log that starts with the current rules; its first change or use writes it."""
         is_written = self.status is Status.WRITTEN
         parent = (self.name, self.version) if is_written else self.parent
-        forked = TableLog(self.ledger, name, prefix=self._prefix or self.name, state=self.state, parent=parent)
+        prefix = (self._prefix or self.name) if self.owner is None else self.owner.series()
+        forked = TableLog(self.ledger, name, prefix=prefix, state=self.state, parent=parent)
         if forked.ledger is None:
             forked.detach()
         forked.functions = self.functions.of(self.rules)
         forked.reason = self.reason
-        forked.unmodified = self.unmodified
         forked.adopt(self.owner)
         return forked
 
@@ -651,6 +662,8 @@ def _check_new(ledger: LedgerLog, name: str) -> None:
     """Refuse the name of a table that the ledger has already."""
     if ledger.event_store.table_id(name) is not None:
         raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+    if ledger.runs(name):
+        raise LedgerError(f"{name!r}: it names the runs of a recorded table; fork under another name")
 
 
 def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:

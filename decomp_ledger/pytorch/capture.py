@@ -114,6 +114,32 @@ def entry(op_name: str, op: Any, decomposition: Callable[..., Any] | None, diges
     Raises:
         ValueError: The decomposition is not one of torch's own for that op.
     """
+    fields = brief_entry(op_name, op, decomposition)
+    if "::" not in op_name:
+        return fields
+    origin = fields.get("origin")
+    fields |= {"schema": schema_text(op), "tags": list(_tags(op))}
+    if origin in ("registry", "py_cia"):
+        used = own_decompositions(op)[origin]
+        fields["module"], fields["qualname"] = definition_of(used)
+        if digests:
+            fields["digest"] = source_digest(used)
+            fields["helpers"] = helpers_digest(used)
+            fields["wrappers"] = wrappers_digest(used)
+    return {key: value for key, value in fields.items() if value}
+
+
+def brief_entry(op_name: str, op: Any, decomposition: Callable[..., Any] | None) -> dict[str, Any]:
+    """Return those fields of an op's entry that the build of torch alone does not determine.
+
+    Args:
+        op_name: Its qualified name, without `::` for a higher-order operator.
+        op: The operator.
+        decomposition: What torch's default table has for it, or None.
+
+    Raises:
+        ValueError: The decomposition is not one of torch's own for that op.
+    """
     if "::" not in op_name:
         return {"unpreservable": why_not_preservable(op)}
     known = own_decompositions(op)
@@ -121,20 +147,12 @@ def entry(op_name: str, op: Any, decomposition: Callable[..., Any] | None, diges
     origin = None if used is None else origin_of(op, used)
     if used is not None and origin is None:
         raise ValueError(f"{op_name}: torch {torch.__version__} does not decompose it with {used!r}")
-    fields: dict[str, Any] = {
+    fields = {
         "origin": origin,
         "others": sorted(known.keys() - {origin}),
         "default": decomposition is not None,
         "unpreservable": why_not_preservable(op),
-        "schema": schema_text(op),
-        "tags": list(_tags(op)),
     }
-    if origin in ("registry", "py_cia"):
-        fields["module"], fields["qualname"] = definition_of(used)
-        if digests:
-            fields["digest"] = source_digest(used)
-            fields["helpers"] = helpers_digest(used)
-            fields["wrappers"] = wrappers_digest(used)
     return {key: value for key, value in fields.items() if value}
 
 

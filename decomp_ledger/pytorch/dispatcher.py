@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -28,19 +28,21 @@ from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.op_lookup import Lists, ops_named, suggestions
 from decomp_ledger.model.safe_text import class_name
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.capture import build, entry, why_not_preservable
+from decomp_ledger.pytorch.capture import brief_entry, build, entry, why_not_preservable
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
 from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = [
+    "DictOrigin",
     "dict_origin",
-    "remember_reader",
     "Defaults",
     "Dispatcher",
     "dispatcher",
     "is_loaded",
     "near_names",
     "op_names_of",
+    "refresh_torch",
+    "remember_made",
     "resolve",
     "why_idle",
 ]
@@ -131,14 +133,16 @@ class Defaults:
     Attributes:
         table: live operator -> decomposition.
         by_name: op name -> live operator, for the same ops.
+        aten_cia: the operators of aten that torch could decompose by a kernel.
     """
 
-    def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
+    def __init__(self, table: dict[Any, Callable[..., Any]], aten_cia: frozenset[Any]) -> None:
         self.table = table
+        self.aten_cia = aten_cia
         self.by_name = {op.name(): op for op in table}
-        self.origin = DictOrigin(frozenset(self.by_name), set())
+        origin = DictOrigin(frozenset(self.by_name), None)
         # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
-        _made_with.update((fn, self.origin) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
+        _made_with.update((fn, origin) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
@@ -156,15 +160,28 @@ class Defaults:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The defaults as plain data, with every other op that is loaded (0.1 s at first, 20 ms after a change)."""
+        """The defaults as plain data, with every other op that is loaded (25 ms at first, 10 ms after a change)."""
         entries = {name: Entry(unpreservable="a higher-order operator") for name in internals.higher_order_operators()}
+        decomposed = _decomposed_names()
         for name in internals.dispatcher_names():
+            # The build implies all of them. To make the operator of each would take 0.1 s.
+            if name not in decomposed and name not in self.by_name and op_names.is_torchs(name):
+                entries[name] = _BARE
+                continue
             live = self.by_name.get(name) or resolve(name)
             try:
                 entries[name] = _BARE if live is None else self.entry(name, live)
             except RuntimeError:  # its library was destroyed meanwhile
                 entries[name] = _BARE
         return Catalog(build(), entries)
+
+
+def _decomposed_names() -> set[str]:
+    """Return the names of the ops that torch has any decomposition of."""
+    found = set(internals.cia_registrations())
+    found.update(op.name() for op in internals.registry())
+    found.update(op.name() for op, _ in internals.python_cia_kernels(internals.overloads(internals.packets())))
+    return found
 
 
 def _is_functional(op: str) -> bool:
@@ -195,45 +212,46 @@ class DictOrigin(NamedTuple):
 
     Attributes:
         names: the ops that torch's default table had.
-        read_at: the lines (file, line, function) that read all of a table with these values; at most three.
+        line: the line that made the table of torch's own that the dict was made from; None if that is not known.
     """
 
     names: frozenset[str]
-    read_at: set[tuple[str, int, str]]
+    line: tuple[str, int, str] | None
 
 
 _made_with: weakref.WeakKeyDictionary[Any, DictOrigin] = weakref.WeakKeyDictionary()
-_MAX_READERS = 3
 
 
 def dict_origin(decompositions: Iterable[Any]) -> DictOrigin | None:
     """Return how a dict was made from torch's default tables; None if that is not known.
 
-    If it was made from more than one, it is their union.
+    If it was made from more than one, the names are their union, and the line is known only if it is the same.
 
     Args:
         decompositions: the values of the dict.
     """
-    found: dict[int, DictOrigin] = {}
-    for fn in decompositions:
-        known = None if internals.op_of_cia_partial(fn) is None else _made_with.get(fn)
-        if known is not None:
-            found[id(known)] = known
+    partials = (fn for fn in decompositions if internals.op_of_cia_partial(fn) is not None)
+    found = {origin for fn in partials if (origin := _made_with.get(fn)) is not None}
     if not found:
         return None
-    names, lines = zip(*found.values(), strict=True)
-    return DictOrigin(frozenset().union(*names), set().union(*lines))
+    lines = {origin.line for origin in found}
+    return DictOrigin(frozenset().union(*(origin.names for origin in found)), lines.pop() if len(lines) == 1 else None)
 
 
-def remember_reader(defaults: Defaults | None, line: tuple[str, int, str] | None) -> None:
-    """Remember which line reads all of a table, because it may make a dict of it."""
-    if defaults is not None and line is not None and len(defaults.origin.read_at) < _MAX_READERS:
-        defaults.origin.read_at.add(line)
+def remember_made(decompositions: Iterable[Any], line: tuple[str, int, str] | None = None) -> None:
+    """Remember which ops torch's default table has now, for a table of torch's own that was just made or read.
+
+    Args:
+        decompositions: its values; those of kernels that are known already were made with an earlier one.
+        line: the line that made the table.
+    """
+    origin = DictOrigin(frozenset(dispatcher.current().by_name), line)
+    for fn in decompositions:
+        if internals.op_of_cia_partial(fn) is not None:
+            _made_with.setdefault(fn, origin)
 
 
 _BARE = Entry()
-# The fields of an entry of torch's own op that its build alone does not determine: see Entry.bare().
-_NOT_OF_THE_BUILD = ("origin", "default", "unpreservable", "others")
 # Entries of torch's own ops: name -> (operator, its default, what else may decompose it, entry). Without this, each
 # library that is loaded would cost the next export 80 ms more for some 3,600 entries.
 _own_entries: dict[str, tuple[Any, Any, Any, Entry]] = {}
@@ -248,19 +266,29 @@ def _entry(name: str, op: Any, default: Any) -> Entry:
     foreign = not op_names.is_torchs(name)
     module = getattr(default or others[0] or others[1], "__module__", "torch")
     has_foreign_code = foreign or str(module).partition(".")[0] not in ("torch", "functools")
-    fields = entry(name, op, default, digests=has_foreign_code)
-    if not has_foreign_code:
-        fields = {key: value for key, value in fields.items() if key in _NOT_OF_THE_BUILD}
+    if has_foreign_code:
+        fields = entry(name, op, default, digests=True)
+    else:  # see Entry.bare()
+        fields = brief_entry(name, op, default)
         if "origin" not in fields:
             fields.clear()
     registered = ""
     if fields.get("origin") == "cia" and (foreign or internals.is_implemented_in_python(name)):
         at = internals.cia_registration(op)
         registered = "" if at is None else f"{provenance.shortened(at[0])}:{at[1]}"
-    found = Entry.from_json({**fields, **({"registered": registered} if registered else {})})
+    if foreign or has_foreign_code or registered:
+        found = Entry.from_json({**fields, **({"registered": registered} if registered else {})})
+    else:
+        found = _shared_entry(**{**fields, "others": tuple(fields.get("others", ()))})
     if not foreign and not registered:
         _own_entries[name] = op, default, others, found
     return found
+
+
+@cache
+def _shared_entry(**fields: Any) -> Entry:
+    """Return the entry that many of torch's own ops have (there are about twenty, and to make one takes 5 us)."""
+    return Entry(**fields)
 
 
 class _Look(NamedTuple):
@@ -298,7 +326,7 @@ class Dispatcher:
         with self._lock:
             seen, look = self._everything(), self._look
             if look is None or seen != look.seen:
-                defaults = Defaults(_default_table(seen))
+                defaults = Defaults(*_default_table(seen))
                 # To resolve ops may have made new operators, so the next look compares with what is there now.
                 seen = self._everything()
             else:
@@ -344,8 +372,8 @@ def _token(custom: list[tuple[dict[str, Any], str]]) -> tuple[Any, ...]:
     return internals.registrations(), internals.libraries_loaded(), packets
 
 
-def _default_table(seen: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
-    """Build torch's default table from what a full look saw; make torch forget a stale list of its own."""
+def _default_table(seen: tuple[Any, ...]) -> tuple[dict[Any, Callable[..., Any]], frozenset[Any]]:
+    """Build torch's default table from what a full look saw; return it with the operators of aten among the kernels."""
     registrations, _, _, kernels = seen
     table = dict(internals.core_registry())
     candidates = dict.fromkeys(op for op in map(resolve, registrations) if op is not None)
@@ -356,10 +384,18 @@ def _default_table(seen: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
         kernel_first = not registry_first and op_names.is_aten(op.name())
         if (kernel_first or op not in table) and op not in left_out:
             table[op] = internals.cia_decomposition(op)
+    return table, frozenset(op for op in valid if op_names.is_aten(op.name()))
+
+
+def refresh_torch(defaults: Defaults) -> None:
+    """Make torch forget a list of its own that is stale, because it refuses a table that is not.
+
+    Args:
+        defaults: torch's default table now.
+    """
     remembered = internals.remembered_aten_cia_ops()
-    if remembered is not None and remembered != {op for op in valid if op_names.is_aten(op.name())}:
+    if remembered is not None and remembered != defaults.aten_cia:
         internals.forget_aten_cia_ops()
-    return table
 
 
 def _custom_packets() -> list[tuple[dict[str, Any], str]]:

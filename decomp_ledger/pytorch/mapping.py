@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from decomp_ledger.errors import InvalidName, LedgerError, LedgerFileError, SchemaError, UnsupportedTorch, UnusableValue
-from decomp_ledger.log import provenance
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.materialize import ABSENT, DEFAULT, Snapshot, choose
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.pytorch import decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, op_names_of, remember_reader, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, op_names_of, refresh_torch, resolve
 from decomp_ledger.pytorch.internals import registrations
 
 if TYPE_CHECKING:
@@ -148,6 +147,7 @@ class LiveMapping(CustomDecompTable):
         return found
 
     def _rebuild_storage(self, defaults: Defaults) -> None:
+        refresh_torch(defaults)
         content = dict(defaults.table) if self._log.base == "torch" else {}
         self._without_default.clear()
         self._replaced_by_operator.clear()
@@ -258,32 +258,27 @@ class LiveMapping(CustomDecompTable):
 
     # Reads of all ops
 
-    def _read_all(self) -> None:
-        """Bring the storage up to date, and remember the line that reads it, because it may make a dict of it."""
-        self._catch_up()
-        remember_reader(self._defaults, provenance.outer_line())
-
     def keys(self) -> Any:
         """Return a live view of the operators."""
-        self._read_all()
+        self._catch_up()
         return dict.keys(self)
 
     def values(self) -> Any:
         """Return a live view of the decompositions."""
-        self._read_all()
+        self._catch_up()
         return dict.values(self)
 
     def items(self) -> Any:
         """Return a live view of (operator, decomposition)."""
-        self._read_all()
+        self._catch_up()
         return dict.items(self)
 
     def __iter__(self) -> Iterator[Any]:
-        self._read_all()
+        self._catch_up()
         return dict.__iter__(self)
 
     def __reversed__(self) -> Iterator[Any]:
-        self._read_all()
+        self._catch_up()
         return dict.__reversed__(self)
 
     def __len__(self) -> int:
@@ -311,9 +306,7 @@ class LiveMapping(CustomDecompTable):
 
     def materialize(self) -> dict[Any, Callable[..., Any]]:
         """Return the table as a plain dict after a full look at the dispatcher, and record the materialization."""
-        found = self.materialize_for_export()[0]
-        remember_reader(self._defaults, provenance.outer_line())
-        return found
+        return self.materialize_for_export()[0]
 
     def materialize_for_export(self) -> tuple[dict[Any, Callable[..., Any]], int, Snapshot | None]:
         """Materialize the table, and return what the record of an export needs.

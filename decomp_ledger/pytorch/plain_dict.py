@@ -31,7 +31,7 @@ class Content:
         changes: what turns the base into the dict.
         entries: how many ops the dict has.
         later: the missing ops that torch's default table did not have yet when the dict was made from it.
-        made: the line that made it from a table of torch's, as text; "" if that is not known.
+        made: the line that made the table of torch's own that it was made from, as text; "" if that is not known.
     """
 
     base: str
@@ -60,8 +60,7 @@ def content(table: Mapping[Any, Any], defaults: Defaults) -> Content:
     changes += [(op, PRESERVE, None) for op in sorted(missing)]
     origin = dict_origin(by_name.values())
     later = () if origin is None else tuple(sorted(op for op in missing if op not in origin.names))
-    # Several lines read tables with these values: it is not known which of them made the dict.
-    made = "" if origin is None or len(origin.read_at) != 1 else provenance.line_text(*origin.read_at)
+    made = "" if origin is None or origin.line is None else provenance.line_text(origin.line)
     return Content("torch", changes, len(by_name), later, made)
 
 

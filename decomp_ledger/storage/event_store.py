@@ -27,7 +27,9 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
+from decomp_ledger.model.json_values import as_object
 from decomp_ledger.model.rules import Decomposition, Rule
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database, Transaction
 from decomp_ledger.storage.inserts import inserted
 
@@ -35,10 +37,13 @@ __all__ = [
     "BASES_TRIED",
     "EVENT",
     "EVENT_COLUMNS",
+    "EVERY",
+    "EventFilter",
     "MAKES_VERSION",
     "EventRow",
     "EventStore",
     "Provenance",
+    "RunTotals",
     "TableInfo",
     "utc_now",
 ]
@@ -101,6 +106,9 @@ _TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
 _TABLE_NAMES = "SELECT name FROM decomp_table WHERE name >= :prefix AND name < :prefix || char(0x10FFFF) ORDER BY name"
 _OP_NAMES = "SELECT name FROM op ORDER BY name"
 _BY_ACTOR = "event.provenance_id IN (SELECT id FROM provenance WHERE actor = ?)"
+# lower() changes the letters A to Z alone.
+_BY_AUTHOR = "event.provenance_id IN (SELECT id FROM provenance WHERE instr(lower(actor), lower(?)))"
+_BY_REASON = "event.provenance_id IN (SELECT id FROM provenance WHERE instr(lower(reason), lower(?)))"
 _TABLE_VERSION = f"SELECT max(version) FROM event WHERE table_id = ? AND {MAKES_VERSION}"
 _DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
 _DECOMPOSITION_BY_DIGEST = "SELECT body FROM decomposition WHERE digest = ?"
@@ -136,6 +144,21 @@ _BY_DIGEST = {
     ),
 }
 
+# A body leaves out its fields that have their default value, and of a failed export the error is not the default. In
+# canonical JSON no text holds this, because its quotes are escaped.
+_OF_RUN = """
+SELECT
+    event.table_id, environment.body, sum(event.kind = 'exported'),
+    sum(event.kind = 'exported' AND instr(event.body, '"error":[') > 0)
+FROM event
+CROSS JOIN decomp_table ON decomp_table.id = event.table_id
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+CROSS JOIN environment ON environment.id = provenance.environment_id
+WHERE event.seq > :gt AND substr(decomp_table.name, 1, length(:start)) = :start
+    AND decomp_table.name LIKE '%/' || :run AND substr(decomp_table.name, length(:start) + 1) NOT LIKE '%/%/%'
+GROUP BY event.table_id, environment.id
+"""
+
 # How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
 BASES_TRIED = 4
 # How many row ids one process remembers: 4 MB. A provenance that is forgotten gets one more row when it comes again.
@@ -158,6 +181,33 @@ class Provenance(NamedTuple):
     reason: str | None
     call_site: CallSite | None
     environment: dict[str, Json]
+
+
+class EventFilter(NamedTuple):
+    """Conditions on events; None means any.
+
+    Attributes:
+        actor: who made it.
+        author: a part of the actor's name, the letters A to Z in either case.
+        grep: a part of its reason, likewise.
+        kind: its kind.
+        gt: its seq is greater.
+        lte: its seq is at most this.
+        since: recorded then or later, as `utc_now` writes it.
+        until: recorded then or earlier, likewise.
+    """
+
+    actor: str | None = None
+    author: str | None = None
+    grep: str | None = None
+    kind: str | None = None
+    gt: int | None = None
+    lte: int | None = None
+    since: str | None = None
+    until: str | None = None
+
+
+EVERY = EventFilter()
 
 
 class EventRow(NamedTuple):
@@ -232,6 +282,22 @@ class TableInfo(NamedTuple):
     last_at: str
 
 
+class RunTotals(NamedTuple):
+    """How much one run of a recording holds.
+
+    Attributes:
+        exports: exports that were run.
+        failed: those of them that failed.
+        tables: tables that were changed or used.
+        processes: processes that recorded something.
+    """
+
+    exports: int = 0
+    failed: int = 0
+    tables: int = 0
+    processes: int = 0
+
+
 class EventStore(Handle):
     """Typed access to the rows of one ledger.
 
@@ -252,7 +318,7 @@ class EventStore(Handle):
     def identity(self) -> tuple[str, str]:
         """Return the ledger's id, and when it was made."""
         with self.database.reading() as connection:
-            rows = connection.execute(_LEDGER).fetchall()
+            rows = all_rows(connection, _LEDGER)
         if len(rows) != 1 or not all(isinstance(value, str) for value in rows[0]):
             raise self._damaged("it has no id, or more than one")
         return rows[0][0], rows[0][1]
@@ -266,12 +332,12 @@ class EventStore(Handle):
     def op_names(self) -> list[str]:
         """Return the names of the ops that events changed, sorted."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in connection.execute(_OP_NAMES).fetchall()]
+            return [str(name) for (name,) in all_rows(connection, _OP_NAMES)]
 
     def table_names(self, prefix: str) -> list[str]:
         """Return the names of the tables whose names start with a prefix, sorted by code points."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in connection.execute(_TABLE_NAMES, {"prefix": prefix}).fetchall()]
+            return [str(name) for (name,) in all_rows(connection, _TABLE_NAMES, {"prefix": prefix})]
 
     def version(self, table_id: int) -> int:
         """Return a table's version; 0 if it has no event."""
@@ -284,7 +350,7 @@ class EventStore(Handle):
     def as_of(self, table_id: int, version: int) -> dict[str, tuple[Rule | None, int]]:
         """Return op -> (rule, the version that made it) at a version; the rule is None after a reset."""
         with self.database.reading() as connection:
-            rows = connection.execute(_AS_OF, {"table": table_id, "version": version}).fetchall()
+            rows = all_rows(connection, _AS_OF, {"table": table_id, "version": version})
         decompositions = self.decompositions({row[2] for row in rows if row[2] is not None})
         found: dict[str, tuple[Rule | None, int]] = {}
         for op, action, decomposition, since in rows:
@@ -347,10 +413,7 @@ class EventStore(Handle):
         *,
         table_id: int | None = None,
         op: str | None = None,
-        actor: str | None = None,
-        kind: str | None = None,
-        gt: int | None = None,
-        lte: int | None = None,
+        where: EventFilter = EVERY,
         limit: int | None = None,
         desc: bool = False,
     ) -> Iterator[Event]:
@@ -359,25 +422,27 @@ class EventStore(Handle):
         Args:
             table_id: row id of the event's table.
             op: name of an op that the event changed.
-            actor: who made it.
-            kind: its kind.
-            gt: its seq is greater.
-            lte: its seq is at most this.
+            where: the other conditions.
             limit: at most so many events.
             desc: newest first.
         """
+        kind = where.kind
         conditions = {
             "decomp_table.id = ?" if op is not None else "event.table_id = ?": table_id,
-            _BY_ACTOR: actor,
+            _BY_ACTOR: where.actor,
+            _BY_AUTHOR: where.author,
+            _BY_REASON: where.grep,
             "event.kind = ?": kind,
-            "event.seq > ?": gt,
-            "event.seq <= ?": lte,
+            "event.seq > ?": where.gt,
+            "event.seq <= ?": where.lte,
+            "event.recorded_at >= ?": where.since,
+            "event.recorded_at <= ?": where.until,
         }
         given = {text: value for text, value in conditions.items() if value is not None}
-        where = list(given)
+        texts = list(given)
         if kind is not None and makes_version(kind) is False:
-            where.append(_MAKES_NO_VERSION)
-        query = (EVENT if op is None else _EVENT_OF_OP) + ("WHERE " + " AND ".join(where) if where else "")
+            texts.append(_MAKES_NO_VERSION)
+        query = (EVENT if op is None else _EVENT_OF_OP) + ("WHERE " + " AND ".join(texts) if texts else "")
         # The versions of one table have the order of their seqs, and the primary key of `change` gives that order.
         order = "event.seq" if op is None or table_id is None else "change.version"
         query += f" ORDER BY {order} {'DESC' if desc else 'ASC'} LIMIT ?"
@@ -394,8 +459,27 @@ class EventStore(Handle):
 
     def _events(self, query: str, values: list[Any]) -> Iterator[Event]:
         with self.database.reading() as connection:
-            rows = connection.execute(query, values).fetchall()
+            rows = all_rows(connection, query, values)
         return (read_event(row) for row in rows)
+
+    def run_totals(self, recording: str, run: int, *, gt: int = 0) -> RunTotals:
+        """Return how much a run of a recording holds.
+
+        Args:
+            recording: its name.
+            run: the number of the run.
+            gt: a seq after which its events are.
+        """
+        values = {"start": f"{recording}/", "run": str(run), "gt": gt}
+        with self.database.reading() as connection:
+            rows = connection.execute(_OF_RUN, values).fetchall()
+        environments = {text: as_object(parse(text, "an environment")) for _, text, _, _ in rows}
+        return RunTotals(
+            exports=sum(row[2] for row in rows),
+            failed=sum(row[3] for row in rows),
+            tables=len({row[0] for row in rows}),
+            processes=len({environments[row[1]].get("process") for row in rows}),
+        )
 
     def head(self) -> tuple[int, bytes]:
         """Return seq and hash of the last event.

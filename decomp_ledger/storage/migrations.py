@@ -6,6 +6,7 @@ what its migrations make: see schema_check.py.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.util
 import sqlite3
@@ -30,7 +31,7 @@ __all__ = [
     "SchemaRow",
     "apply_migrations",
     "digest_of",
-    "load_migrations",
+    "add_only_views",
     "migration_names",
     "schema_digest",
     "schema_made_by",
@@ -41,6 +42,7 @@ MIGRATION_SET = "decomp_ledger"
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
 # (type, name, table, SQL). A damaged file may have values of any type.
 SchemaRow: TypeAlias = "tuple[Any, Any, Any, Any]"
+_APPLY = "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)"
 _APPLIED = "SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id"
 # The table of sqlite_utils.Migrations, made here so that its text does not depend on the version of sqlite_utils.
 _TABLE, _INDEX = "_sqlite_migrations", "_sqlite_migrations_name"
@@ -53,7 +55,12 @@ MIGRATIONS_TABLE: tuple[SchemaRow, ...] = (
 )  # fmt: skip
 # The newest migration of a ledger -> digest of its schema. Making the schema to compare with takes 5 ms, which every
 # command would wait for.
-_DIGESTS = {"0001_initial": "7ef5c1adf265701577a0fd52e79037dcfd35a5d6df7cbb2fec6e78be658f311d"}
+_DIGESTS = {
+    "0001_initial": "7ef5c1adf265701577a0fd52e79037dcfd35a5d6df7cbb2fec6e78be658f311d",
+    "0002_views": "6a3880aa023e7e7f123a7d6640b82debdd67f21482d0a5b56f0e1df86608af94",
+}
+# Those that only add views, which this package never reads.
+_ONLY_VIEWS = frozenset({"0002_views"})
 
 
 @cache
@@ -71,10 +78,9 @@ def migration_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder().glob("[0-9][0-9][0-9][0-9]_*.py")))
 
 
-def load_migrations() -> None:
-    """Import what `apply_migrations` needs, before a lock is taken."""
-    with fork_safety.importing("sqlite_utils"):
-        import sqlite_utils  # noqa: F401
+def add_only_views(names: Iterable[str]) -> bool:
+    """Tell whether some migrations change nothing that this package reads."""
+    return _ONLY_VIEWS.issuperset(names)
 
 
 def apply_migrations(connection: sqlite3.Connection) -> None:
@@ -83,24 +89,45 @@ def apply_migrations(connection: sqlite3.Connection) -> None:
     Args:
         connection: to a ledger or an empty file, in autocommit mode.
     """
-    # Imported late, because sqlite_utils imports numpy where it is installed: that takes 0.1 s, and would come before
-    # a script sets OMP_NUM_THREADS.
-    with fork_safety.importing("sqlite_utils"):
-        from sqlite_utils import Database
-
+    is_empty = not connection.execute(SCHEMA, [1]).fetchall()
+    if not is_empty:
+        _import_sqlite_utils()
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not connection.execute(SCHEMA, [1]).fetchall():
-            _make_table(connection)
+        if is_empty:
+            _make_schema(connection)
         # Read again, because another process may have migrated it before this one had the lock.
         applied = [name for (name,) in connection.execute(_APPLIED, [MIGRATION_SET])]
         if applied != list(migration_names()):
-            _migrations().apply(Database(connection, execute_plugins=False))
+            _migrations().apply(_import_sqlite_utils()(connection, execute_plugins=False))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _make_schema(connection: sqlite3.Connection) -> None:
+    """Give an empty file the newest schema, with the rows that sqlite_utils would write.
+
+    Each recording may make a file, and the import of sqlite_utils takes 30 ms.
+    """
+    _make_table(connection)
+    for name in migration_names():
+        _module(_folder(), name).apply(connection)
+        connection.execute(_APPLY, [MIGRATION_SET, name, str(datetime.datetime.now(datetime.timezone.utc))])
+
+
+def _import_sqlite_utils() -> Any:
+    """Return the `Database` of sqlite_utils.
+
+    Imported late, because sqlite_utils imports numpy where it is installed: that takes 0.1 s, and would come before a
+    script sets OMP_NUM_THREADS.
+    """
+    with fork_safety.importing("sqlite_utils"):
+        from sqlite_utils import Database
+
+    return Database
 
 
 def _make_table(connection: sqlite3.Connection) -> None:

@@ -198,7 +198,7 @@ def test_tables_and_exports_are_recorded_and_what_the_script_sets_first_is_obeye
     with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
         events = list(ledger.events())
         assert [event.kind for event in events] == ["created", "popped", "materialized", "exported"]
-        assert {"job/1"} == {event.table for event in events}
+        assert {"job/lower/1"} == {event.table for event in events}
         site = events[1].call_site
         assert site is not None
         assert (site.file, site.function) == ("export.py", "lower")
@@ -235,3 +235,28 @@ def test_an_interrupt_ends_the_process_by_the_signal(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(ENDINGS["interrupted"])
     python, ours = both(["script.py"], tmp_path)
     assert -signal.SIGINT == python[0] == ours[0]
+
+
+# At which depths each call maps a new chunk of memory for its frame; each such call takes ten times as long.
+SLOW_DEPTHS = """
+import resource
+exec("def leaf():\\n    if 0: " + "; ".join(f"a{i} = 0" for i in range(40)))
+
+def faults(depth):
+    if depth:
+        return faults(depth - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        leaf()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(*[depth for depth in range(230) if faults(depth) >= 100])
+"""
+
+
+def test_the_frames_of_a_program_are_where_python_puts_them(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SLOW_DEPTHS)
+    python, ours = ([int(depth) for depth in str(each[1]).split()] for each in both(["script.py"], tmp_path))
+    assert bool(python) == (sys.version_info >= (3, 11))
+    # The fields of a frame differ by some words between versions of Python.
+    assert len(python) == len(ours) and all(abs(one - other) <= 1 for one, other in zip(python, ours, strict=True))

@@ -728,6 +728,12 @@ class Recording:
     def adopted(self, log: TableLog) -> None:
         self.table_ids.append(log)
 
+    def series(self) -> str:
+        return "job/maker"
+
+    def new_name(self, series: str) -> str:
+        return f"{series}-{len(self.table_ids)}/1"
+
 
 def test_a_table_of_a_stopped_recording_is_detached(ledger: Ledger, table: TableLog) -> None:
     recording = Recording()

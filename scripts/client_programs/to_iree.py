@@ -1,0 +1,18 @@
+"""Import the classifier into MLIR with IREE Turbine."""
+
+import sys
+from pathlib import Path
+
+import iree.turbine.aot as aot
+import torch
+from networks import conv_attention
+
+
+def lower(folder: Path) -> None:
+    model, inputs = conv_attention()
+    exported = aot.export(torch.export.export(model, inputs))
+    (folder / "model.mlir").write_text(str(exported.mlir_module), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    lower(Path(sys.argv[1]))

@@ -27,6 +27,7 @@ from decomp_ledger.cli.output import (
     print_lines,
     print_page,
     progress,
+    prose,
     summary,
     when,
     write_json,
@@ -131,19 +132,19 @@ def print_totals(found: ExportTotals, *, counts: bool = False) -> None:
         note(f"{found.exports} export{'' if found.exports == 1 else 's'}, {found.failed} failed")
     if found.unused_rules:
         rules = [f"{each.action} {each.op} ({each.table})" for each in found.unused_rules]
-        note(f"rules that did nothing in any export: {_some(rules)}")
+        prose(f"rules that did nothing in any export: {_some(rules)}")
     for each in found.lost:
-        note(f"export:{each.kept_by} kept {each.op}, and export:{each.lost_by}, which lowered its result, lost it")
+        prose(f"export:{each.kept_by} kept {each.op}, and export:{each.lost_by}, which lowered its result, lost it")
     if len(found.unused_results) > 1:
         results = [f"export:{seq}" for seq in found.unused_results]
-        note(f"results that no later export lowered: {_some(results)}")
+        prose(f"results that no later export lowered: {_some(results)}")
 
 
 def print_stamp(name: str, stamp: Stamp) -> None:
     """Print which exports made the program in a file."""
     *earlier, last = (f"{bundle.name} of ledger {bundle.ledger[:8]}" for bundle in stamp.bundles)
     before = f", after {', '.join(earlier)}" if earlier else ""
-    note(f"{name} was made by {last}{before}")
+    prose(f"{name} was made by {last}{before}")
     for number in stamp.gaps:
         names = [bundle.name for bundle in stamp.bundles[max(number - 1, 0) : number + 1]]
         moment = f"before {names[0]}" if number == 0 else f"between {' and '.join(names)}"
@@ -171,7 +172,7 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
     if body.error is not None:
         print_lines(folded(f"{body.error[0]}: {body.error[1]}", "  "))
-    note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
+    prose(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     _print_source(found, bundle)
     counts = (body.ops_before, body.ops_after, body.fired)
     outside = found.outside_core
@@ -191,12 +192,12 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
         note(f"* {number} {verb} not Core ATen; `decomp-ledger check opset {bundle.name}` says what removes them")
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
-        note(f"{made} too early, so it lacks {_some(body.stale)}")
+        prose(f"{made} too early, so it lacks {_some(body.stale)}")
     if body.ignored:
         note(f"torch ignored {_some(body.ignored)}")
     idle = without_effect(body, bundle.state)
     if idle:
-        note(f"rules without effect here: {_some(idle)}")
+        prose(f"rules without effect here: {_some(idle)}")
 
 
 def _print_source(found: ResolvedState, bundle: ExportBundle) -> None:
@@ -364,7 +365,7 @@ def would_change(option: LedgerOption, program: str, state: str | None, as_json:
         write_json(found.to_json())
         return FOUND if found else 0
     verdict = "the lowering would change the program" if found else "the lowering would change nothing"
-    note(f"{verdict}: {found.because}")
+    prose(f"{verdict}: {found.because}")
     if found.earlier:
         done = ", ".join(f"export:{event.seq}" for event in found.earlier)
         result = "its results differ" if found.result is None else f"result {found.result[:12]}"

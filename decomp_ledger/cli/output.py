@@ -45,6 +45,7 @@ __all__ = [
     "explain_nothing",
     "first_ops",
     "folded",
+    "hanging",
     "json_option",
     "markdown_option",
     "note",
@@ -53,6 +54,7 @@ __all__ = [
     "print_page",
     "printable",
     "progress",
+    "prose",
     "recorded_json",
     "rule_diff_json",
     "rule_json",
@@ -140,6 +142,26 @@ def whole_number(context: click.Context, param: click.Parameter, value: str | No
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
+
+
+def prose(text: str) -> None:
+    """Print a sentence, escaped, and folded at spaces if it is long."""
+    print_lines(hanging(text))
+
+
+def hanging(text: str) -> list[str]:
+    """Return the escaped lines of one line of text; if it is long, folded at spaces, the others indented further."""
+    line = printable(text)
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    # At spaces alone, because a word may be something to copy.
+    return textwrap.wrap(
+        line.lstrip(" "),
+        _LINE,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [line]
 
 
 def folded(text: str, indent: str) -> Iterator[str]:
@@ -292,11 +314,14 @@ def event_lines(event: Event, *, time: str | None = None) -> Iterator[str]:
         event: the event.
         time: when it was recorded, in words; by default in UTC.
     """
-    text = f"  {time or when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
-    yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
-    yield printable(f"    by {event.actor}{at_text(event)}")
+    number = f"#{event.seq}"
+    at = time or when(event.recorded_at)
+    first, *rest = hanging(f"{number}  {at}  {event.table}@{event.version}  {event.kind}  {summary(event)}")
+    yield click.style(number, fg="yellow") + first.removeprefix(number)
+    yield from rest
+    yield from hanging(f"    by {event.actor}{at_text(event)}")
     if event.reason:
-        yield printable(f"    because {event.reason}")
+        yield from hanging(f"    because {event.reason}")
 
 
 def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None = None) -> Iterator[str]:

@@ -414,12 +414,14 @@ class Passed(Changing):
         entries: how many ops it had.
         later: those that it lacked because torch's default table got them after the dict was made.
         caller: the line of torch that passed it, such as one of `torch.onnx`; "" if the program itself did.
+        made: the line that made the table of torch's own that it was made from; "" if that is not known.
     """
 
     kind: ClassVar[str] = "passed"
     entries: int = attrs.field(kw_only=True)
     later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     caller: str = attrs.field(default="", kw_only=True)
+    made: str = attrs.field(default="", kw_only=True)
 
 
 @attrs.frozen

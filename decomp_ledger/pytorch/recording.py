@@ -407,9 +407,9 @@ class Recording(Handle):
             stale = plain_dict.stale_ops(table, defaults)
             found = plain_dict.content(dict(table), defaults)
             caller = provenance.torch_caller() if caller is None else caller
-            key = (self.series(), found.base, found.later, caller, *found.changes)
+            key = (self.series(), found.base, found.later, caller, found.made, *found.changes)
             log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
-            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)
+            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller, made=found.made)
             log.change(passed, lambda rules: [] if rules else found.changes)
             return log, log.materialize(defaults.catalog), tuple(sorted({*stale, *found.later}))
         except Exception as error:

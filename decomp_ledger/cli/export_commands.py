@@ -33,7 +33,7 @@ from decomp_ledger.cli.output import (
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported
+from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
 from decomp_ledger.reports.ledger_view import exports_page

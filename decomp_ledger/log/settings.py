@@ -51,10 +51,11 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         folder: the folder; by default the current one.
 
     Raises:
-        UnusableValue: a pyproject.toml is not TOML, or its `[tool.decomp-ledger]` has an unknown key or a wrong value.
+        UnusableValue: the folder's name is not valid Unicode; a pyproject.toml is not TOML, or its `[tool.decomp-ledger]` has an unknown key or a wrong value.
     """
+    named = check_text(os.fspath(folder or "."), "the folder")
     try:
-        start = Path(os.path.abspath(folder or "."))  # noqa: PTH100  # without a look at links
+        start = Path(os.path.abspath(named))  # noqa: PTH100  # without a look at links
     except FileNotFoundError:  # the current folder was removed
         return Settings(Path(DEFAULT_LEDGER))
     ledger: Path | None = None
@@ -73,8 +74,8 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         if not _is_own(file):
             ignored.append(file)
             continue
-        named = each / values.get("ledger", DEFAULT_LEDGER)
-        return Settings(ledger or named, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
+        its_ledger = each / values.get("ledger", DEFAULT_LEDGER)
+        return Settings(ledger or its_ledger, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
     return Settings(ledger or start / DEFAULT_LEDGER, ignored=tuple(ignored))
 
 

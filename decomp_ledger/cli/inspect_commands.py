@@ -21,6 +21,7 @@ from decomp_ledger.cli.output import (
     event_lines,
     explain_nothing,
     first_ops,
+    hanging,
     json_option,
     markdown_option,
     note,
@@ -28,6 +29,7 @@ from decomp_ledger.cli.output import (
     print_lines,
     print_page,
     printable,
+    prose,
     recorded_json,
     rule_json,
     rule_text,
@@ -137,7 +139,7 @@ def show(
     _print_rules(found, rules, pending)
     for idle in found.idle:
         if idle.op in rules and idle.op not in pending:
-            note(f"{idle}")
+            prose(f"{idle}")
     if totals is not None:
         print_totals(totals)
     if not everything:
@@ -213,7 +215,7 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
     preserved, overridden = ("missing", "other entries") if state.from_dict else ("preserved", "overridden")
     by = "" if event is None else f", as materialized by {event.table}@{event.version}"
     pending = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
-    note(
+    prose(
         f"with torch {snapshot.build.get('torch')}{by}: "
         f"{count(len(snapshot.ops), 'decomposition')}, {len(snapshot.preserved)} {preserved}, "
         f"{len(snapshot.overridden)} {overridden}{pending}; snapshot {snapshot.digest[:12]}"
@@ -308,7 +310,7 @@ def _outcome_lines(outcomes: Mapping[str, Outcome], op: str) -> list[str]:
     if not outcomes:
         return []
     found = outcomes.get(op)
-    return [printable(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")]
+    return hanging(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")
 
 
 COMMANDS = (tables, show, blame)

@@ -227,6 +227,18 @@ class Ledger(LedgerLog):
         """
         return queries.export_results(table, ledger=self)
 
+    def saved_file(self, file: str | os.PathLike[str]) -> Event:
+        """Return the newest `saved` event of a file, which its content finds, under any name.
+
+        Args:
+            file: its path.
+
+        Raises:
+            MissingStamp: the ledger knows no file of that content.
+            StampError: the file was changed after it was saved, or cannot be read.
+        """
+        return queries.saved_file(file, ledger=self)
+
     def check_opset(self, spec: State, opset: str | os.PathLike[str] = "core-aten") -> OpsetCheck:
         """Return the ops of a lowered program that a backend does not take; see :func:`decomp_ledger.check_opset`."""
         return queries.check_opset(spec, opset, ledger=self)

@@ -181,8 +181,12 @@ class _Report:
             lines = [str(error)]
         # The program may have closed standard error, or replaced it.
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            for line in lines:
-                click.echo(f"decomp-ledger: {printable(line)}", err=True)
+            sys.stderr.flush()  # if this fails, Python exits with a status of its own, as without us
+            try:
+                for line in lines:
+                    click.echo(f"decomp-ledger: {printable(line)}", err=True)
+            except OSError:
+                streams.drop(sys.stderr)  # or Python would try to write it again, and exit with another status
 
 
 class _End:
@@ -221,10 +225,18 @@ def last_seq(option: LedgerOption) -> int:
     return last
 
 
+def _current_folder() -> str | None:
+    """Return the current folder; None if it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109  # a str
+    except FileNotFoundError:
+        return None
+
+
 def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
-    full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
+    full = os.path.join(_current_folder() or "", script)  # noqa: PTH118  # as Python has it: "." and ".." stay
     main = types.ModuleType("__main__")
     if path.is_dir() or (path.is_file() and script.endswith((".zip", ".pyz"))):
         spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
@@ -253,7 +265,9 @@ def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mod
 
 def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
-    _put_first(str(Path.cwd()))
+    folder = _current_folder()
+    if folder is not None:  # as Python does
+        _put_first(folder)
     # Python has this argv while it imports the parent packages.
     sys.argv = ["-m", *args]
     try:

@@ -27,8 +27,10 @@ __all__ = [
     "environment",
     "is_minimal",
     "is_own",
+    "line_text",
     "maker",
     "origin",
+    "outer_line",
     "shortened",
     "stack_level",
     "torch_caller",
@@ -119,6 +121,24 @@ def torch_caller() -> str:
         frame = frame.f_back
     is_torchs = frame is not None and frame.f_code.co_filename.startswith(_torch_folder())
     return str(_site_of(_Stack([], frame, []))) if is_torchs else ""
+
+
+def outer_line() -> tuple[str, int, str] | None:
+    """Return the innermost line outside this package and outside of torch's own functions for tables (1 us).
+
+    Returns:
+        File, line and function, as code objects have them; `line_text` makes text of it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    skipped = _PACKAGE, *(f"{_torch_folder()}{name}{os.sep}" for name in ("_decomp", "_export", "export"))
+    while frame is not None and frame.f_code.co_filename.startswith(skipped):
+        frame = frame.f_back
+    return None if frame is None else _line(frame)
+
+
+def line_text(line: tuple[str, int, str]) -> str:
+    """Return a line of `outer_line` as text: `export.py:12 in main`."""
+    return str(_site((line,), 0, _current_folder(), is_minimal()))
 
 
 def maker() -> str:

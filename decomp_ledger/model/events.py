@@ -16,6 +16,7 @@ import attrs
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string, parse_json
+from decomp_ledger.model.op_names import LONGEST_NAME
 
 __all__ = [
     "ACTIONS",
@@ -99,7 +100,10 @@ class Change:
         """
         if not isinstance(value, list) or len(value) not in (2, 3):
             raise UnusableValue("expected a change of 2 or 3 strings")
-        return cls(*map(as_string, value))
+        op, *rest = map(as_string, value)
+        if len(op) > LONGEST_NAME:
+            raise UnusableValue(f"the name of an op has {len(op)} characters; it has at most {LONGEST_NAME}")
+        return cls(op, *rest)
 
 
 @attrs.frozen
@@ -410,12 +414,14 @@ class Passed(Changing):
         entries: how many ops it had.
         later: those that it lacked because torch's default table got them after the dict was made.
         caller: the line of torch that passed it, such as one of `torch.onnx`; "" if the program itself did.
+        made: the line that made the table of torch's own that it was made from; "" if that is not known.
     """
 
     kind: ClassVar[str] = "passed"
     entries: int = attrs.field(kw_only=True)
     later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     caller: str = attrs.field(default="", kw_only=True)
+    made: str = attrs.field(default="", kw_only=True)
 
 
 @attrs.frozen
@@ -795,6 +801,8 @@ def read_event(row: Sequence[Any]) -> Event:
     numbers = type(seq) is type(version) is type(schema) is int
     if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
         raise LedgerError(f"event {seq!r:.40}: a column has a value of the wrong type; run verify")
+    if len(table) > LONGEST_NAME:
+        raise LedgerError(f"event {seq}: the name of its table has {len(table)} characters; run verify")
     try:
         return Event(
             seq=seq,

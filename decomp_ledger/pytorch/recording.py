@@ -8,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +29,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Lowered, Passed, Saved
 from decomp_ledger.model.handles import Handle
-from decomp_ledger.model.recorded_names import recorded_name
+from decomp_ledger.model.recorded_names import recorded_name, series_name
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, patches
@@ -294,7 +293,7 @@ class Recording(Handle):
         self._write_rest()
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         run, found = self.run, RunTotals()
-        if run is not None and self._has_file():
+        if run is not None and self.ledger.database.exists:
             found = self.ledger.event_store.run_totals(self.name, run, gt=after)
         return RecordingSummary(
             exports=found.exports,
@@ -312,7 +311,7 @@ class Recording(Handle):
 
     def series(self) -> str:
         """Return the name of the series of a table that is made now: the recording and the function that makes it."""
-        return f"{self.name}/{provenance.maker()}"
+        return series_name(self.name, provenance.maker())
 
     def new_name(self, series: str) -> str:
         """Return the name of a new table of a series, in the write transaction that appends its first event."""
@@ -373,15 +372,12 @@ class Recording(Handle):
         Raises:
             LedgerError: it cannot be written.
         """
-        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+        if self.stopped or not self.ledger.database.exists or self.ledger.id != export.ledger:
             return
         try:
             self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
         except (LedgerFileError, SchemaError) as error:
             self.failed(error)
-
-    def _has_file(self) -> bool:
-        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
 
     def note_lowered(self, bundle: ExportBundle, body: Lowered) -> None:
         """Record that the result of an export is lowered again, unless the export is of another ledger."""
@@ -411,9 +407,9 @@ class Recording(Handle):
             stale = plain_dict.stale_ops(table, defaults)
             found = plain_dict.content(dict(table), defaults)
             caller = provenance.torch_caller() if caller is None else caller
-            key = (self.series(), found.base, found.later, caller, *found.changes)
+            key = (self.series(), found.base, found.later, caller, found.made, *found.changes)
             log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
-            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)
+            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller, made=found.made)
             log.change(passed, lambda rules: [] if rules else found.changes)
             return log, log.materialize(defaults.catalog), tuple(sorted({*stale, *found.later}))
         except Exception as error:

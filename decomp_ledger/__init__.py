@@ -58,6 +58,7 @@ from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.ledger import Ledger, record
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -208,6 +209,7 @@ __all__ = [
     "Reverted",
     "Rule",
     "RuleDiff",
+    "Settings",
     "RuleEffect",
     "SampleError",
     "SampleRun",
@@ -269,6 +271,7 @@ __all__ = [
     "load_key",
     "materialize",
     "parse_state_spec",
+    "project_settings",
     "read_samples",
     "read_signers",
     "read_stamp",

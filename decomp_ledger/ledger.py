@@ -25,6 +25,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Event
+from decomp_ledger.model.rules import RuleDiff
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
 from decomp_ledger.pytorch.recording import Recording
@@ -182,6 +183,17 @@ class Ledger(LedgerLog):
     def explain(self, op: object, spec: State | None = None) -> list[Explanation]:
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
+
+    def changed_rules(self, number: int) -> tuple[RuleDiff, ...]:
+        """Return the rules that one event changed, before and after it, by op; empty if it changed none.
+
+        Args:
+            number: the event's seq.
+
+        Raises:
+            LedgerError: the ledger has no such event.
+        """
+        return queries.changed_rules(number, ledger=self)
 
     def why(self, op: object, spec: State | None = None) -> list[Why]:
         """Return why an op is, or is not, decomposed, and the line that changes it; see :func:`decomp_ledger.why`."""

@@ -103,6 +103,7 @@ __all__ = [
     "blame",
     "capture_catalog",
     "catalog",
+    "changed_rules",
     "check_numerics",
     "check_opset",
     "check_program",
@@ -388,6 +389,25 @@ def recorded(found: Event, ledger: LedgerLog) -> RecordedEvent:
     digests = {change.decomposition for change in found.changes if change.decomposition is not None}
     named = ledger.event_store.decompositions_by_digest(sorted(digests))
     return RecordedEvent(found, ledger.environment(found.environment), named)
+
+
+@checked
+def changed_rules(number: int, *, ledger: LedgerLog) -> tuple[RuleDiff, ...]:
+    """Return the rules that one event changed, before and after it, by op; empty if it changed none.
+
+    Args:
+        number: the event's seq.
+        ledger: the ledger.
+
+    Raises:
+        LedgerError: the ledger has no such event.
+    """
+    found = event(number, ledger=ledger).event
+    if not found.changes:
+        return ()
+    before, after = (ledger.state(found.table, version).rules for version in (found.version - 1, found.version))
+    ops = sorted({change.op for change in found.changes})
+    return tuple(RuleDiff(op, before.get(op), after.get(op)) for op in ops if before.get(op) != after.get(op))
 
 
 @checked

@@ -16,29 +16,33 @@ from decomp_ledger.cli import (
     change_commands,
     check_commands,
     compare_commands,
+    completion,
     explain_commands,
     export_commands,
     inspect_commands,
+    log_command,
     run_command,
     streams,
     verify_commands,
 )
 from decomp_ledger.cli.output import (
     COMMAND_LINE,
-    DEFAULT_LEDGER,
     FOUND,
     INTERRUPTED,
     WRONG_USE,
     LedgerOption,
+    explain_nothing,
     printable,
 )
 from decomp_ledger.errors import LedgerError, UnknownOp
+from decomp_ledger.log.settings import project_settings
 
 __all__ = ["cli", "main"]
 
 _GROUPS = (
     run_command,
     inspect_commands,
+    log_command,
     explain_commands,
     compare_commands,
     catalog_commands,
@@ -50,6 +54,8 @@ _GROUPS = (
 )
 
 
+# The commands whose output may be long.
+_PAGED = {"blame", "diff", "drift", "explain", "exports", "log", "show", "tables", "upgrade", "why"}
 _MAX_MESSAGE = 2000  # characters
 
 
@@ -73,32 +79,42 @@ class _Commands(click.Group):
     "--ledger",
     "path",
     envvar="DECOMP_LEDGER",
-    default=DEFAULT_LEDGER,
-    show_default=True,
     metavar="FILE",
-    help="The ledger file.  [env: DECOMP_LEDGER]",
+    help="The ledger file; by default decomp_ledger.db, here or in a folder above, or what pyproject.toml says.  "
+    "[env: DECOMP_LEDGER]",
 )
+@click.option("--no-pager", is_flag=True, help="Write to the terminal directly.")
 @click.pass_context
-def cli(context: click.Context, path: str) -> None:
+def cli(context: click.Context, path: str | None, no_pager: bool) -> None:
     """Record, read and check the decomposition tables that torch.export lowers with.
 
     A state spec is TABLE, TABLE@VERSION, TABLE@TAG, torch:2.13.0, export:7 or model.pt2.
     Exit status: 0 success, 1 a difference or a fault was found or nothing matches, 2 wrong use or a failure.
     """
-    context.obj = LedgerOption(path)
+    found = project_settings()
+    for each in found.ignored:
+        explain_nothing(f"{each}: ignored, because it belongs to another user")
+    ledger = os.path.relpath(found.ledger) if found.ledger.is_absolute() else str(found.ledger)
+    context.obj = LedgerOption(ledger if path is None else path, path is not None, found.actor, found.trust)
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
+    # Programs read JSON, and a pager would hide it from a person who looks for the end.
+    is_long = context.invoked_subcommand in _PAGED and "--json" not in context.meta[COMMAND_LINE].split()
+    if is_long and not no_pager and streams.page() and context.color is None:
+        context.color = True
 
 
 for _group in _GROUPS:
     for _command in _group.COMMANDS:
         cli.add_command(_command)
+completion.complete(cli)
 
 
 def main() -> None:
     """Run the command, and exit as documented: one line for an error, no traceback."""
     arguments = sys.argv[1:]
-    streams.guard()
+    if "_DECOMP_LEDGER_COMPLETE" not in os.environ:  # for which click writes bytes
+        streams.guard()
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
         # Python flushes what the program of `run` left there. A process that starts without an output has None.
@@ -107,7 +123,10 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(INTERRUPTED)
     except (click.ClickException, LedgerError) as error:
+        streams.end_page()
         _fail(error, arguments)
+    finally:
+        streams.end_page()
     if isinstance(status, run_command.Program):
         status.run()
         status = 0

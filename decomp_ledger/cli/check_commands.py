@@ -96,6 +96,7 @@ def numerics(
         raise click.UsageError("--samples and --program exclude each other; give one of them")
     # Warnings of kernels tell nothing of a difference. Torch reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    trust = (*option.trust, *trust)
     with option.ask() as ledger, progress("check") as report:
         if program is not None:
             ran = ledger.check_program(program, state, defaults=defaults, inputs=inputs, trust=trust)

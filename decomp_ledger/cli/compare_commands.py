@@ -18,6 +18,7 @@ from decomp_ledger.cli.output import (
     json_option,
     note,
     pass_ledger,
+    rule_diff_json,
     rule_json,
     rule_text,
     snapshot_json,
@@ -160,16 +161,11 @@ def _diff_json(found: StateDiff) -> dict[str, Json]:
     return {
         "before": _state_json(found.before),
         "after": _state_json(found.after),
-        "rules": {d.op: _rule_diff_json(d) for d in found.rules},
+        "rules": {d.op: rule_diff_json(d) for d in found.rules},
         "exports": None if found.exports is None else found.exports.to_json(),
         "first_difference": None if found.first_node is None else _node_json(found.first_node),
         "environments": {name: {"before": old, "after": new} for name, (old, new) in found.environments.items()},
     }
-
-
-def _rule_diff_json(found: RuleDiff) -> dict[str, Json]:
-    source: list[Json] = [*found.source_diff()]
-    return {"before": rule_json(found.before), "after": rule_json(found.after), "source_diff": source}
 
 
 def _node_json(found: GraphDifference) -> dict[str, Json]:

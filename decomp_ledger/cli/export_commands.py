@@ -184,7 +184,7 @@ def reproduce(
     the recorded one; if they differ, show the first node that differs.
     """
     with option.ask() as ledger, progress("reproduce"):
-        found = ledger.reproduce_export(export, program=program, trust=trust, nearest=nearest)
+        found = ledger.reproduce_export(export, program=program, trust=(*option.trust, *trust), nearest=nearest)
     if as_json:
         write_json(_reproduction_json(found))
     else:

@@ -1,8 +1,7 @@
-"""Commands that read tables and events: tables, log, show, blame. None imports torch."""
+"""Commands that read tables and events: tables, show, blame. None imports torch."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import click
@@ -30,11 +29,10 @@ from decomp_ledger.cli.output import (
     rule_text,
     snapshot_json,
     when,
-    whole_number,
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import EVENT_KINDS, OVERRIDE, PRESERVE, Event
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
@@ -42,10 +40,8 @@ from decomp_ledger.model.state_specs import (
     STATE,
     ExportSpec,
     StampSpec,
-    TableSpec,
     parse_event_number,
     parse_state_spec,
-    shorten,
 )
 from decomp_ledger.queries import ResolvedState
 
@@ -73,61 +69,6 @@ def tables(option: LedgerOption, as_json: bool) -> None:
         for info, tags in found
     )
     columns(("table", "version", "events", "last event (UTC)", "tags"), rows)
-
-
-@click.command()
-@click.argument("table", required=False)
-@click.option("--op", help="Only events that changed the rule of this op, or of the overloads of this family.")
-@click.option("--actor", help="Only events by this actor.")
-@click.option("--kind", type=click.Choice(EVENT_KINDS), help="Only events of this kind.")
-@click.option("--after", "gt", callback=whole_number, metavar="SEQ", help="Only events after this one.")
-@click.option("-n", "--limit", callback=whole_number, help="At most this many events.")
-@click.option("--reverse", is_flag=True, help="Oldest first.")
-@click.option("-v", "--verbose", is_flag=True, help="Show all of each event, with the environment that it was made in.")
-@json_option
-@pass_ledger
-def log(
-    option: LedgerOption,
-    table: str | None,
-    op: str | None,
-    actor: str | None,
-    kind: str | None,
-    gt: int | None,
-    limit: int | None,
-    reverse: bool,
-    verbose: bool,
-    as_json: bool,
-) -> int:
-    """Show the events, newest first: what, who, where, why; exit with 1 if no event matches.
-
-    OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
-    `show '#5'` shows one event.
-    """
-    spec = None if table is None else parse_state_spec(table)
-    if spec is not None and not (isinstance(spec, TableSpec) and spec.version is None):
-        raise click.UsageError(
-            f"{shorten(str(spec))}: not the name of a table, and only tables have a log; `decomp-ledger show` shows it"
-        )
-    if limit == 0:
-        raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
-    with option.read() as ledger:
-        found = ledger.events(table=table, op=op, actor=actor, kind=kind, gt=gt, limit=limit, desc=not reverse)
-        first = next(found, None)
-        every = itertools.chain([] if first is None else [first], found)
-        if as_json:
-            write_json([recorded_json(queries.recorded(event, ledger)) for event in every])
-        elif verbose:
-            print_lines(line for event in every for line in event_details(queries.recorded(event, ledger)))
-        else:
-            print_lines(line for event in every for line in event_lines(event))
-        if first is not None:
-            return 0
-        hint = "" if op is None else did_you_mean(op, ledger.changed_ops)
-    filters = {"--op": op, "--actor": actor, "--kind": kind, "--after": gt}
-    given = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
-    if not as_json:
-        explain_nothing(f"no event matches{f' {given}' if given else ''}{hint}")
-    return FOUND
 
 
 @click.command()
@@ -301,4 +242,4 @@ def _outcome_lines(outcomes: Mapping[str, Outcome], op: str) -> list[str]:
     return [printable(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")]
 
 
-COMMANDS = (tables, log, show, blame)
+COMMANDS = (tables, show, blame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -31,14 +32,14 @@ from decomp_ledger.model.events import (
     Updated,
 )
 from decomp_ledger.model.materialize import Snapshot
-from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.rules import Rule, RuleDiff
 from decomp_ledger.model.state_specs import parse_number, shorten
+from decomp_ledger.model.times import shown_time
 from decomp_ledger.queries import RecordedEvent
 
 __all__ = [
     "COMMAND_LINE",
     "FOUND",
-    "DEFAULT_LEDGER",
     "INTERRUPTED",
     "WRONG_USE",
     "LedgerOption",
@@ -58,6 +59,7 @@ __all__ = [
     "printable",
     "progress",
     "recorded_json",
+    "rule_diff_json",
     "rule_json",
     "rule_text",
     "snapshot_json",
@@ -72,7 +74,6 @@ COMMAND_LINE = "decomp_ledger.command_line"
 
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
-DEFAULT_LEDGER = "decomp_ledger.db"  # in the current folder
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
 _LINE = 120  # characters of a line of prose
 _GAP = 3  # spaces between two columns
@@ -80,9 +81,19 @@ _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
 
 class LedgerOption(NamedTuple):
-    """The ledger that the command line names."""
+    """The ledger that the command line names, or the project has.
+
+    Attributes:
+        path: its file.
+        given: whether the command line or the environment named it.
+        actor: who makes changes, as the project says; or None.
+        trust: the modules that may be imported, as the project says.
+    """
 
     path: str
+    given: bool = True
+    actor: str | None = None
+    trust: tuple[str, ...] = ()
 
     def read(self) -> Ledger:
         """Open it for reading."""
@@ -96,9 +107,13 @@ class LedgerOption(NamedTuple):
         """Open it for writing. The file must exist, because a new ledger has nothing to change."""
         with self.read():
             pass
-        ledger = Ledger(self.path, actor=actor)
+        ledger = Ledger(self.path, actor=self.actor_or(actor))
         ledger.command = click.get_current_context().meta[COMMAND_LINE]
         return ledger
+
+    def actor_or(self, given: str | None) -> str | None:
+        """Return who acts: as given, else as the environment has it, else as the project says."""
+        return given or (None if os.environ.get("DECOMP_LEDGER_ACTOR") else self.actor)
 
 
 pass_ledger = click.make_pass_decorator(LedgerOption)
@@ -261,6 +276,12 @@ def rule_json(rule: Rule | None) -> dict[str, Json] | None:
     return {"action": rule.action, "decomposition": None if decomposition is None else decomposition.to_json()}
 
 
+def rule_diff_json(found: RuleDiff) -> dict[str, Json]:
+    """Return two rules of one op as plain data, with how their sources differ."""
+    source: list[Json] = [*found.source_diff()]
+    return {"before": rule_json(found.before), "after": rule_json(found.after), "source_diff": source}
+
+
 def rule_text(rule: Rule | None, *, from_dict: bool = False) -> str:
     """Return a rule in words.
 
@@ -342,24 +363,30 @@ def at_text(event: Event) -> str:
     return f", at {site}" + (f", called at {site.caller}" if site.caller is not None else "")
 
 
-def event_lines(event: Event) -> Iterator[str]:
-    """Give the escaped lines that show an event: what, who, where, why."""
-    text = f"  {when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
+def event_lines(event: Event, *, time: str | None = None) -> Iterator[str]:
+    """Give the escaped lines that show an event: what, who, where, why.
+
+    Args:
+        event: the event.
+        time: when it was recorded, in words; by default in UTC.
+    """
+    text = f"  {time or when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
     yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
     yield printable(f"    by {event.actor}{at_text(event)}")
     if event.reason:
         yield printable(f"    because {event.reason}")
 
 
-def event_details(found: RecordedEvent, *, whole: bool = False) -> Iterator[str]:
+def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None = None) -> Iterator[str]:
     """Give the escaped lines that show an event with its environment.
 
     Args:
         found: the event, with its environment.
         whole: also show the source of each decomposition, and every field of the body.
+        time: when it was recorded, in words; by default in UTC.
     """
     event = found.event
-    yield from event_lines(event)
+    yield from event_lines(event, time=time)
     frames = () if event.call_site is None else event.call_site.frames
     if len(frames) > 1:
         yield "    the lines that made it, innermost first:"
@@ -407,4 +434,4 @@ def recorded_json(found: RecordedEvent) -> dict[str, Json]:
 
 def when(recorded_at: str) -> str:
     """Return a UTC time to the second, for people."""
-    return recorded_at[:19].replace("T", " ")
+    return shown_time(recorded_at)

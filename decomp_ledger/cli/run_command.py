@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import click
 
 from decomp_ledger.cli import streams
-from decomp_ledger.cli.output import DEFAULT_LEDGER, LedgerOption, pass_ledger, printable
+from decomp_ledger.cli.output import LedgerOption, pass_ledger, printable
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
@@ -69,11 +69,17 @@ def run(
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
     recording = record(
-        option.path, name=name, reason=reason, actor=actor, trust=trust, on_error=on_error, children=children
+        option.path,
+        name=name,
+        reason=reason,
+        actor=option.actor_or(actor),
+        trust=(*option.trust, *trust),
+        on_error=on_error,
+        children=children,
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option.path, last_seq))
+    end = _End(recording, None if quiet else _Report(option, last_seq))
     atexit.register(end)
     sys.modules["__main__"] = main
     return Program(code, main, end)
@@ -138,12 +144,12 @@ class _Report:
     """The line on standard error that says what was recorded.
 
     Args:
-        path: the ledger, as the user named it.
+        option: the ledger, as the user named it.
         after: the last seq in it before the recording.
     """
 
-    def __init__(self, path: str, after: int) -> None:
-        self.path = path
+    def __init__(self, option: LedgerOption, after: int) -> None:
+        self.option = option
         self.after = after
         self.process = os.getpid()
 
@@ -153,12 +159,13 @@ class _Report:
         try:
             found = recording.summary(after=self.after)
             nothing = found.why_nothing()
-            option = "" if self.path == DEFAULT_LEDGER else f" --ledger {shlex.quote(self.path)}"
+            path = self.option.path
+            option = f" --ledger {shlex.quote(path)}" if self.option.given else ""
             see = "exports" if found.exports else "tables"
             line = (
                 f"nothing was recorded: {nothing}"
                 if nothing
-                else f"{found} -> {self.path}; see: decomp-ledger{option} {see}"
+                else f"{found} -> {path}; see: decomp-ledger{option} {see}"
             )
             lines = [line, *(f"not recorded: {each}" for each in found.missed)]
         except LedgerError as error:

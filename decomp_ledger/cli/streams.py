@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from typing import IO, TextIO, cast
 
 from decomp_ledger.errors import LedgerFileError
 
-__all__ = ["encodable", "guard", "output_is_gone", "unguard"]
+__all__ = ["encodable", "end_page", "guard", "output_is_gone", "page", "unguard"]
 
 
 class _Guarded(io.TextIOBase):
@@ -28,8 +30,9 @@ class _Guarded(io.TextIOBase):
     errors = "backslashreplace"
 
     def __init__(self, stream: TextIO, *, required: bool) -> None:
-        self.stream = stream
+        self.stream = self.terminal = stream
         self.is_gone = False
+        self.pager: subprocess.Popen[bytes] | None = None
         self._required = required
 
     @property
@@ -37,7 +40,7 @@ class _Guarded(io.TextIOBase):
         return self.stream.encoding or "utf-8"
 
     def isatty(self) -> bool:
-        return not self.is_gone and self.stream.isatty()
+        return not self.is_gone and (self.pager is not None or self.stream.isatty())
 
     def fileno(self) -> int:
         return self.stream.fileno()
@@ -95,6 +98,40 @@ def unguard() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, _Guarded):
             setattr(sys, name, stream.stream)
+
+
+def page() -> bool:
+    """Write to a pager from now on, if standard output is a terminal; return whether it does.
+
+    The pager is `$DECOMP_LEDGER_PAGER`, `$PAGER` or less; "" and cat mean none. Less ends by itself if all fits on one
+    screen.
+    """
+    out = sys.stdout
+    if not isinstance(out, _Guarded) or out.pager is not None or not out.isatty():
+        return False
+    command = os.environ.get("DECOMP_LEDGER_PAGER", os.environ.get("PAGER", "less"))
+    if command in ("", "cat") or (command == "less" and shutil.which("less") is None):
+        return False
+    environment = {"LESS": "FRX", "LV": "-c", **os.environ}
+    # By the shell, as git does, because the variable may have options.
+    out.pager = pager = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=environment)
+    pipe = cast("IO[bytes]", pager.stdin)
+    out.terminal, out.stream = out.stream, io.TextIOWrapper(pipe, out.encoding, out.errors)
+    return True
+
+
+def end_page() -> None:
+    """End the output to a pager, and wait until the reader leaves it."""
+    out = sys.stdout
+    if not isinstance(out, _Guarded) or out.pager is None:
+        return
+    pager, out.pager = out.pager, None
+    with suppress(OSError, ValueError):
+        out.stream.close()  # which flushes
+    out.stream = out.terminal
+    while pager.poll() is None:
+        with suppress(KeyboardInterrupt):  # Ctrl-C is the pager's
+            pager.wait()
 
 
 def output_is_gone() -> bool:

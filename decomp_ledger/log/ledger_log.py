@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import heapq
 import itertools
 import os
@@ -25,8 +26,9 @@ from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Body, Created, Event, Exported, Materialized
 from decomp_ledger.model.op_lookup import ops_named
 from decomp_ledger.model.state_specs import clamped, parse_number
+from decomp_ledger.model.times import read_moment, stored_time
 from decomp_ledger.storage.database import Database
-from decomp_ledger.storage.event_store import EventStore, Provenance
+from decomp_ledger.storage.event_store import EventFilter, EventStore, Provenance
 from decomp_ledger.storage.history import History
 
 __all__ = ["LedgerLog"]
@@ -109,7 +111,11 @@ class LedgerLog(History):
         table: str | None = None,
         op: str | None = None,
         actor: str | None = None,
+        author: str | None = None,
+        grep: str | None = None,
         kind: str | None = None,
+        since: str | datetime.datetime | None = None,
+        until: str | datetime.datetime | None = None,
         gt: int | None = None,
         lte: int | None = None,
         limit: int | None = None,
@@ -120,8 +126,13 @@ class LedgerLog(History):
         Args:
             table: the event's table.
             op: an op that the event changed; the name of a family means all its overloads.
-            actor: who made it.
+            actor: who made it: the whole name.
+            author: a part of the actor's name, the letters A to Z in either case.
+            grep: a part of its reason, likewise.
             kind: its kind.
+            since: it was recorded then or later: a datetime with a zone, or a text such as `2w`, `yesterday` or
+                `2026-01-31`, in local time.
+            until: it was recorded then or earlier, likewise.
             gt: its seq is greater.
             lte: its seq is at most this.
             limit: at most so many events.
@@ -131,15 +142,14 @@ class LedgerLog(History):
             UnknownTable: the ledger has no such table.
             UnknownOp: `op` has no namespace, and no event changed an op of that name.
             InvalidName: `op` is not the name of an op.
+            UnusableValue: `since` or `until` names no moment, or has no zone.
         """
         most = clamped(limit)
+        where = EventFilter(actor, author, grep, kind, clamped(gt), clamped(lte), _stored(since), _stored(until))
         of_op = partial(
             self.event_store.events,
             table_id=None if table is None else self._table_id(table),
-            actor=actor,
-            kind=kind,
-            gt=clamped(gt),
-            lte=clamped(lte),
+            where=where,
             limit=most,
             desc=desc,
         )
@@ -321,3 +331,14 @@ def _seq(event: Event) -> int:
 def _open_blocks() -> list[_Because]:
     blocks = (reference() for reference in _reasons.get())
     return [block for block in blocks if block is not None and block.is_open]
+
+
+def _stored(moment: str | datetime.datetime | None) -> str | None:
+    """Return a moment as times are stored."""
+    if moment is None:
+        return None
+    return stored_time(moment if isinstance(moment, datetime.datetime) else read_moment(moment, _local_now()))
+
+
+def _local_now() -> datetime.datetime:
+    return datetime.datetime.now().astimezone()

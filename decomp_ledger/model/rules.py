@@ -151,9 +151,15 @@ class RuleDiff(NamedTuple):
         found = [None if rule is None else rule.decomposition for rule in (self.before, self.after)]
         return found[0], found[1]
 
-    def source_diff(self) -> tuple[str, ...]:
-        """Return the lines of a unified diff of the two sources; none if a source is not recorded."""
+    def source_diff(self, *, whole: bool = False) -> tuple[str, ...]:
+        """Return the lines of a unified diff of the two sources; none if a source is not recorded.
+
+        Args:
+            whole: where only one rule has a decomposition, give its whole source, added or removed.
+        """
         one, other = (None if each is None else each.source for each in self.decompositions)
+        if whole and None in self.decompositions:
+            one, other = one or "", other or ""
         if one is None or other is None:
             return ()
         old, new = (textwrap.dedent(source).splitlines() for source in (one, other))

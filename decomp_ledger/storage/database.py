@@ -16,7 +16,7 @@ from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.connection import START_READING, LedgerConnection, connect
 from decomp_ledger.storage.file_checks import absolute, check_header, check_no_log, reading_uri
-from decomp_ledger.storage.migrations import apply_migrations
+from decomp_ledger.storage.migrations import add_only_views, apply_migrations
 from decomp_ledger.storage.new_file import draft_of, link_unless_exists
 from decomp_ledger.storage.open_files import OpenFiles
 from decomp_ledger.storage.other_names import check_one_name
@@ -174,7 +174,8 @@ class Database(Handle):
 
     def _migrate(self, connection: LedgerConnection) -> LedgerConnection:
         """Check the schema, and bring it to the newest one; with `read_only`, that of a copy in memory."""
-        if check_schema(connection, self.path):
+        missing = check_schema(connection, self.path)
+        if missing and not (self.read_only and add_only_views(missing)):
             if self.read_only:
                 copy = self._connect(MEMORY)
                 connection.backup(copy)

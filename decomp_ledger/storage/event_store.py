@@ -35,6 +35,8 @@ __all__ = [
     "BASES_TRIED",
     "EVENT",
     "EVENT_COLUMNS",
+    "EVERY",
+    "EventFilter",
     "MAKES_VERSION",
     "EventRow",
     "EventStore",
@@ -101,6 +103,9 @@ _TABLE_ID = "SELECT id FROM decomp_table WHERE name = ?"
 _TABLE_NAMES = "SELECT name FROM decomp_table WHERE name >= :prefix AND name < :prefix || char(0x10FFFF) ORDER BY name"
 _OP_NAMES = "SELECT name FROM op ORDER BY name"
 _BY_ACTOR = "event.provenance_id IN (SELECT id FROM provenance WHERE actor = ?)"
+# lower() changes the letters A to Z alone.
+_BY_AUTHOR = "event.provenance_id IN (SELECT id FROM provenance WHERE instr(lower(actor), lower(?)))"
+_BY_REASON = "event.provenance_id IN (SELECT id FROM provenance WHERE instr(lower(reason), lower(?)))"
 _TABLE_VERSION = f"SELECT max(version) FROM event WHERE table_id = ? AND {MAKES_VERSION}"
 _DECOMPOSITION = "SELECT body FROM decomposition WHERE id = ?"
 _DECOMPOSITION_BY_DIGEST = "SELECT body FROM decomposition WHERE digest = ?"
@@ -158,6 +163,33 @@ class Provenance(NamedTuple):
     reason: str | None
     call_site: CallSite | None
     environment: dict[str, Json]
+
+
+class EventFilter(NamedTuple):
+    """Conditions on events; None means any.
+
+    Attributes:
+        actor: who made it.
+        author: a part of the actor's name, the letters A to Z in either case.
+        grep: a part of its reason, likewise.
+        kind: its kind.
+        gt: its seq is greater.
+        lte: its seq is at most this.
+        since: recorded then or later, as `utc_now` writes it.
+        until: recorded then or earlier, likewise.
+    """
+
+    actor: str | None = None
+    author: str | None = None
+    grep: str | None = None
+    kind: str | None = None
+    gt: int | None = None
+    lte: int | None = None
+    since: str | None = None
+    until: str | None = None
+
+
+EVERY = EventFilter()
 
 
 class EventRow(NamedTuple):
@@ -347,10 +379,7 @@ class EventStore(Handle):
         *,
         table_id: int | None = None,
         op: str | None = None,
-        actor: str | None = None,
-        kind: str | None = None,
-        gt: int | None = None,
-        lte: int | None = None,
+        where: EventFilter = EVERY,
         limit: int | None = None,
         desc: bool = False,
     ) -> Iterator[Event]:
@@ -359,25 +388,27 @@ class EventStore(Handle):
         Args:
             table_id: row id of the event's table.
             op: name of an op that the event changed.
-            actor: who made it.
-            kind: its kind.
-            gt: its seq is greater.
-            lte: its seq is at most this.
+            where: the other conditions.
             limit: at most so many events.
             desc: newest first.
         """
+        kind = where.kind
         conditions = {
             "decomp_table.id = ?" if op is not None else "event.table_id = ?": table_id,
-            _BY_ACTOR: actor,
+            _BY_ACTOR: where.actor,
+            _BY_AUTHOR: where.author,
+            _BY_REASON: where.grep,
             "event.kind = ?": kind,
-            "event.seq > ?": gt,
-            "event.seq <= ?": lte,
+            "event.seq > ?": where.gt,
+            "event.seq <= ?": where.lte,
+            "event.recorded_at >= ?": where.since,
+            "event.recorded_at <= ?": where.until,
         }
         given = {text: value for text, value in conditions.items() if value is not None}
-        where = list(given)
+        texts = list(given)
         if kind is not None and makes_version(kind) is False:
-            where.append(_MAKES_NO_VERSION)
-        query = (EVENT if op is None else _EVENT_OF_OP) + ("WHERE " + " AND ".join(where) if where else "")
+            texts.append(_MAKES_NO_VERSION)
+        query = (EVENT if op is None else _EVENT_OF_OP) + ("WHERE " + " AND ".join(texts) if texts else "")
         # The versions of one table have the order of their seqs, and the primary key of `change` gives that order.
         order = "event.seq" if op is None or table_id is None else "change.version"
         query += f" ORDER BY {order} {'DESC' if desc else 'ASC'} LIMIT ?"

@@ -31,6 +31,7 @@ __all__ = [
     "SchemaRow",
     "apply_migrations",
     "digest_of",
+    "add_only_views",
     "migration_names",
     "schema_digest",
     "schema_made_by",
@@ -54,7 +55,12 @@ MIGRATIONS_TABLE: tuple[SchemaRow, ...] = (
 )  # fmt: skip
 # The newest migration of a ledger -> digest of its schema. Making the schema to compare with takes 5 ms, which every
 # command would wait for.
-_DIGESTS = {"0001_initial": "7ef5c1adf265701577a0fd52e79037dcfd35a5d6df7cbb2fec6e78be658f311d"}
+_DIGESTS = {
+    "0001_initial": "7ef5c1adf265701577a0fd52e79037dcfd35a5d6df7cbb2fec6e78be658f311d",
+    "0002_views": "6a3880aa023e7e7f123a7d6640b82debdd67f21482d0a5b56f0e1df86608af94",
+}
+# Those that only add views, which this package never reads.
+_ONLY_VIEWS = frozenset({"0002_views"})
 
 
 @cache
@@ -70,6 +76,11 @@ def _folder() -> Path:
 def migration_names() -> tuple[str, ...]:
     """Return the names of all migrations, in order."""
     return tuple(sorted(path.stem for path in _folder().glob("[0-9][0-9][0-9][0-9]_*.py")))
+
+
+def add_only_views(names: Iterable[str]) -> bool:
+    """Tell whether some migrations change nothing that this package reads."""
+    return _ONLY_VIEWS.issuperset(names)
 
 
 def apply_migrations(connection: sqlite3.Connection) -> None:

@@ -552,7 +552,9 @@ def test_a_command_that_reads_imports_nothing_slow(path: Path, arguments: list[s
 def test_columns_are_wrapped_where_the_terminal_is_too_narrow(path: Path, width: int) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "decomp_ledger", "--ledger", str(path), "show", "edge"]
-    subprocess.run(command, stdout=theirs, check=True, env={**os.environ, "TERM": "xterm", "COLUMNS": str(width)})
+    subprocess.run(
+        command, stdout=theirs, check=True, env={**os.environ, "TERM": "xterm", "COLUMNS": str(width), "PAGER": ""}
+    )
     os.close(theirs)
     lines = click.unstyle(os.read(ours, 100_000).decode()).splitlines()
     os.close(ours)

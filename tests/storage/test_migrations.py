@@ -50,11 +50,14 @@ def forget() -> None:
     migrations._migrations.cache_clear()
 
 
-def add(folder: Path, **migrations: str) -> None:
-    """Write migrations into a folder: `m0002_note=source`."""
-    for name, source in migrations.items():
-        (folder / f"{name[1:]}.py").write_text(source)
+def add(folder: Path, **sources: str) -> list[str]:
+    """Write migrations into a folder, numbered after those that are there; return their names."""
+    first = len(list(folder.glob("*.py"))) + 1
+    names = [f"{number:04}_{name}" for number, name in enumerate(sources, first)]
+    for name, source in zip(names, sources.values(), strict=True):
+        (folder / f"{name}.py").write_text(source)
     forget()
+    return names
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -108,7 +111,8 @@ def test_a_new_ledger_has_every_migration(path: Path) -> None:
 
 
 def test_a_new_ledger_s_tables_are_strict(path: Path) -> None:
-    tables = rows(path, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE '%sqlite%'")
+    query = "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+    tables = rows(path, f"{query} AND name NOT LIKE '%sqlite%'")
     assert {name for name, strict in tables if not strict} == set()
     assert {name for name, _ in tables} >= {
         "event",
@@ -138,9 +142,9 @@ def test_a_ledger_of_a_newer_version_is_refused_and_unchanged(path: Path, read_o
 
 
 ROWS = {
-    "another package's": "INSERT INTO _sqlite_migrations VALUES (2, 'other', '0001_initial', '')",
+    "another package's": "INSERT INTO _sqlite_migrations VALUES (9, 'other', '0001_initial', '')",
     "none": "DELETE FROM _sqlite_migrations",
-    "a number": "UPDATE _sqlite_migrations SET id = 2",
+    "a number": "UPDATE _sqlite_migrations SET id = 9 WHERE id = 1",
     "no date": "UPDATE _sqlite_migrations SET applied_at = NULL",
     "bytes": "UPDATE _sqlite_migrations SET name = CAST(name AS BLOB)",
 }
@@ -164,23 +168,20 @@ def test_the_digest_of_each_schema_is_known() -> None:
 
 
 def test_a_migration_keeps_the_content_of_an_older_ledger(path: Path, later: Path) -> None:
-    add(later, m0002_note=ADD_NOTE, m0003_index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
+    had = list(migration_names())
+    added = add(later, note=ADD_NOTE, index="def apply(db):\n    db.execute('CREATE INDEX i ON note(text)')\n")
     with Ledger(path, actor="ann") as ledger:
         assert ledger.state("edge").rules.keys() == {"aten::mm"}
         assert ledger.verify().problems == ()
         table = ledger.table_log("edge")
         table.preserve(["aten::add"])
         assert table.version == 3
-    assert applied(path) == [
-        "0001_initial",
-        "0002_note",
-        "0003_index",
-    ]
+    assert applied(path) == [*had, *added]
     assert rows(path, "SELECT text FROM note") == [("edge",)]
 
 
 def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: Path, later: Path) -> None:
-    add(later, m0002_note=ADD_NOTE)
+    add(later, note=ADD_NOTE)
     Ledger(path).close()
     Ledger(tmp_path / "new.db").close()
     schema = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
@@ -188,7 +189,7 @@ def test_a_new_ledger_and_a_migrated_one_have_one_schema(path: Path, tmp_path: P
 
 
 def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> None:
-    add(later, m0002_note=ADD_NOTE)
+    add(later, note=ADD_NOTE)
     Ledger(path).close()
     before = path.read_bytes()
     Ledger(path).close()
@@ -196,28 +197,29 @@ def test_a_migrated_ledger_is_not_migrated_again(path: Path, later: Path) -> Non
 
 
 def test_a_failed_migration_leaves_the_file_unchanged(path: Path, later: Path) -> None:
-    add(later, m0002_note=ADD_NOTE, m0003_half=FAIL_HALF_WAY)
+    had = list(migration_names())
+    note, half = add(later, note=ADD_NOTE, half=FAIL_HALF_WAY)
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(path)
     assert path.read_bytes() == before
-    assert applied(path) == ["0001_initial"]
-    (later / "0003_half.py").unlink()
-    (later / "0002_note.py").unlink()
+    assert applied(path) == had
+    (later / f"{half}.py").unlink()
+    (later / f"{note}.py").unlink()
     forget()
     with Ledger(path) as ledger:
         assert ledger.verify().problems == ()
 
 
 def test_a_failed_migration_creates_no_ledger(tmp_path: Path, later: Path) -> None:
-    add(later, m0002_half=FAIL_HALF_WAY)
+    add(later, half=FAIL_HALF_WAY)
     with pytest.raises(LedgerError, match="nowhere"):
         Ledger(tmp_path / "new.db")
     assert [entry.name for entry in tmp_path.iterdir()] == ["later"]
 
 
 def test_a_reader_does_not_migrate_an_older_ledger(path: Path, later: Path) -> None:
-    add(later, m0002_note=ADD_NOTE)
+    (note,) = add(later, note=ADD_NOTE)
     path.parent.chmod(0o555)
     before = path.read_bytes()
     try:
@@ -229,7 +231,7 @@ def test_a_reader_does_not_migrate_an_older_ledger(path: Path, later: Path) -> N
     finally:
         path.parent.chmod(0o755)
     assert path.read_bytes() == before
-    assert "0002_note" not in applied(path)
+    assert note not in applied(path)
     Ledger(path).close()
     with Ledger(path, read_only=True) as ledger:
         assert ledger.verify().ok
@@ -238,7 +240,7 @@ def test_a_reader_does_not_migrate_an_older_ledger(path: Path, later: Path) -> N
 def test_a_ledger_that_another_process_migrates_meanwhile_is_opened(
     path: Path, later: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(later, m0002_note=ADD_NOTE)
+    add(later, note=ADD_NOTE)
     apply_here = migrations.apply_migrations
 
     def after_the_other(connection: sqlite3.Connection) -> None:
@@ -250,7 +252,7 @@ def test_a_ledger_that_another_process_migrates_meanwhile_is_opened(
     monkeypatch.setattr("decomp_ledger.storage.database.apply_migrations", after_the_other)
     with Ledger(path) as ledger:
         assert ledger.state("edge").version == 2
-    assert applied(path) == ["0001_initial", "0002_note"]
+    assert applied(path) == [*migration_names()]
 
 
 def test_missing_migrations_are_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ Ledger(sys.argv[1]).close()
 
 
 def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later: Path) -> None:
-    add(later, m0002_note=ADD_NOTE)
+    add(later, note=ADD_NOTE)
     processes = [start_python(_OPEN, path, later) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -293,7 +295,7 @@ def test_processes_that_migrate_one_ledger_at_once_all_succeed(path: Path, later
         process.stdin.flush()
     for process in processes:
         finish(process)
-    assert applied(path) == ["0001_initial", "0002_note"]
+    assert applied(path) == [*migration_names()]
     assert rows(path, "SELECT text FROM note") == [("edge",)]
 
 
@@ -303,12 +305,12 @@ def apply(db):
 """
 
 
-@pytest.mark.parametrize("had", [1, 2])
+@pytest.mark.parametrize("had", [1, 2, 3])
 def test_a_ledger_of_each_earlier_schema_is_migrated_and_verifies(tmp_path: Path, had: int, later: Path) -> None:
     add(
         later,
-        m0002_note=ADD_NOTE,
-        m0003_tag="def apply(db):\n    db.execute('CREATE INDEX tag_version ON tag(version)')\n",
+        note=ADD_NOTE,
+        tag="def apply(db):\n    db.execute('CREATE INDEX tag_version ON tag(version)')\n",
     )
     path = tmp_path / "new.db"
     Ledger(path).close()
@@ -354,7 +356,7 @@ def test_a_reader_verifies_an_older_ledger_that_cannot_be_migrated(path: Path, t
         log = new_table(ledger)
         for op in ("aten::mm", "aten::add", "aten::mul"):
             log.preserve([op])
-    add(later, m0002_index=ONE_INDEX_MORE)
+    add(later, index=ONE_INDEX_MORE)
     tamper(old, "UPDATE event SET recorded_at = (SELECT recorded_at FROM event WHERE seq = 3) WHERE seq = 4")
     with Ledger(old, read_only=True) as ledger:
         assert [event.version for event in ledger.events()] == [1, 2, 3, 4]

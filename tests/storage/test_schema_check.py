@@ -138,7 +138,7 @@ def test_a_table_or_an_index_without_a_place_is_refused(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         rows = db.execute("SELECT rowid, type, rootpage FROM sqlite_master").fetchall()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert {kind for _, kind, _ in rows} == {"table", "index", "trigger"}
+    assert {kind for _, kind, _ in rows} == {"table", "index", "trigger", "view"}
     for row, kind, page in rows:
         for place in {0, -1, 1, page + 1000} - {page}:
             copy = path.with_name(f"{row}.{place}.db")

@@ -745,6 +745,7 @@ def loosen(path: Path, table: str, column: str, value: object, sql: str = "?") -
         db.execute(f"CREATE TABLE loose ({names})")
         db.execute(f"INSERT INTO loose SELECT * FROM {table}")
         db.execute(f"DROP TABLE {table}")
+        db.execute("PRAGMA legacy_alter_table = ON")  # which leaves the views as they are
         db.execute(f"ALTER TABLE loose RENAME TO {table}")
         db.execute(f"UPDATE {table} SET {column} = {sql}", [value] if sql == "?" else [])
 

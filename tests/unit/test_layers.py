@@ -225,7 +225,7 @@ def test_errors_imports_nothing() -> None:
     assert [one.target for one in IMPORTS if one.source == "errors"] == ["__future__"]
 
 
-LATE_PACKAGES = {"torch", "cryptography", "rich", "sqlite_utils"}
+LATE_PACKAGES = {"torch", "cryptography", "dateutil", "rich", "sqlite_utils", "tomli", "tomllib"}
 
 
 def modules_that_import_torch() -> set[str]:

@@ -368,7 +368,7 @@ def utf16(db: Db, choose: random.Random) -> None:
             choose.shuffle(rows)
             for row in rows:
                 new.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
-        for sql in (sql for kind, sql in schema if kind == "index"):
+        for sql in (sql for kind, sql in schema if kind in ("index", "view")):
             new.execute(sql)
         new.commit()
     raise Replaced(copy)

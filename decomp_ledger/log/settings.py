@@ -1,0 +1,125 @@
+"""The settings of a project: `[tool.decomp-ledger]` of its pyproject.toml, and where its ledger is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from decomp_ledger.errors import UnusableValue
+from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.canonical_json import check_text
+
+__all__ = ["DEFAULT_LEDGER", "Settings", "project_settings"]
+
+DEFAULT_LEDGER = "decomp_ledger.db"
+_FILE, _TABLE = "pyproject.toml", "decomp-ledger"
+
+
+@attrs.frozen
+class Settings:
+    """What a project says of its ledger.
+
+    Attributes:
+        ledger: the ledger file. It may not exist yet.
+        actor: who makes changes with commands; None if the project does not say.
+        trust: names of modules that may be imported to find decompositions.
+        file: the pyproject.toml that says so; None if no file does.
+        ignored: the files that were left out because they belong to another user.
+    """
+
+    ledger: Path
+    actor: str | None = None
+    trust: tuple[str, ...] = ()
+    file: Path | None = None
+    ignored: tuple[Path, ...] = ()
+
+
+@checked
+def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
+    """Return the settings that hold in a folder.
+
+    They are looked for in the folder and in those above it, as git looks for its repository: the ledger is the nearest
+    `decomp_ledger.db`, or what the nearest `[tool.decomp-ledger]` of a pyproject.toml names; else `decomp_ledger.db` in
+    the folder. Files that belong to another user are left out, because settings say what may be imported.
+
+    Args:
+        folder: the folder; by default the current one.
+
+    Raises:
+        UnusableValue: a pyproject.toml is not TOML, or its `[tool.decomp-ledger]` has an unknown key or a wrong value.
+    """
+    try:
+        start = Path(os.path.abspath(folder or "."))  # noqa: PTH100  # without a look at links
+    except FileNotFoundError:  # the current folder was removed
+        return Settings(Path(DEFAULT_LEDGER))
+    ledger: Path | None = None
+    ignored: list[Path] = []
+    for each in (start, *start.parents):
+        here = each / DEFAULT_LEDGER
+        if ledger is None and here.is_file():
+            if each == start or _is_own(here):
+                ledger = here
+            else:
+                ignored.append(here)
+        file = each / _FILE
+        values = _read(file)
+        if values is None:
+            continue
+        if not _is_own(file):
+            ignored.append(file)
+            continue
+        named = each / values.get("ledger", DEFAULT_LEDGER)
+        return Settings(ledger or named, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
+    return Settings(ledger or start / DEFAULT_LEDGER, ignored=tuple(ignored))
+
+
+def _is_own(path: Path) -> bool:
+    """Tell whether a file belongs to this user, where the system has users."""
+    return not hasattr(os, "geteuid") or path.stat().st_uid == os.geteuid()
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return the checked `[tool.decomp-ledger]` of a file; None if it has none."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return None
+    if _TABLE.encode() not in data:  # most projects have no such table, and reading TOML takes some milliseconds
+        return None
+    try:
+        value = _parse(data.decode())
+    except ValueError as error:
+        raise UnusableValue(f"{file}: not valid TOML: {error}; mend it") from None
+    tool = value.get("tool")
+    found = tool.get(_TABLE) if isinstance(tool, dict) else None
+    return None if found is None else dict(_checked(file, found))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def _checked(file: Path, found: object) -> Iterator[tuple[str, Any]]:
+    where = f"{file}: [tool.{_TABLE}]"
+    if not isinstance(found, dict):
+        raise UnusableValue(f"{where}: not a table; write it as [tool.{_TABLE}]")
+    for key, value in found.items():
+        is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        if key in ("ledger", "actor") and isinstance(value, str) and value:
+            yield key, check_text(value, f"{where}: {key}")
+        elif key == "trust" and is_list:
+            yield key, value
+        elif key in ("ledger", "actor", "trust"):
+            expected = "a list of module names" if key == "trust" else "a text"
+            raise UnusableValue(f"{where}: {key} is {value!r:.60}; give {expected}")
+        else:
+            raise UnusableValue(f"{where}: {key!r:.60} is unknown; the keys are ledger, actor and trust")

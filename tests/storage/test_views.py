@@ -1,0 +1,183 @@
+"""The SQL views for people say what Python says."""
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import sqlite_utils
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import OPS, catalog_of, decompositions, new_table, ops, texts, without_torch  # noqa: F401
+
+from decomp_ledger.ledger import Ledger
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Changing, Event, Exported, Set
+from decomp_ledger.storage.migrations import add_only_views, migration_names, schema_made_by
+
+VIEWS = {"changes", "current_rules", "exports", "fired", "environments"}
+CATALOG = catalog_of(*OPS)
+counts = st.dictionaries(ops, st.integers(1, 9), max_size=3)
+reasons = st.none() | texts.filter(lambda text: text.strip() and len(text) < 50)
+rules = st.one_of(
+    st.tuples(ops, st.sampled_from([PRESERVE, RESET]), st.none()), st.tuples(ops, st.just(OVERRIDE), decompositions)
+)
+exports = st.builds(
+    Exported,
+    st.just(CATALOG.digest),
+    st.just("0" * 64),
+    st.none(),
+    st.none(),
+    counts,
+    counts,
+    counts,
+    st.integers(0, 10**6),
+    st.none() | st.tuples(texts, texts).filter(lambda pair: "\0" not in "".join(pair)),  # where SQLite cuts them
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["edge", "a/b/1"]),
+        st.lists(rules, min_size=1, max_size=3, unique_by=lambda rule: rule[0]) | exports,
+        reasons,
+    ),
+    max_size=8,
+)
+
+
+def write(ledger: Ledger, step: tuple[str, object, str | None]) -> None:
+    """Change a table, or record an export of it."""
+    table, what, reason = step
+    log = new_table(ledger, table)
+    with ledger.because(reason) if reason else contextlib.nullcontext():
+        if isinstance(what, Exported):
+            snapshot = log.materialize(CATALOG)
+            log.exported(what.__class__(**{**_fields(what), "snapshot": snapshot.digest}), log.version)
+        else:
+            log.change(Set, lambda _: what)
+
+
+def _fields(body: Exported) -> dict[str, object]:
+    return {name: getattr(body, name) for name in ("catalog", "snapshot", "before", "after", "ops_before", "ops_after",
+                                                   "fired", "milliseconds", "error")}  # fmt: skip
+
+
+def rows(path: Path, view: str) -> list[dict[str, object]]:
+    """Return the rows of a view, as `sqlite-utils rows` reads them."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return list(sqlite_utils.Database(db)[view].rows)
+
+
+def who(event: Event) -> tuple[object, ...]:
+    """Return the columns that each view has of an event's origin."""
+    return event.recorded_at, event.actor, event.reason, None if event.call_site is None else str(event.call_site)
+
+
+def columns(row: dict[str, object], *names: str) -> tuple[object, ...]:
+    """Return some columns of a row, and those of its event's origin."""
+    return tuple(row[name] for name in (*names, "recorded_at", "actor", "reason", "call_site"))
+
+
+@given(steps)
+def test_each_view_says_what_python_says(history: list[tuple[str, object, str | None]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ledger.db")
+        with Ledger(path, actor="ann") as ledger:
+            for step in history:
+                write(ledger, step)
+            events = list(ledger.events())
+            assert [
+                columns(row, "seq", "table_name", "version", "kind", "op", "action") for row in rows(path, "changes")
+            ] == [
+                (event.seq, event.table, event.version, event.kind, change.op, change.action, *who(event))
+                for event in events
+                if isinstance(event.body, Changing)
+                for change in sorted(event.body.changes, key=lambda change: change.op)
+            ]
+            found = {
+                (row["table_name"], row["op"]): (
+                    row["action"],
+                    row["decomposition"],
+                    columns(row, "since_version", "seq"),
+                )
+                for row in rows(path, "current_rules")
+            }
+            expected = {}
+            for table in ledger.tables():
+                rules, blame = ledger.state(table.name).rules, ledger.blame(table.name)
+                for op, rule in rules.items():
+                    label = None if rule.decomposition is None else rule.decomposition.label()
+                    made = blame[op]
+                    expected[table.name, op] = (rule.action, label, (made.version, made.seq, *who(made)))
+            assert found == expected
+            done = list(ledger.exports())
+            assert [
+                columns(
+                    row, "seq", "table_name", "version", "result", "error", "message", "nodes_before", "nodes_after"
+                )
+                for row in rows(path, "exports")
+            ] == [
+                (
+                    event.seq,
+                    event.table,
+                    event.version,
+                    "failed" if event.body.error else "lowered",
+                    *(event.body.error or (None, None)),
+                    sum(event.body.ops_before.values()) or None,
+                    sum(event.body.ops_after.values()) or None,
+                    *who(event),
+                )
+                for event in done
+            ]
+            assert [tuple(row.values()) for row in rows(path, "fired")] == [
+                (event.seq, event.table, event.version, op, times, event.body.ops_before.get(op, 0),
+                 event.body.ops_after.get(op, 0))
+                for event in done
+                for op, times in sorted(event.body.fired.items())
+            ]  # fmt: skip
+            counted = {str(row["environment"]): row["events"] for row in rows(path, "environments")}
+            assert sum(counted.values()) == len(events)
+            assert all(counted[event.environment] for event in events)
+
+
+def test_they_are_all_documented_and_read_only(path: Path) -> None:
+    page = Path(__file__, "../../../docs/sql.md").resolve().read_text()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'view'")} == VIEWS
+        for view in VIEWS:
+            names = [row[1] for row in db.execute(f"PRAGMA table_info({view})")]
+            section = page.partition(f"\n## `{view}`\n")[2].partition("\n## ")[0]
+            assert [name for name in names if f"| `{name}` |" not in section] == []
+
+
+def test_a_migration_that_readers_do_not_wait_for_adds_only_views() -> None:
+    names = migration_names()
+    for count, name in enumerate(names[1:], 1):
+        added = set(schema_made_by(names[: count + 1])) - set(schema_made_by(names[:count]))
+        removed = set(schema_made_by(names[:count])) - set(schema_made_by(names[: count + 1]))
+        assert add_only_views([name]) == ({kind for kind, *_ in added} == {"view"} and not removed), name
+
+
+def test_a_ledger_without_views_is_read_where_it_lies_and_gets_them_from_a_writer(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for view in VIEWS:
+            db.execute(f"DROP VIEW {view}")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = '0002_views'")
+        db.commit()
+    with Ledger(path, read_only=True) as ledger:
+        assert not ledger.database.in_memory
+        assert ledger.verify().ok
+        assert ledger.state("edge").rules.keys() == {"aten::mm"}
+    with Ledger(path) as ledger:
+        assert ledger.verify().ok
+    assert [row["op"] for row in rows(path, "current_rules")] == ["aten::mm"]
+
+
+def test_the_page_s_command_shows_who_preserved_what(path: Path) -> None:
+    page = Path(__file__, "../../../docs/sql.md").resolve().read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith("$ sqlite-utils"))
+    command = [str(path) if word == "decomp_ledger.db" else word for word in line.split()[2:]]
+    shown = subprocess.run(
+        [sys.executable, "-m", "sqlite_utils", *command], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.splitlines()[-1].split() == ["edge", "aten::mm", "preserve", "ann"]

@@ -13,7 +13,9 @@ from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifferenc
 from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.idle import IdleRule
+from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
@@ -29,6 +31,7 @@ from decomp_ledger.errors import (
     LedgerError,
     LedgerFileError,
     LookalikeWarning,
+    MissingStamp,
     NotImportable,
     PendingOpWarning,
     ReadOnlyTable,
@@ -70,12 +73,15 @@ from decomp_ledger.model.events import (
     Emission,
     Event,
     Exported,
+    Found,
     Frame,
     Materialized,
     Passed,
     Popped,
     Reset,
     Reverted,
+    RootModule,
+    Saved,
     Set,
     Tagged,
     Updated,
@@ -114,6 +120,7 @@ from decomp_ledger.queries import (
     explain_releases,
     load_dump,
     read_samples,
+    record_imports,
     reproduce_export,
     show,
     trace,
@@ -121,14 +128,16 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
-from decomp_ledger.storage.history import Since
+from decomp_ledger.storage.history import Since, TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.restore import Restoration, restore
 from decomp_ledger.transfer.stamp import Stamp, read_stamp
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
+    from decomp_ledger.pytorch.imports import ImportRecording
     from decomp_ledger.pytorch.pt2 import load, save
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun, reproduce
     from decomp_ledger.pytorch.table import DecompTable
@@ -138,6 +147,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "ExportResult",
     "ExportTotals",
     "LostOp",
     "OpRelease",
@@ -176,18 +186,23 @@ __all__ = [
     "GraphDifference",
     "IdleRule",
     "IdleRuleWarning",
+    "ImportRecording",
+    "ImportReport",
     "InvalidName",
     "Ledger",
     "LedgerError",
     "LedgerFileError",
     "LedgerLog",
+    "LibraryImport",
     "Materialized",
     "NamedState",
     "NotImportable",
     "LookalikeWarning",
+    "MissingStamp",
     "NumericDifference",
     "NumericsCheck",
     "OpNumerics",
+    "Found",
     "Passed",
     "Outcome",
     "PendingOpWarning",
@@ -200,6 +215,7 @@ __all__ = [
     "RecordingWarning",
     "ReproducedTable",
     "RecordedEvent",
+    "Registration",
     "Reproduction",
     "ReproductionError",
     "Rerun",
@@ -207,10 +223,12 @@ __all__ = [
     "ResolvedState",
     "Restoration",
     "Reverted",
+    "RootModule",
     "Rule",
     "RuleDiff",
     "Settings",
     "RuleEffect",
+    "Saved",
     "SampleError",
     "SampleRun",
     "SampleDifference",
@@ -229,9 +247,11 @@ __all__ = [
     "State",
     "StateDiff",
     "StateSpec",
+    "TableChange",
     "TableDifference",
     "TableInfo",
     "TableLog",
+    "TableSeries",
     "TableSpec",
     "TableState",
     "Tagged",
@@ -276,6 +296,8 @@ __all__ = [
     "read_signers",
     "read_stamp",
     "record",
+    "record_imports",
+    "report",
     "reproduce",
     "reproduce_export",
     "restore",
@@ -291,6 +313,7 @@ __all__ = [
 _NEED_TORCH = {
     "DecompTable": "table",
     "GraphDifference": "graph_digest",
+    "ImportRecording": "imports",
     "ReproducedTable": "reproduced_table",
     "Rerun": "reproduced_table",
     "load": "pt2",

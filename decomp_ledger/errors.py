@@ -128,6 +128,10 @@ class StampError(LedgerError, ValueError):
     """A `.pt2` file has no stamp, a damaged stamp, or the stamp of another program."""
 
 
+class MissingStamp(StampError):
+    """A file has no stamp, and nothing shows that it was changed."""
+
+
 class ReproductionError(LedgerError, ValueError):
     """A table cannot be made again exactly.
 

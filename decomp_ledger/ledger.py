@@ -11,6 +11,7 @@ from decomp_ledger import queries
 from decomp_ledger.analysis.advice import Why
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck
@@ -30,6 +31,7 @@ from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
 from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.queries import RecordedEvent, Reproduction, ResolvedState, State, StateDiff, UpgradeReport
+from decomp_ledger.reports import pages
 from decomp_ledger.storage import backup as backups
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -70,7 +72,7 @@ class Ledger(LedgerLog):
         """Create or resume a table, as the dict that `run_decompositions` takes. This imports torch.
 
         Args:
-            name: its name.
+            name: its name; a series of recorded tables means its newest run.
             base: for a new table: `torch` (its default table), `empty`, or another table's state (`edge@3`).
 
         Raises:
@@ -214,6 +216,17 @@ class Ledger(LedgerLog):
         """
         return queries.export_totals(table, ledger=self)
 
+    def export_results(self, table: str | None = None) -> list[ExportResult]:
+        """Return each export with what became of its result: an earlier export with the same graph, and files.
+
+        Args:
+            table: only the exports of this table.
+
+        Raises:
+            UnknownTable: the ledger has no such table.
+        """
+        return queries.export_results(table, ledger=self)
+
     def check_opset(self, spec: State, opset: str | os.PathLike[str] = "core-aten") -> OpsetCheck:
         """Return the ops of a lowered program that a backend does not take; see :func:`decomp_ledger.check_opset`."""
         return queries.check_opset(spec, opset, ledger=self)
@@ -234,7 +247,7 @@ class Ledger(LedgerLog):
         """
         return queries.would_change(program, table, ledger=self)
 
-    def diff(self, before: State, after: State, *, graphs: bool = False) -> StateDiff:
+    def diff(self, before: State, after: State | None = None, *, graphs: bool = False) -> StateDiff:
         """Return the difference between the rules of two states; see :func:`decomp_ledger.diff`."""
         return queries.diff(before, after, graphs=graphs, ledger=self)
 
@@ -283,6 +296,18 @@ class Ledger(LedgerLog):
     ) -> ProgramCheck:
         """Run a program before and after it is lowered with a table; see :func:`decomp_ledger.check_program`."""
         return queries.check_program(program, spec, defaults=defaults, inputs=inputs, trust=trust, ledger=self)
+
+    def report(
+        self,
+        spec: State | None = None,
+        other: State | None = None,
+        *,
+        markdown: bool = False,
+        graphs: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> str:
+        """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
+        return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
 
     # Exports
 
@@ -420,6 +445,7 @@ def record(
     trust: Sequence[str] = (),
     on_error: str = "warn",
     children: bool = False,
+    sidecars: bool = False,
 ) -> Recording:
     """Record every decomposition table that is made and every export that is run inside a `with` block.
 
@@ -429,12 +455,14 @@ def record(
 
     Args:
         ledger: a file, created with the first event, or an open Ledger.
-        name: the names of its tables begin with it; by default the script and the time.
+        name: its tables are `<name>/<function that made it>/<run>`; by default that of the script, module or notebook.
         reason: why, for every event.
         actor: who, for every event; only with a file.
         trust: modules that may be imported to find decompositions; only with a file.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: record the Python processes too that start inside the block.
+        sidecars: write `model.pte.decomp.json` next to each `model.pte` that is saved inside the block: its stamp,
+            because a `.pte` cannot hold one.
 
     Raises:
         UnusableValue: `on_error` is another word, `actor` or `trust` are given with an open ledger, or `children`
@@ -444,9 +472,11 @@ def record(
     if isinstance(ledger, Ledger):
         if actor is not None or trust:
             raise UnusableValue("actor and trust: an open ledger has its own; give them to Ledger(...)")
-        return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows)
+        return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows, sidecars=sidecars)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
-    return Recording(opened, name=name, reason=reason, on_error=on_error, children=follows, owns_ledger=True)
+    return Recording(
+        opened, name=name, reason=reason, on_error=on_error, children=follows, sidecars=sidecars, owns_ledger=True
+    )
 
 
 def _first_problem(path: Path) -> str:

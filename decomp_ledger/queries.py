@@ -26,6 +26,8 @@ from decomp_ledger.analysis.behaviour import TraceData
 from decomp_ledger.analysis.drift import Drift, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff, export_diff
+from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.export_results import export_results as results_of
 from decomp_ledger.analysis.idle import IdleRule, idle_rules, mutates
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.op_releases import OpReleases, op_releases
@@ -38,6 +40,7 @@ from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
     LedgerFileError,
+    MissingStamp,
     SampleError,
     StampError,
     UnknownCatalog,
@@ -50,6 +53,7 @@ from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import Anchors
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
 from decomp_ledger.integrity.verify import Problem, Verification
+from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.model import op_names
@@ -57,13 +61,14 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces, TraceSet
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Event, Exported, Materialized
+from decomp_ledger.model.events import PRESERVE, Event, Exported, Materialized, Saved
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, did_you_mean, ops_named
+from decomp_ledger.model.opset import CORE_ATEN, Opset, opset_from_json
 from decomp_ledger.model.opset import FORM as OPSET_FORM
-from decomp_ledger.model.opset import Opset, opset_from_json
+from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.model.rules import Decomposition, RuleDiff, TableState
 from decomp_ledger.model.rules import diff as rule_diff
 from decomp_ledger.model.sample_files import canonical_samples, samples_from_json
@@ -84,11 +89,13 @@ from decomp_ledger.storage.bounded_read import read_bounded
 from decomp_ledger.storage.history import Since
 from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import jsonl
+from decomp_ledger.transfer.artefacts import digest_of_file
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp, read_stamp
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
+    from decomp_ledger.pytorch.imports import ImportRecording
     from decomp_ledger.pytorch.reproduced_table import ReproducedTable, Rerun
     from decomp_ledger.pytorch.would_change import WouldChange
 
@@ -113,10 +120,12 @@ __all__ = [
     "event",
     "explain",
     "explain_releases",
+    "export_results",
     "export_totals",
     "load_dump",
     "ops_of",
     "read_samples",
+    "record_imports",
     "reproduce_export",
     "show",
     "sole_table",
@@ -147,6 +156,8 @@ class ResolvedState:
         bundle: the export, if the spec names one.
         stamp: the stamp, if the spec names a `.pt2` file.
         environment: what the export ran in, or the event that made the version; empty for a catalog.
+        result: what became of the export's result, if the ledger has the export.
+        artefact: the `saved` event of the file, if the spec names a file that the ledger knows by its content.
     """
 
     name: str
@@ -157,6 +168,8 @@ class ResolvedState:
     bundle: ExportBundle | None = None
     stamp: Stamp | None = None
     environment: Mapping[str, Json] = attrs.field(factory=dict)
+    result: ExportResult | None = None
+    artefact: Event | None = None
 
     def __repr__(self) -> str:
         torch = "never materialized" if self.catalog is None else f"torch {self.catalog.build.get('torch')}"
@@ -171,6 +184,18 @@ class ResolvedState:
     def idle(self) -> tuple[IdleRule, ...]:
         """The rules that cannot act in the catalog's torch, by op, with what to do; none without a catalog."""
         return () if self.catalog is None else idle_rules(self.state, catalogs.completed(self.catalog))
+
+    @property
+    def outside_core(self) -> tuple[str, ...]:
+        """The ops that are not Core ATen: of the result of an export, else of those that the table can keep."""
+        if self.bundle is not None:
+            ops: Collection[str] = self.bundle.body.ops_after
+        else:
+            loaded: Collection[str] = () if self.catalog is None else self.catalog.ops
+            idle = {each.op for each in self.idle if each.op in loaded}
+            kept = (op for op, rule in self.state.rules.items() if rule.action == PRESERVE)
+            ops = [op for op in kept if op not in idle]
+        return catalogs.opsets()[CORE_ATEN].outside(ops)
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -340,12 +365,15 @@ def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> Resol
     """Return a table state with the facts that are known about it.
 
     Args:
-        spec: a state spec: `edge`, `edge@3`, `edge@v1`, `export:7`, `torch:2.13.0`, `catalog:FILE`, `model.pt2`. A
-            catalog stands for its default table. None means the only table of the ledger.
+        spec: a state spec: `edge`, `edge@3`, `edge@v1`, `export:7`, `torch:2.13.0`, `catalog:FILE`, `model.pt2`; for a
+            series of recorded tables `export_llama/backend_table`, and with `~1` the run before. A catalog stands for
+            its default table. None means the only table of the ledger. A file may be a `.pt2` or an `.onnx`, which have
+            a stamp, or any of these or a `.pte` or a `.ptd` that the ledger knows by its content.
         ledger: the ledger of tables and exports.
 
     Raises:
         LedgerError: the spec names nothing, or needs a ledger.
+        StampError: the file has no stamp and the ledger does not know it, or it was changed after it was saved.
     """
     if isinstance(spec, ResolvedState):
         return spec
@@ -357,11 +385,10 @@ def show(spec: State | None = None, *, ledger: LedgerLog | None = None) -> Resol
     if isinstance(parsed, CatalogSpec):
         return _default_table(str(parsed), _read_catalog(Path(parsed.path)))
     if isinstance(parsed, StampSpec):
-        stamp = read_stamp(parsed.path)
-        return attrs.evolve(_of_bundle(parsed.path, stamp.last), stamp=stamp)
+        return _of_file(parsed.path, ledger)
     opened = _needed(ledger, parsed)
     if isinstance(parsed, ExportSpec):
-        return _of_bundle(str(parsed), ExportBundle.from_log(opened, opened.export(parsed.number)))
+        return _of_recorded(str(parsed), opened.export(parsed.number), opened)
     return _of_table(parsed, opened)
 
 
@@ -452,7 +479,8 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
 
     Args:
         op: its name, or an `OpOverload`. The name of a family (`aten.add`, `add`) means all its overloads.
-        spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind.
+        spec: a state spec. None means every table that ever had a rule for the op, or else one table of each kind; of a
+            series of recorded tables, the newest run.
         ledger: the ledger of tables and exports.
 
     Returns:
@@ -468,7 +496,7 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
 
 def _asked(op: object, spec: State | None, ledger: LedgerLog | None) -> list[tuple[str, ResolvedState]]:
     """Return each op and state that a question is about."""
-    if spec is None and ledger is not None and len(ledger.tables()) > 1:
+    if spec is None and ledger is not None and len(ledger.table_series()) > 1:
         names = ops_of(op, Lists(ledger.changed_ops, _ops_of_last_catalog(ledger)))
         return [(name, show(TableSpec(table), ledger=ledger)) for name in names for table in _tables_for(name, ledger)]
     state = show(spec, ledger=ledger)
@@ -509,12 +537,15 @@ def explain_releases(op: object) -> list[OpReleases]:
 
 
 @checked
-def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog | None = None) -> StateDiff:
+def diff(
+    before: State, after: State | None = None, *, graphs: bool = False, ledger: LedgerLog | None = None
+) -> StateDiff:
     """Return the difference between the rules of two states, and between their exports if they have them.
 
     Args:
         before: a state spec.
-        after: a state spec.
+        after: a state spec; None means the newest version of the table, and of a series of recorded tables the newest
+            run: `diff("export_llama/backend_table~1")` tells what the last run changed.
         graphs: load both programs and find the first node that differs. Both states must be stamped `.pt2` files,
             because a ledger holds only digests of graphs. `torch.export.load` unpickles parts of them.
         ledger: the ledger of tables and exports.
@@ -523,7 +554,8 @@ def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog
         LedgerError: a spec names nothing, or needs a ledger; or neither table can have rules, as of two torch versions;
             or a program cannot be loaded.
     """
-    one, other = show(before, ledger=ledger), show(after, ledger=ledger)
+    one = show(before, ledger=ledger)
+    other = show(_newest(one, ledger) if after is None else after, ledger=ledger)
     if one.state.version == other.state.version == 0:
         raise LedgerError(f"{one.name} and {other.name}: torch's default tables have no rules to compare; use drift")
     exports = None
@@ -531,6 +563,23 @@ def diff(before: State, after: State, *, graphs: bool = False, ledger: LedgerLog
         exports = export_diff(one.bundle.body, other.bundle.body, (one.outcomes, other.outcomes))
     first = _first_node(one, other) if graphs else None
     return StateDiff(one, other, tuple(rule_diff(one.state, other.state)), exports, first)
+
+
+def _newest(state: ResolvedState, ledger: LedgerLog | None) -> TableSpec:
+    """Return what a state is compared with by default: its table's newest version, in the newest run.
+
+    Raises:
+        LedgerError: it is that already, or it is not the state of a table of the ledger.
+    """
+    if state.bundle is not None or state.state.version == 0 or ledger is None:
+        raise LedgerError(f"{state.name}: nothing to compare it with; give a second state")
+    recorded = split_recorded(state.state.table)
+    series = None if recorded is None or recorded.series == ledger.find_table(recorded.series) else recorded.series
+    newest = ledger.table_named(series or state.state.table)
+    if (newest, ledger.version_of(newest)) == (state.state.table, state.state.version):
+        earlier = f"{series}~1" if series else f"{newest}@VERSION"
+        raise LedgerError(f"{state.name}: it is the newest state of its table; give {earlier}, or a second state")
+    return TableSpec(series or newest)
 
 
 def _first_node(one: ResolvedState, other: ResolvedState) -> GraphDifference | None:
@@ -757,6 +806,18 @@ def trace(op: object, *calls: str, table: Mapping[Any, Any] | None = None) -> Tr
     return TraceSet.from_json(trace_op(name, canonical_samples({name: _calls(op, calls)})[name], table))
 
 
+def record_imports() -> ImportRecording:
+    """Record, inside a `with` block, what libraries register with torch: ops, kernels, fake kernels, decompositions.
+
+    Returns:
+        The recording. After the block, its `report` tells for each library what it registered, at which file and line,
+        and what that added to torch's default table, replaced in it or removed from it. This imports torch.
+    """
+    from decomp_ledger.pytorch.imports import ImportRecording
+
+    return ImportRecording()
+
+
 # Exports
 
 
@@ -779,6 +840,22 @@ def export_totals(table: str | None = None, *, ledger: LedgerLog) -> ExportTotal
         return states[name, version]
 
     return totalling.export_totals(list(ledger.events(table=table, kind=Exported.kind)), state_of)
+
+
+@checked
+def export_results(table: str | None = None, *, ledger: LedgerLog) -> list[ExportResult]:
+    """Return each export with what became of its result: an earlier export with the same graph, and files.
+
+    Args:
+        table: only the exports of this table.
+        ledger: the ledger of the exports.
+
+    Raises:
+        UnknownTable: the ledger has no such table.
+    """
+    own = None if table is None else {event.seq for event in ledger.events(table=table, kind=Exported.kind)}
+    found = results_of(ledger.events(kind=Exported.kind), ledger.events(kind=Saved.kind))
+    return [each for each in found if own is None or each.event.seq in own]
 
 
 @checked
@@ -930,13 +1007,14 @@ def check_program(
 
 
 @checked
-def check_opset(spec: State, opset: str | Path_ = "core-aten", *, ledger: LedgerLog | None = None) -> OpsetCheck:
+def check_opset(spec: State, opset: str | Path_ = CORE_ATEN, *, ledger: LedgerLog | None = None) -> OpsetCheck:
     """Return the ops of a lowered program that a backend does not take, what made them, and what would remove them.
 
     Args:
         spec: an export (`export:7`), a stamped `.pt2`, or a table, which means its newest export that did not fail.
-        opset: the name of a shipped opset, `core-aten`, or a JSON file such as
-            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`.
+        opset: the name of a shipped opset, `core-aten` or `executorch`, or a JSON file such as
+            `{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::mm"]}`. With
+            `"namespaces": ["aten"]` it judges only ops of these.
         ledger: the ledger of tables and exports.
 
     Raises:
@@ -1055,14 +1133,15 @@ def load_dump(
 
 @checked
 def sole_table(ledger: LedgerLog) -> str:
-    """Return the name of the only table of a ledger.
+    """Return the name of the only table of a ledger, or of the newest run of its only series.
 
     Raises:
         LedgerError: the ledger has no table, or more than one.
     """
-    tables = [info.name for info in ledger.tables()]
-    if len(tables) == 1:
-        return tables[0]
+    series = ledger.table_series()
+    if len(series) == 1:
+        return series[0].newest.name
+    tables = [each.name for each in series]
     some = ", ".join(tables[:8]) + (" ..." if len(tables) > 8 else "")
     fix = f"name one of {some}" if tables else "record something first"
     raise LedgerError(f"{ledger.path}: the ledger has {len(tables)} tables; {fix}")
@@ -1166,6 +1245,53 @@ def _of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:
     return ResolvedState(name, state, bundle.catalog, bundle.event, bundle.blame(), bundle, environment=environment)
 
 
+def _of_recorded(name: str, event: Event, ledger: LedgerLog) -> ResolvedState:
+    """Return the state of an export of the ledger, with what became of its result."""
+    exports = ledger.events(kind=Exported.kind, lte=event.seq)
+    result = results_of(exports, ledger.events(kind=Saved.kind, gt=event.seq))[-1]
+    return attrs.evolve(_of_bundle(name, ExportBundle.from_log(ledger, event)), result=result)
+
+
+def _of_file(path: str, ledger: LedgerLog | None) -> ResolvedState:
+    """Return the state of the export that made a file: from its stamp, or else by its content from the ledger."""
+    try:
+        stamp = read_stamp(path)
+    except MissingStamp as error:
+        if ledger is None or not (ledger.database.in_memory or Path(ledger.database.path).exists()):
+            raise
+        missing = error
+    else:
+        return attrs.evolve(_of_bundle(path, stamp.last), stamp=stamp)
+    found = _saved_event(path, ledger, missing)
+    body = found.body
+    export = ledger.export(body.export if isinstance(body, Saved) else 0)
+    return attrs.evolve(_of_recorded(path, export, ledger), artefact=found)
+
+
+def _saved_event(path: str, ledger: LedgerLog, missing: MissingStamp) -> Event:
+    """Return the newest event of the ledger that a file with this content was saved.
+
+    Raises:
+        StampError: there is none; the file was changed, if one of its name was saved.
+    """
+    _, sha256 = digest_of_file(path)
+    name, of_name = provenance.shortened(path), None
+    for event in ledger.events(kind=Saved.kind, desc=True):
+        if isinstance(event.body, Saved):
+            if event.body.sha256 == sha256:
+                return event
+            of_name = of_name or (event if event.body.path == name else None)
+    if of_name is not None and isinstance(of_name.body, Saved):
+        raise StampError(
+            f"{path}: changed after export:{of_name.body.export} was saved into it (#{of_name.seq}): its sha256 is "
+            f"{sha256[:12]}, and was {of_name.body.sha256[:12]}; save the program again"
+        )
+    raise MissingStamp(
+        f"{path}: it has no stamp, and no event of the ledger {ledger.path} knows a file of its content (sha256 "
+        f"{sha256[:12]}); name the ledger that recorded its export, or save it within a recording"
+    ) from missing
+
+
 def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:
     state, since = ledger.state_and_since(spec.table, ledger.version_of(spec.table, spec.version))
     event = ledger.last_materialization(state.table, state.version)
@@ -1239,8 +1365,11 @@ def _why(op: str, found: ResolvedState, ledger: LedgerLog | None) -> Why:
 
 
 def _tables_for(op: str, ledger: LedgerLog) -> list[str]:
-    """Return the tables that ever had a rule for an op; else one table of each base and catalog, as these agree."""
-    states = [ledger.state(info.name) for info in ledger.tables()]
+    """Return the tables that ever had a rule for an op; else one table of each base and catalog, as these agree.
+
+    Of a series of recorded tables, only the newest run counts.
+    """
+    states = [ledger.state(each.newest.name) for each in ledger.table_series()]
     ruled = [each.table for each in states if op in each.rules or ledger.history(each.table, op, each.version)]
     if ruled:
         return ruled

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from decomp_ledger.analysis.outcome import EARLY, is_early
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
@@ -25,15 +26,18 @@ class IdleRule:
         action: `preserve` or `override`.
         because: why the rule cannot act.
         instead: what to do.
+        nested: whether it acts all the same where another decomposition calls the op.
     """
 
     op: str
     action: str
     because: str
     instead: str
+    nested: bool = False
 
     def __str__(self) -> str:
-        return f"{self.op}: '{self.action}' has no effect, because {self.because}; {self.instead}"
+        where = " where a program calls the op" if self.nested else ""
+        return f"{self.op}: '{self.action}' has no effect{where}, because {self.because}; {self.instead}"
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
@@ -77,6 +81,9 @@ def idle_rule(op: str, action: str, entry: Entry | None, is_functional: Callable
         because = f"torch decomposes the op before it asks the table ({entry.unpreservable})"
         instead = f"{action} the ops that it becomes, which are in the graph"
         return IdleRule(op, action, because, instead)
+    if is_early(op, entry):
+        because = f"{EARLY} runs before torch looks into the table"
+        return IdleRule(op, action, because, f"{action} the ops that it becomes, which are in the graph", nested=True)
     return None
 
 

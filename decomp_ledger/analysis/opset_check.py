@@ -55,16 +55,18 @@ class OpsetCheck:
         opset: the ops that it may have.
         ops: how many ops the result has.
         outside: those of them that are not in the opset, by name.
+        not_judged: those of them that the opset is not about, by name.
     """
 
     name: str
     opset: Opset
     ops: int
     outside: tuple[OutsideOp, ...]
+    not_judged: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether every op of the result is in the opset."""
+        """Whether every op of the result that the opset is about is in it."""
         return not self.outside
 
     def to_json(self) -> dict[str, Json]:
@@ -75,6 +77,7 @@ class OpsetCheck:
             "ops": self.ops,
             "passed": self.passed,
             "outside": [each.to_json() for each in self.outside],
+            "not_judged": list[Json](self.not_judged),
         }
 
 
@@ -88,11 +91,11 @@ def check_opset(name: str, body: Exported, opset: Opset, why: Callable[[str], Wh
         why: explains an op of the export.
     """
     outside = (
-        OutsideOp(op, count, _makers(op, body), _decomposers(op, body), why(op))
-        for op, count in sorted(body.ops_after.items())
-        if op not in opset.ops
+        OutsideOp(op, body.ops_after[op], _makers(op, body), _decomposers(op, body), why(op))
+        for op in opset.outside(body.ops_after)
     )
-    return OpsetCheck(name, opset, len(body.ops_after), tuple(outside))
+    not_judged = tuple(sorted(op for op in body.ops_after if op not in opset.ops and not opset.judges(op)))
+    return OpsetCheck(name, opset, len(body.ops_after), tuple(outside), not_judged)
 
 
 def _makers(op: str, body: Exported) -> tuple[str, ...] | None:

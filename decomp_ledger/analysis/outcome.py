@@ -20,13 +20,14 @@ from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.rules import Rule, TableState
 
 __all__ = [
-    *("DECOMPOSED", "EARLY_KERNELS", "EMITTED", "FAILED", "FUNCTIONALIZED", "KEPT", "KEPT_STALE", "NOT_IN_PROGRAM"),
-    *("OpFacts", "Outcome", "PENDING", "REMOVED", "UNKNOWN"),
+    *("DECOMPOSED", "EARLY", "EARLY_KERNELS", "EMITTED", "FAILED", "FUNCTIONALIZED", "KEPT", "KEPT_STALE"),
+    *("NOT_IN_PROGRAM", "OpFacts", "Outcome", "PENDING", "REMOVED", "UNKNOWN"),
     *(
         "decide",
         "expect",
         "facts",
         "failure",
+        "is_early",
         "kind_of",
         "makers",
         "ops_of",
@@ -55,7 +56,7 @@ EARLY_KERNELS = frozenset(
     | {"aten::multilabel_margin_loss_forward", "aten::softshrink", "aten::upsample_bicubic2d"}
     | {"aten::upsample_bilinear2d"}
 )
-_EARLY = "its Python kernel for Autograd"
+EARLY = "its Python kernel for Autograd"
 # The namespace in which ExecuTorch hides ops of aten from a lowering: `EDGE_DO_NOT_DECOMP::linear` is `aten::linear`.
 _HIDDEN = "EDGE_DO_NOT_DECOMP::"
 _OLDER = "recorded by an older version"
@@ -177,7 +178,7 @@ def facts(op: str, body: Exported, entry: Entry | None = None, *, last: Event | 
         made_by=None if rows is None else tuple(row for row in rows if row.op == op),
         made=() if rows is None else tuple(row for row in rows if row.source == op and row.op != op),
         kind=kind,
-        early=(body.early or {}).get(op, _EARLY if entry is not None and _is_early(op, entry) else ""),
+        early=(body.early or {}).get(op, EARLY if entry is not None and is_early(op, entry) else ""),
         stale=op in body.stale,
         early_dict=last is not None and isinstance(last.body, Passed) and op in last.body.later,
         error=None if body.error is None else body.error[0],
@@ -405,7 +406,8 @@ def _by_rule(op: str, rule: Rule, last: Event | None) -> Outcome:
     return Outcome(DECOMPOSED, f"it was overridden with {rule.decomposition.label()}{_by(last)}")
 
 
-def _is_early(op: str, entry: Entry) -> bool:
+def is_early(op: str, entry: Entry) -> bool:
+    """Return whether a kernel of torch in Python computes an op of a program before torch looks into the table."""
     return op in EARLY_KERNELS and entry.origin is not None
 
 
@@ -446,8 +448,8 @@ def _with_catalog(op: str, state: TableState, rule: Rule | None, entry: Entry, l
         return Outcome(FUNCTIONALIZED, _MUTATES + nothing)
     if kind == ALWAYS:
         return Outcome(DECOMPOSED, f"torch cannot keep it ({entry.unpreservable}), whatever the table has{nothing}")
-    if _is_early(op, entry):
-        return Outcome(DECOMPOSED, f"{_EARLY} runs before torch looks into the table{nothing}")
+    if is_early(op, entry):
+        return Outcome(DECOMPOSED, f"{EARLY} runs before torch looks into the table{nothing}")
     choice = choose(None if rule is None else rule.action, state.base, loaded=True, default=entry.default)
     if rule is not None and choice == OVERRIDE:
         return _by_rule(op, rule, last)
@@ -488,8 +490,8 @@ def preservable(op: str, entry: Entry | None, found: OpFacts | None = None) -> s
         return f"no: {entry.unpreservable}"
     if kind == MUTATES:
         return "no: it changes its argument, so its functional form takes its place"
-    if _is_early(op, entry) or (found is not None and found.early):
-        return f"no: {_EARLY if found is None or not found.early else found.early} runs before the table"
+    if is_early(op, entry) or (found is not None and found.early):
+        return f"no: {EARLY if found is None or not found.early else found.early} runs before the table"
     return "yes"
 
 

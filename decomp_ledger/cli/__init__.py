@@ -19,8 +19,10 @@ from decomp_ledger.cli import (
     completion,
     explain_commands,
     export_commands,
+    imports_command,
     inspect_commands,
     log_command,
+    report_command,
     run_command,
     streams,
     verify_commands,
@@ -41,10 +43,12 @@ __all__ = ["cli", "main"]
 
 _GROUPS = (
     run_command,
+    imports_command,
     inspect_commands,
     log_command,
     explain_commands,
     compare_commands,
+    report_command,
     catalog_commands,
     export_commands,
     check_commands,
@@ -57,6 +61,7 @@ _GROUPS = (
 # The commands whose output may be long.
 _PAGED = {"blame", "diff", "drift", "explain", "exports", "log", "show", "tables", "upgrade", "why"}
 _MAX_MESSAGE = 2000  # characters
+_PROGRAMS = ("run", "imports")  # their arguments are those of a program, which they run
 
 
 class _Commands(click.Group):
@@ -117,8 +122,8 @@ def main() -> None:
         streams.guard()
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)
-        # Python flushes what the program of `run` left there. A process that starts without an output has None.
-        if cli.given != "run" and sys.stdout is not None:
+        # Python flushes what a program left there. A process that starts without an output has None.
+        if cli.given not in _PROGRAMS and sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
         sys.exit(INTERRUPTED)
@@ -138,8 +143,9 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
-    # The arguments of `run` are the program's.
-    as_json = "--json" in arguments and cli.given != "run" and not streams.output_is_gone()
+    # A process that starts with a closed output has None.
+    is_asked = "--json" in arguments and cli.given not in _PROGRAMS
+    as_json = is_asked and sys.stdout is not None and not streams.output_is_gone()
     if as_json:
         with suppress(LedgerError):
             click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": message}}, indent=2))

@@ -5,67 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 
-import attrs
+from decomp_ledger.analysis.behaviour import DiffRow
+from decomp_ledger.reports.drift_words import ChangedOps, one_line, rows_that_differ
 
-from decomp_ledger.analysis.behaviour import Behaviour, DiffRow, SampleDifference, change_text, groups
-from decomp_ledger.analysis.drift import Drift
-
-__all__ = ["ChangedOps", "changed_ops", "changed_ops_lines", "one_line", "rows_that_differ"]
+__all__ = ["changed_ops_lines"]
 
 _MAX_ROWS = 8
-
-
-@attrs.frozen
-class ChangedOps:
-    """Ops of one family that changed in the same way.
-
-    Attributes:
-        ops: their names, the plainest first.
-        first: the behaviour of the first op.
-        before: the version of the first torch; the name of the first state, if both have one version.
-        after: the same of the second.
-    """
-
-    ops: tuple[str, ...]
-    first: Behaviour
-    before: str
-    after: str
-
-    @property
-    def difference(self) -> SampleDifference:
-        """The first sample on which the first op behaves differently."""
-        return self.first.differences[0]
-
-    @property
-    def names(self) -> str:
-        """The ops, the namespace only once: `aten::frac, frac_, frac.out`."""
-        return ", ".join([self.ops[0], *(op.rpartition("::")[2] for op in self.ops[1:])])
-
-    @property
-    def heading(self) -> str:
-        """The ops, the error if one side has one, and the first sample."""
-        found = self.difference
-        sides = ((self.before, found.before), (self.after, found.after))
-        raised = [f" raises {trace.error} in {torch}" for torch, trace in sides if trace.error is not None]
-        return f"{self.names}:{''.join(raised)} for {found.call}"
-
-
-def changed_ops(found: Drift, verdict: str) -> list[ChangedOps]:
-    """Return the ops of a verdict, those of one family that changed in the same way together.
-
-    Those come first that differ on the largest part of their samples, because most calls of them are affected.
-    """
-    torches = [state.catalog.build.get("torch", "?").partition("+")[0] for state in (found.before, found.after)]
-    if torches[0] == torches[1]:
-        torches = [found.before.name, found.after.name]
-    grouped = groups([each for each in found.behaviours if each.verdict == verdict])
-    changed = [ChangedOps(tuple(each.op for each in group), group[0], *torches) for group in grouped]
-    return sorted(changed, key=lambda each: -len(each.first.differences) / each.first.samples)
-
-
-def one_line(entry: ChangedOps) -> str:
-    """Return an entry in one line: its ops, what changed, and the first sample."""
-    return f"{entry.names}: {change_text(entry.difference)} for {entry.difference.call}"
 
 
 def changed_ops_lines(found: Sequence[ChangedOps], budget: int | None, *, whole: bool = False) -> tuple[list[str], int]:
@@ -110,17 +55,6 @@ def _with_graphs(entry: ChangedOps, limit: int | None, *, whole: bool) -> Iterat
     hidden = len(rows) - len(shown)
     yield entry.heading + (f"; {hidden} more with -v" if hidden else "")
     yield from side_by_side(shown)
-
-
-def rows_that_differ(found: SampleDifference, limit: int | None = None) -> tuple[DiffRow, ...]:
-    """Return the rows of two graphs that differ, with one row before and after each, if these fit into a limit."""
-    rows = found.rows
-    differing = [number for number, row in enumerate(rows) if not row.same]
-    # The last row names the results, which says nothing if it is the same.
-    end = len(rows) if rows and not rows[-1].same else len(rows) - 1
-    near = sorted({number + step for number in differing for step in (-1, 0, 1) if 0 <= number + step < end})
-    wanted = near if limit is None or len(near) <= limit else differing
-    return tuple(rows[number] for number in wanted)
 
 
 def side_by_side(rows: Sequence[DiffRow]) -> Iterator[str]:

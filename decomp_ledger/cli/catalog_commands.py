@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import click
 
 from decomp_ledger import queries
-from decomp_ledger.cli.drift_output import decomposition_text
 from decomp_ledger.cli.output import (
     LedgerOption,
     columns,
@@ -26,6 +25,7 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.op_lookup import did_you_mean, ops_named
 from decomp_ledger.model.state_specs import STATE
+from decomp_ledger.reports.drift_words import decomposition_text
 
 __all__ = ["COMMANDS"]
 

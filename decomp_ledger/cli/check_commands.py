@@ -30,11 +30,14 @@ from decomp_ledger.cli.output import (
     LedgerOption,
     count,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
+    print_page,
     progress,
     write_json,
 )
+from decomp_ledger.reports.check_view import numerics_page, opset_page, program_page
 
 __all__ = ["COMMANDS"]
 
@@ -68,6 +71,7 @@ def check() -> None:
 @click.option("--trust", multiple=True, metavar="MODULE",
               help="A module to import: one that has decompositions, or defines ops.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")
+@markdown_option
 @json_option
 @pass_ledger
 def numerics(
@@ -79,6 +83,7 @@ def numerics(
     samples: str | None,
     trust: tuple[str, ...],
     everything: bool,
+    markdown: bool,
     as_json: bool,
 ) -> int:
     """Compare each override with the kernel of its op on sample calls; exit with 1 if one differs.
@@ -100,10 +105,12 @@ def numerics(
     with option.ask() as ledger, progress("check") as report:
         if program is not None:
             ran = ledger.check_program(program, state, defaults=defaults, inputs=inputs, trust=trust)
-            return _report_program(ran, as_json)
+            return _report_program(ran, as_json, markdown)
         found = ledger.check_numerics(state, defaults=defaults, samples=samples, trust=trust, progress=report)
     if as_json:
         write_json(found.to_json())
+    elif markdown:
+        print_page(numerics_page(found))
     else:
         _print_check(found, everything=everything)
     if not found.passed:
@@ -150,9 +157,11 @@ def _run_lines(run: SampleRun) -> Iterator[str]:
         yield f"    {each}"
 
 
-def _report_program(found: ProgramCheck, as_json: bool) -> int:
+def _report_program(found: ProgramCheck, as_json: bool, markdown: bool) -> int:
     if as_json:
         write_json(found.to_json())
+    elif markdown:
+        print_page(program_page(found))
     else:
         for line in _program_lines(found):
             note(line)
@@ -182,9 +191,10 @@ def _program_lines(found: ProgramCheck) -> Iterator[str]:
 @click.argument("state", metavar="export:N|FILE.pt2|TABLE")
 @click.option("--opset", default="core-aten", show_default=True, metavar="NAME|FILE",
               help="The ops that the result may have: a shipped opset, or a JSON file.")  # fmt: skip
+@markdown_option
 @json_option
 @pass_ledger
-def opset(option: LedgerOption, state: str, opset: str, as_json: bool) -> int:
+def opset(option: LedgerOption, state: str, opset: str, markdown: bool, as_json: bool) -> int:
     """Name the ops of a lowered program that a backend does not take; exit with 1 if there is one.
 
     For each, say what made it, and what to write so that the lowering removes it. TABLE means its newest export.
@@ -193,6 +203,8 @@ def opset(option: LedgerOption, state: str, opset: str, as_json: bool) -> int:
         found = ledger.check_opset(state, opset)
     if as_json:
         write_json(found.to_json())
+    elif markdown:
+        print_page(opset_page(found))
     else:
         _print_opset(found)
     return 0 if found.passed else FOUND
@@ -204,10 +216,13 @@ def _print_opset(found: OpsetCheck) -> None:
     number = len(found.outside)
     verb = "is" if number == 1 else "are"
     outside = f"{number} of {count(found.ops, 'op')} {verb} not in {found.opset.name}{source}"
-    note(f"{found.name}: {outside if found.outside else f'each op is in {found.opset.name}{source}'}")
+    judged = "each op that it is about" if found.not_judged else "each op"
+    note(f"{found.name}: {outside if found.outside else f'{judged} is in {found.opset.name}{source}'}")
     for each in found.outside:
         for line in _outside_lines(each):
             note(line)
+    if found.not_judged:
+        note(f"not judged, because {found.opset.name} is not about them: {', '.join(found.not_judged)}")
 
 
 def _outside_lines(found: OutsideOp) -> Iterator[str]:

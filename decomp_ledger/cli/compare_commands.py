@@ -15,12 +15,14 @@ from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
     columns,
+    count,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
+    print_page,
     rule_diff_json,
     rule_json,
-    rule_text,
     snapshot_json,
     write_json,
 )
@@ -28,6 +30,9 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, RuleDiff
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import ResolvedState, StateDiff, UpgradeReport
+from decomp_ledger.reports.diff_view import diff_page, fact_text, rule_texts, source_change
+from decomp_ledger.reports.drift_view import check_page, drift_page, upgrade_page
+from decomp_ledger.reports.drift_words import only_used_text
 
 if TYPE_CHECKING:
     from decomp_ledger.pytorch.graph_digest import GraphDifference
@@ -39,23 +44,29 @@ _STATES = "A and B are each TABLE, TABLE@VERSION, TABLE@TAG, torch:VERSION, expo
 
 @click.command("diff")
 @click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("after", required=False, metavar="[B]")
 @click.option("--graphs", is_flag=True,
               help="For .pt2 files: show the first node that differs. torch.export.load unpickles them.")  # fmt: skip
+@markdown_option
 @json_option
 @pass_ledger
-def diff_command(option: LedgerOption, before: str, after: str, graphs: bool, as_json: bool) -> int:
+def diff_command(
+    option: LedgerOption, before: str, after: str | None, graphs: bool, markdown: bool, as_json: bool
+) -> int:
     """Show the ops whose rules differ between two table states, with the sources; exit with 1 if anything differs.
 
-    A and B are each TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. For two exports, also compare their programs
-    and their graphs. What differs between the environments, such as the git commit, comes last.
+    A and B are each TABLE, TABLE@VERSION, TABLE@TAG, export:N or FILE.pt2. Without B, the newest state of the table is
+    meant: `diff TABLE~1` shows what changed since the last run. For two exports, also compare their programs and their
+    graphs. What differs between the environments, such as the git commit, comes last.
     """
     with option.ask() as ledger:
         found = ledger.diff(before, after, graphs=graphs)
     if as_json:
         write_json(_diff_json(found))
+    elif markdown:
+        print_page(diff_page(found))
     else:
-        _print_diff(found, before, after)
+        _print_diff(found, before, found.after.name if after is None else after)
     return FOUND if found else 0
 
 
@@ -66,9 +77,11 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
             f"the base is {found.before.state.base} in {before} and {found.after.state.base} in {after}: an op without "
             f"a rule follows torch's default table in {bases['torch']}, and stays in the graph in {bases['empty']}"
         )
+    if not found:
+        note(_nothing_changed(found))
     if found.rules:
         dicts = found.before.state.from_dict, found.after.state.from_dict
-        columns(("op", before, after), ((d.op, *_rule_texts(d, dicts)) for d in found.rules))
+        columns(("op", before, after), ((d.op, *rule_texts(d, dicts)) for d in found.rules))
     changed: dict[tuple[Decomposition | None, Decomposition | None], list[RuleDiff]] = {}
     for each in found.rules:
         changed.setdefault(each.decompositions, []).append(each)
@@ -78,48 +91,30 @@ def _print_diff(found: StateDiff, before: str, after: str) -> None:
         _print_exports(found.exports, before, after)
         _print_first_node(found, before, after)
     for name, (old, new) in found.environments.items():
-        note(f"{name}: {_fact(old)} -> {_fact(new)}")
+        note(f"{name}: {fact_text(old)} -> {fact_text(new)}")
 
 
-def _fact(value: Json) -> str:
-    return "not recorded" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _rule_texts(found: RuleDiff, dicts: tuple[bool, bool]) -> tuple[str, str]:
-    """Return both rules in words; with digests where only these tell two decompositions apart.
-
-    Args:
-        found: the two rules.
-        dicts: for each, whether it only tells what a dict had.
-    """
-    texts = rule_text(found.before, from_dict=dicts[0]), rule_text(found.after, from_dict=dicts[1])
-    one, other = found.decompositions
-    if one is None or other is None or texts[0] != texts[1]:
-        return texts
-    same = one.digest == other.digest
-    digests = (each.helpers if same and each.origin not in TORCH_ORIGINS else each.digest for each in (one, other))
-    builds = (each.build for each in (one, other))
-    pairs = zip(texts, digests, builds, strict=True)
-    what = "with helpers " if same else ""
-    first, second = (
-        f"{text}  {what if digest else ''}{(digest or build or 'none')[:12]}" for text, digest, build in pairs
-    )
-    return first, second
+def _nothing_changed(found: StateDiff) -> str:
+    """Return what is the same in two states that do not differ, and what is not known of them."""
+    state = found.after.state
+    rules = count(len(state.rules), "entry" if state.from_dict else "rule").replace("entrys", "entries")
+    made = {rule.decomposition for rule in state.rules.values() if rule.decomposition is not None}
+    own = [each for each in made if each.origin not in TORCH_ORIGINS]
+    unknown = sum(each.digest is None for each in own)
+    parts = [f"nothing changed: base {state.base}, {rules}"]
+    parts += [f"the sources of {count(len(own) - unknown, 'function')}"] if len(own) > unknown else []
+    parts += [f"{count(unknown, 'function')} without a recorded source"] if unknown else []
+    if not (found.before.environment and found.after.environment):
+        return ", ".join(parts)
+    return ", ".join(parts) + ("; other environments:" if found.environments else "; the same environment")
 
 
 def _print_changed_body(rules: Sequence[RuleDiff]) -> None:
     """Print what changed in a function that both rules name, once for all ops that it decomposes."""
-    found = rules[0]
-    one, other = found.decompositions
-    if one is None or other is None or one.label() != other.label() or one.origin in TORCH_ORIGINS:
-        return
-    ops = ", ".join(each.op for each in rules)
-    if one.digest == other.digest:
-        note(f"{ops}: {one.label()} itself is the same; a function that it calls changed")
-        return
-    lines = found.source_diff()
-    note(f"{ops}: {one.label()} changed" + ("" if lines else "; its source is not recorded on both sides"))
-    for line in lines[2:]:
+    text, lines = source_change(rules[0])
+    if text:
+        note(f"{', '.join(each.op for each in rules)}: {text}")
+    for line in lines:
         note(f"  {line}")
 
 
@@ -183,7 +178,7 @@ def _state_json(found: ResolvedState) -> dict[str, Json]:
 @click.option("--only-used", "program", metavar="export:N|FILE.pt2",
               help="Only ops that this program has, before or after its export, or that fired in it.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Show whole graphs, not only the nodes that differ.")
-@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@markdown_option
 @json_option
 @pass_ledger
 def drift_command(
@@ -201,8 +196,6 @@ def drift_command(
     First comes what behaves differently: the first sample call whose graph differs, with the nodes that differ, before
     and after. Then what enters and leaves the table, and at last what changed only as text.
     """
-    if markdown and as_json:
-        raise click.UsageError("--markdown and --json exclude each other; give one of them")
     with option.ask() as ledger:
         used = None if program is None else ledger.used_ops(program)
         whole = ledger.drift(before, after)
@@ -210,9 +203,9 @@ def drift_command(
     if as_json:
         write_json({**found.to_json(), "only_used": _only_used_json(program, used, whole)})
         return FOUND if found.changes else 0
-    lead = "" if program is None else drift_output.only_used_text(program, len(used or ()), whole, found)
+    lead = "" if program is None else only_used_text(program, len(used or ()), whole, found)
     if markdown:
-        drift_output.print_markdown(found, lead, everything=everything, whole=verbose)
+        print_page(drift_page(found, lead, everything=everything, whole=verbose))
     else:
         drift_output.print_drift(found, lead, everything=everything, whole=verbose)
     return FOUND if found.changes else 0
@@ -233,6 +226,7 @@ def _only_used_json(program: str | None, used: frozenset[str] | None, whole: Dri
               help="Exit with 1 if the upgrade changes an op that the table's recorded exports use.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Name every op, also where a count is enough.")
 @click.option("-v", "--verbose", is_flag=True, help="Show whole graphs, not only the nodes that differ.")
+@markdown_option
 @json_option
 @pass_ledger
 def upgrade_command(
@@ -243,6 +237,7 @@ def upgrade_command(
     check: bool,
     everything: bool,
     verbose: bool,
+    markdown: bool,
     as_json: bool,
 ) -> int:
     """Show a table as it would be on another torch, and what the upgrade does to each rule.
@@ -255,18 +250,22 @@ def upgrade_command(
     with option.ask() as ledger:
         if check:
             report = ledger.check_upgrade(state, torch=version, python=interpreter)
-            return _report_check(report, as_json, whole=verbose)
+            return _report_check(report, as_json, markdown, whole=verbose)
         found = ledger.upgrade(state, torch=version, python=interpreter)
     if as_json:
         write_json(_upgrade_json(found, everything=everything))
+    elif markdown:
+        print_page(upgrade_page(found, everything=everything, whole=verbose))
     else:
         drift_output.print_upgrade(found, everything=everything, whole=verbose)
     return 0
 
 
-def _report_check(report: UpgradeReport, as_json: bool, *, whole: bool) -> int:
+def _report_check(report: UpgradeReport, as_json: bool, markdown: bool, *, whole: bool) -> int:
     if as_json:
         write_json(_check_json(report))
+    elif markdown:
+        print_page(check_page(report, whole=whole))
     else:
         drift_output.print_upgrade_check(report.upgrade, report.check, report.exports, whole=whole)
     return 0 if report.passed else FOUND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -24,7 +24,7 @@ from decomp_ledger.cli.output import (
 )
 from decomp_ledger.model.state_specs import STATE, parse_export_spec
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "explanation_lines"]
 
 
 @click.command("explain")
@@ -57,7 +57,7 @@ def explain_command(
         )
         return
     for answer in answers:
-        _print_explanation(answer)
+        print_lines(explanation_lines(answer))
 
 
 def _print_releases(answers: Sequence[OpReleases], *, as_json: bool) -> None:
@@ -98,25 +98,28 @@ def why_command(option: LedgerOption, op: str, state: str | None, as_json: bool)
         write_json([{**each.to_json(), "events": list(map(event_json, each.answer.events))} for each in answers])
         return
     for each in answers:
-        _print_explanation(each.answer)
+        print_lines(explanation_lines(each.answer))
         note(f"  to keep it: {each.keep}")
         note(f"  to decompose it: {each.decompose}")
 
 
-def _print_explanation(answer: Explanation) -> None:
-    click.secho(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True, nl=False)
-    note(f"{answer.outcome}, since {answer.because}")
-    note(f"  {answer.evidence}")
+def explanation_lines(answer: Explanation) -> Iterator[str]:
+    """Give the escaped lines that show an explanation, with the events that changed the op's rule."""
+    head = click.style(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True)
+    yield head + printable(f"{answer.outcome}, since {answer.because}")
+    yield printable(f"  {answer.evidence}")
     if answer.torch is not None:
         loaded = "yes" if answer.loaded else "no"
-        note(f"  default: {answer.default}")
-        note(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
+        yield printable(f"  default: {answer.default}")
+        yield printable(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         asked = f", returned NotImplemented {answer.declined} times" if answer.declined else ""
-        note("  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts) + asked)
-    for line in makers(answer.emitted_by or ()):
-        note(f"  {line}")
-    print_lines(line for event in answer.events for line in event_lines(event))
+        yield printable(
+            "  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts) + asked
+        )
+    yield from (printable(f"  {line}") for line in makers(answer.emitted_by or ()))
+    for event in answer.events:
+        yield from event_lines(event)
 
 
 COMMANDS = (explain_command, why_command)

@@ -8,28 +8,35 @@ from typing import TYPE_CHECKING
 
 import click
 
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.outcome import facts, without_effect
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.output import (
     FOUND,
+    STAR,
     LedgerOption,
     at_text,
     columns,
+    count,
     event_json,
     folded,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
     print_lines,
+    print_page,
     progress,
     summary,
     when,
     write_json,
 )
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported
+from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
+from decomp_ledger.reports.ledger_view import exports_page
+from decomp_ledger.reports.pages import torches_of
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -44,10 +51,11 @@ _MAKERS = 2  # makers that a row names
 
 @click.command()
 @click.option("--totals", is_flag=True, help="Show only what all exports show together.")
+@markdown_option
 @json_option
 @pass_ledger
-def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
-    """List the exports: the table and the torch of each, and its result; then what they show together.
+def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -> None:
+    """List the exports: the model, the table, the torch, the result and its files; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
     later export lowered.
@@ -57,26 +65,55 @@ def exports(option: LedgerOption, totals: bool, as_json: bool) -> None:
             together = ledger.export_totals()
             if as_json:
                 write_json(together.to_json())
+            elif markdown:
+                print_page(exports_page(ledger.path, [], together, {}))
             else:
                 print_totals(together, counts=True)
             return
-        found = list(ledger.exports())
+        found = ledger.export_results()
         if as_json:
-            write_json([event_json(event) for event in found])
+            write_json([{**event_json(each.event), **each.to_json()} for each in found])
+            return
+        if markdown:
+            events = [each.event for each in found]
+            print_page(exports_page(ledger.path, events, ledger.export_totals(), torches_of(events, ledger)))
             return
         rows = (
             (
                 f"export:{event.seq}",
+                _model(event, ledger.id),
                 f"{event.table}@{event.version}",
                 when(event.recorded_at),
                 str(ledger.environment(event.environment).get("torch", "")),
-                summary(event),
+                summary(event) + _same_graph(each),
+                ", ".join(each.files),
                 "" if event.call_site is None else str(event.call_site),
             )
-            for event in found
+            for each in found
+            for event in (each.event,)
         )
-        columns(("export", "table", "when (UTC)", "torch", "result", "where"), rows)
+        columns(("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows)
         print_totals(ledger.export_totals())
+
+
+def _model(event: Event, ledger: str) -> str:
+    """Return the class of an export's root module, and the export that the program was made from."""
+    body = event.body
+    if not isinstance(body, Exported):
+        return ""
+    parts = [] if body.module is None else [body.module.label]
+    if body.made_from is not None:
+        parts.append(f"from {_made_from(body.made_from, ledger)}")
+    return ", ".join(parts)
+
+
+def _made_from(made_from: tuple[str, int], ledger: str) -> str:
+    of_other = "" if made_from[0] == ledger else f" of ledger {made_from[0][:8]}"
+    return f"export:{made_from[1]}{of_other}"
+
+
+def _same_graph(found: ExportResult) -> str:
+    return "" if found.same_graph_as is None else f"; same graph as export:{found.same_graph_as}"
 
 
 def print_totals(found: ExportTotals, *, counts: bool = False) -> None:
@@ -107,7 +144,9 @@ def print_stamp(name: str, stamp: Stamp) -> None:
         names = [bundle.name for bundle in stamp.bundles[max(number - 1, 0) : number + 1]]
         moment = f"before {names[0]}" if number == 0 else f"between {' and '.join(names)}"
         note(f"  what happened to the program {moment} is not known")
-    if stamp.edited:
+    if stamp.edited and name.endswith((".pte", ".ptd")):
+        note("  the program was changed between its export and its saving, as that of each such file is")
+    elif stamp.edited:
         note("  THE PROGRAM WAS CHANGED between its export and its saving")
     if stamp.redacted:
         note("  redacted: it has no reasons, actors and call sites; `verify --against` checks the rest with the ledger")
@@ -129,18 +168,45 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
     if body.error is not None:
         print_lines(folded(f"{body.error[0]}: {body.error[1]}", "  "))
     note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
+    _print_source(found, bundle)
     counts = (body.ops_before, body.ops_after, body.fired)
+    outside = found.outside_core
     rows = (
-        (op, *(str(each.get(op, "")) for each in counts), outcome.word, _made_by(body, op))
+        (
+            op + (STAR if op in outside else ""),
+            *(str(each.get(op, "")) for each in counts),
+            outcome.word,
+            _made_by(body, op),
+        )
         for op, outcome in found.outcomes.items()
     )
     columns(("op", "before", "after", "fired", "outcome", "made by"), rows)
+    if outside:
+        number = f"{len(outside)} of {count(len(body.ops_after), 'op')} of the result"
+        verb = "is" if len(outside) == 1 else "are"
+        note(f"* {number} {verb} not Core ATen; `decomp-ledger check opset {bundle.name}` says what removes them")
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
         note(f"{made} too early, so it lacks {_some(body.stale)}")
+    if body.ignored:
+        note(f"torch ignored {_some(body.ignored)}")
     idle = without_effect(body, bundle.state)
     if idle:
         note(f"rules without effect here: {_some(idle)}")
+
+
+def _print_source(found: ResolvedState, bundle: ExportBundle) -> None:
+    """Print what a program was exported from, and what became of the result."""
+    body, result = bundle.body, found.result
+    if body.module is not None:
+        at = "" if body.module.file is None else f", defined at {body.module.file}:{body.module.line}"
+        note(f"  of {body.module.name}{at}")
+    if body.made_from is not None:
+        note(f"  made from the result of {_made_from(body.made_from, bundle.ledger)}")
+    if result is not None and result.same_graph_as is not None:
+        note(f"  the same graph as export:{result.same_graph_as}; values of weights are not compared")
+    for event in () if result is None else result.saved:
+        note(f"  saved {summary(event).partition(' ')[2]} at {when(event.recorded_at)} UTC (#{event.seq})")
 
 
 def _made_by(body: Exported, op: str) -> str:
@@ -154,8 +220,10 @@ def export_json(found: ResolvedState, bundle: ExportBundle) -> dict[str, Json]:
     """Return one export as plain data."""
     return {
         **event_json(bundle.event),
+        **({} if found.result is None else found.result.to_json()),
         "ledger": bundle.ledger,
         "idle": list[Json](without_effect(bundle.body, bundle.state)),
+        "outside_core": list[Json](found.outside_core),
         "outcomes": {op: outcome.to_json() for op, outcome in found.outcomes.items()},
     }
 

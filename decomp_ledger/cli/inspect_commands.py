@@ -11,6 +11,7 @@ from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
+    STAR,
     LedgerOption,
     columns,
     count,
@@ -20,14 +21,17 @@ from decomp_ledger.cli.output import (
     explain_nothing,
     first_ops,
     json_option,
+    markdown_option,
     note,
     pass_ledger,
     print_lines,
+    print_page,
     printable,
     recorded_json,
     rule_json,
     rule_text,
     snapshot_json,
+    summary,
     when,
     write_json,
 )
@@ -44,31 +48,39 @@ from decomp_ledger.model.state_specs import (
     parse_state_spec,
 )
 from decomp_ledger.queries import ResolvedState
+from decomp_ledger.reports.export_view import event_page
+from decomp_ledger.reports.pages import state_page
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
+@click.option("--all", "everything", is_flag=True, help="List each run of a recorded table, not only the newest.")
 @json_option
 @pass_ledger
-def tables(option: LedgerOption, as_json: bool) -> None:
-    """List the tables."""
+def tables(option: LedgerOption, everything: bool, as_json: bool) -> None:
+    """List the tables; of a recorded table the newest run, with the number of runs.
+
+    TABLE~1 names the run before, TABLE~2 the one before that. With --json, each run is listed.
+    """
     with option.read() as ledger:
-        found = [(info, ledger.tags(info.name)) for info in ledger.tables()]
+        found = [(each, info, ledger.tags(info.name)) for each in ledger.table_series() for info in each.tables]
     if as_json:
-        write_json([{**info._asdict(), "tags": tags} for info, tags in found])
+        write_json([{**info._asdict(), "series": each.name, "tags": tags} for each, info, tags in found])
         return
     rows = (
         (
-            info.name,
+            info.name if everything else each.name,
+            "" if each.run is None else str(len(each.tables)),
             str(info.version),
             str(info.events),
             when(info.last_at),
             ", ".join(f"{tag}@{version}" for tag, version in tags.items()),
         )
-        for info, tags in found
+        for each, info, tags in found
+        if everything or info is each.newest
     )
-    columns(("table", "version", "events", "last event (UTC)", "tags"), rows)
+    columns(("table", "runs", "version", "events", "last event (UTC)", "tags"), rows)
 
 
 @click.command()
@@ -76,10 +88,17 @@ def tables(option: LedgerOption, as_json: bool) -> None:
 @click.option("--preserved", is_flag=True, help="Only ops that the table preserves.")
 @click.option("--overridden", is_flag=True, help="Only ops that the table overrides.")
 @click.option("--all", "everything", is_flag=True, help="Every op of the table, torch's defaults included.")
+@markdown_option
 @json_option
 @pass_ledger
 def show(
-    option: LedgerOption, state: str | None, preserved: bool, overridden: bool, everything: bool, as_json: bool
+    option: LedgerOption,
+    state: str | None,
+    preserved: bool,
+    overridden: bool,
+    everything: bool,
+    markdown: bool,
+    as_json: bool,
 ) -> None:
     """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
 
@@ -90,20 +109,19 @@ def show(
     if number is not None:
         if preserved or overridden or everything:
             raise click.UsageError(f"{state}: --preserved, --overridden and --all are about tables; omit them")
-        with option.read() as ledger:
-            recorded = ledger.event(number)
-        if as_json:
-            write_json(recorded_json(recorded))
-        else:
-            print_lines(event_details(recorded, whole=True))
+        _show_event(option, number, as_json=as_json, markdown=markdown)
         return
     with option.ask() as ledger:
         found = ledger.show(state)
         of_table = found.bundle is None and found.state.version > 0
         totals = ledger.export_totals(found.state.table) if of_table else None
+        blame = queries.blame(found, ledger=ledger) if markdown else {}
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
     snapshot = found.snapshot
+    if markdown:
+        print_page(state_page(found, rules, blame, totals, everything=everything))
+        return
     if as_json:
         write_json(
             {
@@ -113,15 +131,19 @@ def show(
                 "from_dict": found.state.from_dict,
                 "rules": {op: rule_json(rule) for op, rule in rules.items()},
                 "idle": [each.to_json() for each in found.idle],
+                "outside_core": list(found.outside_core),
                 "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
                 "export": None if found.bundle is None else export_json(found, found.bundle),
                 "totals": None if totals is None else totals.to_json(),
                 "stamp": None if found.stamp is None else stamp_json(found.stamp),
+                "artefact": None if found.artefact is None else event_json(found.artefact),
             }
         )
         return
     if found.stamp is not None:
         print_stamp(found.name, found.stamp)
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)
@@ -138,6 +160,17 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _show_event(option: LedgerOption, number: int, *, as_json: bool, markdown: bool) -> None:
+    with option.read() as ledger:
+        recorded = ledger.event(number)
+    if as_json:
+        write_json(recorded_json(recorded))
+    elif markdown:
+        print_page(event_page(recorded))
+    else:
+        print_lines(event_details(recorded, whole=True))
 
 
 def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
@@ -159,9 +192,11 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
 def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple[str, ...]) -> None:
     if not rules:
         return
+    # What an export kept is marked in its result.
+    outside = [] if found.bundle is not None else [op for op in found.outside_core if op in rules]
     rows = (
         (
-            op + (" (pending)" if op in pending else ""),
+            op + (" (pending)" if op in pending else "") + (STAR if op in outside else ""),
             rule_text(rule, from_dict=found.state.from_dict),
             f"@{found.since[op].version} (#{found.since[op].seq})",
             found.since[op].reason or "",
@@ -169,6 +204,9 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
         for op, rule in rules.items()
     )
     columns(("op", "rule", "since", "why"), rows)
+    if outside:
+        kept = "missing" if found.state.from_dict else "preserved"
+        note(f"* {count(len(outside), f'{kept} op')} {'is' if len(outside) == 1 else 'are'} not Core ATen")
 
 
 @click.command()

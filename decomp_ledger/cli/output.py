@@ -16,31 +16,24 @@ from typing import Any, NamedTuple, TextIO
 import attrs
 import click
 
-from decomp_ledger.analysis.outcome import failure
 from decomp_ledger.cli import streams
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import (
-    Changing,
-    Created,
-    Event,
-    Exported,
-    Materialized,
-    Passed,
-    Reverted,
-    Tagged,
-    Updated,
-)
+from decomp_ledger.model.events import Event
 from decomp_ledger.model.materialize import Snapshot
+from decomp_ledger.model.printable import printable
 from decomp_ledger.model.rules import Rule, RuleDiff
 from decomp_ledger.model.state_specs import parse_number, shorten
-from decomp_ledger.model.times import shown_time
 from decomp_ledger.queries import RecordedEvent
+from decomp_ledger.reports.blocks import Page
+from decomp_ledger.reports.markdown import to_markdown
+from decomp_ledger.reports.words import at_text, count, first_ops, rule_text, summary, when
 
 __all__ = [
     "COMMAND_LINE",
     "FOUND",
     "INTERRUPTED",
+    "STAR",
     "WRONG_USE",
     "LedgerOption",
     "at_text",
@@ -53,9 +46,11 @@ __all__ = [
     "first_ops",
     "folded",
     "json_option",
+    "markdown_option",
     "note",
     "pass_ledger",
     "print_lines",
+    "print_page",
     "printable",
     "progress",
     "recorded_json",
@@ -75,6 +70,7 @@ COMMAND_LINE = "decomp_ledger.command_line"
 FOUND = 1  # exit status: the command found a difference or a fault
 WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
 INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
+STAR = " *"  # after the name of an op that is not Core ATen
 _LINE = 120  # characters of a line of prose
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
@@ -117,7 +113,20 @@ class LedgerOption(NamedTuple):
 
 
 pass_ledger = click.make_pass_decorator(LedgerOption)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def _one_form(context: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Refuse `--markdown` with `--json`. A callback of both options, because click reads them in any order."""
+    other = "markdown" if param.name == "as_json" else "as_json"
+    if value and context.params.get(other):
+        raise click.UsageError("--markdown and --json exclude each other; give one of them")
+    return value
+
+
+json_option = click.option("--json", "as_json", is_flag=True, callback=_one_form, help="Print JSON, for programs.")
+markdown_option = click.option(
+    "--markdown", is_flag=True, callback=_one_form, help="Print Markdown, for a pull request."
+)
 
 
 def whole_number(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -128,21 +137,9 @@ def whole_number(context: click.Context, param: click.Parameter, value: str | No
     return number
 
 
-def printable(text: str) -> str:
-    """Escape what does not print: control characters, terminal escapes, line breaks, direction marks."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def note(text: str) -> None:
     """Print one escaped line."""
     click.echo(printable(text))
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 op`, `2 ops`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def folded(text: str, indent: str) -> Iterator[str]:
@@ -162,6 +159,11 @@ def print_lines(lines: Iterable[str]) -> None:
     rest = iter(lines)
     while not streams.output_is_gone() and (some := list(itertools.islice(rest, 500))):
         click.echo("\n".join(some))
+
+
+def print_page(page: Page) -> None:
+    """Print a page as Markdown, whose texts are escaped."""
+    print_lines(to_markdown(page).splitlines())
 
 
 def write_json(value: Any) -> None:
@@ -282,87 +284,6 @@ def rule_diff_json(found: RuleDiff) -> dict[str, Json]:
     return {"before": rule_json(found.before), "after": rule_json(found.after), "source_diff": source}
 
 
-def rule_text(rule: Rule | None, *, from_dict: bool = False) -> str:
-    """Return a rule in words.
-
-    Args:
-        rule: the rule.
-        from_dict: whether it only tells what a dict had.
-    """
-    if rule is None:
-        return "(as its base)" if from_dict else "(no rule)"
-    if from_dict:
-        return "missing" if rule.decomposition is None else f"entry: {rule.decomposition.label()}"
-    return rule.action if rule.decomposition is None else f"{rule.action}: {rule.decomposition.label()}"
-
-
-def summary(event: Event) -> str:
-    """Return an event's body in a few words."""
-    body = event.body
-    if isinstance(body, Created):
-        return f"base {body.base}" if body.parent is None else f"forked from {body.parent[0]}@{body.parent[1]}"
-    if isinstance(body, Tagged):
-        return body.name
-    if isinstance(body, Materialized):
-        pending = f", {len(body.pending)} pending" if body.pending else ""
-        return f"snapshot {body.snapshot[:12]}{pending}"
-    if isinstance(body, Exported):
-        return _export_summary(body)
-    if isinstance(body, Passed):
-        return _dict_summary(body)
-    if isinstance(body, Changing):
-        return _changes_summary(body)
-    return ", ".join(f"{name} {value}" for name, value in attrs.asdict(body).items())
-
-
-def _export_summary(body: Exported) -> str:
-    if body.error is not None:
-        return f"FAILED{failure(body)} after {body.milliseconds} ms: {body.error[0]}"
-    nodes = f"{sum(body.ops_before.values())} -> {count(sum(body.ops_after.values()), 'node')}"
-    ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
-    return f"{nodes}; {ops} decomposed, {calls}; {body.milliseconds} ms"
-
-
-def _dict_summary(body: Passed) -> str:
-    lacks = [change.op for change in body.changes if change.decomposition is None]
-    has = [change.op for change in body.changes if change.decomposition is not None]
-    parts = [f"a dict of {body.entries} ops" + (f" from {body.caller}" if body.caller else "")]
-    parts += [f"without {first_ops(lacks)}"] if lacks else []
-    parts += [f"with other entries for {first_ops(has)}"] if has else []
-    parts += [f"made before {first_ops(body.later)} {_were(body.later)} loaded"] if body.later else []
-    return "; ".join(parts)
-
-
-def _were(ops: Sequence[str]) -> str:
-    return "was" if len(ops) == 1 else "were"
-
-
-def _changes_summary(body: Changing) -> str:
-    pending = set(body.pending)
-    by_action: dict[str, list[str]] = {}
-    for change in body.changes:
-        name = change.op + (" (not loaded yet)" if change.op in pending else "")
-        by_action.setdefault(change.action, []).append(name)
-    # The kind of the event tells the action of a set or a pop; an update may mix actions.
-    mixed = isinstance(body, (Updated, Reverted))
-    parts = [f"{action} {first_ops(ops)}" if mixed else first_ops(ops) for action, ops in by_action.items()]
-    lead = f"to version {body.to}: " if isinstance(body, Reverted) else ""
-    return lead + "; ".join(parts)
-
-
-def first_ops(ops: Sequence[str], limit: int = 3) -> str:
-    """Return the first names of ops, and how many more there are."""
-    return ", ".join(ops[:limit]) + (f" and {len(ops) - limit} more" if len(ops) > limit else "")
-
-
-def at_text(event: Event) -> str:
-    """Return where an event was made, as the end of a line: the line, and the nearest caller in other code."""
-    site = event.call_site
-    if site is None:
-        return ""
-    return f", at {site}" + (f", called at {site.caller}" if site.caller is not None else "")
-
-
 def event_lines(event: Event, *, time: str | None = None) -> Iterator[str]:
     """Give the escaped lines that show an event: what, who, where, why.
 
@@ -430,8 +351,3 @@ def recorded_json(found: RecordedEvent) -> dict[str, Json]:
     decompositions: dict[str, Json] = {digest: each.to_json() for digest, each in found.decompositions.items()}
     facts = dict(found.environment)
     return {**event_json(found.event), "environment_facts": facts, "decompositions": decompositions}
-
-
-def when(recorded_at: str) -> str:
-    """Return a UTC time to the second, for people."""
-    return shown_time(recorded_at)

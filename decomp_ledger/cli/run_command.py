@@ -27,13 +27,14 @@ from decomp_ledger.cli.output import LedgerOption, pass_ledger, printable
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import record
 from decomp_ledger.pytorch.recording import Recording
+from decomp_ledger.pytorch.recording_name import default_name
 from decomp_ledger.storage.file_checks import absolute
 
-__all__ = ["COMMANDS", "Program"]
+__all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "report_failure"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--name", help="The names of its tables begin with this; by default the script and the time.")
+@click.option("--name", help="The names of its tables begin with this; by default the script or module.")
 @click.option("--reason", help="Why; kept with every event.")
 @click.option("--actor", help="Who; by default $DECOMP_LEDGER_ACTOR, git's user or the login name.")
 @click.option("--trust", multiple=True, metavar="MODULE", help="A module that may be imported to find decompositions.")
@@ -41,6 +42,7 @@ __all__ = ["COMMANDS", "Program"]
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("--children/--no-children", default=True, show_default=True,
               help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("--sidecars", is_flag=True, help="Write model.pte.decomp.json, a stamp, next to each .pte that is saved.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
@@ -54,6 +56,7 @@ def run(
     trust: tuple[str, ...],
     on_error: str,
     children: bool,
+    sidecars: bool,
     quiet: bool,
     as_module: bool,
     script: str,
@@ -65,22 +68,24 @@ def run(
     line on standard error says what was recorded, and which children were not.
     """
     streams.unguard()
-    last_seq = _check(option)
-    load = _load_module if as_module else _load_script
+    last = last_seq(option)
+    load = load_module if as_module else load_script
     code, main = load(script, list(args))
     # Only now, because the default name is made of sys.argv, which the loading set.
+    named = default_name(main) if name is None else name
     recording = record(
         option.path,
-        name=name,
+        name=named,
         reason=reason,
         actor=option.actor_or(actor),
         trust=(*option.trust, *trust),
         on_error=on_error,
         children=children,
+        sidecars=sidecars,
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option, last_seq))
+    end = _End(recording, None if quiet else _Report(option, last))
     atexit.register(end)
     sys.modules["__main__"] = main
     return Program(code, main, end)
@@ -109,7 +114,7 @@ class Program(NamedTuple):
         self.end.interrupted = issubclass(type(error), KeyboardInterrupt)
         for _ in range(_OWN_FRAMES):
             trace = None if trace is None else trace.tb_next
-        _report(error, trace)
+        report_failure(error, trace)
         sys.exit(1)
 
 
@@ -125,7 +130,7 @@ _FRAME_WORDS = 2049 - 2 - 9  # two variables, and the fields of a frame
 _execute.__code__ = _execute.__code__.replace(co_stacksize=_FRAME_WORDS)
 
 
-def _report(error: BaseException, trace: types.TracebackType | None) -> None:
+def report_failure(error: BaseException, trace: types.TracebackType | None) -> None:
     """Report an uncaught exception as Python does; its traceback is given, without our own frame."""
     BaseException.with_traceback(error, trace)
     try:
@@ -201,7 +206,7 @@ class _End:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def _check(option: LedgerOption) -> int:
+def last_seq(option: LedgerOption) -> int:
     """Raise now if the ledger cannot be written, not after hours of the program's work; return its last seq."""
     path = Path(absolute(option.path))
     last = 0
@@ -215,7 +220,7 @@ def _check(option: LedgerOption) -> int:
     return last
 
 
-def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
     full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
@@ -245,7 +250,7 @@ def _load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mo
     return code, main
 
 
-def _load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
+def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
     _put_first(str(Path.cwd()))
     # Python has this argv while it imports the parent packages.

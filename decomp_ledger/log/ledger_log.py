@@ -124,7 +124,7 @@ class LedgerLog(History):
         """Give the events that match every given condition, by seq.
 
         Args:
-            table: the event's table.
+            table: the event's table; a series of recorded tables means its newest run.
             op: an op that the event changed; the name of a family means all its overloads.
             actor: who made it: the whole name.
             author: a part of the actor's name, the letters A to Z in either case.
@@ -234,10 +234,12 @@ class LedgerLog(History):
                 raise InvalidName(
                     f"{change.op!a:.80}: the ledger holds no op of such a name; give the op an ASCII name"
                 )
+        table_id = self.event_store.table_id(table)
         if not body.makes_version:
+            if table_id is None:  # the name of a series is not that of a table
+                raise self._unknown_table(table)
             self.version_of(table, version)
             return
-        table_id = self.event_store.table_id(table)
         newest = 0 if table_id is None else self.event_store.version(table_id)
         if version != newest + 1 or (version == 1) != isinstance(body, Created):
             raise VersionConflict(

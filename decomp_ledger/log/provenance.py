@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, TypeAlias
 
-from decomp_ledger.log import git
+from decomp_ledger.log import git, notebook
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import MAX_FRAMES, CallSite, Frame
+from decomp_ledger.model.recorded_names import MODULE, name_part
 
 __all__ = [
     "Origin",
@@ -24,6 +25,8 @@ __all__ = [
     "call_site",
     "environment",
     "is_minimal",
+    "is_own",
+    "maker",
     "origin",
     "shortened",
     "stack_level",
@@ -117,6 +120,42 @@ def torch_caller() -> str:
     return str(_site_of(_Stack([], frame, []))) if is_torchs else ""
 
 
+def maker() -> str:
+    """Return the name of the innermost function outside libraries and torch that runs now, for a table that it makes.
+
+    Of code outside of functions, it is the name of its module, or `module` for the program itself. If all code is that
+    of libraries, it is the innermost function of one.
+    """
+    torch, of_library = _torch_folder(), ""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_MAX_DEPTH):
+        kind = _COMMAND if frame is None else _kind(frame.f_code.co_filename, torch)
+        if frame is None or kind == _COMMAND:
+            break
+        if kind == _OWN or (kind == _LIBRARY and not of_library):
+            name = _function(frame)
+            if name and kind == _OWN:
+                return name
+            of_library = of_library or name
+        frame = frame.f_back
+    return of_library or MODULE
+
+
+def _function(frame: FrameType) -> str:
+    """Return the name of a frame's function, or of its module outside of functions; "" if only the caller tells it."""
+    code = frame.f_code
+    whole = getattr(code, "co_qualname", code.co_name)  # not in Python 3.10
+    # A lambda or a comprehension is a part of the function around it.
+    for function in reversed(whole.split(".<locals>.")):
+        if name := ".".join(part for part in function.split(".") if not part.startswith("<")):
+            return name_part(name, MODULE)
+    if code.co_name != "<module>" and whole == code.co_name and not hasattr(code, "co_qualname"):
+        return ""
+    if frame.f_globals.get("__name__") == "__main__" or notebook.cell(code.co_filename) is not None:
+        return MODULE
+    return name_part(Path(code.co_filename).stem, MODULE)
+
+
 def stack_level() -> int:
     """Return the `stacklevel` with which a warning of the calling function points at the call site."""
     frame: FrameType | None = sys._getframe(1)
@@ -177,6 +216,11 @@ def _kind(name: str, torch: str) -> int:
     return _LIBRARY if name.startswith(tuple(path + os.sep for path in _libraries())) else _OWN
 
 
+def is_own(file: str) -> bool:
+    """Tell whether a file is of the program itself: not of torch, of a library, or of this package."""
+    return _kind(file, _torch_folder()) == _OWN
+
+
 def _torch_folder() -> str:
     file = getattr(sys.modules.get("torch"), "__file__", None)
     return os.path.dirname(file) + os.sep if file else _PACKAGE  # noqa: PTH120  # as code objects spell it
@@ -194,7 +238,8 @@ def _site_of(found: _Stack) -> CallSite | None:
 
 def _line(frame: FrameType) -> tuple[str, int, str]:
     code = frame.f_code
-    return code.co_filename, frame.f_lineno, getattr(code, "co_qualname", code.co_name)  # not in Python 3.10
+    file = notebook.cell(code.co_filename) or code.co_filename
+    return file, frame.f_lineno, getattr(code, "co_qualname", code.co_name)  # not in Python 3.10
 
 
 @lru_cache(maxsize=1024)  # 20 us of the 260 that an append takes
@@ -222,7 +267,7 @@ def shortened(file: str) -> str:
 @cache  # resolving paths takes 30 us
 def _shortened(name: str, folder: str, minimal: bool) -> str:
     """Shorten a path to the part that is the same on another machine."""
-    if name.startswith("<"):
+    if name.startswith(("<", "In[")):
         return _storable(name)
     path = Path(name) if Path(name).is_absolute() else Path(folder, name)
     if name.startswith(_torch_folder()):

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
@@ -20,6 +21,7 @@ from decomp_ledger.errors import (
     LookalikeWarning,
     ReadOnlyTable,
     SchemaError,
+    UnknownOp,
     UnknownVersion,
     VersionConflict,
 )
@@ -51,7 +53,7 @@ from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, ops_named
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
-from decomp_ledger.model.state_specs import is_number_like
+from decomp_ledger.model.state_specs import LATEST, is_number_like, parse_runs_back
 from decomp_ledger.storage.block_lock import BlockLock
 from decomp_ledger.storage.database import Transaction
 
@@ -94,6 +96,12 @@ class TableOwner(Protocol):
     def adopted(self, log: TableLog) -> None:
         """Take note of a new table of the recording."""
 
+    def series(self) -> str:
+        """Return the name of the series of a table that is made now: the recording and the function that makes it."""
+
+    def new_name(self, series: str) -> str:
+        """Return the name of a new table of a series, in the write transaction that appends its first event."""
+
 
 class Now(NamedTuple):
     """What a log knows of its table. It is replaced as a whole, so no interrupt can leave half of a change.
@@ -126,7 +134,7 @@ class TableLog(Handle):
 
     Args:
         ledger: where its events go; None keeps its changes in memory.
-        name: its name; None takes `<prefix>/<n>` with the first event.
+        name: its name; None takes `<prefix>/<n>` with the first event: a free number, or that of the recording's run.
         prefix: the start of that name.
         state: its rules at the start.
         parent: the (table, version) that it is forked from.
@@ -138,7 +146,6 @@ class TableLog(Handle):
         before_change: called before its version or rules become others; None without torch.
         reason: of tables of a recording: why.
         owner: the recording, or None.
-        unmodified: whether the code that uses the table does not know this package.
         lock: held during each change.
     """
 
@@ -164,7 +171,6 @@ class TableLog(Handle):
         self.writable = writable
         self.reason: str | None = None
         self.owner: TableOwner | None = None
-        self.unmodified = False
         self.lock = BlockLock()
         self.functions = KeptFunctions()
         self.is_loaded: Callable[[str], bool] | None = None
@@ -178,7 +184,8 @@ class TableLog(Handle):
         Raises:
             UnknownTable: the ledger has no such table.
         """
-        return cls(ledger, name, state=ledger.state(name))
+        state = ledger.state(name)
+        return cls(ledger, state.table, state=state)
 
     @classmethod
     def create_or_open(cls, ledger: LedgerLog, name: str, base: str) -> TableLog:
@@ -188,13 +195,15 @@ class TableLog(Handle):
             InvalidName: the name is invalid.
             LedgerError: the table exists with another base.
         """
-        op_names.check_label(name, "a table")
+        op_names.check_label(parse_runs_back(name)[0], "a table")
         if ledger.database.read_only:
             return cls.open(ledger, name)
         with ledger.database.write_transaction():
-            if ledger.event_store.table_id(name) is not None:
-                _check_base(ledger, name, base)
-                return cls.open(ledger, name)
+            known = ledger.find_table(name)
+            if known is not None:
+                _check_base(ledger, known, base)
+                return cls.open(ledger, known)
+            op_names.check_label(name, "a table")
             if base in BASES:
                 log = cls(ledger, name, state=TableState(name, 0, base, {}))
             else:
@@ -416,7 +425,9 @@ class TableLog(Handle):
         now = self.now
         if now.name is not None:
             _check_new(ledger, now.name)
-        name = now.name if now.name is not None else ledger.next_name(self._prefix)
+        name = now.name
+        if name is None:
+            name = ledger.next_name(self._prefix) if self.owner is None else self.owner.new_name(self._prefix)
         if now.name is not None or name.endswith("/1"):  # the others of a series look like its first
             _warn_of_lookalike(ledger, name)
         ledger.append(name, 1, Created(self.base, self.parent), reason=self.reason, origin=origin)
@@ -467,15 +478,17 @@ class TableLog(Handle):
         """Preserve ops, so that they stay in the graph.
 
         Args:
-            ops: their names, or one name. Without torch, the newest shipped catalog tells which overloads a family
-                (`aten.linear`, `linear`) has; a name with `::` is taken as it is.
+            ops: their names, or one name. Without torch, the newest shipped catalog and the ledger's last
+                materialization tell which overloads a family (`aten.linear`, `linear`) has; a name with `::` is taken
+                as it is.
             reason: why.
             expected_version: the version that the caller takes the table to have.
 
         Raises:
             InvalidName: a text cannot name one op.
+            UnknownOp: a name without `::` is that of no known op.
         """
-        names = _names_of(ops, self.rules)
+        names = _names_of(ops, self.rules, self.ledger)
         return self.change(
             Popped, lambda rules: to_preserve(names, rules), reason=reason, expected_version=expected_version
         )
@@ -484,7 +497,7 @@ class TableLog(Handle):
         self, ops: Iterable[str], *, reason: str | None = None, expected_version: int | None = None
     ) -> Event | None:
         """Drop the rules of ops, which follow the base again; the arguments are those of `preserve`."""
-        names = _names_of(ops, self.rules)
+        names = _names_of(ops, self.rules, self.ledger)
         return self.change(
             Reset, lambda rules: to_reset(names, rules), reason=reason, expected_version=expected_version
         )
@@ -515,6 +528,8 @@ class TableLog(Handle):
         op_names.check_label(name, "a tag")
         if is_number_like(name):
             raise InvalidName(f"{name!r}: a tag must not look like a number, because TABLE@3 is a version; give a word")
+        if name == LATEST:
+            raise InvalidName(f"{name!r}: it always names the newest version, so it cannot be a tag; give another word")
         ledger, origin = self._recorded(), self._recorded().origin()
         with self.lock, ledger.database.write_transaction():
             self.sync()
@@ -576,12 +591,12 @@ class TableLog(Handle):
         """Return a new log that starts with the current rules; its first change or use writes it."""
         is_written = self.status is Status.WRITTEN
         parent = (self.name, self.version) if is_written else self.parent
-        forked = TableLog(self.ledger, name, prefix=self._prefix or self.name, state=self.state, parent=parent)
+        prefix = (self._prefix or self.name) if self.owner is None else self.owner.series()
+        forked = TableLog(self.ledger, name, prefix=prefix, state=self.state, parent=parent)
         if forked.ledger is None:
             forked.detach()
         forked.functions = self.functions.of(self.rules)
         forked.reason = self.reason
-        forked.unmodified = self.unmodified
         forked.adopt(self.owner)
         return forked
 
@@ -647,6 +662,8 @@ def _check_new(ledger: LedgerLog, name: str) -> None:
     """Refuse the name of a table that the ledger has already."""
     if ledger.event_store.table_id(name) is not None:
         raise LedgerError(f"{name!r}: there is such a table already; fork under another name")
+    if ledger.runs(name):
+        raise LedgerError(f"{name!r}: it names the runs of a recorded table; fork under another name")
 
 
 def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:
@@ -659,16 +676,36 @@ def _warn_of_lookalike(ledger: LedgerLog, name: str) -> None:
         )
 
 
-def _names_of(ops: Iterable[str], rules: Mapping[str, Rule]) -> list[str]:
+def _names_of(ops: Iterable[str], rules: Mapping[str, Rule], ledger: LedgerLog | None) -> list[str]:
     """Return the stored names of ops, each once."""
     found: dict[str, None] = {}
     for text in [ops] if isinstance(ops, str) else ops:
         if isinstance(text, str) and "::" not in text:
-            newest = catalogs.released(catalogs.available()[-1]).ops
-            found.update(dict.fromkeys(ops_named(text, Lists(newest, rules))))
+            found.update(dict.fromkeys(_ops_named(text, rules, ledger)))
         else:
             found[op_names.normalize(text)] = None
     return list(found)
+
+
+def _ops_named(text: str, rules: Mapping[str, Rule], ledger: LedgerLog | None) -> list[str]:
+    """Return the ops that a name without `::` means: of torch, of the rules, else of the last recorded torch."""
+    newest = catalogs.released(catalogs.available()[-1]).ops
+    with contextlib.suppress(UnknownOp):
+        found = ops_named(text, Lists(newest, rules))
+        if any(op in newest for op in found):  # of another op, the rules may name only some overloads
+            return found
+    try:
+        return ops_named(text, Lists(newest, rules, () if ledger is None else _last_ops(ledger)))
+    except UnknownOp as error:
+        raise UnknownOp(
+            f"{error}; without torch, ops of libraries are known only from rules and from the last materialization"
+        ) from None
+
+
+def _last_ops(ledger: LedgerLog) -> Collection[str]:
+    """Return the ops of the ledger's newest materialization; none if it has none."""
+    event = next(ledger.events(kind=Materialized.kind, desc=True, limit=1), None)
+    return ledger.catalog(event.body.catalog).ops if event and isinstance(event.body, Materialized) else ()
 
 
 def _check_base(ledger: LedgerLog, name: str, base: str) -> None:

@@ -37,12 +37,15 @@ __all__ = [
     "Emission",
     "Event",
     "Exported",
+    "Found",
     "Frame",
     "Materialized",
     "Passed",
     "Popped",
     "Reset",
     "Reverted",
+    "RootModule",
+    "Saved",
     "Set",
     "Tagged",
     "Updated",
@@ -134,6 +137,42 @@ class Emission:
             _read_optional(partial(_read_array, as_string), chain),
             _read_optional(as_string, source),
         )
+
+
+@attrs.frozen
+class RootModule:
+    """The class of the module that a program was exported from.
+
+    Attributes:
+        name: the full name of the class, as torch keeps it with the program: `__main__.Model`.
+        file: the file that defines it, as call sites have it; None if the program's lines are in no such file.
+        line: its line there; None likewise.
+    """
+
+    name: str
+    file: str | None = None
+    line: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name without the module that it is in."""
+        return self.name.replace(".<locals>.", ".").rpartition(".")[2]
+
+    def to_json(self) -> Json:
+        """Return `[name, file, line]`."""
+        return [self.name, self.file, self.line]
+
+    @classmethod
+    def from_json(cls, value: object) -> RootModule:
+        """Check and read what `to_json` returned.
+
+        Raises:
+            LedgerError: it is not a root module.
+        """
+        if not isinstance(value, list) or len(value) != 3:
+            raise UnusableValue("expected [name, file, line]")
+        name, file, line = value
+        return cls(as_string(name), _read_optional(as_string, file), _read_optional(as_integer, line))
 
 
 @attrs.frozen
@@ -363,6 +402,21 @@ class Passed(Changing):
 
 
 @attrs.frozen
+class Found(Changing):
+    """A table of torch's own was found to differ from its recorded changes when it was used.
+
+    Torch brings back custom ops that were removed, and takes in no ops that are loaded after the first read. A program
+    can also write into the dict in which torch keeps the content, or have changed the table before it was recorded.
+
+    Attributes:
+        later: those of these ops that the table lacks because they were loaded after it was read.
+    """
+
+    kind: ClassVar[str] = "found"
+    later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+
+
+@attrs.frozen
 class Tagged(Body):
     """A version got a name.
 
@@ -399,7 +453,8 @@ class Materialized(Body):
 class Exported(Body):
     """A program was exported with the table.
 
-    An event of schema 1 has no `declined`, `emitted`, `raised` and `kinds`, and its `fired` counts every call.
+    An event of schema 1 has no `declined`, `emitted`, `raised` and `kinds`, and its `fired` counts every call. One of
+    schema 2 has no `module` and `made_from`.
 
     Attributes:
         catalog: digest of the catalog to which the rules were applied.
@@ -424,10 +479,15 @@ class Exported(Body):
             kinds. None in an event of schema 1.
         early: op name -> a kernel that torch runs before it looks into the table, for ops of the program that are not
             in the result although no decomposition of the table replaced them. None in an event of schema 1.
+        module: the class of the module that the program was exported from; None if it is not known.
+        made_from: the id of the ledger and the seq of the last export that is known to have led to the program; None
+            if none is.
+        ignored: what the table has and torch ignores unless it traces the op: keys that are not operators, and
+            values that are not callable, as text.
     """
 
     kind: ClassVar[str] = "exported"
-    schema: ClassVar[int] = 2
+    schema: ClassVar[int] = 3
     catalog: str
     snapshot: str
     before: str | None
@@ -443,20 +503,46 @@ class Exported(Body):
     raised: tuple[str, ...] | None = None
     kinds: Mapping[str, str] | None = None
     early: Mapping[str, str] | None = None
+    module: RootModule | None = None
+    made_from: tuple[str, int] | None = None
+    ignored: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Saved(Body):
+    """The result of an export was saved into a file.
+
+    Attributes:
+        export: the seq of the export.
+        path: the file, as call sites have paths; "" if the program wrote it by itself.
+        format: `pt2`, `onnx`, `pte`, `ptd` or `aoti`.
+        size: of the file, in bytes.
+        sha256: digest of the whole file, in hex.
+        stamped: whether the file has a stamp inside.
+    """
+
+    kind: ClassVar[str] = "saved"
+    export: int
+    path: str
+    format: str
+    size: int
+    sha256: str
+    stamped: bool = False
 
 
 MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
-    cls.kind: cls for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Tagged, Materialized, Exported)
+    cls.kind: cls
+    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Found, Tagged, Materialized, Exported, Saved)
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
 UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     # Events of schema 2 may have several lines as their call site, and an export has more facts: the defaults say that
     # these are not known.
-    (kind, 1): dict
-    for kind in EVENT_KINDS
+    **{(kind, 1): dict for kind in EVENT_KINDS},
+    (Exported.kind, 2): dict,
 }
 
 
@@ -551,7 +637,7 @@ def decode_body(kind: str, schema: int, text: str) -> Body:
 
 
 def _to_json(value: Any) -> Json:
-    if isinstance(value, (Change, Emission)):
+    if isinstance(value, (Change, Emission, RootModule)):
         return value.to_json()
     if isinstance(value, tuple):
         return [_to_json(item) for item in value]
@@ -573,8 +659,8 @@ def _reader(annotation: Any) -> Callable[[object], Any]:
         NotImplementedError: no event stores such a type.
     """
     simple: dict[Any, Callable[[object], Any]] = {
-        **{str: as_string, int: as_integer},
-        **{Change: Change.from_json, Emission: Emission.from_json},
+        **{str: as_string, int: as_integer, bool: _as_boolean},
+        **{Change: Change.from_json, Emission: Emission.from_json, RootModule: RootModule.from_json},
     }
     if annotation in simple:
         return simple[annotation]
@@ -588,6 +674,12 @@ def _reader(annotation: Any) -> Callable[[object], Any]:
     if origin is not None and issubclass(origin, Mapping) and inner[0] is str:
         return partial(_read_object, _reader(inner[1]))
     raise NotImplementedError(f"{annotation}: no reader for this type of field; add one to _reader")
+
+
+def _as_boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UnusableValue(f"expected true or false, found {type(value).__name__}")
+    return value
 
 
 def _read_optional(read: Callable[[object], Any], value: object) -> Any:

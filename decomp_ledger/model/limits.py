@@ -44,6 +44,8 @@ SQLITE_BYTES = 2 * JSON_BYTES
 STAMP_EXPORTS = 100
 # The directory of a `.pt2` in bytes: 50,000 weights and more.
 ZIP_DIRECTORY = 8 * _MIB
+# Fields of an `.onnx`, and of one entry of its metadata. Torch writes ten and more for each function and opset.
+ONNX_FIELDS = 20_000
 # Sample calls in one file. The shipped file has 2,900; a call takes up to a second to trace.
 SAMPLE_CALLS = 10_000
 # A file of signers, of a key, of one checkpoint or of sample calls.

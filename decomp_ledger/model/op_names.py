@@ -13,7 +13,7 @@ from decomp_ledger.errors import InvalidName
 from decomp_ledger.model.arguments import shown
 
 __all__ = [
-    "PROGRAM_FILE",
+    "PROGRAM_FILES",
     "TORCH_NAMESPACES",
     "check_label",
     "family",
@@ -37,7 +37,7 @@ TORCH_NAMESPACES = frozenset((
 ))
 # fmt: on
 
-PROGRAM_FILE = ".pt2"  # how the name of a stamped file ends, which is a state spec
+PROGRAM_FILES = (".pt2", ".onnx", ".pte", ".ptd")  # how the name of a program's file ends, which is a state spec
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _OVERLOAD = r"[A-Za-z0-9_]+"  # not \w, which matches letters of every script
 _OP = re.compile(rf"(?P<namespace>{_WORD}(?:\.{_WORD})*)::(?P<name>{_WORD})(?:\.(?P<overload>{_OVERLOAD}))?")
@@ -47,6 +47,7 @@ _BARE = re.compile(_WORD)
 _TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
 _HIGHER_ORDER = re.compile(rf"^higher_order\.({_WORD})$")
 _EVENT = re.compile(r"#\d+")  # how a command names one event
+_EARLIER_RUN = re.compile(r"~[0-9]+$")  # how a state spec ends that names an earlier run
 _MAX_NAME = 500
 _MAX_LABEL = 200
 
@@ -155,7 +156,8 @@ def check_label(text: object, what: str) -> str:
 
     Raises:
         InvalidName: it is empty or too long, has characters that do not print, or begins or ends with a space; or no
-            state spec could name it, because it has an `@` or a `:`, ends like the file of a program, or is `#5`.
+            state spec could name it, because it has an `@` or a `:`, ends like the file of a program or with `~1`, or
+            is `#5`.
     """
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
@@ -172,6 +174,9 @@ def check_label(text: object, what: str) -> str:
         )
     if _EVENT.fullmatch(text):
         raise InvalidName(f"{shown!r}: the name of {what} must not be '#' and a number, which names an event")
-    if text.endswith(PROGRAM_FILE):
-        raise InvalidName(f"{shown!r}: the name of {what} must not end with '{PROGRAM_FILE}', which names a file")
+    for ending in PROGRAM_FILES:
+        if text.endswith(ending):
+            raise InvalidName(f"{shown!r}: the name of {what} must not end with '{ending}', which names a file")
+    if _EARLIER_RUN.search(text):
+        raise InvalidName(f"{shown!r}: the name of {what} must not end with '~' and a number, which is an earlier run")
     return text

@@ -1,10 +1,13 @@
 """The one parser of versions, export numbers and state specs, for the command line and for Python. Pure.
 
-A state spec names a table state: `edge`, `edge@3`, `edge@v1`, `torch:2.13.0`, `catalog:FILE`, `export:7`, `model.pt2`.
+A state spec names a table state: `edge`, `edge@3`, `edge@v1`, `edge@latest`, `torch:2.13.0`, `catalog:FILE`,
+`export:7`, `model.pt2`. The table may be given by the series of its runs: `export_llama/backend_table` is the newest
+run, `export_llama/backend_table~1` the one before. A file may also be `model.onnx`, `model.pte` or `model.ptd`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -12,9 +15,10 @@ import attrs
 
 from decomp_ledger.errors import InvalidName, LedgerError, UnknownExport, UnknownVersion
 from decomp_ledger.model.arguments import checked
-from decomp_ledger.model.op_names import PROGRAM_FILE
+from decomp_ledger.model.op_names import PROGRAM_FILES
 
 __all__ = [
+    "LATEST",
     "MAX_NUMBER",
     "STATE",
     "CatalogSpec",
@@ -31,6 +35,7 @@ __all__ = [
     "parse_export_number",
     "parse_export_spec",
     "parse_number",
+    "parse_runs_back",
     "parse_state_spec",
     "parse_version",
     "shorten",
@@ -42,7 +47,9 @@ _MAX_DIGITS = len(str(MAX_NUMBER))
 _SHOWN = 40  # characters of a wrong text in a message
 
 # How usage lines write a state spec.
-STATE = "TABLE[@VERSION|@TAG]|torch:VERSION|export:N|FILE.pt2"
+STATE = "TABLE[~N][@VERSION|@TAG]|torch:VERSION|export:N|FILE.pt2"
+LATEST = "latest"  # `edge@latest` is the newest version
+_RUNS_BACK = re.compile(r"(.+)~([0-9]+)", re.DOTALL)
 
 
 @attrs.frozen
@@ -50,7 +57,7 @@ class TableSpec:
     """A table at a version.
 
     Attributes:
-        table: its name.
+        table: its name; or the name of a series of runs, alone for the newest run, with `~1` for the one before.
         version: a version number, a tag, or None for the newest version.
     """
 
@@ -105,7 +112,7 @@ class ExportSpec:
 
 @attrs.frozen
 class StampSpec:
-    """The table of the program in a stamped `.pt2` file.
+    """The table of the program in a file: a stamped `.pt2` or `.onnx`, or a `.pte` or `.ptd` that a ledger knows.
 
     Attributes:
         path: the file.
@@ -125,9 +132,10 @@ def parse_state_spec(text: str) -> StateSpec:
     """Return the kind and the parts of a state spec.
 
     Args:
-        text: `TABLE`, `TABLE@VERSION`, `TABLE@TAG`, `torch:VERSION`, `catalog:FILE`, `export:N` or `FILE.pt2`. The name
-            of a table has no `:` and no `@`, and neither it nor a tag ends with `.pt2` (`op_names.check_label`), so no
-            text has two meanings.
+        text: `TABLE`, `TABLE@VERSION`, `TABLE@TAG`, `torch:VERSION`, `catalog:FILE`, `export:N` or `FILE.pt2`; a file
+            may also be an `.onnx`, a `.pte` or a `.ptd`. The name of a table has no `:` and no `@`, and neither it nor
+            a tag ends like such a file (`op_names.check_label`), so no text has two meanings. `SERIES~N` stands where a
+            table's name does; :func:`parse_runs_back` reads it.
 
     Raises:
         UnknownExport: `export:` is followed by something that is not a number.
@@ -140,12 +148,21 @@ def parse_state_spec(text: str) -> StateSpec:
         return CatalogSpec(rest)
     if colon and kind == "export":
         return ExportSpec(parse_export_number(rest))
-    if text.endswith(PROGRAM_FILE):
+    if text.endswith(PROGRAM_FILES):
         return StampSpec(text)
     if not _is_utf8(text):
         raise InvalidName(f"{text!r:.80}: not valid Unicode, so it names no table; `decomp-ledger tables` lists them")
     table, at, version = text.partition("@")
     return TableSpec(table, parse_version(version) if at else None)
+
+
+def parse_runs_back(text: str) -> tuple[str, int]:
+    """Return the series of `SERIES~N` with N, the number of runs before the newest one; N is 0 for any other text."""
+    found = _RUNS_BACK.fullmatch(text)
+    if found is None:
+        return text, 0
+    number = parse_number(found[2])
+    return found[1], MAX_NUMBER if number is None else number
 
 
 def parse_export_spec(text: str) -> ExportSpec | StampSpec:

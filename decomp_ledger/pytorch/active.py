@@ -11,7 +11,9 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from decomp_ledger.log.table_log import TableLog, TableOwner
+from decomp_ledger.model.events import Saved
 from decomp_ledger.model.materialize import Snapshot
+from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["ActiveRecording", "ExportDone", "current", "enter", "is_entered", "leave"]
 
@@ -58,11 +60,18 @@ class ActiveRecording(TableOwner, Protocol):
         """The hashes of the events of the exports that led to a program that was saved."""
 
     @property
+    def sidecars(self) -> bool:
+        """Whether files that cannot hold a stamp get one next to them."""
+
+    @property
     def unstamped(self) -> list[Unstamped]:
         """The programs that were saved without a stamp; at its end, the recording warns of them."""
 
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table."""
+
+    def record_saved(self, export: ExportBundle, body: Saved) -> None:
+        """Append the event that the result of an export was saved, if this recording's ledger has the export."""
 
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a plain dict that is about to be used; return None if it cannot be recorded."""

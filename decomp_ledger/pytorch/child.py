@@ -24,6 +24,14 @@ def record_child(plan: dict[str, Any]) -> None:
     ledger = LedgerLog(
         plan["ledger"], actor=plan["actor"], reason=plan["ledger_reason"], trust=plan["trust"], lazy=True
     )
-    recording = Recording(ledger, name=plan["name"], reason=plan["reason"], on_error=plan["on_error"], owns_ledger=True)
+    recording = Recording(
+        ledger,
+        name=plan["name"],
+        reason=plan["reason"],
+        on_error=plan["on_error"],
+        notes=plan["notes"],
+        sidecars=plan["sidecars"],
+        owns_ledger=True,
+    )
     recording.enter(outermost=True)
     atexit.register(recording.__exit__, None, None, None)

@@ -64,6 +64,11 @@ class Children:
         with suppress(OSError):
             Path(self._notes).unlink()
 
+    @property
+    def notes_file(self) -> str:
+        """The file of the notes; "" before `begin`."""
+        return self._notes
+
     def notes(self) -> ChildrenNotes:
         """Return what the children noted so far."""
         try:

@@ -13,13 +13,14 @@ import importlib
 import sys
 import types
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from decomp_ledger.errors import DecompositionChanged, NotImportable, UntrustedModule, UnusableValue
 from decomp_ledger.log import provenance
+from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.materialize import own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule
@@ -39,8 +40,10 @@ __all__ = [
     "check_readable",
     "helpers_of",
     "identify",
+    "identify_any",
     "import_first",
     "is_default",
+    "keep_functions",
     "load_function",
     "same",
 ]
@@ -147,6 +150,34 @@ def check_readable(op: str, fn: Any, wanted: Decomposition, defaults: Defaults) 
             f"{op}: {fn!r:.80} cannot be recorded, because torch has another decomposition under its name; "
             "give a function of your own that calls it"
         )
+
+
+def identify_any(op: str, fn: Any, defaults: Defaults) -> Decomposition:
+    """Return what a ledger records of a value of unmodified code, also where a later process would not find it."""
+    found = identify(op, fn, defaults)
+    try:
+        check_readable(op, fn, found, defaults)
+    except UnusableValue:
+        return by_source(fn)
+    return found
+
+
+def keep_functions(log: TableLog, wanted: Mapping[str, Decomposition], functions: Mapping[str, Any]) -> None:
+    """Keep the functions of this process that overrides of a table are to use.
+
+    Not operators, which are dead when their library is destroyed, nor torch's own, which are found again by name.
+
+    Args:
+        log: the table.
+        wanted: op -> decomposition, of the overrides.
+        functions: op -> the function that it stands for.
+    """
+    for op, decomposition in wanted.items():
+        fn = functions[op]
+        if decomposition.origin not in TORCH_ORIGINS and not isinstance(fn, OpOverload):
+            log.functions.keep(op, decomposition, fn, log.rules)
+            if log.ledger is not None:
+                log.ledger.functions.remember(op, decomposition, fn)
 
 
 def _torch_origin(op: str, fn: Any) -> str | None:

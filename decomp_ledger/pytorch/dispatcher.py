@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from decomp_ledger.analysis.idle import IdleRule, idle_rule
+from decomp_ledger.analysis.outcome import EARLY_KERNELS
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.model import op_names
@@ -39,6 +40,8 @@ __all__ = [
     "names_when_made",
     "near_names",
     "op_names_of",
+    "refresh_torch",
+    "remember_made",
     "resolve",
     "why_idle",
 ]
@@ -129,10 +132,12 @@ class Defaults:
     Attributes:
         table: live operator -> decomposition.
         by_name: op name -> live operator, for the same ops.
+        aten_cia: the operators of aten that torch could decompose by a kernel.
     """
 
-    def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
+    def __init__(self, table: dict[Any, Callable[..., Any]], aten_cia: frozenset[Any]) -> None:
         self.table = table
+        self.aten_cia = aten_cia
         self.by_name = {op.name(): op for op in table}
         names = frozenset(self.by_name)
         # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
@@ -194,7 +199,7 @@ def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
     live = defaults.by_name.get(op) or resolve(op)
     if live is None:
         return idle_rule(op, action, None, _is_functional)
-    if not why_not_preservable(live):  # 2 us; an entry takes 50
+    if op not in EARLY_KERNELS and not why_not_preservable(live):  # 2 us; an entry takes 50
         return None
     return idle_rule(
         op, action, Entry.from_json(entry(op, live, defaults.table.get(live), digests=False)), _is_functional
@@ -214,6 +219,18 @@ def names_when_made(decompositions: Iterable[Any]) -> frozenset[str] | None:
     """
     found = {names for fn in decompositions if (names := _known_names(fn)) is not None}
     return frozenset().union(*found) if found else None
+
+
+def remember_made(decompositions: Iterable[Any]) -> None:
+    """Remember which ops torch's default table has now, for a table of torch's own that was just made or read.
+
+    Args:
+        decompositions: its values; those of kernels that are known already were made with an earlier one.
+    """
+    names = frozenset(dispatcher.current().by_name)
+    for fn in decompositions:
+        if internals.op_of_cia_partial(fn) is not None:
+            _made_with.setdefault(fn, names)
 
 
 def _known_names(fn: Any) -> frozenset[str] | None:
@@ -295,7 +312,7 @@ class Dispatcher:
         with self._lock:
             seen, look = self._everything(), self._look
             if look is None or seen != look.seen:
-                defaults = Defaults(_default_table(seen))
+                defaults = Defaults(*_default_table(seen))
                 # To resolve ops may have made new operators, so the next look compares with what is there now.
                 seen = self._everything()
             else:
@@ -341,8 +358,8 @@ def _token(custom: list[tuple[dict[str, Any], str]]) -> tuple[Any, ...]:
     return internals.registrations(), internals.libraries_loaded(), packets
 
 
-def _default_table(seen: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
-    """Build torch's default table from what a full look saw; make torch forget a stale list of its own."""
+def _default_table(seen: tuple[Any, ...]) -> tuple[dict[Any, Callable[..., Any]], frozenset[Any]]:
+    """Build torch's default table from what a full look saw; return it with the operators of aten among the kernels."""
     registrations, _, _, kernels = seen
     table = dict(internals.core_registry())
     candidates = dict.fromkeys(op for op in map(resolve, registrations) if op is not None)
@@ -353,10 +370,18 @@ def _default_table(seen: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:
         kernel_first = not registry_first and op_names.is_aten(op.name())
         if (kernel_first or op not in table) and op not in left_out:
             table[op] = internals.cia_decomposition(op)
+    return table, frozenset(op for op in valid if op_names.is_aten(op.name()))
+
+
+def refresh_torch(defaults: Defaults) -> None:
+    """Make torch forget a list of its own that is stale, because it refuses a table that is not.
+
+    Args:
+        defaults: torch's default table now.
+    """
     remembered = internals.remembered_aten_cia_ops()
-    if remembered is not None and remembered != {op for op in valid if op_names.is_aten(op.name())}:
+    if remembered is not None and remembered != defaults.aten_cia:
         internals.forget_aten_cia_ops()
-    return table
 
 
 def _custom_packets() -> list[tuple[dict[str, Any], str]]:

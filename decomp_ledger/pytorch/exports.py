@@ -7,10 +7,12 @@ of an unrecorded run.
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import attrs
@@ -19,17 +21,26 @@ from decomp_ledger.errors import LedgerError, RecordingWarning
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
-from decomp_ledger.model.events import Event, Exported
+from decomp_ledger.model.events import Event, Exported, RootModule
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.safe_text import describe, safe_repr
-from decomp_ledger.pytorch import active, graph_digest
+from decomp_ledger.pytorch import active, graph_digest, internals, upstream_tables
 from decomp_ledger.pytorch.dispatcher import dispatcher
 from decomp_ledger.pytorch.emissions import Followed, kinds, unmark
-from decomp_ledger.pytorch.program_history import forget, history, remember
+from decomp_ledger.pytorch.program_history import History, forget, history_of, remember
+from decomp_ledger.pytorch.root_module import root_module
 from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["run"]
+__all__ = ["is_under_way", "lower", "run"]
+
+# Whether this thread lowers a program that is recorded already, or that cannot be.
+_under_way: ContextVar[bool] = ContextVar("export_under_way", default=False)
+
+
+def is_under_way() -> bool:
+    """Tell whether this thread is in the lowering of an export, which traces and lowers within."""
+    return _under_way.get()
 
 
 def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -47,20 +58,90 @@ def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, *
     """
     recording = active.current()
     if table is None and recording is not None:
-        table = DecompTable(recording.new_log())  # what torch would make
+        table = internals.default_table()
     if table is None or (recording is None and not isinstance(table, DecompTable)):
         return original(program, table, *args, **kwargs)
-    plain: Mapping[Any, Any]
+    export, plain = _begin(table, None, recording)
+    return _run(export, original, program, plain, *args, **kwargs)
+
+
+def lower(original: Callable[..., Any], program: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Lower a program, and record it unless :func:`run` does: what every export passes.
+
+    Not every export passes `run_decompositions`: `torch.export.experimental` does not. And a program that takes the
+    method before it makes the first table, as in `program.run_decompositions(ledger.table("edge"))`, calls torch's own.
+
+    Args:
+        original: torch's own `_decompose_exported_program`.
+        program: the ExportedProgram.
+        *args: the caller's other arguments.
+        **kwargs: likewise.
+    """
+    recording = active.current()
+    kernels, functions = (kwargs.get(name) for name in internals.TABLES_OF_LOWERING)
+    if is_under_way() or not isinstance(kernels, dict) or not isinstance(functions, dict):
+        return original(program, *args, **kwargs)
+    caller = sys._getframe(2)  # of the patched function
+    passed = caller.f_locals.get("decomp_table") if caller.f_code.co_name == "run_decompositions" else functions
+    if passed is None and recording is not None:
+        passed = internals.default_table()
+    if passed is None or (recording is None and not isinstance(passed, DecompTable)):
+        return original(program, *args, **kwargs)
+    content = {op: fn for op, fn in {**kernels, **functions}.items() if not internals.is_preserving(fn)}
+    export, table = _begin(passed, content, recording)
+
+    def call(program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
+        parts = zip(internals.TABLES_OF_LOWERING, (kernels, functions), strict=True)
+        given = {name: {op: table.get(op, fn) for op, fn in part.items()} for name, part in parts}
+        return original(program, *args, **{**kwargs, **given})
+
+    return _run(export, call, program, table, *args, **kwargs)
+
+
+def _begin(
+    table: Any, content: dict[Any, Any] | None, recording: active.ActiveRecording | None
+) -> tuple[_Export | None, dict[Any, Any]]:
+    """Return an export that is to be run, or None if it cannot be recorded; and what its table has.
+
+    Args:
+        table: what the program passed.
+        content: what torch took from it, or None.
+        recording: the recording that the export belongs to.
+    """
     if isinstance(table, DecompTable) and (table.ledger is not None or recording is None):
         plain, version, snapshot = table.materialize_for_export()
         export = None if snapshot is None else _Export(table._log, version, snapshot, ())
     else:
-        plain = table if isinstance(table, Mapping) else dict(table)
-        recorded = None if recording is None else recording.record_plain_dict(plain)
-        export = None if recorded is None else _Export(recorded[0], recorded[0].version, *recorded[1:])
-    if export is None or export.log.ledger is None:
-        return original(program, plain, *args, **kwargs)
-    return export.run(original, program, plain, *args, **kwargs)
+        plain = dict(table) if content is None else content  # as torch does
+        export = None if recording is None else _export_with(table, plain, recording)
+    return None if export is None or export.log.ledger is None else export, plain if content is None else content
+
+
+def _run(
+    export: _Export | None, original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    token = _under_way.set(True)
+    try:
+        if export is None:
+            return original(program, table, *args, **kwargs)
+        return export.run(original, program, table, *args, **kwargs)
+    finally:
+        _under_way.reset(token)
+
+
+def _export_with(table: Any, content: dict[Any, Any], recording: active.ActiveRecording) -> _Export | None:
+    """Return an export with a table of torch's own or a dict; None if it cannot be recorded.
+
+    Args:
+        table: what the program passed.
+        content: what it has.
+        recording: the recording that the export belongs to.
+    """
+    if upstream_tables.log_of(table) is not None:
+        used = upstream_tables.use(table, content, recording)
+        return None if used is None else _Export(*used)
+    found = recording.record_plain_dict(table if isinstance(table, Mapping) else content)
+    return None if found is None else _Export(found[0], found[0].version, *found[1:])
 
 
 class _Export:
@@ -80,13 +161,17 @@ class _Export:
         self.snapshot = snapshot
         self.stale = stale
         self.followed = Followed()
+        self.source = _Source()
+        self.ignored: tuple[str, ...] = ()
 
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        before, earlier = _Graph.of(program), history(program)
+        before, earlier = _Graph.of(program), history_of(program)
+        self.source = _Source.of(program, earlier)
         started = time.perf_counter()
         try:
+            self.ignored = upstream_tables.ignored(table)
             followed = {op: self.followed.wrap(op, fn) for op, fn in table.items()}
             result = original(program, followed, *args, **kwargs)
         except BaseException as error:
@@ -125,6 +210,9 @@ class _Export:
             raised=None if error is None else followed.raised_in(error),
             kinds=kinds(before.nodes),
             early=followed.early_kernels(before.nodes, after.nodes) if after.digest else {},
+            module=self.source.module,
+            made_from=self.source.made_from,
+            ignored=self.ignored,
         )
 
     def record(self, body: Exported) -> Event | None:
@@ -137,14 +225,14 @@ class _Export:
             warnings.warn(message, RecordingWarning, stacklevel=2)
             return None
 
-    def remember(self, event: Event, earlier: tuple[ExportBundle, ...], result: Any) -> None:
+    def remember(self, event: Event, earlier: History, result: Any) -> None:
         """Remember for the new program which exports led to it."""
         ledger = self.log.ledger
         if ledger is None:
             return
         try:
             bundle = self.bundle(event, ledger)
-            remember(result, (*earlier, bundle))
+            remember(result, earlier.followed_by(bundle))
             if (recording := active.current()) is not None:
                 name = f"{bundle.name} ({event.table}@{event.version})"
                 done = active.ExportDone(name, bundle.body.before, bundle.body.after, event.hash)
@@ -160,6 +248,24 @@ class _Export:
         if catalog.digest != self.snapshot.catalog.digest:  # a library came while torch traced
             catalog = ledger.catalog(self.snapshot.catalog.digest)
         return ExportBundle.from_log(ledger, event, catalog)
+
+
+@attrs.frozen
+class _Source:
+    """What a program that is about to be lowered was made from; see `Exported`."""
+
+    module: RootModule | None = None
+    made_from: tuple[str, int] | None = None
+
+    @classmethod
+    def of(cls, program: Any, earlier: History) -> _Source:
+        """Read a program."""
+        last = earlier.bundles[-1:]
+        made_from = (last[0].ledger, last[0].event.seq) if last else None
+        try:
+            return cls(root_module(program), made_from)
+        except Exception:  # as in `_Graph`
+            return cls(None, made_from)
 
 
 @attrs.frozen

@@ -20,6 +20,7 @@ import torch._decomp
 import torch.utils._pytree
 from torch._export import utils as export_utils
 from torch._ops import HigherOrderOperator as HigherOrderOperator
+from torch._ops import OperatorBase as OperatorBase
 from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.functional_tensor import FunctionalTensor
@@ -189,6 +190,55 @@ def cia_registration(op: Any) -> tuple[str, int] | None:
         return None
     found = re.search(r"^CompositeImplicitAutograd\b.*?: registered at (.+?):(\d+) ::", text, re.MULTILINE)
     return None if found is None else (found[1], int(found[2]))
+
+
+def registered_at(name: str) -> list[tuple[str, str, int]]:
+    """Return where an op and its kernels were registered: the dispatch key, the file and the line (60 us).
+
+    The key of the op itself is "". It is the line of a `torch.library.Library`, or of a block `TORCH_LIBRARY` in C++.
+    Risk: the text of `torch._C._dispatch_dump`. Without it, what C++ registers could not be seen.
+    """
+    try:
+        text = torch._C._dispatch_dump(name)
+    except RuntimeError:  # its library was destroyed meanwhile
+        return []
+    found = re.findall(r"^(\w+)(?:\[\w+\])?: registered at (.+?):(\d+)(?: ::|$)", text, re.MULTILINE)
+    return [("" if key == "debug" else key, file, int(line)) for key, file, line in found]
+
+
+def decomposition_registrar() -> tuple[Any, str]:
+    """Return the module and the name of the function that puts a decomposition of an op into a registry of torch.
+
+    Risk: `torch._decomp._add_op_to_registry(registry, op, fn)`, which every `register_decomposition` calls.
+    """
+    return torch._decomp, "_add_op_to_registry"
+
+
+def registry_name(registry: Any) -> str:
+    """Return the name of one of torch's registries of decompositions (`post_autograd`); "" for any other dict.
+
+    Risk: `torch._decomp.global_decomposition_table`.
+    """
+    found = (name for name, own in torch._decomp.global_decomposition_table.items() if own is registry)
+    return next(found, "")
+
+
+def fake_kernel_holder() -> Any | None:
+    """Return the class whose `register` stores each fake kernel; an object of it has the op's name as `qualname`.
+
+    Risk: `torch._library.fake_impl.FakeImplHolder`. Without it fake kernels are not seen.
+    """
+    return getattr(sys.modules.get("torch._library.fake_impl"), "FakeImplHolder", None)
+
+
+def names_of_library(library: Any) -> list[tuple[str, str]]:
+    """Return what a `torch.library.Library` has defined and implemented: op names, each with a dispatch key or "".
+
+    Risk: `Library._op_defs`, whose items are `ns::name`, and `_op_impls`, whose items are `ns/name.overload/key`.
+    """
+    kernels = (item.split("/") for item in sorted(library._op_impls))
+    defined = [(str(name), "") for name in sorted(library._op_defs)]
+    return defined + [(f"{parts[0]}::{parts[1]}", parts[2]) for parts in kernels if len(parts) == 3]
 
 
 def is_implemented_in_python(op_name: str) -> bool:
@@ -416,6 +466,26 @@ def table_class() -> Any | None:
     Risk: `torch.export.decomp_utils`. Every table here is a subclass of it.
     """
     return getattr(decomp_utils, "CustomDecompTable", None)
+
+
+# The parameters of `_decompose_exported_program` that have the table: its kernels, and its other functions.
+TABLES_OF_LOWERING = ("cia_to_decomp", "python_decomp_table")
+
+
+def is_preserving(fn: Any) -> bool:
+    """Tell whether a callable is what torch puts where a table lacks an op, so that the op stays.
+
+    Risk: the name `_special_op_to_preserve_cia`.
+    """
+    return getattr(fn, "__name__", "") == "_special_op_to_preserve_cia"
+
+
+def default_table() -> Any:
+    """Return what torch makes when an export is given no table; within a recording, a recorded one.
+
+    Risk: as :func:`table_class`.
+    """
+    return decomp_utils.CustomDecompTable()
 
 
 def upstream_table() -> dict[Any, Callable[..., Any]]:

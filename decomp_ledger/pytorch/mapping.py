@@ -22,7 +22,7 @@ from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.materialize import ABSENT, DEFAULT, Snapshot, choose
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.pytorch import decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, op_names_of, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, op_names_of, refresh_torch, resolve
 from decomp_ledger.pytorch.internals import registrations
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class LiveMapping(CustomDecompTable):
         return found
 
     def _rebuild_storage(self, defaults: Defaults) -> None:
+        refresh_torch(defaults)
         content = dict(defaults.table) if self._log.base == "torch" else {}
         self._without_default.clear()
         self._replaced_by_operator.clear()

@@ -3,9 +3,10 @@
 The end of the last recording puts torch back as it was. After `Ledger.table` the patches stay until the process ends,
 because a named table may be used at any time; without a recording, they pass all other tables and exports through.
 
-`CustomDecompTable.__new__` sees every table that is made, under each of its three names, and where it was imported by
-name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load` write and read
-stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch itself drops it.
+The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
+was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
+write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
+itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -18,6 +19,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -78,6 +80,7 @@ def _is_half_imported(name: str) -> bool:
 
 # An attribute of each patched function: what takes the patch out. So a patch is known after an interrupt, too.
 _UNDO = "_decomp_ledger_undo"
+_OWNER = "_decomp_ledger_owner"  # of an undo: the module that it is for
 
 
 def _undo_of(function: Any) -> Callable[[], None] | None:
@@ -106,46 +109,41 @@ def _patch(name: str, module: ModuleType) -> None:
 
 
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
-    """Make a table of the recording wherever a program makes one of upstream's.
+    """Record what a program does with tables of torch's own class, which stay of that class.
 
-    Risk: `torch.export.decomp_utils.CustomDecompTable` has no `__new__` of its own, or one that takes any arguments.
+    Risk: the names of the methods of `torch.export.decomp_utils.CustomDecompTable`.
     """
     upstream = getattr(module, "CustomDecompTable", None)
     if upstream is None:
         return None
-    own = vars(upstream).get("__new__")
-    if (known := _undo_of(own)) is not None:
-        return known
-    original = upstream.__new__
+    names = [name for name in _TABLE_METHODS if name in vars(upstream)]
+    methods = {name: _recorded_method(upstream, name) for name in names}
+    return _known_patch(upstream, *names) or _replace(upstream, methods)
 
-    def __new__(cls: type[Any], *args: object, **kwargs: object) -> Any:
-        current = active.current() if cls is upstream else None
-        if current is None:
-            return original(cls, *args, **kwargs)
+
+# What changes, copies or uses a table.
+_TABLE_METHODS = ("__init__", "__setitem__", "update", "pop", "copy", "materialize")
+
+
+def _recorded_method(upstream: type[Any], name: str) -> Any:
+    original = vars(upstream)[name]
+
+    # Any arguments, because torch's own method is to complain of wrong ones.
+    @functools.wraps(original)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        current = active.current() if type(self) is upstream else None
+        if current is None or current.stopped:
+            return original(self, *args, **kwargs)
         try:
-            with fork_safety.importing("decomp_ledger.pytorch.table"):
-                from decomp_ledger.pytorch.table import DecompTable
+            with fork_safety.importing("decomp_ledger.pytorch.upstream_tables"):
+                from decomp_ledger.pytorch import upstream_tables
         except LedgerFileError as error:
             current.failed(error)
-            return original(cls, *args, **kwargs)
+            return original(self, *args, **kwargs)
 
-        made = dict.__new__(DecompTable)
-        # For its __init__, which Python calls next, because another thread may have left the recording by then.
-        vars(made)["_recording"] = current
-        return made
+        return upstream_tables.METHODS[name](current, original, self, args, kwargs)
 
-    def undo() -> None:
-        # Only if it is still ours, because another tool may have patched it since and calls ours.
-        if vars(upstream).get("__new__") is not __new__:
-            return
-        if own is None:
-            del upstream.__new__
-        else:
-            upstream.__new__ = own
-
-    vars(__new__)[_UNDO] = undo
-    upstream.__new__ = __new__
-    return undo
+    return method
 
 
 def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
@@ -156,8 +154,9 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     cls = getattr(module, "ExportedProgram", None)
     if cls is None:
         return None
+    lowering = _patch_lowering(module)
     if (known := _known_patch(cls, "run_decompositions", "_update")) is not None:
-        return known
+        return _both(known, lowering)
     original = cls.run_decompositions
 
     @functools.wraps(original)
@@ -172,7 +171,52 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
 
         return exports.run(original, self, decomp_table, *args, **kwargs)
 
-    return _replace(cls, {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)})
+    methods = {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)}
+    return _both(_replace(cls, methods), lowering)
+
+
+def _both(undo: Callable[[], None], other: Callable[[], None] | None) -> Callable[[], None]:
+    def undo_both() -> None:
+        undo()
+        if other is not None:
+            other()
+
+    return undo_both
+
+
+_LOWERING = "_decompose_exported_program"
+
+
+def _patch_lowering(module: ModuleType) -> Callable[[], None] | None:
+    """Record the exports that do not pass `run_decompositions`.
+
+    Risk: the private function `torch.export.exported_program._decompose_exported_program`, which `run_decompositions`
+    calls, and its keywords; `torch.export.experimental` imports it by name.
+    """
+    if (known := _known_patch(module, _LOWERING)) is not None and vars(known)[_OWNER] is module:
+        return known
+    original = vars(module).get(_LOWERING)
+    if original is None:
+        return None
+    if _undo_of(original) is not None:  # the module imported our function of the other one
+        original = original.__wrapped__
+        setattr(module, _LOWERING, original)
+
+    @functools.wraps(original)
+    def lower(ep: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.exports"):
+                from decomp_ledger.pytorch import exports
+        except LedgerFileError as error:
+            if (recording := active.current()) is not None:
+                recording.failed(error)
+            return original(ep, *args, **kwargs)
+
+        return exports.lower(original, ep, *args, **kwargs)
+
+    undo = _replace(module, {_LOWERING: lower})
+    vars(undo)[_OWNER] = module
+    return undo
 
 
 def _patch_pass_base(module: ModuleType) -> Callable[[], None] | None:
@@ -219,7 +263,8 @@ def _following(cls: type[Any], name: str, source: Callable[..., Any]) -> dict[st
 
 def _replace(owner: Any, functions: dict[str, Any]) -> Callable[[], None]:
     """Replace functions of a class or a module; return what puts its own back."""
-    originals = {name: getattr(owner, name) for name in functions}
+    # From `vars` where it is there, because an attribute of the class gives the value of some descriptors.
+    originals = {name: vars(owner).get(name, getattr(owner, name)) for name in functions}
 
     def undo() -> None:
         for name, function in functions.items():
@@ -268,11 +313,105 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
     return _replace(module, {"save": save, "load": load})
 
 
+def _patch_onnx(module: ModuleType) -> Callable[[], None] | None:
+    """Stamp each ONNX program that is saved within a recording. `torch.onnx.export(dynamo=True)` saves so, too.
+
+    Risk: `ONNXProgram` in `torch.onnx._internal.exporter._onnx_program`, its `save`, `model.metadata_props` and
+    `exported_program`.
+    """
+    cls = getattr(module, "ONNXProgram", None)
+    if cls is None or not hasattr(cls, "save"):
+        return None
+    if (known := _known_patch(cls, "save")) is not None:
+        return known
+    original = cls.save
+
+    @functools.wraps(original)
+    def save(self: Any, destination: Any, *args: Any, **kwargs: Any) -> None:
+        if active.current() is None:
+            original(self, destination, *args, **kwargs)
+            return
+        _artefacts().save_onnx(original, self, destination, args, kwargs)
+
+    return _replace(cls, {"save": save})
+
+
+def _patch_inductor(module: ModuleType) -> Callable[[], None] | None:
+    """Stamp each package that AOTInductor makes of a program within a recording."""
+    original = getattr(module, "aoti_compile_and_package", None)
+    if original is None:
+        return None
+    if (known := _known_patch(module, "aoti_compile_and_package")) is not None:
+        return known
+
+    @functools.wraps(original)
+    def aoti_compile_and_package(exported_program: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(exported_program, *args, **kwargs)
+        if active.current() is not None:
+            _artefacts().stamp_package(exported_program, result)
+        return result
+
+    return _replace(module, {"aoti_compile_and_package": aoti_compile_and_package})
+
+
+class _Property(property):
+    """A property that can have attributes, as a patched function has."""
+
+
+def _patch_executorch(module: ModuleType) -> Callable[[], None] | None:
+    """Note each file that ExecuTorch saves within a recording; `ExecutorchProgramManager.save` calls `write_to_file`.
+
+    Risk: `ExecutorchProgramManager` in `executorch.exir.program._program`, its methods `write_to_file`,
+    `write_tensor_data_to_file` and `exported_program`, its properties `buffer` and `methods`, and `_tensor_data`.
+    """
+    cls = getattr(module, "ExecutorchProgramManager", None)
+    names = ("write_to_file", "write_tensor_data_to_file", "buffer")
+    if cls is None or not all(name in vars(cls) for name in names):
+        return None
+    if (known := _known_patch(cls, *names)) is not None:
+        return known
+    write, write_data, get = cls.write_to_file, cls.write_tensor_data_to_file, vars(cls)["buffer"].fget
+
+    @functools.wraps(write)
+    def write_to_file(self: Any, open_file: Any) -> None:
+        write(self, open_file)
+        if active.current() is not None:
+            _artefacts().note_executorch(self, open_file, functools.partial(write, self))
+
+    @functools.wraps(write_data)
+    def write_tensor_data_to_file(self: Any, outdir: Any) -> None:
+        write_data(self, outdir)
+        if active.current() is not None:
+            files = [name if name.endswith(".ptd") else f"{name}.ptd" for name in self._tensor_data]
+            _artefacts().note_tensor_data(self, [os.path.join(outdir, name) for name in files])  # noqa: PTH118
+
+    @functools.wraps(get)
+    def buffer(self: Any) -> Any:
+        data = get(self)
+        if active.current() is not None:
+            _artefacts().note_buffer(self, data)
+        return data
+
+    functions = {"write_to_file": write_to_file, "write_tensor_data_to_file": write_tensor_data_to_file}
+    return _replace(cls, {**functions, "buffer": _Property(buffer)})
+
+
+def _artefacts() -> Any:
+    with fork_safety.importing("decomp_ledger.pytorch.artefacts"):
+        from decomp_ledger.pytorch import artefacts
+
+    return artefacts
+
+
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
+    "torch.export.experimental": _patch_lowering,
     "torch.export": _patch_export,
     "torch.fx.passes.infra.pass_base": _patch_pass_base,
+    "torch.onnx._internal.exporter._onnx_program": _patch_onnx,
+    "torch._inductor": _patch_inductor,
+    "executorch.exir.program._program": _patch_executorch,
 }
 
 

@@ -7,28 +7,49 @@ with equal graphs have nothing to do with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypeAlias
 
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["KEY", "follow", "forget", "history", "remember"]
+__all__ = ["KEY", "History", "follow", "forget", "history", "history_of", "remember", "remember_later"]
 
 KEY = "decomp_ledger"
 
+Bundles: TypeAlias = tuple[ExportBundle, ...]
 
-class _History:
-    """The exports in their order. A copy of a program has the same one; a pickled program has None instead."""
 
-    __slots__ = ("bundles",)
+class History:
+    """The exports in their order. A copy of a program has the same one; a pickled program has None instead.
 
-    def __init__(self, bundles: tuple[ExportBundle, ...]) -> None:
-        self.bundles = bundles
+    Args:
+        later: returns the first of them. It is called once, when they are asked for, because checking what a file has
+            takes longer than loading a small program.
+        then: the others.
+    """
+
+    __slots__ = ("_later", "_then")
+
+    def __init__(self, later: Callable[[], Bundles] = tuple, then: Bundles = ()) -> None:
+        self._later = later if later is tuple else cache(later)
+        self._then = then
+
+    @property
+    def bundles(self) -> Bundles:
+        """The exports."""
+        return (*self._later(), *self._then)
+
+    def followed_by(self, bundle: ExportBundle) -> History:
+        """Return the history of what an export made of the program."""
+        made = History(then=(*self._then, bundle))
+        made._later = self._later
+        return made
 
     def __repr__(self) -> str:
-        return f"<recorded exports: {len(self.bundles)}>"
+        return "<recorded exports>"
 
-    def __deepcopy__(self, memo: object) -> _History:
+    def __deepcopy__(self, memo: object) -> History:
         return self
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -36,15 +57,25 @@ class _History:
         return type(None), ()
 
 
-def history(program: Any) -> tuple[ExportBundle, ...]:
+def history(program: Any) -> Bundles:
     """Return the recorded exports that led to a program, in their order; none if that is not known."""
+    return history_of(program).bundles
+
+
+def history_of(program: Any) -> History:
+    """Return the history of a program, an empty one if it is not known."""
     found = _meta(program).get(KEY)
-    return found.bundles if isinstance(found, _History) else ()
+    return found if isinstance(found, History) else History()
 
 
-def remember(program: Any, bundles: Iterable[ExportBundle]) -> None:
+def remember(program: Any, found: History | Iterable[ExportBundle]) -> None:
     """Remember with a program which exports led to it, instead of those that it has."""
-    _meta(program)[KEY] = _History(tuple(bundles))
+    _meta(program)[KEY] = found if isinstance(found, History) else History(then=tuple(found))
+
+
+def remember_later(program: Any, later: Callable[[], Bundles]) -> None:
+    """Remember with a program what returns the exports that led to it; it is called when they are asked for."""
+    _meta(program)[KEY] = History(later)
 
 
 def forget(program: Any) -> None:
@@ -55,7 +86,7 @@ def forget(program: Any) -> None:
 def follow(old: Any, new: Any) -> None:
     """Give a program or graph module that was made from another one its history, unless it has one."""
     found = _meta(old).get(KEY)
-    if isinstance(found, _History):
+    if isinstance(found, History):
         _meta(new).setdefault(KEY, found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch.export import ExportedProgram
 from decomp_ledger.errors import LedgerError, StampError, StampWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.model.safe_text import safe_repr
-from decomp_ledger.pytorch import active, graph_digest
+from decomp_ledger.pytorch import active, artefacts
 from decomp_ledger.pytorch.capture import build
-from decomp_ledger.pytorch.program_history import history, remember
+from decomp_ledger.pytorch.program_history import history, remember, remember_later
 from decomp_ledger.transfer.export_bundle import ExportBundle
-from decomp_ledger.transfer.stamp import MEMBER, File, Stamp, merge, read_stamp
+from decomp_ledger.transfer.stamp import MEMBER, File, Stamp, UnreadStamp, merge, read_stamp, read_unread
 
 __all__ = ["load", "load_stamped", "save", "save_stamped"]
 
@@ -77,7 +78,8 @@ def load(f: File, **kwargs: Any) -> ExportedProgram:
     """
     stamp = read_stamp(f)
     program: ExportedProgram = torch.export.load(f, **kwargs)
-    _adopt(program, stamp, f)
+    _warn_if_changed(program, stamp, f)
+    remember(program, stamp.bundles)
     return program
 
 
@@ -94,6 +96,7 @@ def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: di
             stacklevel=provenance.stack_level(),
         )
     original(program, f, **kwargs)
+    artefacts.note_file(history(program), f, "pt2", stamped=MEMBER in (kwargs.get("extra_files") or {}))
 
 
 def _note_unstamped(program: Any, f: Any, kwargs: dict[str, Any]) -> None:
@@ -104,7 +107,7 @@ def _note_unstamped(program: Any, f: Any, kwargs: dict[str, Any]) -> None:
     recording = active.current()
     if recording is None or MEMBER in (kwargs.get("extra_files") or {}) or not isinstance(program, ExportedProgram):
         return
-    digest = _digest(program)
+    digest = artefacts.digest_of(program)
     open_ = [done for done in recording.exports if done.hash not in recording.saved]
     lowered = tuple(done for done in open_ if digest is not None and done.before == digest)
     equal = [done.name for done in recording.exports if digest is not None and done.before != digest == done.after]
@@ -130,20 +133,31 @@ def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str
             recording.saved.update(bundle.event.hash for bundle in bundles)
         if minimal:
             bundles = tuple(bundle.redact() for bundle in bundles)
-        extra[MEMBER] = _Made(Stamp(bundles, _digest(program), build()["git"]).to_text())
+        extra[MEMBER] = _Made(Stamp(bundles, artefacts.digest_of(program), build()["git"]).to_text())
     return {**kwargs, "extra_files": extra} if extra else kwargs
 
 
 def load_stamped(original: Callable[..., Any], f: Any, kwargs: dict[str, Any]) -> Any:
-    """Call `torch.export.load` with its arguments, and remember the stamp if the file has a sound one."""
+    """Call `torch.export.load` with its arguments, and remember the stamp if the file has a sound one.
+
+    The exports of the stamp are checked when they are needed: at the next save.
+    """
     try:
-        stamp = read_stamp(f)
+        stamp = read_unread(f)
     except Exception:  # without a sound stamp or file, torch's own load decides
         stamp = None
     program = original(f, **kwargs)
     if stamp is not None and isinstance(program, ExportedProgram):
-        _adopt(program, stamp, f)
+        _warn_if_changed(program, stamp, f)
+        remember_later(program, partial(_sound, stamp))
     return program
+
+
+def _sound(stamp: UnreadStamp) -> tuple[ExportBundle, ...]:
+    try:
+        return stamp.read().bundles
+    except LedgerError:  # a stamp that cannot be checked tells nothing
+        return ()
 
 
 def _given(kwargs: dict[str, Any]) -> tuple[ExportBundle, ...]:
@@ -160,8 +174,8 @@ def _given(kwargs: dict[str, Any]) -> tuple[ExportBundle, ...]:
         return ()
 
 
-def _adopt(program: ExportedProgram, stamp: Stamp, f: Any) -> None:
-    digest = _digest(program)
+def _warn_if_changed(program: ExportedProgram, stamp: Stamp | UnreadStamp, f: Any) -> None:
+    digest = artefacts.digest_of(program)
     # Another build of torch may read the same file as another graph.
     if stamp.build == build()["git"] and digest != stamp.graph:
         name = os.fspath(f) if isinstance(f, (str, os.PathLike)) else "the file"
@@ -171,11 +185,3 @@ def _adopt(program: ExportedProgram, stamp: Stamp, f: Any) -> None:
             StampWarning,
             stacklevel=provenance.stack_level(),
         )
-    remember(program, stamp.bundles)
-
-
-def _digest(program: ExportedProgram) -> str | None:
-    try:
-        return graph_digest.graph_digest(program)
-    except Exception:  # as in an export, a program that cannot be read has none
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 import weakref
@@ -27,20 +28,25 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Exported, Passed
+from decomp_ledger.model.events import Passed, Saved
 from decomp_ledger.model.handles import Handle
+from decomp_ledger.model.recorded_names import recorded_name
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, patches
+from decomp_ledger.pytorch.recording_name import default_name
+from decomp_ledger.pytorch.run_number import RunNumber
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
-from decomp_ledger.storage.event_store import utc_now
+from decomp_ledger.storage.event_store import RunTotals
 
 if TYPE_CHECKING:
     from decomp_ledger.model.materialize import Snapshot
+    from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["ChildrenNotes", "FollowsChildren", "Recording", "RecordingSummary"]
 
+_LOG = logging.getLogger("decomp_ledger")
 ON_ERROR = ("warn", "raise")
 _NAMED = 3  # exports that a warning names
 
@@ -70,6 +76,10 @@ class FollowsChildren(Protocol):
     def notes(self) -> ChildrenNotes:
         """Return what they noted so far."""
 
+    @property
+    def notes_file(self) -> str:
+        """The file of the notes; "" before `begin`."""
+
 
 @attrs.frozen
 class RecordingSummary:
@@ -95,7 +105,11 @@ class RecordingSummary:
         """Return why nothing was recorded, as far as that is known; "" if something was."""
         if self.tables:
             return ""
-        return "no table was made and nothing was exported" if self.imported_torch else "torch was not imported"
+        why = "no table was made and nothing was exported" if self.imported_torch else "torch was not imported"
+        if not self.missed:
+            return why
+        children = "one child" if len(self.missed) == 1 else f"{len(self.missed)} children"
+        return f"{why} in what was followed, and {children} could not be followed"
 
     def __str__(self) -> str:
         """Return one line, as `run` prints it."""
@@ -116,14 +130,16 @@ class Recording(Handle):
 
     Args:
         ledger: the ledger that its events go to.
-        name: what the names of its tables begin with; by default the script and the time.
+        name: what the names of its tables begin with; by default that of the script, module or notebook.
         reason: why, for every event.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: lets the Python processes record too that start within it; None if they are not to.
+        notes: in a child, the file of the notes of the process that started the recording.
+        sidecars: write a stamp next to each file that cannot hold one.
         owns_ledger: close the ledger when the recording is left.
 
     Attributes:
-        name: its tables are `<name>/1`, `<name>/2` ...
+        name: a table of it is `<name>/<maker>/<run>`: the function that made it, and the number of the run.
         ledger: the ledger that its events go to; the first event makes the file.
         exports: those that succeeded while it was entered, oldest first.
         saved: the hashes of the events of the exports that led to a program that was saved.
@@ -140,6 +156,8 @@ class Recording(Handle):
         reason: str | None = None,
         on_error: str = "warn",
         children: FollowsChildren | None = None,
+        notes: str = "",
+        sidecars: bool = False,
         owns_ledger: bool = False,
     ) -> None:
         if children is not None and ledger.database.in_memory:
@@ -148,6 +166,7 @@ class Recording(Handle):
             raise UnusableValue(f"on_error={on_error!r}: unknown value; give 'warn' or 'raise'")
         self.ledger = ledger
         self._owns_ledger = owns_ledger
+        self.sidecars = sidecars
         self.name = default_name() if name is None else op_names.check_label(name, "a recording")
         self._reason = reason
         self._on_error = on_error
@@ -159,6 +178,9 @@ class Recording(Handle):
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
         self._children = children
+        self._notes = notes
+        self._run = RunNumber(self.name, notes)
+        self._tried: dict[str, int] = {}  # series -> the number of its last table in the run
 
     def __enter__(self) -> Recording:
         return self.enter()
@@ -178,6 +200,9 @@ class Recording(Handle):
         patches.install(self)
         if self._children is not None:
             self._children.begin(self._plan())
+        notes = self._notes if self._children is None else self._children.notes_file
+        self._run, self._tried, self._logs_of_dicts = RunNumber(self.name, notes), {}, {}
+        _LOG.info("recording %s: it began, into %s", self.name, self.ledger.path)
         return self
 
     def __exit__(
@@ -193,6 +218,7 @@ class Recording(Handle):
             self._children.end()
         active.leave(self)
         patches.uninstall(self)
+        _LOG.info("recording %s: it ended; run %s", self.name, self.run or "without a table")
         try:
             self._warn_of_unstamped()
         finally:
@@ -234,6 +260,7 @@ class Recording(Handle):
             "reason": self._reason,
             "trust": [*self.ledger.functions.trust],
             "on_error": self._on_error,
+            "sidecars": self.sidecars,
         }
 
     def summary(self, *, after: int = 0) -> RecordingSummary:
@@ -248,28 +275,39 @@ class Recording(Handle):
             LedgerFileError: the ledger cannot be read.
         """
         notes = ChildrenNotes() if self._children is None else self._children.notes()
-        tables, exports, failed, environments = set(), 0, 0, set()
-        path = self.ledger.database.path
-        if self.ledger.database.in_memory or Path(path).exists():
-            for event in self.ledger.events(gt=after):
-                if event.table.startswith(f"{self.name}/"):
-                    tables.add(event.table)
-                    environments.add(event.environment)
-                    exports += isinstance(event.body, Exported)
-                    failed += isinstance(event.body, Exported) and event.body.error is not None
-        processes = {self.ledger.environment(digest).get("process") for digest in environments}
+        run, found = self.run, RunTotals()
+        if run is not None and self._has_file():
+            found = self.ledger.event_store.run_totals(self.name, run, gt=after)
         return RecordingSummary(
-            exports=exports,
-            failed=failed,
-            tables=len(tables),
-            processes=len(processes),
+            exports=found.exports,
+            failed=found.failed,
+            tables=found.tables,
+            processes=found.processes,
             imported_torch="torch" in sys.modules or notes.imported_torch,
             missed=notes.missed,
         )
 
+    @property
+    def run(self) -> int | None:
+        """The number of the run, which is part of the names of its tables; None before its first event."""
+        return self._run.known()
+
+    def series(self) -> str:
+        """Return the name of the series of a table that is made now: the recording and the function that makes it."""
+        return f"{self.name}/{provenance.maker()}"
+
+    def new_name(self, series: str) -> str:
+        """Return the name of a new table of a series, in the write transaction that appends its first event."""
+        run, number = self._run.take(self.ledger), self._tried.get(series, 1)
+        while self.ledger.event_store.table_id(name := recorded_name(series, run, number)) is not None:
+            number += 1
+        self._tried[series] = number
+        return name
+
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table; nothing is written until the table is changed or used."""
-        log = TableLog(None if self.stopped else self.ledger, None, prefix=self.name, state=TableState("", 0, base, {}))
+        ledger = None if self.stopped else self.ledger
+        log = TableLog(ledger, None, prefix=self.series(), state=TableState("", 0, base, {}))
         log.reason = self._reason
         log.adopt(self)
         return log
@@ -311,6 +349,22 @@ class Recording(Handle):
         else:
             _warn(f"recording {self.name!r}: an export was not recorded: {safe_repr(error, 300)}")
 
+    def record_saved(self, export: ExportBundle, body: Saved) -> None:
+        """Append the event that the result of an export was saved, if this recording's ledger has the export.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+            return
+        try:
+            self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
+        except (LedgerFileError, SchemaError) as error:
+            self.failed(error)
+
+    def _has_file(self) -> bool:
+        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
+
     def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.
 
@@ -328,7 +382,7 @@ class Recording(Handle):
             stale = plain_dict.stale_ops(table, defaults)
             found = plain_dict.content(dict(table), defaults)
             caller = provenance.torch_caller()
-            key = (found.base, found.later, caller, *found.changes)
+            key = (self.series(), found.base, found.later, caller, *found.changes)
             log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
             passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)
             log.change(passed, lambda rules: [] if rules else found.changes)
@@ -340,11 +394,3 @@ class Recording(Handle):
 
 def _warn(message: str) -> None:
     warnings.warn(message, RecordingWarning, stacklevel=provenance.stack_level())
-
-
-def default_name() -> str:
-    """Return a name from the script and the time: `export.py-20260131T120000`."""
-    script = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python"
-    now = utc_now()[:19].replace("-", "").replace(":", "")
-    kept = "".join(c if c.isprintable() and c not in "@: /" else "_" for c in script)[:100]
-    return f"{kept or 'python'}-{now}"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from decomp_ledger import catalogs
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.numerics import NumericsCheck
-from decomp_ledger.errors import IdleRuleWarning, InvalidName, LedgerError, PendingOpWarning, UnusableValue
+from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog, Wanted, to_preserve, to_reset
@@ -18,9 +18,10 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import one_or_more
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Reset, Set, Updated
 from decomp_ledger.model.materialize import ABSENT
-from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, RuleDiff, TableState
+from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.pytorch import active, decompositions, environment, internals, numerics
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve, why_idle
+from decomp_ledger.pytorch.idle_warnings import MAX_WARNINGS, IdleWarnings
 from decomp_ledger.pytorch.mapping import NOT_KNOWN, LiveMapping
 
 __all__ = ["DecompTable"]
@@ -29,7 +30,6 @@ __all__ = ["DecompTable"]
 provenance.torch_facts = environment.torch_facts
 
 _MISSING: Any = object()
-_MAX_WARNINGS = 10
 
 
 class DecompTable(LiveMapping):
@@ -52,17 +52,12 @@ class DecompTable(LiveMapping):
     """
 
     def __init__(self, _log: TableLog | None = None, /) -> None:
-        self._unmodified = "_recording" in self.__dict__ if _log is None else _log.unmodified
         if _log is None:
-            recording = self.__dict__.pop("_recording", None) or active.current()
+            recording = active.current()
             if recording is None:
                 raise UnusableValue("DecompTable(): no recording is entered; make the table with Ledger.table(name)")
             _log = recording.new_log()
-            _log.unmodified = self._unmodified
-        self._taken_over: Mapping[Any, Callable[..., Any]] | None = None
-        # Of unmodified code, which may set what torch stores and then ignores: keys that are not ops.
-        self._ignored: dict[Any, Any] = {}
-        self._warned: set[tuple[str, str]] = set()  # the idle rules that were warned of
+        self._warnings = IdleWarnings(_log)
         super().__init__(_log)
 
     def __repr__(self) -> str:
@@ -78,24 +73,10 @@ class DecompTable(LiveMapping):
         """The mapping under upstream's name: here the table itself."""
         return self
 
-    @decomp_table.setter
-    def decomp_table(self, table: Mapping[Any, Callable[..., Any]]) -> None:
-        """Take over another table's content: upstream's `copy()` of a table made before a recording sets this."""
-        self._taken_over = table
-        self._remove([op.name() for op in self if op not in table and op_names.is_aten(op.name())])
-        self.update(table)
-
     @property
     def has_materialized(self) -> bool:
         """Always True, because the content is there from the beginning; upstream's is False until the first read."""
         return True
-
-    @has_materialized.setter
-    def has_materialized(self, materialized: bool) -> None:
-        """Take over, as the last step, whether the other table had custom ops yet."""
-        table, self._taken_over = self._taken_over, None
-        if materialized and table is not None:
-            self._remove([op.name() for op in self if op not in table])
 
     @property
     def deleted_custom_ops(self) -> set[Any]:
@@ -103,31 +84,11 @@ class DecompTable(LiveMapping):
         kept = (op for op, rule in self._log.rules.items() if rule.action == PRESERVE)
         return {live for op in kept if not op_names.is_aten(op) and (live := resolve(op)) is not None}
 
-    @deleted_custom_ops.setter
-    def deleted_custom_ops(self, ops: Iterable[Any]) -> None:
-        names = {op.name(): None for op in ops}
-        with self._shown():
-            self._log.change(Popped, partial(to_preserve, names))
-
     # Changes
 
     def __setitem__(self, key: object, value: Any) -> None:
-        ops = self._ops_to_set(key, value)
-        if ops:
-            self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
-
-    def _ops_to_set(self, key: object, value: Any) -> list[str]:
-        """Return the ops that a key means; keep what is not an op for unmodified code, because torch does so."""
-        try:
-            return self._ops_of(key)
-        except UnusableValue:
-            if not self._unmodified:
-                raise
-            self._ignored[key] = value
-            return []
-
-    def _look_again(self, key: object) -> Any:
-        return self._ignored[key] if key in self._ignored else super()._look_again(key)
+        ops = self._ops_of(key)
+        self._override(Set if len(ops) == 1 else Updated, dict.fromkeys(ops, value))
 
     def __delitem__(self, key: object) -> None:
         self.pop(key)
@@ -135,7 +96,7 @@ class DecompTable(LiveMapping):
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Override many ops, as one event."""
         pairs = dict(*args, **kwargs)
-        self._override(Updated, {op: fn for key, fn in pairs.items() for op in self._ops_to_set(key, fn)})
+        self._override(Updated, {op: fn for key, fn in pairs.items() for op in self._ops_of(key)})
 
     def __ior__(self, other: Any) -> DecompTable:  # type: ignore[override]
         self.update(other)
@@ -200,7 +161,7 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.change(Popped, decide)
         self._warn_of_typos(op for op, (_, choice) in had.items() if choice == ABSENT)  # others are loaded
-        self._warn_of_idle_rules(had, PRESERVE)
+        self._warnings.warn_of(had, PRESERVE)
         # Last, because it may import a module, and the ledger must not be locked meanwhile.
         return {op: self._removed(op, rule, choice, defaults) for op, (rule, choice) in had.items()}
 
@@ -242,7 +203,7 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.change(Popped, partial(to_preserve, ops), reason=reason, expected_version=expected_version)
         self._warn_of_typos(ops)
-        self._warn_of_idle_rules(ops, PRESERVE)
+        self._warnings.warn_of(ops, PRESERVE)
 
     def override(
         self, key: object, fn: Callable[..., Any], *, reason: str | None = None, expected_version: int | None = None
@@ -286,8 +247,6 @@ class DecompTable(LiveMapping):
         expected_version: int | None = None,
     ) -> None:
         defaults = dispatcher.current()
-        if self._unmodified:
-            pairs = {op: decompositions.as_recorded(fn) for op, fn in pairs.items()}
         wanted = {op: self._identify(op, fn, defaults) for op, fn in pairs.items()}
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
@@ -299,37 +258,20 @@ class DecompTable(LiveMapping):
             ]
 
         if self._log.writable:
-            self._remember_functions(wanted, pairs)
+            decompositions.keep_functions(self._log, wanted, pairs)
         with self._shown():
             # A function made again from the same source changes no rule, so no event; the newest is the one to use.
             self._renewed.update(wanted)
             self._registrations = NOT_KNOWN
             self._log.change(kind, decide, reason=reason, expected_version=expected_version)
         self._warn_of_typos(list(wanted))
-        self._warn_of_idle_rules((op for op in wanted if op in self._log.rules), OVERRIDE)
+        self._warnings.warn_of((op for op in wanted if op in self._log.rules), OVERRIDE)
 
     def _identify(self, op: str, fn: Any, defaults: Defaults) -> Decomposition:
         """Return what the ledger records of a callable; refuse what would be looked for in vain, as torch does not."""
         found = decompositions.identify(op, fn, defaults)
-        try:
-            decompositions.check_readable(op, fn, found, defaults)
-        except UnusableValue:
-            if not self._unmodified:
-                raise
-            return decompositions.by_source(fn)
+        decompositions.check_readable(op, fn, found, defaults)
         return found
-
-    def _remember_functions(self, wanted: Mapping[str, Decomposition], pairs: Mapping[str, Any]) -> None:
-        """Keep the functions of this process that overrides are to use.
-
-        Not operators, which are dead when their library is destroyed, nor torch's own, which are found again by name.
-        """
-        ledger = self._log.ledger
-        for op, decomposition in wanted.items():
-            if decomposition.origin not in TORCH_ORIGINS and not isinstance(pairs[op], internals.OpOverload):
-                self._log.functions.keep(op, decomposition, pairs[op], self._log.rules)
-                if ledger is not None:
-                    ledger.functions.remember(op, decomposition, pairs[op])
 
     def _ops_of(self, key: object) -> list[str]:
         """Return the names of the ops that a key means; those of the table's rules need not be loaded."""
@@ -344,35 +286,13 @@ class DecompTable(LiveMapping):
     def _warn_of_typos(self, ops: Iterable[str]) -> None:
         pending = [op for op in ops if not is_loaded(op)]
         # Few, because hundreds of pending ops are a library to come, not typos; and a search takes milliseconds.
-        for op in pending[:_MAX_WARNINGS]:
+        for op in pending[:MAX_WARNINGS]:
             if near := near_names(op):
                 warnings.warn(
                     f"{op}: it is not loaded, so it is pending in {self.name!r}; did you mean {', '.join(near)}?",
                     PendingOpWarning,
                     stacklevel=provenance.stack_level(),
                 )
-
-    def _warn_of_idle_rules(self, ops: Iterable[str], action: str) -> None:
-        """Warn once of each rule that cannot act; a pending one may act later.
-
-        A rule that another op of the family has too, and that can act, was meant for the whole family: `aten.silu`
-        has `silu.out`, for example.
-        """
-        if len(self._warned) >= _MAX_WARNINGS:
-            return
-        defaults = dispatcher.current()
-        new = [op for op in ops if (op, action) not in self._warned and is_loaded(op)]
-        found = [each for op in new if (each := why_idle(op, action, defaults)) is not None]
-        if not found:
-            return
-        families = {_family(each.op) for each in found}
-        ruled = [op for op, rule in self._log.rules.items() if rule.action == action and _family(op) in families]
-        acting = {_family(op) for op in ruled if why_idle(op, action, defaults) is None}
-        idle = [each for each in found if _family(each.op) not in acting]
-        self._warned.update((each.op, action) for each in idle)
-        if idle:
-            more = f" (and {len(idle) - 1} rules more, which table.idle lists)" if len(idle) > 1 else ""
-            warnings.warn(f"{idle[0]}{more}", IdleRuleWarning, stacklevel=provenance.stack_level())
 
     # Copies
 
@@ -487,11 +407,6 @@ class DecompTable(LiveMapping):
         given = {op: one_or_more(texts) for key, texts in (samples or {}).items() for op in op_names_of(key)}
         calls = {**catalogs.samples(), **given}
         return numerics.checked_overrides(f"{self.name}@{self.version}", self.state, functions, {}, calls, progress)
-
-
-def _family(op: str) -> str:
-    """Return the name that the overloads of an op and of its in-place form share."""
-    return op.partition(".")[0].removesuffix("_")
 
 
 class LateDecomposition:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.storage.bounded_rows import all_rows, file_size, rows_in_order, too_much
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT_COLUMNS, EventRow
 
@@ -55,6 +56,8 @@ _EVENTS_FROM = f"{_EVENTS} WHERE event.seq >= ? ORDER BY event.seq"
 # Materializations, exports and tags: few, by the partial index of them.
 _EVENTS_WITHOUT_VERSION = f"{_EVENTS} WHERE event.makes_version IS NULL ORDER BY event.seq"
 
+_OWN = slice(EventRow._fields.index("body"), len(EventRow._fields))  # the columns that no other event shares
+
 _CHANGE_AT = "SELECT action, decomposition_id FROM change WHERE table_id = ? AND op_id = ? AND version = ?"
 
 _CHANGES_IN_ORDER = """
@@ -73,7 +76,8 @@ _CATALOGS = """
 SELECT own.id, own.digest, own.base_id, base.digest, own.body
 FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id
 """
-_CATALOGS_BY_BASE = f"{_CATALOGS} ORDER BY coalesce(own.base_id, own.id), own.base_id IS NOT NULL, own.id"
+_CATALOG = f"{_CATALOGS} WHERE own.id = ?"
+_ORDER_BY_BASE = "SELECT id FROM catalog ORDER BY coalesce(base_id, id), base_id IS NOT NULL, id"
 _CATALOGS_BY_ROW = f"{_CATALOGS} ORDER BY own.id"
 _CATALOG_BODIES = """
 SELECT own.body, base.body FROM catalog AS own LEFT JOIN catalog AS base ON base.id = own.base_id WHERE own.id = ?
@@ -151,27 +155,40 @@ def broken_reference(connection: sqlite3.Connection) -> tuple[str, str] | None:
 
 def identity_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any]]:
     """Return every (id, created_at) of the table `ledger`; an undamaged ledger has one."""
-    return connection.execute("SELECT id, created_at FROM ledger").fetchall()
+    return all_rows(connection, "SELECT id, created_at FROM ledger")
 
 
 def named_rows(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]]:
     """Return (name, row) of each row of `decomp_table` or `op`."""
-    return connection.execute(f"SELECT name, id FROM {table}").fetchall()
+    return all_rows(connection, f"SELECT name, id FROM {table}")
 
 
 def digested_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any, Any, Any]]:
     """Give (row, digest, body) of each row of `environment` or `decomposition`."""
-    yield from connection.execute(f"SELECT id, digest, body FROM {table} ORDER BY id")
+    yield from rows_in_order(connection, f"SELECT id, digest, body FROM {table} ORDER BY id", name=table)
 
 
 def catalog_rows(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
     """Give the catalogs, each whole one directly before those that differ from it."""
-    yield from map(CatalogRow._make, connection.execute(_CATALOGS_BY_BASE))
+    # First the order alone, because SQLite would write all bodies to a file to sort them.
+    order = [row_id for (row_id,) in all_rows(connection, _ORDER_BY_BASE)]
+    if len(set(order)) != len(order):
+        raise LedgerFileError("the table 'catalog': it has a number twice; restore a backup")
+    left = file_size(connection)
+    for row_id in order:
+        found = connection.execute(_CATALOG, [row_id]).fetchone()
+        if found is None:
+            raise LedgerFileError(f"catalog {row_id}: it is stored, and cannot be found; restore a backup")
+        row = CatalogRow._make(found)
+        left -= len(row.body) if isinstance(row.body, str | bytes) else 0
+        if left < 0:
+            raise too_much(connection)
+        yield row
 
 
 def catalog_rows_in_order(connection: sqlite3.Connection) -> Iterator[CatalogRow]:
     """Give the catalogs in the order in which they were stored, which puts each whole one before those that differ."""
-    yield from map(CatalogRow._make, connection.execute(_CATALOGS_BY_ROW))
+    yield from map(CatalogRow._make, rows_in_order(connection, _CATALOGS_BY_ROW, name="catalog"))
 
 
 def catalog_bodies(connection: sqlite3.Connection, row_id: int) -> tuple[bytes, bytes | None]:
@@ -182,7 +199,7 @@ def catalog_bodies(connection: sqlite3.Connection, row_id: int) -> tuple[bytes, 
 
 def tag_rows(connection: sqlite3.Connection) -> list[tuple[Any, Any, Any]]:
     """Return (row of the table, name, version) of each tag."""
-    return connection.execute("SELECT table_id, name, version FROM tag").fetchall()
+    return all_rows(connection, "SELECT table_id, name, version FROM tag")
 
 
 def event_rows(connection: sqlite3.Connection, *, gte: int | None = None) -> Iterator[AuditRow]:
@@ -192,17 +209,12 @@ def event_rows(connection: sqlite3.Connection, *, gte: int | None = None) -> Ite
         LedgerFileError: the table is damaged, so that its rows are not in order; they may then never end.
     """
     query, values = (_EVERY_EVENT, []) if gte is None else (_EVENTS_FROM, [gte])
-    last = None
-    for row in connection.execute(query, values):
-        if last is not None and row[0] <= last:
-            raise LedgerFileError(f"event {row[0]}: it is stored after event {last}; restore a backup")
-        last = row[0]
-        yield _audit_row(row)
+    yield from map(_audit_row, rows_in_order(connection, query, values, name="event", own=_OWN))
 
 
 def rows_without_version(connection: sqlite3.Connection) -> Iterator[AuditRow]:
     """Give the events that make no version, by seq."""
-    yield from map(_audit_row, connection.execute(_EVENTS_WITHOUT_VERSION))
+    yield from map(_audit_row, rows_in_order(connection, _EVENTS_WITHOUT_VERSION, name="event", own=_OWN))
 
 
 def _audit_row(row: tuple[Any, ...]) -> AuditRow:
@@ -260,10 +272,10 @@ def first_event_in(connection: sqlite3.Connection, environment_id: int) -> int |
 def provenance_without_event(connection: sqlite3.Connection) -> list[int]:
     """Return the rows of `provenance` that no event refers to."""
     query = "SELECT id FROM provenance WHERE id NOT IN (SELECT provenance_id FROM event)"
-    return [row_id for (row_id,) in connection.execute(query)]
+    return [row_id for (row_id,) in all_rows(connection, query)]
 
 
 def environment_without_provenance(connection: sqlite3.Connection) -> list[int]:
     """Return the rows of `environment` that no provenance refers to."""
     query = "SELECT id FROM environment WHERE id NOT IN (SELECT environment_id FROM provenance)"
-    return [row_id for (row_id,) in connection.execute(query)]
+    return [row_id for (row_id,) in all_rows(connection, query)]

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from decomp_ledger.storage.bounded_rows import rows_in_order
 from decomp_ledger.storage.inserts import inserted
 
 __all__ = ["CheckpointRow", "checkpoint_rows", "insert_checkpoint_row"]
@@ -38,7 +39,7 @@ class CheckpointRow(NamedTuple):
 
 def checkpoint_rows(connection: sqlite3.Connection) -> Iterator[CheckpointRow]:
     """Give the checkpoints of a ledger in the order of signing."""
-    yield from map(CheckpointRow._make, connection.execute(_SELECT))
+    yield from map(CheckpointRow._make, rows_in_order(connection, _SELECT, name="checkpoint"))
 
 
 def insert_checkpoint_row(connection: sqlite3.Connection, row: CheckpointRow) -> None:

@@ -27,7 +27,9 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
+from decomp_ledger.model.json_values import as_object
 from decomp_ledger.model.rules import Decomposition, Rule
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database, Transaction
 from decomp_ledger.storage.inserts import inserted
 
@@ -41,6 +43,7 @@ __all__ = [
     "EventRow",
     "EventStore",
     "Provenance",
+    "RunTotals",
     "TableInfo",
     "utc_now",
 ]
@@ -140,6 +143,21 @@ _BY_DIGEST = {
         "INSERT INTO environment (digest, body) VALUES (?, ?)",
     ),
 }
+
+# A body leaves out its fields that have their default value, and of a failed export the error is not the default. In
+# canonical JSON no text holds this, because its quotes are escaped.
+_OF_RUN = """
+SELECT
+    event.table_id, environment.body, sum(event.kind = 'exported'),
+    sum(event.kind = 'exported' AND instr(event.body, '"error":[') > 0)
+FROM event
+CROSS JOIN decomp_table ON decomp_table.id = event.table_id
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+CROSS JOIN environment ON environment.id = provenance.environment_id
+WHERE event.seq > :gt AND substr(decomp_table.name, 1, length(:start)) = :start
+    AND decomp_table.name LIKE '%/' || :run AND substr(decomp_table.name, length(:start) + 1) NOT LIKE '%/%/%'
+GROUP BY event.table_id, environment.id
+"""
 
 # How many whole catalogs of the same build a new catalog is compared with, to be stored as a difference.
 BASES_TRIED = 4
@@ -264,6 +282,22 @@ class TableInfo(NamedTuple):
     last_at: str
 
 
+class RunTotals(NamedTuple):
+    """How much one run of a recording holds.
+
+    Attributes:
+        exports: exports that were run.
+        failed: those of them that failed.
+        tables: tables that were changed or used.
+        processes: processes that recorded something.
+    """
+
+    exports: int = 0
+    failed: int = 0
+    tables: int = 0
+    processes: int = 0
+
+
 class EventStore(Handle):
     """Typed access to the rows of one ledger.
 
@@ -284,7 +318,7 @@ class EventStore(Handle):
     def identity(self) -> tuple[str, str]:
         """Return the ledger's id, and when it was made."""
         with self.database.reading() as connection:
-            rows = connection.execute(_LEDGER).fetchall()
+            rows = all_rows(connection, _LEDGER)
         if len(rows) != 1 or not all(isinstance(value, str) for value in rows[0]):
             raise self._damaged("it has no id, or more than one")
         return rows[0][0], rows[0][1]
@@ -298,12 +332,12 @@ class EventStore(Handle):
     def op_names(self) -> list[str]:
         """Return the names of the ops that events changed, sorted."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in connection.execute(_OP_NAMES).fetchall()]
+            return [str(name) for (name,) in all_rows(connection, _OP_NAMES)]
 
     def table_names(self, prefix: str) -> list[str]:
         """Return the names of the tables whose names start with a prefix, sorted by code points."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in connection.execute(_TABLE_NAMES, {"prefix": prefix}).fetchall()]
+            return [str(name) for (name,) in all_rows(connection, _TABLE_NAMES, {"prefix": prefix})]
 
     def version(self, table_id: int) -> int:
         """Return a table's version; 0 if it has no event."""
@@ -316,7 +350,7 @@ class EventStore(Handle):
     def as_of(self, table_id: int, version: int) -> dict[str, tuple[Rule | None, int]]:
         """Return op -> (rule, the version that made it) at a version; the rule is None after a reset."""
         with self.database.reading() as connection:
-            rows = connection.execute(_AS_OF, {"table": table_id, "version": version}).fetchall()
+            rows = all_rows(connection, _AS_OF, {"table": table_id, "version": version})
         decompositions = self.decompositions({row[2] for row in rows if row[2] is not None})
         found: dict[str, tuple[Rule | None, int]] = {}
         for op, action, decomposition, since in rows:
@@ -425,8 +459,27 @@ class EventStore(Handle):
 
     def _events(self, query: str, values: list[Any]) -> Iterator[Event]:
         with self.database.reading() as connection:
-            rows = connection.execute(query, values).fetchall()
+            rows = all_rows(connection, query, values)
         return (read_event(row) for row in rows)
+
+    def run_totals(self, recording: str, run: int, *, gt: int = 0) -> RunTotals:
+        """Return how much a run of a recording holds.
+
+        Args:
+            recording: its name.
+            run: the number of the run.
+            gt: a seq after which its events are.
+        """
+        values = {"start": f"{recording}/", "run": str(run), "gt": gt}
+        with self.database.reading() as connection:
+            rows = connection.execute(_OF_RUN, values).fetchall()
+        environments = {text: as_object(parse(text, "an environment")) for _, text, _, _ in rows}
+        return RunTotals(
+            exports=sum(row[2] for row in rows),
+            failed=sum(row[3] for row in rows),
+            tables=len({row[0] for row in rows}),
+            processes=len({environments[row[1]].get("process") for row in rows}),
+        )
 
     def head(self) -> tuple[int, bytes]:
         """Return seq and hash of the last event.

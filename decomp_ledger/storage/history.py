@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from decomp_ledger.errors import LedgerError, UnknownTable
@@ -12,12 +12,21 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.events import Created, Event, Passed, read_event
 from decomp_ledger.model.handles import Handle
+from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.model.rules import Rule, TableState
-from decomp_ledger.model.state_specs import TableSpec, parse_state_spec, parse_version, unknown_version
+from decomp_ledger.model.state_specs import (
+    LATEST,
+    TableSpec,
+    parse_runs_back,
+    parse_state_spec,
+    parse_version,
+    unknown_version,
+)
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EVENT, MAKES_VERSION, EventStore, TableInfo
 
-__all__ = ["History", "Since"]
+__all__ = ["History", "Since", "TableSeries"]
 
 _TABLES = """
 SELECT
@@ -39,6 +48,7 @@ FROM event
 JOIN provenance ON provenance.id = event.provenance_id
 """
 _AT_VERSIONS = f"WHERE event.table_id = ? AND event.version IN ({{}}) AND {MAKES_VERSION}"
+_NAMED = 5  # runs that an error names
 _CHUNK = 500  # versions in one query; SQLite before 3.32 allows 999 parameters
 
 
@@ -75,6 +85,29 @@ class Since(NamedTuple):
     reason: str | None
 
 
+class TableSeries(NamedTuple):
+    """The runs of a recorded table, or one table that has a name of its own.
+
+    Attributes:
+        name: `RECORDING/MAKER`, or the name of the table.
+        tables: one for each run, the newest last.
+    """
+
+    name: str
+    tables: tuple[TableInfo, ...]
+
+    @property
+    def newest(self) -> TableInfo:
+        """The table that the name stands for."""
+        return self.tables[-1]
+
+    @property
+    def run(self) -> int | None:
+        """The number of the newest run; None for a table with a name of its own."""
+        found = None if self.newest.name == self.name else split_recorded(self.newest.name)
+        return None if found is None else found.run
+
+
 _Origin = TypeVar("_Origin", Event, Since)
 
 
@@ -101,10 +134,61 @@ class History(Handle):
     def tables(self) -> list[TableInfo]:
         """Return all tables, in the order of their first events."""
         with self.database.reading() as connection:
-            rows = connection.execute(_TABLES).fetchall()
+            rows = all_rows(connection, _TABLES)
         if not all(isinstance(row[1], str) for row in rows):
             raise self._damaged("a table has no name")
         return [TableInfo(*row[1:]) for row in sorted(rows)]
+
+    def table_series(self) -> list[TableSeries]:
+        """Return all tables, those of one series together, in the order of their first events."""
+        infos = self.tables()
+        names = {info.name for info in infos}
+        found: dict[str, dict[int, TableInfo]] = {}
+        for info in infos:
+            recorded = split_recorded(info.name)
+            if recorded is None or recorded.series in names:
+                found[info.name] = {0: info}
+            else:
+                found.setdefault(recorded.series, {})[recorded.run] = info
+        return [TableSeries(name, tuple(runs[run] for run in sorted(runs))) for name, runs in found.items()]
+
+    def table_named(self, text: str) -> str:
+        """Return the name of the table that a text means.
+
+        Args:
+            text: the name of a table; else that of a series of recorded tables, which means its newest run, or with
+                `~N` the run that is N runs before that.
+
+        Raises:
+            UnknownTable: the ledger has no such table, or the series has no such run.
+        """
+        found = self.find_table(text)
+        if found is not None:
+            return found
+        series, back = parse_runs_back(text)
+        if back and self.event_store.table_id(series) is not None:
+            raise UnknownTable(f"{text:.80}: {series:.80} is one table, so it has no runs; {series:.80}@N is a version")
+        runs = self.runs(series)
+        if not runs:
+            raise self._unknown_table(text)
+        several = "one run" if len(runs) == 1 else f"{len(runs)} runs"
+        raise UnknownTable(f"{text:.80}: the series has {several}; give one of {', '.join(runs[-_NAMED:])}")
+
+    def find_table(self, text: str) -> str | None:
+        """Return the name of the table that a text means, as `table_named` reads it; None if there is none."""
+        if self.event_store.table_id(text) is not None:
+            return text
+        series, back = parse_runs_back(text)
+        if back and self.event_store.table_id(series) is not None:
+            return None
+        runs = self.runs(series)
+        return runs[-1 - back] if back < len(runs) else None
+
+    def runs(self, series: str) -> list[str]:
+        """Return the names of the tables of a series, the newest run last."""
+        names = map(split_recorded, self.event_store.table_names(f"{series}/"))
+        runs = sorted(each.run for each in names if each is not None and each.series == series)
+        return [f"{series}/{run}" for run in runs]
 
     def resolve(self, spec: str) -> TableState:
         """Return the state that `TABLE`, `TABLE@VERSION` or `TABLE@TAG` names.
@@ -125,7 +209,8 @@ class History(Handle):
         named = parse_state_spec(spec)
         if not isinstance(named, TableSpec):
             raise UnknownTable(f"{spec:.80}: not a table; give TABLE, TABLE@VERSION or TABLE@TAG")
-        return named.table, self.version_of(named.table, named.version)
+        table = self.table_named(named.table)
+        return table, self.version_of(table, named.version)
 
     def state(self, table: str, version: int | str | None = None) -> TableState:
         """Return a table's rules at a version or tag; the newest version if None."""
@@ -133,14 +218,14 @@ class History(Handle):
         lineage, base = self._lineage(table, at)
         changes = sorted(self._last_changes(lineage).items())
         rules = {op: rule for op, (rule, _, _) in changes if rule is not None}
-        return TableState(table, at, base, rules, from_dict=self._is_from_dict(lineage[-1]))
+        return TableState(lineage[-1].name, at, base, rules, from_dict=self._is_from_dict(lineage[-1]))
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
         """Return the number of a version.
 
         Args:
             table: the table's name.
-            version: a number, a number as text, a tag, or None for the newest version.
+            version: a number, a number as text, a tag, or None or `latest` for the newest version.
 
         Raises:
             UnknownTable: the ledger has no such table.
@@ -152,6 +237,8 @@ class History(Handle):
         number = parse_version(version) if isinstance(version, str) else version
         if isinstance(number, str):
             tags = self.tags(table)
+            if number not in tags and number == LATEST:
+                return newest
             if number not in tags:
                 raise unknown_version(table, version, newest, tags)
             return tags[number]
@@ -162,7 +249,7 @@ class History(Handle):
     def tags(self, table: str) -> dict[str, int]:
         """Return a table's tags: name -> version."""
         with self.database.reading() as connection:
-            rows = connection.execute(_TAGS, [self._table_id(table)]).fetchall()
+            rows = all_rows(connection, _TAGS, [self._table_id(table)])
         if not all(isinstance(version, int) for _, version in rows):
             raise self._damaged(f"a tag of {table!r} names no version")
         return {str(name): version for name, version in rows}
@@ -180,7 +267,7 @@ class History(Handle):
         for _, table_id, until in self._lineage(table, version)[0]:
             with self.database.reading() as connection:
                 values = {"table": table_id, "op": op, "version": until}
-                rows = connection.execute(_VERSIONS_OF_OP, values).fetchall()
+                rows = all_rows(connection, _VERSIONS_OF_OP, values)
             found += self._events_at(table_id, [row[0] for row in rows])
         return sorted(found, key=lambda event: event.seq)
 
@@ -209,7 +296,7 @@ class History(Handle):
         changes = {op: change for op, change in self._last_changes(lineage).items() if change[0] is not None}
         origins = self._origins(changes, read)
         rules = {op: rule for op, (rule, _, _) in sorted(changes.items()) if rule is not None}
-        return TableState(table, version, base, rules, from_dict=self._is_from_dict(lineage[-1])), origins
+        return TableState(lineage[-1].name, version, base, rules, from_dict=self._is_from_dict(lineage[-1])), origins
 
     def last_events(self, table: str, version: int | str | None = None) -> dict[str, tuple[Rule | None, Event]]:
         """Return, for each op that a table ever changed, its rule (None after a reset) and the event that made it."""
@@ -242,11 +329,13 @@ class History(Handle):
     def _lineage(self, table: str, version: int) -> tuple[list[_TableAt], str]:
         """Return the tables that a version was forked from, oldest first and itself last, and its base."""
         found: list[_TableAt] = []
-        parent: tuple[str, int] | None = (table, version)
+        parent: tuple[str, int] | None = (self.table_named(table), version)
         base, later = "torch", math.inf
         while parent is not None:
             name, until = parent
-            table_id = self._table_id(name)
+            table_id = self.event_store.table_id(name)
+            if table_id is None:
+                raise self._unknown_table(name)
             seq, created = self._created(name, table_id)
             # By the seqs, because they are hashed; the order of the rows is not.
             if seq >= later:
@@ -265,11 +354,18 @@ class History(Handle):
     def _table_id(self, table: str) -> int:
         table_id = self.event_store.table_id(table)
         if table_id is None:
-            known = self.event_store.table_names("")
-            near = difflib.get_close_matches(table, known, 3) or known[:5]
-            tables = ", ".join(map(repr, near)) or "none yet"
-            raise UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}")
+            table_id = self.event_store.table_id(self.table_named(table))
+        if table_id is None:
+            raise self._unknown_table(table)
         return table_id
+
+    def _unknown_table(self, table: str) -> UnknownTable:
+        known = self.event_store.table_names("")
+        series = {each.series: None for name in known if (each := split_recorded(name)) is not None}
+        names = [*dict.fromkeys([*series, *known])]
+        near = difflib.get_close_matches(table, names, 3) or _of_part(table, series) or names[:5]
+        tables = ", ".join(map(repr, near)) or "none yet"
+        return UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}")
 
     def created(self, table: str) -> Created:
         """Return the body of a table's first event."""
@@ -296,8 +392,13 @@ class History(Handle):
             chunk = versions[start : start + _CHUNK]
             query = select + _AT_VERSIONS.format(", ".join("?" * len(chunk)))
             with self.database.reading() as connection:
-                rows = connection.execute(query, [table_id, *chunk]).fetchall()
+                rows = all_rows(connection, query, [table_id, *chunk])
             yield from rows
 
     def _damaged(self, problem: str) -> LedgerError:
         return LedgerError(f"{self.path}: the ledger is damaged: {problem}; run verify")
+
+
+def _of_part(text: str, series: Iterable[str]) -> list[str]:
+    """Return the first series whose recording or maker has this name."""
+    return [name for name in series if text in name.rsplit("/", 1)][:5]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.connection import LedgerConnection, connect
 from decomp_ledger.storage.file_checks import reading_uri
 from decomp_ledger.storage.other_names import check_one_name
@@ -90,7 +91,7 @@ class OpenFiles:
         """
         try:
             with closing(connect(reading_uri(self._path), path=self._path)) as other:
-                same = other.execute(_HEAD).fetchall() == connection.execute(_HEAD).fetchall()
+                same = all_rows(other, _HEAD) == all_rows(connection, _HEAD)
                 if thoroughly:
                     same = same and other.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         except sqlite3.DatabaseError:

@@ -26,7 +26,7 @@ __all__ = ["any_text", "check_schema", "schema_version"]
 
 _MOST = 1000  # rows that are read: a ledger has about 60
 _APPLIED = f"SELECT id, migration_set, name, typeof(applied_at) FROM _sqlite_migrations ORDER BY id LIMIT {_MOST}"
-_PAGES = "SELECT type, rootpage FROM sqlite_master"
+_PAGES = f"SELECT type, rootpage FROM sqlite_master LIMIT {_MOST}"
 
 
 def check_schema(connection: sqlite3.Connection, path: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""The stamp of a `.pt2`: the exports that made its program. Read with `zipfile`, without torch.
+"""The stamp of a file: the exports that made its program. Read without torch.
 
-Only the stamp is read from the archive. Nothing is unpickled, extracted or run.
+Only the stamp is read from a `.pt2` (with `zipfile`), an `.onnx` or a sidecar. Nothing is unpickled, extracted or run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from typing import IO, Any, TypeAlias, cast
 
 import attrs
 
-from decomp_ledger.errors import SchemaError, StampError, UnusableValue
+from decomp_ledger.errors import MissingStamp, SchemaError, StampError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import JSON_BYTES, STAMP_EXPORTS, ZIP_DIRECTORY
+from decomp_ledger.transfer import onnx_stamp
+from decomp_ledger.transfer.artefacts import read_sidecar
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["MEMBER", "File", "Stamp", "merge", "read_stamp"]
+__all__ = ["MEMBER", "File", "Stamp", "UnreadStamp", "append_stamp", "merge", "read_stamp", "read_unread"]
 
 File: TypeAlias = "str | os.PathLike[str] | IO[bytes]"
 
@@ -119,13 +121,8 @@ class Stamp:
                 f"the stamp: it would have {len(self.bundles)} exports, more than the {STAMP_EXPORTS} that can be "
                 "read; save the program with torch.export.save(), and keep the ledger"
             )
-        value = {
-            "format": _FORMAT,
-            "graph": self.graph,
-            "torch": self.build,
-            "exports": [bundle.to_json() for bundle in self.bundles],
-        }
-        text = _encode({**value, "digest": _digest_of(value)})
+        head = _encode({"format": _FORMAT, "graph": self.graph, "torch": self.build}).removesuffix("}")
+        text = _sealed(f'{head},"exports":[{",".join(bundle.text for bundle in self.bundles)}]}}')
         try:
             check_json_size(text)
         except UnusableValue as error:
@@ -142,6 +139,40 @@ class Stamp:
             StampError: it is damaged.
             SchemaError: a newer version wrote it.
         """
+        return UnreadStamp.from_text(text).read()
+
+
+@attrs.frozen
+class UnreadStamp:
+    """A stamp that is as it was written, and whose exports are not checked yet: that takes 50 ms for the first one.
+
+    Attributes:
+        exports: the exports, as plain data.
+        graph: as in `Stamp`.
+        build: as in `Stamp`.
+    """
+
+    exports: tuple[object, ...] = attrs.field(repr=False)
+    graph: str | None
+    build: str
+
+    def read(self) -> Stamp:
+        """Read and check the exports.
+
+        Raises:
+            StampError: one of them is damaged.
+            SchemaError: a newer version wrote it.
+        """
+        return Stamp(tuple(map(ExportBundle.from_json, self.exports)), self.graph, self.build)
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> UnreadStamp:
+        """Read a stored stamp, and check everything but its exports.
+
+        Raises:
+            StampError: it is damaged.
+            SchemaError: a newer version wrote it.
+        """
         try:
             value = parse_json(text)
         except UnusableValue as error:
@@ -153,27 +184,27 @@ class Stamp:
         exports = value.get("exports")
         if isinstance(exports, list) and len(exports) > STAMP_EXPORTS:
             raise StampError(f"stamp: it has {len(exports)} exports; at most {STAMP_EXPORTS} can be read")
-        canonical = _encode(value) == (text if isinstance(text, str) else text.decode())
-        # Not against an attacker, who computes it too: a stamp with another digest is another stamp.
-        if value.pop("digest", None) != _digest_of(value) or not canonical:
+        rest = _encode({name: each for name, each in value.items() if name != "digest"})
+        # Not against an attacker, who computes the digest too: a stamp with another digest is another stamp.
+        if _sealed(rest) != (text if isinstance(text, str) else text.decode()):
             raise StampError("stamp: damaged: it is not as it was written; save it again")
-        if value.keys() != {"format", "graph", "torch", "exports"}:
+        if value.keys() != {"format", "graph", "torch", "exports", "digest"}:
             raise StampError("stamp: damaged: it has a part that no stamp has, or lacks one")
         graph, build = value["graph"], value["torch"]
         if not isinstance(exports, list) or not exports or not isinstance(build, str):
             raise StampError("stamp: damaged: it has no export")
         if graph is not None and not isinstance(graph, str):
             raise StampError("stamp: damaged: invalid graph digest")
-        return cls(tuple(map(ExportBundle.from_json, exports)), graph, build)
+        return cls(tuple(exports), graph, build)
 
 
 def _encode(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
-def _digest_of(value: dict[str, Any]) -> str:
-    """Return the digest that makes any change of a stamp show: SHA-256 of its text without it."""
-    return hashlib.sha256(_encode(value).encode()).hexdigest()
+def _sealed(text: str) -> str:
+    """Return the JSON of an object with the digest of it as its last member, which makes any change show: SHA-256."""
+    return f'{text.removesuffix("}")},"digest":"{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
 
 def merge(*histories: Iterable[ExportBundle]) -> tuple[ExportBundle, ...]:
@@ -183,16 +214,28 @@ def merge(*histories: Iterable[ExportBundle]) -> tuple[ExportBundle, ...]:
 
 @checked
 def read_stamp(file: File) -> Stamp:
-    """Read the stamp of a `.pt2` of torch 2.6 to 2.15. The file may come from anyone.
+    """Read the stamp of a `.pt2` of torch 2.6 to 2.15, or of an `.onnx`. The file may come from anyone.
+
+    A `.pte` or `.ptd` has no stamp; then the one in its sidecar is read, if it is about that very file.
 
     Args:
-        file: its path, or a seekable binary file, whose position is kept.
+        file: its path, or a seekable binary file, whose position is kept. What is not a path is read as a `.pt2`.
 
     Raises:
-        StampError: it is not a `.pt2`, or has no stamp or a damaged one.
+        MissingStamp: it has no stamp.
+        StampError: it is not such a file, has a damaged stamp, or is not the file that its sidecar is about.
         SchemaError: a newer version wrote the stamp.
     """
-    name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "the file"
+    name, unread = _name(file), read_unread(file)
+    try:
+        return unread.read()
+    except StampError as error:
+        raise StampError(f"{name}: {error}") from None
+
+
+def read_unread(file: File) -> UnreadStamp:
+    """Read the stamp of a `.pt2` without its exports; see :func:`read_stamp`."""
+    name = _name(file)
     try:
         text = _text_in(file, name)
     except OSError as error:
@@ -202,21 +245,58 @@ def read_stamp(file: File) -> Stamp:
     except _UNREADABLE as error:
         raise StampError(f"{name}: not a .pt2 file, or a damaged one: {error}"[:500]) from None
     try:
-        return Stamp.from_text(text)
+        return UnreadStamp.from_text(text)
     except StampError as error:
         raise StampError(f"{name}: {error}") from None
 
 
-def _text_in(file: File, name: str) -> bytes:
-    """Return the member of an archive that has the stamp; keep the position of an open file."""
+def _name(file: File) -> str:
+    return os.fspath(file) if isinstance(file, (str, os.PathLike)) else "the file"
+
+
+def _text_in(file: File, name: str) -> str | bytes:
+    """Return the text of the stamp of a file; keep the position of an open file."""
     if isinstance(file, (str, os.PathLike)):
+        if name.endswith((".pte", ".ptd")):
+            return read_sidecar(name)
         with Path(file).open("rb") as opened:
-            return _member(opened, name)
+            return onnx_stamp.read_text(opened, name) if name.endswith(".onnx") else _member(opened, name)
     position = file.tell()
     try:
         return _member(file, name)
     finally:
         file.seek(position)
+
+
+def append_stamp(path: str | os.PathLike[str], text: str) -> bool:
+    """Add a stamp to an archive that torch wrote without one, such as an AOTInductor package.
+
+    Only the entry and the directory of the archive are written, not what it has. After an error, the file is as it was.
+
+    Returns:
+        Whether the archive is of the form in which torch lets others add entries; else nothing is changed.
+
+    Raises:
+        OSError: it cannot be written.
+        BadZipFile: it is not an archive.
+    """
+    with Path(path).open("r+b") as file:
+        with zipfile.ZipFile(file) as archive:
+            names, start = archive.namelist(), archive.start_dir
+        root = names[0].partition("/")[0] if names else ""
+        if f"{root}/archive_format" not in names:
+            return False
+        file.seek(start)
+        directory = file.read()
+        try:
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.writestr(f"{root}/extra/{MEMBER}", text)
+        except BaseException:
+            file.seek(start)
+            file.write(directory)
+            file.truncate()
+            raise
+    return True
 
 
 class _BoundedFile:
@@ -243,7 +323,7 @@ def _member(file: IO[bytes], name: str) -> bytes:
     with zipfile.ZipFile(cast("IO[bytes]", _BoundedFile(file))) as archive:
         found = [info for info in archive.infolist() if _is_stamp(info.filename)]
         if not found:
-            raise StampError(
+            raise MissingStamp(
                 f"{name}: has no stamp: it was saved outside of a recording, or no recorded export is known to have "
                 "led to its program; save what run_decompositions() returned, with decomp_ledger.save() or within a "
                 "recording"

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, even if ano
 import big_ledger
 import exports
 import processes
+import stamps
 import torch_tables
 from measure import Result, Settings
 
@@ -22,6 +23,7 @@ ROWS: dict[str, Callable[[Settings, Path], Iterator[Result]]] = {
     "materialize": torch_tables.materialize,
     "read": torch_tables.subscript,
     "export": exports.recording,
+    "stamps": stamps.stamps,
 }
 
 

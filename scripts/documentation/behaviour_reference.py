@@ -5,7 +5,7 @@ from itertools import pairwise
 from decomp_ledger import catalogs, drift
 from decomp_ledger.analysis.behaviour import DIFFERS, DIFFERS_DYNAMIC, NOT_SAMPLED, SAME, change_text
 from decomp_ledger.analysis.drift import DRIFT_KINDS, ENTERED, GONE, HELPERS, LEFT, MOVED, NEW, SOURCE, Drift
-from decomp_ledger.cli.behaviour_output import changed_ops
+from decomp_ledger.reports.drift_words import changed_ops
 
 HEAD = """# What behaves differently
 

@@ -23,8 +23,10 @@ PYTHON = {
     "dump": "ledger.dump(FILE)",
     "explain": "ledger.explain(OP, STATE)",
     "exports": "ledger.exports()",
+    "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
+    "report": "ledger.report(STATE)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
     "revert": "ledger.revert(TABLE, VERSION)",
@@ -89,7 +91,7 @@ _DECOMP_LEDGER_COMPLETE=fish_source decomp-ledger | source       # ~/.config/fis
 ```
 
 An error is one line on standard error: `decomp-ledger: <object>: <problem>; <fix>`. With `--json` it is an object on
-standard output instead:
+standard output instead, unless nothing can be written there:
 
 ```json
 {"error": {"kind": "UnknownTable", "message": "decomp_ledger.db: the ledger has no table 'edgy'; it has 'edge'"}}

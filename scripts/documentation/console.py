@@ -29,10 +29,13 @@ def pages(root: Path) -> list[Path]:
 
 
 def environment(root: Path, folder: Path) -> dict[str, str]:
-    """Return the environment of the commands: `decomp-ledger` is this checkout's, `python` the one that runs this."""
+    """Return the environment of the commands: `decomp-ledger` is this checkout's, `python` the one that runs this.
+
+    `pytest` finds the plugin of decomp_ledger where the package is installed, as scripts/venv does it.
+    """
     programs = folder / ".programs"
     programs.mkdir()
-    for name, arguments in (("python", ""), ("decomp-ledger", " -m decomp_ledger")):
+    for name, arguments in (("python", ""), ("decomp-ledger", " -m decomp_ledger"), ("pytest", " -m pytest")):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n', encoding="utf-8")
         program.chmod(0o755)

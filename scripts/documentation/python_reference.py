@@ -22,12 +22,12 @@ change. Importing `decomp_ledger` does not import torch; a call that needs torch
 
 # Heading -> the names that stand under it first. Every other name goes where its kind belongs.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Ledgers and recordings": ("Ledger", "record", "Recording"),
+    "Ledgers and recordings": ("Ledger", "record", "Recording", "record_imports", "ImportRecording"),
     "Tables": ("DecompTable", "TableLog", "ReproducedTable"),
     "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
         *("catalog", "available_catalogs", "capture_catalog", "read_samples", "trace"),
-        *("check_numerics", "check_opset", "check_program"),
+        *("check_numerics", "check_opset", "check_program", "report"),
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
     "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),
@@ -43,6 +43,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Tagged",
         "Materialized",
         "Exported",
+        "Saved",
     ),
     "Values": (),
 }
@@ -57,7 +58,8 @@ INTERNAL = frozenset(
         *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "of_catalog"),
         *("append", "origin", "next_name", "has_materialized_as", "changes_after"),
         *("state_and_blame", "state_and_since", "last_events", "created", "locate"),
-        *("new_log", "stopped", "adopted", "failed", "missed"),
+        *("new_log", "stopped", "adopted", "failed", "missed", "new_name", "Recording.series", "record_saved"),
+        *("find_table", "table_named", "runs"),
         *("decomp_table", "has_materialized", "deleted_custom_ops"),
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
         *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),

@@ -245,9 +245,9 @@ def test_a_recording_of_the_child_itself_stays_the_inner_one(folder: Path) -> No
     assert run(folder, "main.py").returncode == 0
     assert processes_of(folder) == []
     with Ledger(folder / "own.db", read_only=True) as ledger:
-        assert [event.table for event in ledger.events(op="aten::silu")] == ["own/1"]
+        assert [event.table for event in ledger.events(op="aten::silu")] == ["own/work/1"]
     with Ledger(folder / "decomp_ledger.db", read_only=True) as ledger:
-        assert [event.table for event in ledger.events(op="aten::mish")] == ["job/1"]
+        assert [event.table for event in ledger.events(op="aten::mish")] == ["job/work/1"]
 
 
 def test_python_follows_children_when_asked_and_puts_the_variables_back(folder: Path) -> None:
@@ -273,4 +273,4 @@ def test_python_follows_children_when_asked_and_puts_the_variables_back(folder: 
     with Ledger(folder / "decomp_ledger.db", read_only=True) as ledger:
         assert {event.reason for event in ledger.events()} == {"because"}
     with Ledger(folder / "inner.db", read_only=True) as ledger:
-        assert [event.table for event in ledger.events(op="aten::silu")] == ["inner/1"]
+        assert [event.table for event in ledger.events(op="aten::silu")] == ["inner/work/1"]

@@ -244,7 +244,7 @@ def test_diff_exits_with_1_if_rules_differ(path: Path) -> None:
     assert {"aten::linear", "mylib::later"} == json.loads(done.stdout)["rules"].keys()
     assert "(no rule)" in run(path, "diff", "edge@1", "edge").stdout
     same = run(path, "diff", "edge@2", "edge@release")
-    assert (same.returncode, same.stdout) == (0, "")
+    assert (same.returncode, same.stdout) == (0, "nothing changed: base torch, 2 rules; the same environment\n")
     assert run(path, "diff", "edge@1", "plain").returncode == 1
     base = (
         "the base is torch in edge@1 and empty in plain: an op without a rule follows torch's default table in edge@1, "
@@ -411,7 +411,7 @@ def test_verify_prints_the_head_and_finds_a_fault(path: Path) -> None:
         (["log", "-n", "0"], "'-n'"),
         (["nonsense"], "nonsense"),
         (["log", "--nonsense"], "--nonsense"),
-        (["diff", "edge"], "Missing argument 'B'"),
+        (["diff", "edge"], "it is the newest state of its table; give edge@VERSION, or a second state"),
         (
             ["log", "model.pt2"],
             "model.pt2: not the name of a table, and only tables have a log; `decomp-ledger show` shows",
@@ -559,6 +559,6 @@ def test_columns_are_wrapped_where_the_terminal_is_too_narrow(path: Path, width:
     lines = click.unstyle(os.read(ours, 100_000).decode()).splitlines()
     os.close(ours)
     rows = lines[2:]
-    assert (len(rows) == 2 + 3) == (width == 200)  # the heads, a rule, and a line an op
+    assert (len(rows) == 2 + 3 + 1) == (width == 200)  # the heads, a rule, a line an op, and a note
     assert max(map(len, rows)) <= width
     assert all(word in " ".join(rows) for word in ("XNNPACK", "fused", "kernel", "mylib::later", "@3"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from torture.exits import CONDITIONS, PLAIN, READS, WRITES, arguments_of, compared, process, sample
+from torture.exits import CONDITIONS, PLAIN, READS, WRITES, Outcome, arguments_of, compared, process, sample
 
 from decomp_ledger import LedgerError
 from decomp_ledger.cli import cli
@@ -40,7 +40,7 @@ def leaves(command: click.Command, name: str) -> Iterator[str]:
 def test_the_torture_has_every_command() -> None:
     texts = [text.replace("--ledger {}/new.db ", "") for text in (*READS, *WRITES)]
     missing = {name for name in leaves(cli, "") if not any(text.startswith(name) for text in texts)}
-    assert missing == {"reproduce", "check numerics", "would-change"}  # which need torch
+    assert missing == {"reproduce", "check numerics", "would-change", "imports"}  # which need torch
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,59 @@ def test_output_that_fails_gives_the_documented_status(
     plain = process(command, folder, PLAIN)
     assert (plain.status, plain.errors) == (0, b"")
     assert compared(text, plain, process(command, folder, BY_NAME[name]), BY_NAME[name]) == ""
+
+
+NARROW = BY_NAME["a terminal of COLUMNS=40"]
+TEXT = "  blame     Show which event made each rule\n  backup    Copy the ledger\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "wrong"),
+    [
+        (TEXT, ""),
+        ("  blame  Show which event...\n  backup  Copy the\n      ledger\n", ""),
+        ("  blame  Show which event...\n  backup  \n", "letters are missing"),
+        ("  blame  Show which event...\n", "letters are missing"),
+        ("  blame  Show...\n  backup  Copy the ledger\n", "too short"),
+        ("  blame  ...\n  backup  Copy the ledger\n", "too short"),
+        ("  blame  Something else...\n  backup  Copy the ledger\n", "is not of the output"),
+        ("...\n", "too short"),
+    ],
+)
+def test_the_torture_sees_what_a_shortened_output_lacks(shown: str, wrong: str) -> None:
+    plain, found = (Outcome(0, text.encode(), b"") for text in (TEXT, shown))
+    result = compared("--help", plain, found, NARROW)
+    assert wrong in result and bool(wrong) == bool(result)
+
+
+@pytest.mark.parametrize(
+    ("errors", "held"),
+    [
+        ("decomp-ledger: edge@9: unknown; give 1\n", True),
+        ("decomp-ledger: edge@9: unknown; give 2\n", False),
+        ("decomp-ledger: standard output: it cannot be written\n", False),
+        ("", False),
+        ("decomp-ledger: edge@9: unknown; give 1\n\n", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["no reader", "output to a full disk", "closed >&-"])
+def test_the_torture_sees_another_error_than_the_one_of_the_json(errors: str, held: bool, name: str) -> None:
+    error = {"error": {"kind": "UnknownVersion", "message": "edge@9: unknown; give 1"}}
+    plain = Outcome(2, json.dumps(error).encode(), b"")
+    assert (compared("show --json", plain, Outcome(2, b"", errors.encode()), BY_NAME[name]) == "") is held
+
+
+@pytest.mark.parametrize(("text", "status"), [("show edge@9 --json", 2), ("log --op nosuch --json", 1)])
+@pytest.mark.parametrize("name", ["no reader", "output to a full disk", "closed >&-"])
+def test_an_error_that_was_to_be_json_goes_to_standard_error(
+    folder: Path, numbers: dict[str, str], name: str, text: str, status: int
+) -> None:
+    command = [sys.executable, "-m", "decomp_ledger", *arguments_of(text, folder, numbers)]
+    plain = process(command, folder, PLAIN)
+    message = json.loads(plain.output)["error"]["message"]
+    found = process(command, folder, BY_NAME[name])
+    assert (found.status, found.errors.decode()) == (status, f"decomp-ledger: {message}\n")
+    assert compared(text, plain, found, BY_NAME[name]) == ""
 
 
 def test_a_fault_is_found_although_its_reader_left(folder: Path, numbers: dict[str, str]) -> None:

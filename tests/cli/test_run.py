@@ -198,7 +198,7 @@ def test_tables_and_exports_are_recorded_and_what_the_script_sets_first_is_obeye
     with Ledger(tmp_path / "decomp_ledger.db", read_only=True) as ledger:
         events = list(ledger.events())
         assert [event.kind for event in events] == ["created", "popped", "materialized", "exported"]
-        assert {"job/1"} == {event.table for event in events}
+        assert {"job/lower/1"} == {event.table for event in events}
         site = events[1].call_site
         assert site is not None
         assert (site.file, site.function) == ("export.py", "lower")

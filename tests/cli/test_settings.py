@@ -111,7 +111,7 @@ def test_files_of_another_user_are_ignored_and_named(project: Path) -> None:
     assert "pyproject.toml: ignored, because it belongs to another user" in command(project / "src", "tables").stderr
 
 
-def test_a_removed_folder_is_no_traceback(tmp_path: Path) -> None:
+def test_a_removed_folder_gives_one_line(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     code = "import os; os.rmdir(os.getcwd()); from decomp_ledger.cli import main; main()"

@@ -180,7 +180,7 @@ def test_saving_within_a_recording_stamps_the_file(folder: Path, tmp_path: Path)
         program = torch.export.load(folder / "two.pt2")
         torch.export.save(program.run_decompositions({}), tmp_path / "a.pt2", extra_files={"mine": "kept"})
     first, second = read_stamp(tmp_path / "a.pt2").bundles
-    assert (first.event.table, second.event.table) == ("edge", "again/1")
+    assert (first.event.table, second.event.table) == ("edge", "again/test_saving_within_a_recording_stamps_the_file/1")
     dl.save(dl.load(tmp_path / "a.pt2"), tmp_path / "b.pt2")
     assert read_stamp(tmp_path / "b.pt2").bundles == (first, second)
     extra = {"mine": ""}

@@ -27,6 +27,7 @@ from decomp_ledger.errors import (
     LedgerError,
     LedgerFileError,
     ReadOnlyTable,
+    UnknownOp,
     UnknownVersion,
     UnusableValue,
     VersionConflict,
@@ -727,6 +728,12 @@ class Recording:
     def adopted(self, log: TableLog) -> None:
         self.table_ids.append(log)
 
+    def series(self) -> str:
+        return "job/maker"
+
+    def new_name(self, series: str) -> str:
+        return f"{series}-{len(self.table_ids)}/1"
+
 
 def test_a_table_of_a_stopped_recording_is_detached(ledger: Ledger, table: TableLog) -> None:
     recording = Recording()
@@ -989,3 +996,20 @@ def test_a_text_that_names_no_op_makes_no_rule(table: TableLog, ops: object) -> 
     with pytest.raises(InvalidName):
         table.preserve(ops)  # type: ignore[arg-type]
     assert (table.rules, table.version) == ({}, 1)
+
+
+# --- names without a namespace ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["preserve", "reset"])
+def test_a_name_without_a_namespace_may_be_that_of_a_library_that_the_last_torch_had(
+    change: str, ledger: Ledger, table: TableLog
+) -> None:
+    with pytest.raises(UnknownOp, match=r"'silu_mul': .* write 'NAMESPACE::silu_mul', .*; without torch, ops of lib"):
+        getattr(table, change)(["silu_mul"])
+    other = new_table(ledger, "other")
+    other.materialize(catalog_of(MM, "fused::silu_mul", "fused::silu_mul.out"))
+    table.preserve(["fused::silu_mul"])
+    getattr(table, change)(["silu_mul"])
+    kept = {} if change == "reset" else {"fused::silu_mul": KEPT, "fused::silu_mul.out": KEPT}
+    assert table.rules == kept

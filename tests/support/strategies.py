@@ -32,6 +32,8 @@ from decomp_ledger.model.events import (
     Popped,
     Reset,
     Reverted,
+    RootModule,
+    Saved,
     Set,
     Tagged,
     Updated,
@@ -132,7 +134,10 @@ bodies = st.one_of(
         integers,
         st.none() | st.tuples(texts, texts),
         pending_lists,
+        module=st.none() | st.builds(RootModule, texts, st.none() | texts, st.none() | integers),
+        made_from=st.none() | st.tuples(digests, integers),
     ),
+    st.builds(Saved, integers, texts, texts, integers, digests, st.booleans()),
 )
 
 # Small ledgers.

@@ -98,7 +98,8 @@ def test_the_wheel_has_exactly_the_files_of_the_package(wheel: Path) -> None:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         assert b"decomp-ledger = decomp_ledger.cli:main" in archive.read(points)
-    assert {"decomp_ledger"} == {name.split("/")[0] for name in names}
+        assert b"[pytest11]\npytest_decomp_ledger = pytest_decomp_ledger" in archive.read(points)
+    assert {"decomp_ledger", "pytest_decomp_ledger.py"} == {name.split("/")[0] for name in names}
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "decomp_ledger").rglob("*.py")}
     wanted |= {"decomp_ledger/py.typed"}
     wanted |= {f"decomp_ledger/_migrations/{path.name}" for path in (ROOT / "migrations").glob("*.py")}

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from strategies import public_folder, without_torch  # noqa: F401
 from torture.__main__ import GROUPS
-from torture.common import Row, Workspace, try_all
+from torture.common import Row, Workspace, processor_seconds, try_all
 
 ROOT = Path(__file__).parents[2]
 FAULTS = [(name, fault) for name, faults in GROUPS.items() for fault in faults]
@@ -32,13 +33,15 @@ def test_failures_are_counted_while_other_runs_go_on() -> None:
             raise ValueError("no")
         while number == 5:
             pass
+        if number == 6 and processor_seconds(os.getpid()) is not None:
+            time.sleep(1.5)  # as long as on a machine with other work, and no hang
         return "wrong" if number == 7 else ""
 
     wrong = try_all(9, attempt, patience=1)
     assert [text.partition(" ")[0] for text in wrong] == ["[2]", "[4]", "[5]", "[7]"]
     assert wrong[0] == "[2] killed its process: SIGKILL"
     assert wrong[1].startswith("[4] ValueError in test_torture.py:") and wrong[1].endswith(": no")
-    assert wrong[2:] == ("[5] hangs for 1 s", "[7] wrong")
+    assert wrong[2].startswith("[5] hangs for ") and wrong[3:] == ("[7] wrong",)
 
 
 def test_the_command_prints_a_table_and_exits_with_its_result() -> None:

@@ -875,6 +875,16 @@ def set_a_packet(t: Any, scene: Scene) -> Any:
     return t[LINEAR] is squared
 
 
+@difference("a name means nothing", upstream=False, ours=True)
+def a_name_is_in(t: Any, scene: Scene) -> Any:
+    return "linear" in t
+
+
+@difference("a name means nothing", upstream=KeyError, ours="the kernel of aten::linear")
+def get_by_a_name(t: Any, scene: Scene) -> Any:
+    return t["aten::linear"]
+
+
 @difference("an object that is not an op is stored, and fails in the export", upstream=None, ours=UnusableValue)
 def set_another_object(t: Any, scene: Scene) -> Any:
     t[42] = squared

@@ -7,7 +7,7 @@ from typing import Any
 import models
 import pytest
 import torch
-from torch.export import ExportedProgram, export
+from torch.export import ExportedProgram, experimental, export
 
 from decomp_ledger import Ledger, RecordingWarning, Stamp, StampWarning, UnknownExport, record
 from decomp_ledger.analysis.explain import explain_export
@@ -189,3 +189,46 @@ def test_neither_an_export_nor_a_file_is_lost_for_the_sake_of_its_stamp(
             again = small.run_decompositions()
     assert graph_digest(torch.export.load(tmp_path / "m.pt2")) == graph_digest(lowered) == graph_digest(again)
     assert len(list(ledger.exports())) == 2
+
+
+# --- exports that do not pass run_decompositions ---------------------------------------------------------------------
+
+FIRST_USE = """
+import torch
+import decomp_ledger as dl
+
+program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+ledger = dl.Ledger("a.db")
+program.run_decompositions(ledger.table("edge"))
+print(*(event.kind for event in ledger.events()))
+"""
+
+
+def test_the_first_use_of_a_table_in_a_process_is_recorded(run_python: Callable[..., str]) -> None:
+    assert run_python(FIRST_USE).split() == ["created", "materialized", "exported"]
+
+
+class Loss(torch.nn.Module):
+    """Gives a loss that can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(self.linear(x)).sum()
+
+
+def test_an_export_with_its_backward_pass_is_recorded(ledger: Ledger) -> None:
+    def joint() -> str:
+        return str(experimental._export_forward_backward(torch.export.export(Loss(), (torch.ones(2, 4),))).graph)
+
+    before = experimental._decompose_exported_program
+    expected = joint()
+    with record(ledger, name="job"):
+        assert joint() == expected
+    assert experimental._decompose_exported_program is before
+    (event,) = ledger.exports()
+    assert isinstance(event.body, Exported)
+    assert event.body.fired["aten::silu"] == 1
+    assert event.body.after is not None

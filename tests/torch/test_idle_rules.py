@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from decomp_ledger import IdleRuleWarning, Ledger, catalogs, record
+from decomp_ledger.analysis.outcome import EARLY_KERNELS
 from decomp_ledger.cli import cli
 from decomp_ledger.model.samples import SampleCall, parse_call
 from decomp_ledger.pytorch.dispatcher import dispatcher, resolve, why_idle
@@ -87,6 +88,39 @@ def test_show_says_which_rules_cannot_act(ledger: Ledger) -> None:
     assert "nolib::late (pending)" in shown and "nolib::late: 'preserve'" not in shown
     data = json.loads(CliRunner().invoke(cli, ["--ledger", ledger.path, "show", "edge", "--json"]).output)
     assert [each["op"] for each in data["idle"]] == ["aten::silu_", "nolib::late"]
+
+
+@pytest.mark.parametrize("name", sorted(EARLY_KERNELS))
+@pytest.mark.parametrize("action", ["override", "preserve"])
+def test_a_rule_acts_past_an_early_kernel_only_within_another_decomposition(
+    name: str, action: str, ledger: Ledger
+) -> None:
+    """The oracle is the graph, and a counter in the override."""
+    op, fired = resolve(name), list[int]()
+    program = None if op is None or op not in torch.export.default_decompositions() else _exported(op)
+    if op is None or program is None:
+        pytest.skip("this torch has no such kernel, or cannot export the op here")
+
+    def override(*args: Any, **kwargs: Any) -> Any:
+        fired.append(1)
+        return NotImplemented
+
+    table = ledger.table("edge")
+    with pytest.warns(IdleRuleWarning, match=f"{name}: '{action}' has no effect where a program calls the op"):
+        table.update({op: override}) if action == "override" else table.preserve(op)
+    assert [(each.op, each.nested) for each in table.idle] == [(name, True)]
+    lowered = program.run_decompositions(table)
+    assert fired == [] and not any(node.target is op for node in lowered.graph.nodes)
+    assert [each.op for each in ledger.show("edge").idle] == [name]
+
+
+def test_the_rule_of_an_op_with_an_early_kernel_acts_within_another_decomposition(ledger: Ledger) -> None:
+    table = ledger.table("edge")
+    with pytest.warns(IdleRuleWarning):
+        table.preserve("aten::hardshrink")
+    table[aten.silu.default] = lambda x: aten.hardshrink.default(x)
+    program = torch.export.export(torch.nn.SiLU(), (torch.ones(2),)).run_decompositions(table)
+    assert [node.target for node in program.graph.nodes if node.op == "call_function"] == [aten.hardshrink.default]
 
 
 # --- the real graph --------------------------------------------------------------------------------------------------

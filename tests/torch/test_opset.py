@@ -152,3 +152,41 @@ def test_what_has_no_result_is_refused(exported: Ledger) -> None:
     ):
         with pytest.raises(LedgerError, match=message):
             exported.check_opset(spec)
+
+
+def test_show_marks_the_ops_of_a_result_that_are_not_core(exported: Ledger) -> None:
+    number = list(exported.exports())[-1].seq
+    shown = CliRunner().invoke(cli, ["--ledger", exported.path, "show", f"export:{number}"]).output
+    starred = {line.split()[0] for line in shown.splitlines() if " * " in line and "::" in line.split()[0]}
+    assert starred == {"aten::linear"} == set(exported.show(f"export:{number}").outside_core)
+    assert f"* 1 of 3 ops of the result is not Core ATen; `decomp-ledger check opset export:{number}`" in shown
+    data = json.loads(CliRunner().invoke(cli, ["--ledger", exported.path, "show", f"export:{number}", "--json"]).output)
+    assert data["outside_core"] == ["aten::linear"] == data["export"]["outside_core"]
+
+
+def test_show_marks_the_ops_that_a_table_can_keep_and_that_are_not_core(ledger: Ledger) -> None:
+    table = ledger.table("edge")
+    with pytest.warns(dl.IdleRuleWarning):
+        table.preserve("aten::linear", "aten::silu_", "aten::native_layer_norm", "later::op")
+    table.override("aten::mish", lambda x: x)
+    assert ledger.show("edge").outside_core == ("aten::linear", "aten::silu_", "later::op")  # no torch is known yet
+    table.materialize()
+    assert ledger.show("edge").outside_core == ("aten::linear", "later::op")
+    shown = CliRunner().invoke(cli, ["--ledger", ledger.path, "show", "edge"]).output
+    assert "aten::linear *  " in shown and "later::op (pending) *" in shown and "aten::silu_  " in shown
+    assert "* 2 preserved ops are not Core ATen" in shown
+
+
+def test_the_shipped_list_of_executorch_judges_ops_of_aten_alone(ledger: Ledger) -> None:
+    taken = catalogs.opsets()["executorch"]
+    assert taken.ops > catalogs.opsets()["core-aten"].ops and "1.5.1" in taken.source
+    assert taken.outside(["aten::linear", "aten::mm", "mylib::f", "cond", "aten::view_copy"]) == ("aten::linear",)
+    table = ledger.table("edge")
+    table[aten.silu.default] = lambda x: torch.ops.prims.sin(x)
+    table.preserve("aten::elu", "prims::sin")
+    lower(table, "silu", "elu")
+    found = ledger.check_opset("edge", "executorch")
+    assert [each.op for each in found.outside] == []
+    assert "prims::sin" in found.not_judged
+    arguments = ["--ledger", ledger.path, "check", "opset", "edge", "--opset", "executorch"]
+    assert "not judged, because executorch is not about them: prims::sin" in CliRunner().invoke(cli, arguments).output

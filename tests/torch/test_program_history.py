@@ -61,8 +61,8 @@ def _other(program: ExportedProgram) -> ExportedProgram:
 
 
 LATE = {
-    "its result was dropped": (_dropped, r"export:\d+ \(job/1@1\) lowered it, and the result was not saved"),
-    "another program": (_other, r"export:\d+ \(job/1@1\) ran, and the result was not saved"),
+    "its result was dropped": (_dropped, r"export:\d+ \(job/_dropped/1@1\) lowered it, and the result was not saved"),
+    "another program": (_other, r"export:\d+ \(job/_other/1@1\) ran, and the result was not saved"),
 }
 
 
@@ -83,7 +83,9 @@ def test_a_recording_says_at_its_end_which_exports_ran_instead(way: str, tmp_pat
 def test_a_save_of_an_equal_graph_without_a_stamp_names_the_export(way: str, tmp_path: Path) -> None:
     with record(tmp_path / "l.db", name="job"):
         program = LOSE[way](exported().run_decompositions())
-        with pytest.warns(StampWarning, match=r"without a stamp: .*export:\d+ \(job/1@1\) gave an equal graph"):
+        with pytest.warns(
+            StampWarning, match=r"without a stamp: .*export:\d+ \(job/test_\w+/1@1\) gave an equal graph"
+        ):
             torch.export.save(program, tmp_path / "model.pt2")
 
 
@@ -127,7 +129,8 @@ def test_a_chain_of_exports_is_found_and_its_gaps_are_listed(tmp_path: Path) -> 
         second = KEEP["a new program of passes"](first.run_decompositions()).run_decompositions({})
         stamp, _ = stamp_of(second)
     assert stamp is not None
-    assert [bundle.event.table[-2:] for bundle in stamp.bundles] == ["/1", "/2", "/1"]
+    first_name, second_name, third_name = (bundle.event.table for bundle in stamp.bundles)
+    assert first_name == third_name != second_name
     assert (stamp.gaps, stamp.edited, stamp.redacted) == ((0, 2), False, False)
 
 
@@ -169,7 +172,8 @@ def test_a_chain_goes_on_in_another_process(lowered: ExportedProgram, tmp_path: 
     dl.save(lowered, tmp_path / "first.pt2", capture="minimal")
     subprocess.run([sys.executable, "-W", "ignore", "-c", _SECOND], cwd=tmp_path, check=True)
     stamp = dl.read_stamp(tmp_path / "second.pt2")
-    assert [(bundle.event.table, bundle.redacted) for bundle in stamp.bundles] == [("edge", True), ("second/1", False)]
+    tables = [(bundle.event.table, bundle.redacted) for bundle in stamp.bundles]
+    assert tables == [("edge", True), ("second/module/1", False)]
     assert stamp.gaps == (0,)
 
 

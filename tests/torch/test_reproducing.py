@@ -309,7 +309,7 @@ def test_a_table_made_again_is_recorded_within_a_recording(base: str, small: Any
     with dl.record(ledger, name="again"):
         small.run_decompositions(ledger.reproduce(first.seq))
     *_, event = ledger.exports()
-    assert event.table == "again/1"
+    assert event.table == "again/test_a_table_made_again_is_recorded_within_a_recording/1"
     assert isinstance(event.body, Exported) and event.body.stale == ()
     assert ledger.bundle(event.seq).snapshot.digest == ledger.bundle(first.seq).snapshot.digest
     assert ledger.bundle(event.seq).body.after == ledger.bundle(first.seq).body.after

@@ -24,8 +24,10 @@ MAX_FUNCTION = 70
 # A module imports from its own folder and from the lines below it.
 LAYERS = (
     {"__main__", "__init__"},
+    {"pytest_plugin"},
     {"cli"},
     {"ledger"},
+    {"reports"},
     {"queries"},
     {"pytorch"},
     {"transfer"},
@@ -225,7 +227,17 @@ def test_errors_imports_nothing() -> None:
     assert [one.target for one in IMPORTS if one.source == "errors"] == ["__future__"]
 
 
-LATE_PACKAGES = {"torch", "cryptography", "dateutil", "rich", "sqlite_utils", "tomli", "tomllib"}
+LATE_PACKAGES = {
+    "torch",
+    "cryptography",
+    "dateutil",
+    "jinja2",
+    "markupsafe",
+    "rich",
+    "sqlite_utils",
+    "tomli",
+    "tomllib",
+}
 
 
 def modules_that_import_torch() -> set[str]:
@@ -405,7 +417,7 @@ def test_reading_a_ledger_imports_no_heavy_package(tmp_path: Path) -> None:
 
 _COMMAND = """
 import atexit, sys
-late = ("torch", "cryptography", "rich", "sqlite_utils", "numpy")
+late = ("torch", "cryptography", "rich", "sqlite_utils", "jinja2", "numpy")
 atexit.register(lambda: print(*[name for name in late if sys.modules.get(name)]))
 from decomp_ledger.cli import main
 main()

@@ -77,7 +77,7 @@ class Table(dict[str, int]):
 def module_with_table() -> ModuleType:
     """Return a module with a class of tables that no other test has patched."""
     module = ModuleType("tables")
-    vars(module)["CustomDecompTable"] = type("CustomDecompTable", (Table,), {})
+    vars(module)["CustomDecompTable"] = type("CustomDecompTable", (Table,), {"pop": lambda self, key: f"torch's {key}"})
     return module
 
 
@@ -85,32 +85,31 @@ def test_the_later_patch_of_another_tool_stays() -> None:
     module = module_with_table()
     undo = patches._patch_table_class(module)
     assert undo is not None
-    ours = module.CustomDecompTable.__new__
-    module.CustomDecompTable.__new__ = theirs = lambda cls: ours(cls)
+    ours = module.CustomDecompTable.pop
+    module.CustomDecompTable.pop = theirs = lambda self, key: ours(self, key)
     undo()
-    assert module.CustomDecompTable.__new__ is theirs
-    assert module.CustomDecompTable() == {}
+    assert module.CustomDecompTable.pop is theirs
+    assert module.CustomDecompTable().pop("op") == "torch's op"
 
 
 def test_the_earlier_patch_of_another_tool_is_used_and_put_back() -> None:
-    module, made = module_with_table(), []
+    module = module_with_table()
 
-    def theirs(cls: type[Table]) -> Table:
-        made.append(cls)
-        return dict.__new__(cls)
+    def theirs(self: Table, key: str) -> str:
+        return f"theirs {key}"
 
-    module.CustomDecompTable.__new__ = theirs
+    module.CustomDecompTable.pop = theirs
     undo = patches._patch_table_class(module)
-    module.CustomDecompTable()
-    assert undo is not None and made == [module.CustomDecompTable]
+    assert undo is not None and module.CustomDecompTable.pop is not theirs
+    assert module.CustomDecompTable().pop("op") == "theirs op"
     undo()
-    assert module.CustomDecompTable.__new__ is theirs
+    assert module.CustomDecompTable.pop is theirs
 
 
 def test_a_patch_that_another_tool_took_out_needs_no_undo() -> None:
     module = module_with_table()
     undo = patches._patch_table_class(module)
-    del module.CustomDecompTable.__new__
+    del module.CustomDecompTable.pop
     assert undo is not None
     undo()
 

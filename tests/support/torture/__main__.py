@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 import tempfile
 import time
@@ -53,12 +54,18 @@ GROUPS = {
 }
 
 
+def devices() -> dict[str, tuple[int, int]]:
+    """Return the kind and the number of each device that the faults name."""
+    found = {name: Path(name).stat() for name in ("/dev/null", "/dev/zero", "/dev/full") if Path(name).exists()}
+    return {name: (stat.S_IFMT(one.st_mode), one.st_rdev) for name, one in found.items()}
+
+
 def run(names: tuple[str, ...], *, full: bool, seed: int) -> list[Row]:
     """Run groups of faults, each in a folder of its own; report progress on standard error."""
     rows: list[Row] = []
     for name in names or tuple(GROUPS):
         for fault in GROUPS[name]:
-            begun = time.monotonic()
+            begun, before = time.monotonic(), devices()
             with tempfile.TemporaryDirectory(prefix="torture-") as folder:
                 Path(folder).chmod(0o755)  # some faults run as other users
                 try:
@@ -66,6 +73,8 @@ def run(names: tuple[str, ...], *, full: bool, seed: int) -> list[Row]:
                 except Exception as error:
                     traceback.print_exc()
                     found = [Row(f"{name}: {fault.__name__}", 0, "ends without an exception", (repr(error),))]
+            if devices() != before:  # as root, a command that replaces a file could replace a device
+                found.append(Row(f"{name}: {fault.__name__}", 1, "no device is replaced", (f"{devices()}",)))
             rows += found
             for row in found:
                 click.echo(f"{name}: {row.fault}: {row.result} [{time.monotonic() - begun:.1f} s]", err=True)

@@ -103,7 +103,8 @@ def cost(run: Run) -> tuple[float, float, str]:
         try:
             # A bomb that explodes ends the child, not the machine.
             resource.setrlimit(resource.RLIMIT_AS, (6 * 1024 * MIB, 6 * 1024 * MIB))
-            signal.alarm(120)
+            resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+            signal.alarm(1200)  # a read that waits; other work may leave it little of the processor
             run.read()
             status = 0
         except BaseException:

@@ -141,6 +141,15 @@ def forked(work: Callable[[], object]) -> int:
         os._exit(status)
 
 
+def processor_seconds(child: int) -> float | None:
+    """Return the seconds of the processor that a process and its ended children used; None where that is not known."""
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def wait_for(child: int) -> str:
     """Wait for a child; return "" if it exited with 0, else its signal or exit code."""
     _, status = os.waitpid(child, 0)
@@ -160,17 +169,23 @@ def acknowledged(out: int) -> dict[int, str]:
         return {int(seq): text for seq, text in map(str.split, lines)}
 
 
+_WALL = 20  # times the patience for a call that waits, because other work may leave it little of the processor
+_TICK = 1.0  # seconds that count between two looks at the clock: a machine that stood still did not let the call run
+
+
 @attrs.define
 class _Worker:
     left: list[int]
     child: int = 0
     out: int = -1
-    since: float = 0.0
+    looked: float = 0.0
+    waited: float = 0.0
+    worked: float = 0.0
     text: bytes = b""
 
     def start(self, attempt: Callable[[int], str]) -> None:
         self.out, into = os.pipe()
-        self.since, self.text = time.monotonic(), b""
+        self.text = b""
 
         def work() -> None:
             for number in self.left:
@@ -183,6 +198,20 @@ class _Worker:
 
         self.child = forked(work)
         os.close(into)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Note that the next call begins."""
+        self.looked, self.waited, self.worked = time.monotonic(), 0.0, processor_seconds(self.child) or 0.0
+
+    def hangs(self, patience: float) -> bool:
+        """Tell whether a call took too many seconds of the processor, or far too many of the clock."""
+        now = time.monotonic()
+        self.waited += min(now - self.looked, _TICK)
+        self.looked = now
+        used = processor_seconds(self.child)
+        worked = self.waited if used is None else used - self.worked
+        return self.waited > patience and (worked > patience or self.waited > _WALL * patience)
 
     def read(self) -> Iterator[str]:
         """Yield the results of the next numbers; close the pipe at its end."""
@@ -192,7 +221,7 @@ class _Worker:
             self.out = -1
         *lines, self.text = (self.text + data).split(b"\n")
         for line in lines:
-            self.since = time.monotonic()
+            self._begin()
             yield json.loads(line)
 
 
@@ -202,8 +231,8 @@ def try_all(count: int, attempt: Callable[[int], str], patience: float = 5.0) ->
     Args:
         count: the number of calls.
         attempt: takes the number; returns what went wrong, or "".
-        patience: the seconds that one call may take. A call that hangs or kills its process is a failure; the other
-            calls go on.
+        patience: the seconds of the processor that one call may take, and 20 times as many of the clock, because the
+            machine may do other work. A call that hangs or kills its process is a failure; the other calls go on.
     """
     cores = os.cpu_count() or 1
     workers = [_Worker(list(range(first, count, cores))) for first in range(min(cores, count))]
@@ -218,7 +247,7 @@ def try_all(count: int, attempt: Callable[[int], str], patience: float = 5.0) ->
                 for text in worker.read():
                     number = worker.left.pop(0)
                     wrong.update({number: text} if text else {})
-            hangs = worker.out != -1 and bool(worker.left) and time.monotonic() - worker.since > patience
+            hangs = worker.out != -1 and bool(worker.left) and worker.hangs(patience)
             if hangs:
                 os.kill(worker.child, signal.SIGKILL)
                 os.close(worker.out)
@@ -226,7 +255,9 @@ def try_all(count: int, attempt: Callable[[int], str], patience: float = 5.0) ->
             if worker.out == -1:
                 how = wait_for(worker.child)
                 if worker.left:
-                    wrong[worker.left.pop(0)] = f"hangs for {patience:.0f} s" if hangs else f"killed its process: {how}"
+                    wrong[worker.left.pop(0)] = (
+                        f"hangs for {worker.waited:.0f} s" if hangs else f"killed its process: {how}"
+                    )
         workers = [worker for worker in workers if worker.left or worker.out != -1]
     return tuple(f"[{number}] {text}" for number, text in sorted(wrong.items()))
 

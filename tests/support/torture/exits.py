@@ -37,13 +37,17 @@ ACTOR = "Åda 日本 \N{ROCKET} <ada@example.org>"
 # Each command with arguments for the ledger of `sample`; in `changes`, those that write. {} is the folder.
 READS = (
     "--help", "--version", "", "nonsense", "nonsense --json", "tables", "tables --json", "log", "log --json",
-    "log edge --op aten::mm -n 2 --after 1", "log --op a.b.c.d", "log --nonsense", "show edge", "show edge --json",
+    "log edge --op aten::mm -n 2 --after 1", "log --op a.b.c.d", "log --op nosuch --json",
+    "log --nonsense", "show edge", "show edge --json",
     "show edge --all", "show edge@9", "show edge@9 --json", "show export:{good}", "show export:{failed}",
     "show {}/model.pt2", "show {}/model.pt2 --json", "blame edge", "blame edge --json", "blame export:{failed}",
     "why aten::mm", "why aten::mm edge --json", "explain aten::mm --all-torch", "show #2", "show #2 --json",
     "log --verbose", "explain aten::mm", "explain aten::mm --json", "explain aten::mm --export {failed}",
     "exports", "exports --json", "check opset export:{good}", "check opset export:{good} --json",
     "check opset export:{failed}", "check opset edge --opset nothing",
+    "report", "report edge", "report export:{good}", "report edge@1 edge", "report export:{failed} --markdown",
+    "report {}/model.pt2", "report torch:2.13.0", "show edge --markdown", "show export:{failed} --markdown",
+    "show #2 --markdown", "exports --markdown", "check opset export:{good} --markdown", "diff edge@1 edge --markdown",
     "diff edge@1 edge", "diff edge@1 edge --json", "diff edge edge", "diff export:{good} export:{failed}",
     "drift edge export:{good}", "drift torch:2.6.0 torch:2.13.0", "drift torch:2.6.0 torch:2.13.0 --json",
     "drift torch:2.6.0 torch:2.13.0 --markdown", "drift edge edge --only-used export:{failed}",
@@ -66,6 +70,7 @@ WRITES = (
 )  # fmt: skip
 SCRIPT = "import sys\nprint('h\N{LATIN SMALL LETTER E WITH ACUTE}llo')\nsys.exit(3)\n"
 RUNS = ("run {}/script.py", "run --name a -m script")
+_SECONDS = 600  # of the clock; a command takes less than one of the processor
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -90,6 +95,19 @@ class Condition:
     def encoding(self) -> str:
         """The encoding of the output."""
         return (self.settings.get("PYTHONIOENCODING") or "utf-8").partition(":")[0]
+
+    def is_utf8(self) -> bool:
+        """Tell whether every character is written as it is."""
+        return self.encoding() == "utf-8" and "LC_ALL" not in self.settings
+
+    def output_is_gone(self) -> bool:
+        """Tell whether nothing can be written to standard output."""
+        shell = self.shell.replace("2>&-", "").replace("2>/dev/full", "")
+        return self.unread or ">&-" in shell or ">/dev/full" in shell
+
+    def errors_are_gone(self) -> bool:
+        """Tell whether nothing can be written to standard error."""
+        return "2>" in self.shell
 
 
 PLAIN = Condition("nothing")
@@ -188,16 +206,16 @@ def process(command: list[str], folder: Path, condition: Condition) -> Outcome:
             child = subprocess.Popen(arguments, stdout=theirs, stderr=to, env=environment, cwd=folder)
             os.close(theirs)
             output = read_terminal(ours)
-            status = child.wait(60)
+            status = child.wait(_SECONDS)
         elif condition.unread:
             out, into = os.pipe()
             os.close(out)
-            status = subprocess.call(arguments, stdout=into, stderr=to, env=environment, cwd=folder, timeout=60)
+            status = subprocess.call(arguments, stdout=into, stderr=to, env=environment, cwd=folder, timeout=_SECONDS)
             os.close(into)
             output = b""
         else:
             done = subprocess.run(
-                arguments, stdout=subprocess.PIPE, stderr=to, env=environment, cwd=folder, timeout=60, check=False
+                arguments, stdout=subprocess.PIPE, stderr=to, env=environment, cwd=folder, timeout=_SECONDS, check=False
             )
             status, output = done.returncode, done.stdout
     return Outcome(status, output, errors.read_bytes())
@@ -228,24 +246,39 @@ def letters(text: str) -> Counter[str]:
     return Counter(c for c in ESCAPE.sub("", text) if c.isascii() and c.isalnum())
 
 
+def json_error(text: str, plain: Outcome) -> str | None:
+    """Return the message of the error that a command printed as JSON, or None."""
+    if "--json" not in text or plain.status not in (1, 2):
+        return None
+    found = json.loads(plain.output)
+    return found["error"]["message"] if isinstance(found, dict) and found.keys() == {"error"} else None
+
+
 def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) -> str:
     """Compare what a command did under a condition with what it did without; return what is wrong, or ""."""
     errors = found.errors.decode(condition.encoding(), "replace")
     if "Traceback" in errors or "Exception ignored" in errors:
         return f"a traceback: {errors[-400:]}"
-    lost = ">/dev/full" in condition.shell.replace("2>", "") and plain.output
+    message = json_error(text, plain)
+    lost = ">/dev/full" in condition.shell.replace("2>", "") and plain.output and message is None
     wanted = 2 if lost else plain.status
     if found.status != wanted:
         return f"exit status {found.status}, not {wanted}: {errors[-300:]}"
-    # An error that was to be JSON goes to standard error, if standard output takes nothing.
-    if "--json" in text and plain.status == 2 and (lost or condition.unread) and len(errors.splitlines()) == 1:
-        return ""
-    if condition.shell == PLAIN.shell and len(errors.splitlines()) != len(plain.errors.splitlines()):
-        return f"other errors: {errors[-300:]}"
-    if lost and "2>" not in condition.shell and "standard output: it cannot be written" not in errors:
-        return f"the error is not clear: {errors[-300:]}"
-    if text in WRITES or condition.unread or condition.shell != PLAIN.shell:
-        return ""
+    if not condition.errors_are_gone():
+        expected = plain.errors.decode()
+        if message is not None and condition.output_is_gone():
+            # An error that was to be JSON goes to standard error, if standard output takes nothing.
+            expected = f"decomp-ledger: {printable(message)}\n"
+        if lost:
+            if "standard output: it cannot be written" not in errors:
+                return f"the error is not clear: {errors[-300:]}"
+        elif (condition.is_utf8() and errors != expected) or len(errors.splitlines()) != len(expected.splitlines()):
+            return f"the errors are {errors[-300:]!r}, not {expected[-300:]!r}"
+    return "" if text in WRITES or condition.output_is_gone() else compared_output(text, plain, found, condition)
+
+
+def compared_output(text: str, plain: Outcome, found: Outcome, condition: Condition) -> str:
+    """Compare what a command printed; return what is wrong, or ""."""
     try:
         shown, whole = found.output.decode(condition.encoding()), plain.output.decode()
     except UnicodeDecodeError as error:
@@ -255,10 +288,47 @@ def compared(text: str, plain: Outcome, found: Outcome, condition: Condition) ->
     without_color = "NO_COLOR" in condition.settings or condition.settings.get("TERM") == "dumb"
     if without_color and "\x1b" in shown:
         return f"an escape: {shown[:300]!r}"
-    if "..." in shown:  # click shortens its lists, and `drift` the lines of graphs
-        return "" if shown.strip() else "nothing is shown"
+    if condition.is_utf8() and not condition.terminal:
+        return "" if ESCAPE.sub("", shown) == whole else f"another output: {shown[:300]!r}"
     missing = letters(whole) - letters(shown)
+    if missing and "..." in shown:  # click shortens its lists, and `drift` the lines of graphs
+        try:
+            missing -= letters_cut(whole, shown)
+        except ValueError as error:
+            return str(error)
     return f"letters are missing: {missing}: {shown[:300]!r}" if missing else ""
+
+
+_CELLS = re.compile(r"\n| \| | {2,}")  # what stands between two texts; each can be shortened
+_LEAST_SHOWN = 5  # letters of a shortened text
+
+
+def letters_cut(whole: str, shown: str) -> Counter[str]:
+    """Return the letters that stand in the whole output after a text that the shown output ends with "...".
+
+    Raises:
+        ValueError: a text that is shortened does not begin a text of the whole output, or says nothing.
+    """
+    full = [squeezed(cell) for cell in _CELLS.split(ESCAPE.sub("", whole))]
+    everything = "".join(full)
+    cut: Counter[str] = Counter()
+    for cell in map(squeezed, _CELLS.split(ESCAPE.sub("", shown.replace("\r\n", "\n")))):
+        begin, dots, _ = cell.partition("...")
+        if not dots or cell in everything:
+            continue
+        rests = [each[len(begin) :] for each in full if each.startswith(begin) and not each.endswith(begin)]
+        if not rests or letters(begin).total() < _LEAST_SHOWN:
+            raise ValueError(f"a shortened text is not of the output, or too short: {cell!r}")
+        longest: Counter[str] = Counter()
+        for rest in rests:  # one of them was cut
+            longest |= letters(rest)
+        cut += longest
+    return cut
+
+
+def squeezed(text: str) -> str:
+    """Return a text without blanks."""
+    return "".join(text.split())
 
 
 def of_streams(workspace: Workspace) -> list[Row]:
@@ -286,7 +356,7 @@ def of_streams(workspace: Workspace) -> list[Row]:
             found = process(command, folder, condition)
             encoding = condition.encoding() if condition.encoding() != "utf-16" else "utf-16-le"
             names = [str(each).encode(encoding) for each in (folder, whole)]
-            return attrs.evolve(found, output=found.output.replace(*names))
+            return attrs.evolve(found, output=found.output.replace(*names), errors=found.errors.replace(*names))
         finally:
             shutil.rmtree(folder)
 

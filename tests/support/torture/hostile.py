@@ -52,7 +52,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("tables",), ("log",), ("log", "edge"), ("show", "edge"), ("show", "edge", "--all"), ("blame", "edge"),
     ("explain", MM), ("diff", "edge@1", "edge"), ("exports",), ("verify",), ("catalog", "show", "edge"),
     ("drift", "edge", "torch:2.13.0"), ("upgrade", "edge", "--torch", "2.13.0"),
-    ("drift", "edge", "torch:2.13.0", "--markdown"),
+    ("drift", "edge", "torch:2.13.0", "--markdown"), ("report",), ("report", "edge"), ("report", "edge@1", "edge"),
+    ("show", "edge", "--markdown"), ("exports", "--markdown"), ("diff", "edge@1", "edge", "--markdown"),
 )  # fmt: skip
 
 Store = Callable[[Ledger, TableLog, str], Any]  # stores a text in one field; returns what is read back

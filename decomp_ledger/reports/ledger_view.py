@@ -1,0 +1,172 @@
+"""The pages of a whole ledger, and of its exports. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from decomp_ledger.analysis.totals import ExportTotals
+from decomp_ledger.model.events import Event, Exported
+from decomp_ledger.reports.blocks import (
+    BAD,
+    Block,
+    Cell,
+    Code,
+    Diff,
+    Facts,
+    Fold,
+    Mark,
+    Moment,
+    Page,
+    Prose,
+    Quote,
+    Section,
+    Table,
+    Timeline,
+)
+from decomp_ledger.reports.event_blocks import events_table, moment
+from decomp_ledger.reports.export_view import exports_table, totals_blocks
+from decomp_ledger.reports.words import count
+from decomp_ledger.storage.event_store import TableInfo
+
+__all__ = ["LedgerFacts", "exports_page", "ledger_page"]
+
+_EVENTS = 300  # events of the log, and exports, that a page lists
+_MOMENTS = 1500  # events that a time line shows
+_FAILURES = 20
+
+
+@attrs.frozen
+class LedgerFacts:
+    """What the page of a ledger shows.
+
+    Attributes:
+        path: the file, as the user named it.
+        id: the ledger's own id.
+        head: the hash of its last event.
+        tables: its tables.
+        tags: table -> its tags, each with its version.
+        events: its last events, oldest first.
+        exports: all its exports, oldest first.
+        number: how many events it has.
+        totals: what its exports show together.
+        torches: the digest of an environment -> its torch version.
+    """
+
+    path: str
+    id: str
+    head: str
+    tables: Sequence[TableInfo]
+    tags: Mapping[str, Mapping[str, int]]
+    events: Sequence[Event]
+    exports: Sequence[Event]
+    number: int
+    totals: ExportTotals
+    torches: Mapping[str, str]
+
+
+def ledger_page(found: LedgerFacts) -> Page:
+    """Return the page of a ledger: a time line, its tables, its exports, its log."""
+    figures: dict[str, Cell] = {
+        "events": str(found.number),
+        "tables": str(len(found.tables)),
+        "exports": str(found.totals.exports),
+        "failed": str(found.totals.failed),
+    }
+    lead: Cell = "It has no event yet." if not found.events else _lead(found)
+    sections = [
+        Section("Failed exports", _failures(found)),
+        Section("To look at", totals_blocks(found.totals)),
+        Section("Time line", _timeline(found.events)),
+        Section("Tables", _tables(found)),
+        Section("Exports", _exports(found)),
+        Section("Log", _log(found)),
+        Section("How to check it", _check(found)),
+    ]
+    status = Mark(f"{count(found.totals.failed, 'failed export')}", BAD) if found.totals.failed else None
+    return Page("Ledger", Code(found.path), status, lead, figures, sections)
+
+
+def _lead(found: LedgerFacts) -> Cell:
+    first, last = found.events[0], found.events[-1]
+    of = "" if len(found.events) == found.number else f", of the last {len(found.events)} events"
+    return ("From ", moment(first.recorded_at), " to ", moment(last.recorded_at), f" UTC{of}.")
+
+
+def _failures(found: LedgerFacts) -> list[Block]:
+    rows: list[tuple[Cell, Cell, Cell]] = []
+    for event in found.exports:
+        body = event.body
+        if isinstance(body, Exported) and body.error is not None:
+            what = f"{body.error[0]}: {body.error[1]}"
+            rows.append((Code(f"export:{event.seq}"), Code(f"{event.table}@{event.version}"), Quote(what)))
+    return [Table(("export", "table", "error"), rows[-_FAILURES:])] if rows else []
+
+
+def _timeline(events: Sequence[Event]) -> list[Block]:
+    moments = [
+        Moment(
+            event.table,
+            event.recorded_at,
+            event.kind,
+            event.seq,
+            isinstance(event.body, Exported) and event.body.error is not None,
+        )
+        for event in events[-_MOMENTS:]
+    ]
+    return [Timeline("Events of each table over time", moments)] if moments else []
+
+
+def _tables(found: LedgerFacts) -> list[Block]:
+    rows: list[tuple[Cell, ...]] = []
+    for info in found.tables:
+        tags = ", ".join(f"{name} (@{version})" for name, version in found.tags.get(info.name, {}).items())
+        exports = sum(event.table == info.name for event in found.exports)
+        rows.append(
+            (Code(info.name), str(info.version), str(info.events), str(exports), moment(info.last_at), Quote(tags))
+        )
+    heads = ("table", "version", "events", "exports", "last event (UTC)", "tags")
+    return [Table(heads, rows, frozenset({1, 2, 3}))] if rows else []
+
+
+def _exports(found: LedgerFacts) -> list[Block]:
+    if not found.exports:
+        return []
+    shown = found.exports[-_EVENTS:]
+    more = len(found.exports) - len(shown)
+    left_out = [Prose(f"{count(more, 'older export')} left out.")] if more else []
+    return [*left_out, exports_table(shown, found.torches)]
+
+
+def _log(found: LedgerFacts) -> list[Block]:
+    if not found.events:
+        return []
+    shown = found.events[-_EVENTS:]
+    title = f"The last {len(shown)} of {found.number} events" if len(shown) < found.number else "All events"
+    return [Fold(title, [events_table(shown)], opened=len(shown) <= 40)]
+
+
+def _check(found: LedgerFacts) -> list[Block]:
+    return [
+        Facts([("ledger", Code(found.id)), ("hash of the last event", Code(found.head))]),
+        Prose("This page was made without checking the chain of hashes. To check it, and that it still has this head:"),
+        Diff([(" ", f"decomp-ledger verify --expect {found.head}")]),
+    ]
+
+
+def exports_page(name: str, exports: Sequence[Event], totals: ExportTotals, torches: Mapping[str, str]) -> Page:
+    """Return the page of the exports of a ledger, and what they show together.
+
+    Args:
+        name: the path of the ledger.
+        exports: the exports, oldest first; empty for the totals alone.
+        totals: what they show together.
+        torches: the digest of an environment -> its torch version.
+    """
+    status = Mark(f"{totals.failed} failed", BAD) if totals.failed else None
+    sections = [
+        Section("", [exports_table(exports, torches)] if exports else []),
+        Section("To look at", totals_blocks(totals)),
+    ]
+    return Page("Exports", Code(name), status, count(totals.exports, "export"), {}, sections)

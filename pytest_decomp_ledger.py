@@ -81,7 +81,7 @@ def _session_of(config: pytest.Config) -> PytestSession:
         try:
             session = PytestSession(config.getoption("--decomp-ledger"))
         except LedgerError as error:
-            raise pytest.UsageError(f"--decomp-ledger: {error}") from None
+            raise pytest.UsageError(f"decomp-ledger: {error}") from None
         config.option.decomp_ledger = session.path  # absolute, for the workers of pytest-xdist
         config.stash[_session] = session
     return config.stash[_session]

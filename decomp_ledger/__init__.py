@@ -75,6 +75,7 @@ from decomp_ledger.model.events import (
     Exported,
     Found,
     Frame,
+    Lowered,
     Materialized,
     Passed,
     Popped,
@@ -84,6 +85,7 @@ from decomp_ledger.model.events import (
     Saved,
     Set,
     Tagged,
+    Traced,
     Updated,
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
@@ -203,7 +205,9 @@ __all__ = [
     "NumericsCheck",
     "OpNumerics",
     "Found",
+    "Lowered",
     "Passed",
+    "Traced",
     "Outcome",
     "PendingOpWarning",
     "Popped",

@@ -227,6 +227,18 @@ class Ledger(LedgerLog):
         """
         return queries.export_results(table, ledger=self)
 
+    def saved_file(self, file: str | os.PathLike[str]) -> Event:
+        """Return the newest `saved` event of a file, which its content finds, under any name.
+
+        Args:
+            file: its path.
+
+        Raises:
+            MissingStamp: the ledger knows no file of that content.
+            StampError: the file was changed after it was saved, or cannot be read.
+        """
+        return queries.saved_file(file, ledger=self)
+
     def check_opset(self, spec: State, opset: str | os.PathLike[str] = "core-aten") -> OpsetCheck:
         """Return the ops of a lowered program that a backend does not take; see :func:`decomp_ledger.check_opset`."""
         return queries.check_opset(spec, opset, ledger=self)
@@ -445,6 +457,7 @@ def record(
     trust: Sequence[str] = (),
     on_error: str = "warn",
     children: bool = False,
+    all_tracing: bool = False,
     sidecars: bool = False,
 ) -> Recording:
     """Record every decomposition table that is made and every export that is run inside a `with` block.
@@ -461,6 +474,8 @@ def record(
         trust: modules that may be imported to find decompositions; only with a file.
         on_error: what to do when the ledger cannot be written: "warn" once and go on unrecorded, or "raise".
         children: record the Python processes too that start inside the block.
+        all_tracing: record what torch traces outside of exports too: make_fx, AOTAutograd, torch.compile, AOTInductor.
+            All traces of one line with one table are one event, written at the end of the block.
         sidecars: write `model.pte.decomp.json` next to each `model.pte` that is saved inside the block: its stamp,
             because a `.pte` cannot hold one.
 
@@ -469,14 +484,16 @@ def record(
             with a ledger in memory.
     """
     follows = Children() if children else None
+    options: dict[str, Any] = {
+        **{"name": name, "reason": reason, "on_error": on_error},
+        **{"children": follows, "sidecars": sidecars, "all_tracing": all_tracing},
+    }
     if isinstance(ledger, Ledger):
         if actor is not None or trust:
             raise UnusableValue("actor and trust: an open ledger has its own; give them to Ledger(...)")
-        return Recording(ledger, name=name, reason=reason, on_error=on_error, children=follows, sidecars=sidecars)
+        return Recording(ledger, **options)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
-    return Recording(
-        opened, name=name, reason=reason, on_error=on_error, children=follows, sidecars=sidecars, owns_ledger=True
-    )
+    return Recording(opened, **options, owns_ledger=True)
 
 
 def _first_problem(path: Path) -> str:

@@ -23,6 +23,7 @@ from decomp_ledger.cli.output import LedgerOption, at_text, count, event_lines, 
 from decomp_ledger.cli.run_command import last_seq
 from decomp_ledger.errors import InvalidName, UnknownOp, UnusableValue
 from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.op_names import check_label
@@ -64,6 +65,8 @@ def recording_name(test: str) -> str:
 class PytestSession:
     """The recordings of one run of pytest, or of one worker of pytest-xdist.
 
+    Actor and trusted modules are those that the project says, as for `decomp-ledger run`.
+
     Args:
         path: the ledger; None for one in memory.
 
@@ -73,13 +76,16 @@ class PytestSession:
 
     Raises:
         LedgerFileError: the file is not a ledger, or cannot be written.
+        UnusableValue: the settings of the project cannot be used.
     """
 
     def __init__(self, path: str | None) -> None:
-        self.path = None if path is None else absolute(path)
+        found = project_settings()
+        option = LedgerOption(":memory:" if path is None else absolute(path), True, found.actor, found.trust)
+        self.path = None if path is None else option.path
         self._shown = path
-        self._after = 0 if self.path is None else last_seq(LedgerOption(self.path))
-        self.ledger = Ledger(":memory:" if self.path is None else self.path, lazy=True)
+        self._after = 0 if self.path is None else last_seq(option)
+        self.ledger = Ledger(option.path, actor=option.actor_or(None), trust=option.trust, lazy=True)
         self._names: set[str] = set()
 
     def begin(self, test: str) -> RecordedTest:

@@ -127,6 +127,7 @@ __all__ = [
     "read_samples",
     "record_imports",
     "reproduce_export",
+    "saved_file",
     "show",
     "sole_table",
     "state_and_blame",
@@ -1256,24 +1257,33 @@ def _of_file(path: str, ledger: LedgerLog | None) -> ResolvedState:
     """Return the state of the export that made a file: from its stamp, or else by its content from the ledger."""
     try:
         stamp = read_stamp(path)
-    except MissingStamp as error:
-        if ledger is None or not (ledger.database.in_memory or Path(ledger.database.path).exists()):
+    except MissingStamp:
+        if ledger is None or not ledger.database.exists:
             raise
-        missing = error
     else:
         return attrs.evolve(_of_bundle(path, stamp.last), stamp=stamp)
-    found = _saved_event(path, ledger, missing)
+    try:
+        found = saved_file(path, ledger=ledger)
+    except MissingStamp as error:
+        raise MissingStamp(f"{path}: it has no stamp, and {str(error).removeprefix(f'{path}: ')}") from None
     body = found.body
     export = ledger.export(body.export if isinstance(body, Saved) else 0)
     return attrs.evolve(_of_recorded(path, export, ledger), artefact=found)
 
 
-def _saved_event(path: str, ledger: LedgerLog, missing: MissingStamp) -> Event:
-    """Return the newest event of the ledger that a file with this content was saved.
+@checked
+def saved_file(file: str | os.PathLike[str], *, ledger: LedgerLog) -> Event:
+    """Return the newest `saved` event of a file, which its content finds, under any name.
+
+    Args:
+        file: its path.
+        ledger: the ledger.
 
     Raises:
-        StampError: there is none; the file was changed, if one of its name was saved.
+        MissingStamp: the ledger knows no file of that content.
+        StampError: the file was changed after it was saved, or cannot be read.
     """
+    path = os.fspath(file)
     _, sha256 = digest_of_file(path)
     name, of_name = provenance.shortened(path), None
     for event in ledger.events(kind=Saved.kind, desc=True):
@@ -1287,9 +1297,9 @@ def _saved_event(path: str, ledger: LedgerLog, missing: MissingStamp) -> Event:
             f"{sha256[:12]}, and was {of_name.body.sha256[:12]}; save the program again"
         )
     raise MissingStamp(
-        f"{path}: it has no stamp, and no event of the ledger {ledger.path} knows a file of its content (sha256 "
-        f"{sha256[:12]}); name the ledger that recorded its export, or save it within a recording"
-    ) from missing
+        f"{path}: no event of the ledger {ledger.path} knows a file of its content (sha256 {sha256[:12]}); name the "
+        "ledger that recorded its export, or save it within a recording"
+    )
 
 
 def _of_table(spec: TableSpec, ledger: LedgerLog) -> ResolvedState:

@@ -414,7 +414,8 @@ def is_early(op: str, entry: Entry) -> bool:
 def _by_dict(op: str, rule: Rule, event: Event, body: Passed) -> Outcome:
     by = f" by {body.caller}" if body.caller else ""
     where = f" at {event.call_site}" if event.call_site is not None else ""
-    passed = f"the dict that was passed{by}{where} (event #{event.seq})"
+    made = f" made from the table of {body.made} and" if body.made else ""
+    passed = f"the dict that was{made} passed{by}{where} (event #{event.seq})"
     if rule.decomposition is not None:
         return Outcome(DECOMPOSED, f"{passed} has {rule.decomposition.label()} for it")
     if op in body.later:

@@ -35,6 +35,7 @@ from decomp_ledger.cli.output import (
     pass_ledger,
     print_page,
     progress,
+    prose,
     write_json,
 )
 from decomp_ledger.reports.check_view import numerics_page, opset_page, program_page
@@ -220,9 +221,9 @@ def _print_opset(found: OpsetCheck) -> None:
     note(f"{found.name}: {outside if found.outside else f'{judged} is in {found.opset.name}{source}'}")
     for each in found.outside:
         for line in _outside_lines(each):
-            note(line)
+            prose(line)
     if found.not_judged:
-        note(f"not judged, because {found.opset.name} is not about them: {', '.join(found.not_judged)}")
+        prose(f"not judged, because {found.opset.name} is not about them: {', '.join(found.not_judged)}")
 
 
 def _outside_lines(found: OutsideOp) -> Iterator[str]:

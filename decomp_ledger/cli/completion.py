@@ -58,7 +58,17 @@ def _of_ledger(ledger: Ledger, read: Callable[[], Iterator[str]]) -> Iterator[st
 
 
 def _tables(ledger: Ledger, incomplete: str) -> Iterator[str]:
-    yield from _of_ledger(ledger, lambda: (info.name for info in ledger.tables()))
+    yield from _of_ledger(ledger, lambda: _names(ledger, incomplete))
+
+
+def _names(ledger: Ledger, incomplete: str) -> Iterator[str]:
+    """Give the names of tables and series; of a series whose name is complete, those of its runs."""
+    for series in ledger.table_series():
+        yield series.name
+        if series.run is not None and incomplete.startswith(f"{series.name}/"):
+            yield from (info.name for info in reversed(series.tables))
+        if series.run is not None and incomplete.startswith(f"{series.name}~"):
+            yield from (f"{series.name}~{back}" for back in range(1, len(series.tables)))
 
 
 def _tags(ledger: Ledger, incomplete: str) -> Iterator[str]:
@@ -98,7 +108,7 @@ def _opsets(ledger: Ledger, incomplete: str) -> Iterator[str]:
 _STATE, _OP = _Completed(_states, files=True), _Completed(_ops, files=False)
 # By the name of a parameter, or `command.name` where one name means two things.
 _BY_NAME = {
-    **dict.fromkeys(("state", "before", "after", "export"), _STATE),
+    **dict.fromkeys(("state", "other", "before", "after", "export"), _STATE),
     "drift.program": _STATE,
     "table": _Completed(_tables, files=False),
     "op": _OP,

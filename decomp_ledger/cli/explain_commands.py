@@ -15,11 +15,13 @@ from decomp_ledger.cli.output import (
     columns,
     event_json,
     event_lines,
+    hanging,
     json_option,
     note,
     pass_ledger,
     print_lines,
     printable,
+    prose,
     write_json,
 )
 from decomp_ledger.model.state_specs import STATE, parse_export_spec
@@ -69,7 +71,7 @@ def _print_releases(answers: Sequence[OpReleases], *, as_json: bool) -> None:
 
 
 def _print_op_releases(found: OpReleases) -> None:
-    note(f"{found.op}: {'; '.join(found.steps)}")
+    prose(f"{found.op}: {'; '.join(found.steps)}")
     schemas = [each.schema for each in found.releases if each.schema]
     rows = (
         (
@@ -105,19 +107,23 @@ def why_command(option: LedgerOption, op: str, state: str | None, as_json: bool)
 
 def explanation_lines(answer: Explanation) -> Iterator[str]:
     """Give the escaped lines that show an explanation, with the events that changed the op's rule."""
-    head = click.style(printable(f"{answer.op} in {answer.table}@{answer.version}: "), bold=True)
-    yield head + printable(f"{answer.outcome}, since {answer.because}")
-    yield printable(f"  {answer.evidence}")
+    head = printable(f"{answer.op} in {answer.table}@{answer.version}: ")
+    first, *rest = hanging(f"{answer.op} in {answer.table}@{answer.version}: {answer.outcome}, since {answer.because}")
+    # A name of hundreds of characters is folded too.
+    yield click.style(head, bold=True) + first[len(head) :] if first.startswith(head) else first
+    yield from rest
+    yield from hanging(f"  {answer.evidence}")
     if answer.torch is not None:
         loaded = "yes" if answer.loaded else "no"
-        yield printable(f"  default: {answer.default}")
-        yield printable(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
+        yield from hanging(f"  default: {answer.default}")
+        yield from hanging(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
         asked = f", returned NotImplemented {answer.declined} times" if answer.declined else ""
         yield printable(
             "  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts) + asked
         )
-    yield from (printable(f"  {line}") for line in makers(answer.emitted_by or ()))
+    for line in makers(answer.emitted_by or ()):
+        yield from hanging(f"  {line}")
     for event in answer.events:
         yield from event_lines(event)
 

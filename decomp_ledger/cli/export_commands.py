@@ -27,6 +27,7 @@ from decomp_ledger.cli.output import (
     print_lines,
     print_page,
     progress,
+    prose,
     summary,
     when,
     write_json,
@@ -37,6 +38,7 @@ from decomp_ledger.model.state_specs import STATE
 from decomp_ledger.queries import Reproduction, ResolvedState
 from decomp_ledger.reports.ledger_view import exports_page
 from decomp_ledger.reports.pages import torches_of
+from decomp_ledger.reports.words import made_from_text, model_text
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import Stamp
 
@@ -58,7 +60,7 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
     """List the exports: the model, the table, the torch, the result and its files; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
-    later export lowered.
+    later export lowered. What torch traced outside of exports comes after them, with its kind.
     """
     with option.read() as ledger:
         if totals:
@@ -66,22 +68,22 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             if as_json:
                 write_json(together.to_json())
             elif markdown:
-                print_page(exports_page(ledger.path, [], together, {}))
+                print_page(exports_page(ledger.path, ledger.id, [], together, {}))
             else:
                 print_totals(together, counts=True)
             return
         found = ledger.export_results()
         if as_json:
-            write_json([{**event_json(each.event), **each.to_json()} for each in found])
+            results: list[Json] = [{**event_json(each.event), **each.to_json()} for each in found]
+            write_json([*results, *map(event_json, ledger.tracings())])
             return
         if markdown:
-            events = [each.event for each in found]
-            print_page(exports_page(ledger.path, events, ledger.export_totals(), torches_of(events, ledger)))
+            print_page(exports_page(ledger.path, ledger.id, found, ledger.export_totals(), torches_of(found, ledger)))
             return
         rows = (
             (
                 f"export:{event.seq}",
-                _model(event, ledger.id),
+                model_text(event, ledger.id),
                 f"{event.table}@{event.version}",
                 when(event.recorded_at),
                 str(ledger.environment(event.environment).get("torch", "")),
@@ -94,22 +96,25 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
         )
         columns(("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows)
         print_totals(ledger.export_totals())
+        _print_tracings(list(ledger.tracings()))
 
 
-def _model(event: Event, ledger: str) -> str:
-    """Return the class of an export's root module, and the export that the program was made from."""
-    body = event.body
-    if not isinstance(body, Exported):
-        return ""
-    parts = [] if body.module is None else [body.module.label]
-    if body.made_from is not None:
-        parts.append(f"from {_made_from(body.made_from, ledger)}")
-    return ", ".join(parts)
-
-
-def _made_from(made_from: tuple[str, int], ledger: str) -> str:
-    of_other = "" if made_from[0] == ledger else f" of ledger {made_from[0][:8]}"
-    return f"export:{made_from[1]}{of_other}"
+def _print_tracings(found: list[Event]) -> None:
+    """Print what was traced outside of exports, if anything was."""
+    rows = (
+        (
+            f"#{event.seq}",
+            event.kind,
+            f"{event.table}@{event.version}",
+            when(event.recorded_at),
+            summary(event),
+            "" if event.call_site is None else str(event.call_site),
+        )
+        for event in found
+    )
+    if found:
+        note("")
+        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
 
 
 def _same_graph(found: ExportResult) -> str:
@@ -127,19 +132,19 @@ def print_totals(found: ExportTotals, *, counts: bool = False) -> None:
         note(f"{found.exports} export{'' if found.exports == 1 else 's'}, {found.failed} failed")
     if found.unused_rules:
         rules = [f"{each.action} {each.op} ({each.table})" for each in found.unused_rules]
-        note(f"rules that did nothing in any export: {_some(rules)}")
+        prose(f"rules that did nothing in any export: {_some(rules)}")
     for each in found.lost:
-        note(f"export:{each.kept_by} kept {each.op}, and export:{each.lost_by}, which lowered its result, lost it")
+        prose(f"export:{each.kept_by} kept {each.op}, and export:{each.lost_by}, which lowered its result, lost it")
     if len(found.unused_results) > 1:
         results = [f"export:{seq}" for seq in found.unused_results]
-        note(f"results that no later export lowered: {_some(results)}")
+        prose(f"results that no later export lowered: {_some(results)}")
 
 
 def print_stamp(name: str, stamp: Stamp) -> None:
     """Print which exports made the program in a file."""
     *earlier, last = (f"{bundle.name} of ledger {bundle.ledger[:8]}" for bundle in stamp.bundles)
     before = f", after {', '.join(earlier)}" if earlier else ""
-    note(f"{name} was made by {last}{before}")
+    prose(f"{name} was made by {last}{before}")
     for number in stamp.gaps:
         names = [bundle.name for bundle in stamp.bundles[max(number - 1, 0) : number + 1]]
         moment = f"before {names[0]}" if number == 0 else f"between {' and '.join(names)}"
@@ -167,7 +172,7 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
     note(f"{bundle.name}  {event.table}@{event.version}  {summary(event)}")
     if body.error is not None:
         print_lines(folded(f"{body.error[0]}: {body.error[1]}", "  "))
-    note(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
+    prose(f"  by {event.actor}{at_text(event)}, {when(event.recorded_at)} UTC")
     _print_source(found, bundle)
     counts = (body.ops_before, body.ops_after, body.fired)
     outside = found.outside_core
@@ -187,12 +192,12 @@ def print_export(found: ResolvedState, bundle: ExportBundle) -> None:
         note(f"* {number} {verb} not Core ATen; `decomp-ledger check opset {bundle.name}` says what removes them")
     if body.stale:
         made = "the dict was made" if bundle.state.from_dict else "the table was torch's own and was read"
-        note(f"{made} too early, so it lacks {_some(body.stale)}")
+        prose(f"{made} too early, so it lacks {_some(body.stale)}")
     if body.ignored:
         note(f"torch ignored {_some(body.ignored)}")
     idle = without_effect(body, bundle.state)
     if idle:
-        note(f"rules without effect here: {_some(idle)}")
+        prose(f"rules without effect here: {_some(idle)}")
 
 
 def _print_source(found: ResolvedState, bundle: ExportBundle) -> None:
@@ -202,7 +207,7 @@ def _print_source(found: ResolvedState, bundle: ExportBundle) -> None:
         at = "" if body.module.file is None else f", defined at {body.module.file}:{body.module.line}"
         note(f"  of {body.module.name}{at}")
     if body.made_from is not None:
-        note(f"  made from the result of {_made_from(body.made_from, bundle.ledger)}")
+        note(f"  made from the result of {made_from_text(body.made_from, bundle.ledger)}")
     if result is not None and result.same_graph_as is not None:
         note(f"  the same graph as export:{result.same_graph_as}; values of weights are not compared")
     for event in () if result is None else result.saved:
@@ -360,7 +365,7 @@ def would_change(option: LedgerOption, program: str, state: str | None, as_json:
         write_json(found.to_json())
         return FOUND if found else 0
     verdict = "the lowering would change the program" if found else "the lowering would change nothing"
-    note(f"{verdict}: {found.because}")
+    prose(f"{verdict}: {found.because}")
     if found.earlier:
         done = ", ".join(f"export:{event.seq}" for event in found.earlier)
         result = "its results differ" if found.result is None else f"result {found.result[:12]}"

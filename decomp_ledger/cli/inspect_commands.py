@@ -8,6 +8,7 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
+from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
 from decomp_ledger.cli.output import (
     FOUND,
@@ -20,6 +21,7 @@ from decomp_ledger.cli.output import (
     event_lines,
     explain_nothing,
     first_ops,
+    hanging,
     json_option,
     markdown_option,
     note,
@@ -27,6 +29,7 @@ from decomp_ledger.cli.output import (
     print_lines,
     print_page,
     printable,
+    prose,
     recorded_json,
     rule_json,
     rule_text,
@@ -35,6 +38,8 @@ from decomp_ledger.cli.output import (
     when,
     write_json,
 )
+from decomp_ledger.errors import LedgerError, MissingStamp, StampError
+from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event
 from decomp_ledger.model.materialize import Snapshot
@@ -100,10 +105,10 @@ def show(
     markdown: bool,
     as_json: bool,
 ) -> None:
-    """Show the rules of a table, now or at a version or tag; for an export or a .pt2, also its result.
+    """Show the rules of a table, now or at a version or tag; for an export or a file, also its result.
 
     '#5' shows all of one event: its changes, the lines that made it, and the environment.
-    Of a .pt2 only the stamp is read, which needs neither torch nor a ledger.
+    The stamp of a .pt2 or an .onnx needs neither torch nor a ledger; a .pte is found in the ledger by its content.
     """
     number = None if state is None else parse_event_number(state)
     if number is not None:
@@ -115,6 +120,7 @@ def show(
         found = ledger.show(state)
         of_table = found.bundle is None and found.state.version > 0
         totals = ledger.export_totals(found.state.table) if of_table else None
+        content = "" if as_json or markdown else _content(ledger, found)
         blame = queries.blame(found, ledger=ledger) if markdown else {}
     wanted = [action for action, chosen in ((PRESERVE, preserved), (OVERRIDE, overridden)) if chosen]
     rules = {op: rule for op, rule in sorted(found.state.rules.items()) if not wanted or rule.action in wanted}
@@ -123,27 +129,9 @@ def show(
         print_page(state_page(found, rules, blame, totals, everything=everything))
         return
     if as_json:
-        write_json(
-            {
-                "table": found.state.table,
-                "version": found.state.version,
-                "base": found.state.base,
-                "from_dict": found.state.from_dict,
-                "rules": {op: rule_json(rule) for op, rule in rules.items()},
-                "idle": [each.to_json() for each in found.idle],
-                "outside_core": list(found.outside_core),
-                "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
-                "export": None if found.bundle is None else export_json(found, found.bundle),
-                "totals": None if totals is None else totals.to_json(),
-                "stamp": None if found.stamp is None else stamp_json(found.stamp),
-                "artefact": None if found.artefact is None else event_json(found.artefact),
-            }
-        )
+        write_json(_state_json(found, rules, totals, everything=everything))
         return
-    if found.stamp is not None:
-        print_stamp(found.name, found.stamp)
-    if found.artefact is not None:
-        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
+    _print_file(found, content)
     if found.bundle is not None:
         print_export(found, found.bundle)
     _print_table(found, snapshot)
@@ -151,7 +139,7 @@ def show(
     _print_rules(found, rules, pending)
     for idle in found.idle:
         if idle.op in rules and idle.op not in pending:
-            note(f"{idle}")
+            prose(f"{idle}")
     if totals is not None:
         print_totals(totals)
     if not everything:
@@ -160,6 +148,51 @@ def show(
         note(f"{found.name}: no torch is recorded, so its decompositions are unknown; export with it first")
     else:
         columns(("op", "decomposition"), snapshot.ops.items())
+
+
+def _state_json(
+    found: ResolvedState, rules: Mapping[str, Rule], totals: ExportTotals | None, *, everything: bool
+) -> dict[str, Json]:
+    snapshot = found.snapshot
+    return {
+        "table": found.state.table,
+        "version": found.state.version,
+        "base": found.state.base,
+        "from_dict": found.state.from_dict,
+        "rules": {op: rule_json(rule) for op, rule in rules.items()},
+        "idle": [each.to_json() for each in found.idle],
+        "outside_core": list(found.outside_core),
+        "snapshot": None if snapshot is None else snapshot_json(snapshot, everything=everything),
+        "export": None if found.bundle is None else export_json(found, found.bundle),
+        "totals": None if totals is None else totals.to_json(),
+        "stamp": None if found.stamp is None else stamp_json(found.stamp),
+        "artefact": None if found.artefact is None else event_json(found.artefact),
+    }
+
+
+def _print_file(found: ResolvedState, content: str) -> None:
+    """Print which export made a file, and whether its content is as it was saved."""
+    if found.stamp is not None:
+        print_stamp(found.name, found.stamp)
+        if content:
+            note(f"  {content}")
+    if found.artefact is not None:
+        note(f"{found.name} was made by {summary(found.artefact)}: #{found.artefact.seq}, by its content")
+
+
+def _content(ledger: Ledger, found: ResolvedState) -> str:
+    """Return whether a stamped file has the content that was saved, if the ledger recorded it; else ""."""
+    try:
+        if found.stamp is None or not ledger.database.exists or found.stamp.last.ledger != ledger.id:
+            return ""
+        event = ledger.saved_file(found.name)
+        return f"its content is as it was saved at {when(event.recorded_at)} UTC (#{event.seq})"
+    except MissingStamp:
+        return ""
+    except StampError as error:
+        return str(error)
+    except LedgerError:  # the stamp needs no ledger
+        return ""
 
 
 def _show_event(option: LedgerOption, number: int, *, as_json: bool, markdown: bool) -> None:
@@ -182,7 +215,7 @@ def _print_table(found: ResolvedState, snapshot: Snapshot | None) -> None:
     preserved, overridden = ("missing", "other entries") if state.from_dict else ("preserved", "overridden")
     by = "" if event is None else f", as materialized by {event.table}@{event.version}"
     pending = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
-    note(
+    prose(
         f"with torch {snapshot.build.get('torch')}{by}: "
         f"{count(len(snapshot.ops), 'decomposition')}, {len(snapshot.preserved)} {preserved}, "
         f"{len(snapshot.overridden)} {overridden}{pending}; snapshot {snapshot.digest[:12]}"
@@ -277,7 +310,7 @@ def _outcome_lines(outcomes: Mapping[str, Outcome], op: str) -> list[str]:
     if not outcomes:
         return []
     found = outcomes.get(op)
-    return [printable(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")]
+    return hanging(f"    {NOT_IN_PROGRAM}" if found is None else f"    {found.word}: {found.because}")
 
 
 COMMANDS = (tables, show, blame)

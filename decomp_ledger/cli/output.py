@@ -45,6 +45,7 @@ __all__ = [
     "explain_nothing",
     "first_ops",
     "folded",
+    "hanging",
     "json_option",
     "markdown_option",
     "note",
@@ -53,6 +54,7 @@ __all__ = [
     "print_page",
     "printable",
     "progress",
+    "prose",
     "recorded_json",
     "rule_diff_json",
     "rule_json",
@@ -142,6 +144,26 @@ def note(text: str) -> None:
     click.echo(printable(text))
 
 
+def prose(text: str) -> None:
+    """Print a sentence, escaped, and folded at spaces if it is long."""
+    print_lines(hanging(text))
+
+
+def hanging(text: str) -> list[str]:
+    """Return the escaped lines of one line of text; if it is long, folded at spaces, the others indented further."""
+    line = printable(text)
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    # At spaces alone, because a word may be something to copy.
+    return textwrap.wrap(
+        line.lstrip(" "),
+        _LINE,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [line]
+
+
 def folded(text: str, indent: str) -> Iterator[str]:
     """Give the escaped lines of a text of any origin: its own lines, each folded at spaces."""
     for line in text.split("\n"):
@@ -226,7 +248,7 @@ def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) ->
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
-    """Show a progress bar with counts on a terminal.
+    """Show a progress bar with counts and the time left on a terminal.
 
     Yields:
         A function to call with (done, total); None where standard error is not a terminal.
@@ -235,9 +257,10 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
     size = shutil.get_terminal_size()  # given, because rich fails on COLUMNS and LINES that are not numbers
     console = Console(stderr=True, width=max(size.columns, _NARROWEST), height=max(size.lines, 1))
     with Progress(*parts, console=console, transient=True) as bar:
@@ -291,11 +314,14 @@ def event_lines(event: Event, *, time: str | None = None) -> Iterator[str]:
         event: the event.
         time: when it was recorded, in words; by default in UTC.
     """
-    text = f"  {time or when(event.recorded_at)}  {event.table}@{event.version}  {event.kind}  {summary(event)}"
-    yield click.style(f"#{event.seq}", fg="yellow") + printable(text)
-    yield printable(f"    by {event.actor}{at_text(event)}")
+    number = f"#{event.seq}"
+    at = time or when(event.recorded_at)
+    first, *rest = hanging(f"{number}  {at}  {event.table}@{event.version}  {event.kind}  {summary(event)}")
+    yield click.style(number, fg="yellow") + first.removeprefix(number)
+    yield from rest
+    yield from hanging(f"    by {event.actor}{at_text(event)}")
     if event.reason:
-        yield printable(f"    because {event.reason}")
+        yield from hanging(f"    because {event.reason}")
 
 
 def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None = None) -> Iterator[str]:
@@ -311,7 +337,7 @@ def event_details(found: RecordedEvent, *, whole: bool = False, time: str | None
     frames = () if event.call_site is None else event.call_site.frames
     if len(frames) > 1:
         yield "    the lines that made it, innermost first:"
-        yield from (printable(f"      {frame}") for frame in frames)
+        yield from (printable(f"      {frame.with_distribution}") for frame in frames)
     for change in event.changes:
         decomposition = found.decompositions.get(change.decomposition or "")
         rule = change.action if decomposition is None else rule_text(Rule(change.action, decomposition))

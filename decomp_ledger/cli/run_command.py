@@ -42,6 +42,8 @@ __all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "rep
               help="When the ledger cannot be written: go on unrecorded, or fail.")  # fmt: skip
 @click.option("--children/--no-children", default=True, show_default=True,
               help="Record the Python processes too that the program starts.")  # fmt: skip
+@click.option("--all-tracing", is_flag=True,
+              help="Record what torch traces outside of exports too: make_fx, torch.compile, AOTInductor.")  # fmt: skip
 @click.option("--sidecars", is_flag=True, help="Write model.pte.decomp.json, a stamp, next to each .pte that is saved.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
@@ -56,6 +58,7 @@ def run(
     trust: tuple[str, ...],
     on_error: str,
     children: bool,
+    all_tracing: bool,
     sidecars: bool,
     quiet: bool,
     as_module: bool,
@@ -81,6 +84,7 @@ def run(
         trust=(*option.trust, *trust),
         on_error=on_error,
         children=children,
+        all_tracing=all_tracing,
         sidecars=sidecars,
     )
     recording.__enter__()
@@ -180,8 +184,12 @@ class _Report:
             lines = [str(error)]
         # The program may have closed standard error, or replaced it.
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            for line in lines:
-                click.echo(f"decomp-ledger: {printable(line)}", err=True)
+            sys.stderr.flush()  # if this fails, Python exits with a status of its own, as without us
+            try:
+                for line in lines:
+                    click.echo(f"decomp-ledger: {printable(line)}", err=True)
+            except OSError:
+                streams.drop(sys.stderr)  # or Python would try to write it again, and exit with another status
 
 
 class _End:
@@ -220,10 +228,18 @@ def last_seq(option: LedgerOption) -> int:
     return last
 
 
+def _current_folder() -> str | None:
+    """Return the current folder; None if it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109  # a str
+    except FileNotFoundError:
+        return None
+
+
 def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
-    full = os.path.join(os.getcwd(), script)  # noqa: PTH109, PTH118  # as Python has it: "." and ".." stay
+    full = os.path.join(_current_folder() or "", script)  # noqa: PTH118  # as Python has it: "." and ".." stay
     main = types.ModuleType("__main__")
     if path.is_dir() or (path.is_file() and script.endswith((".zip", ".pyz"))):
         spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
@@ -252,7 +268,9 @@ def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mod
 
 def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.ModuleType]:
     """Find a module, or the __main__ of a package, and set up the process as `python -m` would."""
-    _put_first(str(Path.cwd()))
+    folder = _current_folder()
+    if folder is not None:  # as Python does
+        _put_first(folder)
     # Python has this argv while it imports the parent packages.
     sys.argv = ["-m", *args]
     try:

@@ -13,7 +13,7 @@ from typing import IO, TextIO, cast
 
 from decomp_ledger.errors import LedgerFileError
 
-__all__ = ["encodable", "end_page", "guard", "output_is_gone", "page", "unguard"]
+__all__ = ["drop", "encodable", "end_page", "guard", "output_is_gone", "page", "unguard"]
 
 
 class _Guarded(io.TextIOBase):
@@ -77,10 +77,7 @@ class _Guarded(io.TextIOBase):
     def _drop(self) -> None:
         """Write nothing more, nor what Python has buffered and would write at its exit."""
         self.is_gone = True
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
+        drop(self.stream)
 
 
 def guard() -> None:
@@ -98,6 +95,14 @@ def unguard() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, _Guarded):
             setattr(sys, name, stream.stream)
+
+
+def drop(stream: TextIO) -> None:
+    """Let what Python has buffered for a stream, and would write at its exit, go nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def page() -> bool:

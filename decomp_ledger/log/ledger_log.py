@@ -23,7 +23,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Body, Created, Event, Exported, Materialized
+from decomp_ledger.model.events import Body, Created, Event, Exported, Lowered, Materialized, Traced
 from decomp_ledger.model.op_lookup import ops_named
 from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.model.times import read_moment, stored_time
@@ -184,6 +184,10 @@ class LedgerLog(History):
     def exports(self) -> Iterator[Event]:
         """Give the exports, oldest first; the number of each is its event's seq."""
         return self.events(kind=Exported.kind)
+
+    def tracings(self) -> Iterator[Event]:
+        """Give what torch traced outside of exports, and the exports whose results it lowered again, by seq."""
+        return heapq.merge(*(self.events(kind=body.kind) for body in (Traced, Lowered)), key=_seq)
 
     def export(self, number: int) -> Event:
         """Return one export by its number.

@@ -45,8 +45,10 @@ def cell(file: str) -> str | None:
     Returns:
         None if it is not that of a cell.
     """
-    compiler = getattr(_shell(), "compile", None)
-    name_of = getattr(compiler, "format_code_name", None)  # since IPython 7.23
+    shell = _shell()
+    if shell is None:
+        return None
+    name_of = getattr(getattr(shell, "compile", None), "format_code_name", None)  # since IPython 7.23
     named = name_of(file) if callable(name_of) else None
     if not (isinstance(named, tuple) and len(named) == 2 and isinstance(named[1], str)):
         return None

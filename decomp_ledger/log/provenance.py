@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NamedTuple, TypeAlias
 
 from decomp_ledger.log import git, notebook
+from decomp_ledger.log.distributions import distribution_of
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import MAX_FRAMES, CallSite, Frame
 from decomp_ledger.model.recorded_names import MODULE, name_part
@@ -26,8 +27,10 @@ __all__ = [
     "environment",
     "is_minimal",
     "is_own",
+    "line_text",
     "maker",
     "origin",
+    "outer_line",
     "shortened",
     "stack_level",
     "torch_caller",
@@ -118,6 +121,24 @@ def torch_caller() -> str:
         frame = frame.f_back
     is_torchs = frame is not None and frame.f_code.co_filename.startswith(_torch_folder())
     return str(_site_of(_Stack([], frame, []))) if is_torchs else ""
+
+
+def outer_line() -> tuple[str, int, str] | None:
+    """Return the innermost line outside this package and outside of torch's own functions for tables (1 us).
+
+    Returns:
+        File, line and function, as code objects have them; `line_text` makes text of it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    skipped = _PACKAGE, *(f"{_torch_folder()}{name}{os.sep}" for name in ("_decomp", "_export", "export"))
+    while frame is not None and frame.f_code.co_filename.startswith(skipped):
+        frame = frame.f_back
+    return None if frame is None else _line(frame)
+
+
+def line_text(line: tuple[str, int, str]) -> str:
+    """Return a line of `outer_line` as text: `export.py:12 in main`."""
+    return str(_site((line,), 0, _current_folder(), is_minimal()))
 
 
 def maker() -> str:
@@ -244,9 +265,22 @@ def _line(frame: FrameType) -> tuple[str, int, str]:
 
 @lru_cache(maxsize=1024)  # 20 us of the 260 that an append takes
 def _site(lines: tuple[tuple[str, int, str], ...], where: int, folder: str, minimal: bool) -> CallSite:
-    frames = tuple(Frame(_shortened(file, folder, minimal), line, function) for file, line, function in lines)
+    frames = tuple(
+        Frame(_shortened(file, folder, minimal), line, function, "" if minimal else _distribution(file))
+        for file, line, function in lines
+    )
     here = frames[where]
-    return CallSite(here.file, here.line, here.function, frames[:where], frames[where + 1 :])
+    return CallSite(here.file, here.line, here.function, frames[:where], frames[where + 1 :], here.distribution)
+
+
+@cache
+def _distribution(file: str) -> str:
+    """Return the distribution of a library's file; "" for torch, whose version the environment tells, and others."""
+    if _kind(file, _torch_folder()) != _LIBRARY:
+        return ""
+    roots = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    root = next((root for root in roots if root and file.startswith(root + os.sep)), None)
+    return "" if root is None else _storable(distribution_of(file, root))
 
 
 def _site_of_command(command: str) -> CallSite:

@@ -47,6 +47,7 @@ from decomp_ledger.model.events import (
     Reset,
     Reverted,
     Tagged,
+    Traced,
 )
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.lookalikes import lookalike
@@ -407,6 +408,20 @@ class TableLog(Handle):
                 with self._recording_may_stop(), ledger.database.write_transaction():
                     return ledger.append(self.name, version, body, reason=self.reason, origin=origin)
         return None
+
+    def used(self, body: Traced, version: int, origin: Origin) -> None:
+        """Record that a version was used to trace.
+
+        Args:
+            body: what was traced.
+            version: the version that was used.
+            origin: who traced, where and in what environment.
+        """
+        with self.lock:
+            if self.is_recorded():
+                ledger = self._recorded()
+                with self._recording_may_stop(), ledger.database.write_transaction():
+                    ledger.append(self.name, version, body, reason=self.reason, origin=origin)
 
     def create(self) -> None:
         """Append the first event, `created`, unless the table has one."""

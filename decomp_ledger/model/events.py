@@ -16,6 +16,7 @@ import attrs
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string, parse_json
+from decomp_ledger.model.op_names import LONGEST_NAME
 
 __all__ = [
     "ACTIONS",
@@ -39,6 +40,7 @@ __all__ = [
     "Exported",
     "Found",
     "Frame",
+    "Lowered",
     "Materialized",
     "Passed",
     "Popped",
@@ -48,6 +50,7 @@ __all__ = [
     "Saved",
     "Set",
     "Tagged",
+    "Traced",
     "Updated",
     "body_to_json",
     "decode_body",
@@ -97,7 +100,10 @@ class Change:
         """
         if not isinstance(value, list) or len(value) not in (2, 3):
             raise UnusableValue("expected a change of 2 or 3 strings")
-        return cls(*map(as_string, value))
+        op, *rest = map(as_string, value)
+        if len(op) > LONGEST_NAME:
+            raise UnusableValue(f"the name of an op has {len(op)} characters; it has at most {LONGEST_NAME}")
+        return cls(op, *rest)
 
 
 @attrs.frozen
@@ -183,14 +189,26 @@ class Frame:
         file: path, relative to the working tree or to `site-packages` if it is inside one of them.
         line: line number, from 1.
         function: name of the function; `<module>` at the top level.
+        distribution: name and version of the library that the file is of: `executorch 1.5.1`; "" if it is not of one,
+            or if that is not known.
     """
 
     file: str
     line: int
     function: str
+    distribution: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"
+
+    @property
+    def with_distribution(self) -> str:
+        """The line, and what it is of."""
+        return f"{self} ({self.distribution})" if self.distribution else str(self)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data, without an empty distribution."""
+        return {name: value for name, value in attrs.asdict(self).items() if name != "distribution" or value}
 
 
 @attrs.frozen(cache_hash=True)
@@ -207,6 +225,7 @@ class CallSite:
         inner: the innermost lines of torch that the line led to, innermost first; up to three.
         callers: the lines that led to it, innermost first. If a library made the change, the last of them is the
             innermost line that is not in a library, where there is one.
+        distribution: that of the line; see `Frame`.
     """
 
     file: str
@@ -214,6 +233,7 @@ class CallSite:
     function: str
     inner: tuple[Frame, ...] = ()
     callers: tuple[Frame, ...] = ()
+    distribution: str = ""
 
     def __str__(self) -> str:
         return str(self.frame) if self.line else f"`{self.file}`"
@@ -221,7 +241,7 @@ class CallSite:
     @property
     def frame(self) -> Frame:
         """The line itself."""
-        return Frame(self.file, self.line, self.function)
+        return Frame(self.file, self.line, self.function, self.distribution)
 
     @property
     def frames(self) -> tuple[Frame, ...]:
@@ -237,11 +257,11 @@ class CallSite:
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data, without empty lists."""
         lists: dict[str, Json] = {
-            name: [attrs.asdict(frame) for frame in frames]
+            name: [frame.to_json() for frame in frames]
             for name, frames in (("inner", self.inner), ("callers", self.callers))
             if frames
         }
-        return {**attrs.asdict(self.frame), **lists}
+        return {**self.frame.to_json(), **lists}
 
     @classmethod
     def from_json(cls, value: object) -> CallSite:
@@ -253,7 +273,7 @@ class CallSite:
         rest = dict(as_object(value))
         inner, callers = (tuple(map(_read_frame, _as_list(rest.pop(name, [])))) for name in _FRAME_LISTS)
         frame = _read_frame(rest)
-        found = cls(frame.file, frame.line, frame.function, inner, callers)
+        found = cls(frame.file, frame.line, frame.function, inner, callers, frame.distribution)
         if len(found.frames) > MAX_FRAMES or found.to_json() != value:
             raise UnusableValue("a call site has lines that it cannot have")
         return found
@@ -271,9 +291,10 @@ def _as_list(value: object) -> list[object]:
 
 def _read_frame(value: object) -> Frame:
     frame = as_object(value)
-    if frame.keys() != {"file", "line", "function"}:
+    if frame.keys() - {"distribution"} != {"file", "line", "function"}:
         raise UnusableValue("expected a file, a line and a function")
-    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]))
+    distribution = as_string(frame.get("distribution", ""))
+    return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]), distribution)
 
 
 @attrs.frozen
@@ -393,12 +414,14 @@ class Passed(Changing):
         entries: how many ops it had.
         later: those that it lacked because torch's default table got them after the dict was made.
         caller: the line of torch that passed it, such as one of `torch.onnx`; "" if the program itself did.
+        made: the line that made the table of torch's own that it was made from; "" if that is not known.
     """
 
     kind: ClassVar[str] = "passed"
     entries: int = attrs.field(kw_only=True)
     later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     caller: str = attrs.field(default="", kw_only=True)
+    made: str = attrs.field(default="", kw_only=True)
 
 
 @attrs.frozen
@@ -509,6 +532,65 @@ class Exported(Body):
 
 
 @attrs.frozen
+class Traced(Body):
+    """Torch traced programs with the table outside of exports: all traces of one caller within a recording.
+
+    Attributes:
+        catalog: digest of the catalog to which the rules were applied.
+        snapshot: digest of the snapshot that was used.
+        by: what traced: `make_fx`, `AOTAutograd`, `torch.compile`, `AOTInductor` or `torch.export`.
+        entries: how many ops the table had.
+        base: the table of torch that is nearest to it: `torch.export` (the default of exports), `inductor`, `registry`
+            or `empty`.
+        added: the ops that it has and the base has not.
+        replaced: those for which it has another decomposition.
+        removed: the ops that it lacks.
+        traces: the number of traces.
+        milliseconds: their duration.
+        fired: op name -> how often its decomposition was traced and gave a result, nested calls included.
+        declined: op name -> how often its decomposition returned NotImplemented, which leaves the op in the graph.
+    """
+
+    kind: ClassVar[str] = "traced"
+    catalog: str
+    snapshot: str
+    by: str
+    entries: int
+    base: str
+    added: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    traces: int = 0
+    milliseconds: int = 0
+    fired: Mapping[str, int] = attrs.field(factory=dict)
+    declined: Mapping[str, int] = attrs.field(factory=dict)
+
+    def with_traces(
+        self, traces: int, milliseconds: int, fired: Mapping[str, int], declined: Mapping[str, int]
+    ) -> Traced:
+        """Return the event with its traces."""
+        return attrs.evolve(self, traces=traces, milliseconds=milliseconds, fired=fired, declined=declined)
+
+
+@attrs.frozen
+class Lowered(Body):
+    """The result of an export with the table was lowered again by another part of torch.
+
+    Attributes:
+        by: what lowers it: `torch.compile`, `AOTInductor`, `AOTAutograd` or `make_fx`.
+        entries: how many ops the table has that it is lowered with.
+        program: digest of the program's graph, as the export gave it; None if it could not be computed.
+        export: the export's number.
+    """
+
+    kind: ClassVar[str] = "lowered"
+    by: str
+    entries: int
+    program: str | None
+    export: int
+
+
+@attrs.frozen
 class Saved(Body):
     """The result of an export was saved into a file.
 
@@ -534,7 +616,10 @@ MUTATES, VIEWS, ALWAYS = "mutates", "views", "always"
 
 EVENT_KINDS: dict[str, type[Body]] = {
     cls.kind: cls
-    for cls in (Created, Set, Popped, Updated, Reset, Reverted, Passed, Found, Tagged, Materialized, Exported, Saved)
+    for cls in (
+        *(Created, Set, Popped, Updated, Reset, Reverted, Passed, Found),
+        *(Tagged, Materialized, Exported, Saved, Traced, Lowered),
+    )
 }
 
 # (kind, schema) -> the function that turns a JSON body of that schema into one of the next schema.
@@ -716,6 +801,8 @@ def read_event(row: Sequence[Any]) -> Event:
     numbers = type(seq) is type(version) is type(schema) is int
     if not numbers or not type(table) is type(kind) is type(at) is type(actor) is str:
         raise LedgerError(f"event {seq!r:.40}: a column has a value of the wrong type; run verify")
+    if len(table) > LONGEST_NAME:
+        raise LedgerError(f"event {seq}: the name of its table has {len(table)} characters; run verify")
     try:
         return Event(
             seq=seq,

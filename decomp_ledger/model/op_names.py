@@ -13,6 +13,7 @@ from decomp_ledger.errors import InvalidName
 from decomp_ledger.model.arguments import shown
 
 __all__ = [
+    "LONGEST_NAME",
     "PROGRAM_FILES",
     "TORCH_NAMESPACES",
     "check_label",
@@ -48,8 +49,8 @@ _TORCH_OPS = re.compile(r"^(torch\.ops\.)+")
 _HIGHER_ORDER = re.compile(rf"^higher_order\.({_WORD})$")
 _EVENT = re.compile(r"#\d+")  # how a command names one event
 _EARLIER_RUN = re.compile(r"~[0-9]+$")  # how a state spec ends that names an earlier run
-_MAX_NAME = 500
-_MAX_LABEL = 200
+LONGEST_NAME = 500  # characters of the name of an op; the name of a table or a tag is shorter
+MAX_LABEL = 200
 
 
 def normalize(text: str) -> str:
@@ -68,8 +69,8 @@ def normalize(text: str) -> str:
     if not isinstance(text, str):
         raise InvalidName(f"{shown(text)}: it is not the name of an op; give text, such as 'aten::linear'")
     short = _shortened(text)
-    if len(text) > _MAX_NAME:
-        raise InvalidName(f"{short!r}: it has {len(text)} characters; an op name has at most {_MAX_NAME}")
+    if len(text) > LONGEST_NAME:
+        raise InvalidName(f"{short!r}: it has {len(text)} characters; an op name has at most {LONGEST_NAME}")
     bare = _HIGHER_ORDER.sub(r"\1", _TORCH_OPS.sub("", text))
     match = _OP.fullmatch(bare) or _DOTTED.fullmatch(bare)
     if match is not None:
@@ -98,7 +99,7 @@ def family(text: str) -> tuple[str, str, bool] | None:
     Returns:
         None for the name of one overload (`aten::add.Tensor`, `higher_order.cond`) and for what is not an op's name.
     """
-    bare = _TORCH_OPS.sub("", text) if isinstance(text, str) and len(text) <= _MAX_NAME else ""
+    bare = _TORCH_OPS.sub("", text) if isinstance(text, str) and len(text) <= LONGEST_NAME else ""
     if _HIGHER_ORDER.match(bare):
         return None
     match = _OP.fullmatch(bare)
@@ -162,9 +163,9 @@ def check_label(text: object, what: str) -> str:
     if not isinstance(text, str):
         raise InvalidName(f"{what}: its name must be a str, not {type(text).__name__}")
     shown = _shortened(text)
-    if not text or text != text.strip() or len(text) > _MAX_LABEL:
+    if not text or text != text.strip() or len(text) > MAX_LABEL:
         raise InvalidName(
-            f"{shown!r}: {what} needs a name of 1 to {_MAX_LABEL} characters without a space at either end"
+            f"{shown!r}: {what} needs a name of 1 to {MAX_LABEL} characters without a space at either end"
         )
     if not text.isprintable():
         raise InvalidName(f"{shown!r}: the name of {what} must not have characters that do not print")

@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from decomp_ledger.model.op_names import PROGRAM_FILES
+from decomp_ledger.model.op_names import MAX_LABEL, PROGRAM_FILES
 
-__all__ = ["MODULE", "RecordedName", "name_part", "newest_run", "recorded_name", "split_recorded"]
+__all__ = ["MODULE", "RecordedName", "name_part", "newest_run", "recorded_name", "series_name", "split_recorded"]
 
 MODULE = "module"  # the maker of a table that the program made outside of its functions
 _RECORDED = re.compile(r"(?P<series>.+/[^/]+)/(?P<run>[1-9]\d{0,17})", re.ASCII)
 _TAKEN = frozenset("@:/~#")  # characters that separate the parts of a state spec
 _MAX_PART = 100
+_NUMBERS = 14  # characters for the slashes, the run, and the number of a table
 
 
 class RecordedName(NamedTuple):
@@ -38,6 +39,17 @@ def split_recorded(name: str) -> RecordedName | None:
     """
     found = _RECORDED.fullmatch(name)
     return None if found is None else RecordedName(found["series"], int(found["run"]))
+
+
+def series_name(recording: str, maker: str) -> str:
+    """Return the name of a series; of a maker with a long name the first part, so that the whole can name a table.
+
+    Args:
+        recording: the name of the recording.
+        maker: the name of the function that makes the table.
+    """
+    room = max(1, MAX_LABEL - _NUMBERS - len(recording))
+    return f"{recording}/{name_part(maker[:room], MODULE)}"
 
 
 def recorded_name(series: str, run: int, number: int = 1) -> str:

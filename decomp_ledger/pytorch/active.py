@@ -6,12 +6,12 @@ has entered none, it belongs to the recording that was entered last in the proce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from decomp_ledger.log.table_log import TableLog, TableOwner
-from decomp_ledger.model.events import Saved
+from decomp_ledger.model.events import Lowered, Saved
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
@@ -67,14 +67,27 @@ class ActiveRecording(TableOwner, Protocol):
     def unstamped(self) -> list[Unstamped]:
         """The programs that were saved without a stamp; at its end, the recording warns of them."""
 
+    @property
+    def all_tracing(self) -> bool:
+        """Whether traces outside of exports are recorded."""
+
+    @property
+    def at_end(self) -> list[Callable[[], None]]:
+        """What is to be called before the recording ends or is summed up."""
+
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table."""
 
     def record_saved(self, export: ExportBundle, body: Saved) -> None:
         """Append the event that the result of an export was saved, if this recording's ledger has the export."""
 
-    def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
+    def record_plain_dict(
+        self, table: Mapping[Any, Any], caller: str | None = None
+    ) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a plain dict that is about to be used; return None if it cannot be recorded."""
+
+    def note_lowered(self, bundle: ExportBundle, body: Lowered) -> None:
+        """Record that the result of an export is lowered again."""
 
 
 _entered: list[ActiveRecording] = []  # in the process, the last one last

@@ -4,6 +4,7 @@ This is the one definition of a catalog's entry: the live dispatcher uses it too
 standalone capture program, so it imports only the standard library, torch and the other parts.
 """
 
+import contextlib
 import functools
 import importlib
 import sys
@@ -240,7 +241,8 @@ def _catalog(names: Sequence[str], defaults: Mapping[Any, Callable[..., Any]]) -
 def _import(modules: Sequence[str]) -> None:
     """Import modules; the current folder is searched too."""
     if modules and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))
+        with contextlib.suppress(FileNotFoundError):  # it was removed
+            sys.path.append(str(Path.cwd()))
     for name in modules:
         try:
             importlib.import_module(name)

@@ -32,6 +32,7 @@ def record_child(plan: dict[str, Any]) -> None:
         notes=plan["notes"],
         sidecars=plan["sidecars"],
         owns_ledger=True,
+        all_tracing=plan.get("all_tracing", False),
     )
     recording.enter(outermost=True)
     atexit.register(recording.__exit__, None, None, None)

@@ -33,11 +33,12 @@ from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpO
 from decomp_ledger.storage.block_lock import BlockLock
 
 __all__ = [
+    "DictOrigin",
+    "dict_origin",
     "Defaults",
     "Dispatcher",
     "dispatcher",
     "is_loaded",
-    "names_when_made",
     "near_names",
     "op_names_of",
     "refresh_torch",
@@ -139,9 +140,9 @@ class Defaults:
         self.table = table
         self.aten_cia = aten_cia
         self.by_name = {op.name(): op for op in table}
-        names = frozenset(self.by_name)
+        origin = DictOrigin(frozenset(self.by_name), None)
         # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
-        _made_with.update((fn, names) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
+        _made_with.update((fn, origin) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
@@ -206,35 +207,48 @@ def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
     )
 
 
-_made_with: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+class DictOrigin(NamedTuple):
+    """What the values of a dict tell of how it was made.
+
+    Attributes:
+        names: the ops that torch's default table had.
+        line: the line that made the table of torch's own that the dict was made from; None if that is not known.
+    """
+
+    names: frozenset[str]
+    line: tuple[str, int, str] | None
 
 
-def names_when_made(decompositions: Iterable[Any]) -> frozenset[str] | None:
-    """Return the ops that torch's default table had when a dict was made from it; None if that is not known.
+_made_with: weakref.WeakKeyDictionary[Any, DictOrigin] = weakref.WeakKeyDictionary()
 
-    If the dict was made from more than one, it is their union.
+
+def dict_origin(decompositions: Iterable[Any]) -> DictOrigin | None:
+    """Return how a dict was made from torch's default tables; None if that is not known.
+
+    If it was made from more than one, the names are their union, and the line is known only if it is the same.
 
     Args:
         decompositions: the values of the dict.
     """
-    found = {names for fn in decompositions if (names := _known_names(fn)) is not None}
-    return frozenset().union(*found) if found else None
+    partials = (fn for fn in decompositions if internals.op_of_cia_partial(fn) is not None)
+    found = {origin for fn in partials if (origin := _made_with.get(fn)) is not None}
+    if not found:
+        return None
+    lines = {origin.line for origin in found}
+    return DictOrigin(frozenset().union(*(origin.names for origin in found)), lines.pop() if len(lines) == 1 else None)
 
 
-def remember_made(decompositions: Iterable[Any]) -> None:
+def remember_made(decompositions: Iterable[Any], line: tuple[str, int, str] | None = None) -> None:
     """Remember which ops torch's default table has now, for a table of torch's own that was just made or read.
 
     Args:
         decompositions: its values; those of kernels that are known already were made with an earlier one.
+        line: the line that made the table.
     """
-    names = frozenset(dispatcher.current().by_name)
+    origin = DictOrigin(frozenset(dispatcher.current().by_name), line)
     for fn in decompositions:
         if internals.op_of_cia_partial(fn) is not None:
-            _made_with.setdefault(fn, names)
-
-
-def _known_names(fn: Any) -> frozenset[str] | None:
-    return None if internals.op_of_cia_partial(fn) is None else _made_with.get(fn)
+            _made_with.setdefault(fn, origin)
 
 
 _BARE = Entry()

@@ -609,6 +609,58 @@ def graph_under_trace() -> tuple[Any, Any] | None:
     return None if graph is None else (graph, getattr(tracer, "root", None))
 
 
+def table_of_tracer(tracer: Any) -> dict[Any, Any] | None:
+    """Return the table of a tracer of `make_fx`, its own dict; None if it cannot be seen.
+
+    Risk: `_MakefxTracer.decomposition_table`, a copy of what the caller gave.
+    """
+    found = getattr(tracer, "decomposition_table", None)
+    return found if isinstance(found, dict) else None
+
+
+def given_decompositions(table: dict[Any, Any]) -> dict[Any, Any]:
+    """Return what the caller of `make_fx` gave: a tracer's table without the one entry that torch adds to each.
+
+    Risk: that this is `sym_numel`.
+    """
+    op, fn = torch.ops.aten.sym_numel.default, getattr(torch._decomp.decompositions, "sym_numel", None)
+    return {key: value for key, value in table.items() if key is not op or value is not fn}
+
+
+def other_tables() -> dict[str, dict[Any, Any]]:
+    """Return tables of torch other than the default of exports, by name; Inductor's only if it is imported.
+
+    Risk: `torch._inductor.decomposition.decompositions`.
+    """
+    found = {"registry": _registry}
+    inductor = getattr(sys.modules.get("torch._inductor.decomposition"), "decompositions", None)
+    return {"inductor": inductor, **found} if isinstance(inductor, dict) else found
+
+
+def what_traces() -> tuple[str, Any]:
+    """Return which part of torch runs the present trace, and the module that it compiles, if that can be seen.
+
+    Risk: the files of torch, and the names of functions and variables in them. Without these, a trace would be called
+    one of `make_fx`.
+    """
+    by = "make_fx"
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if function == "compile_fx_aot" and file.endswith("_inductor/compile_fx.py"):
+            return "AOTInductor", frame.f_locals.get("model_")
+        if file.endswith("_dynamo/convert_frame.py"):
+            by = "torch.compile"
+        elif function == "__call__" and file.endswith("_dynamo/eval_frame.py"):
+            return "torch.compile", getattr(frame.f_locals.get("self"), "_orig_mod", None)
+        elif file.endswith("torch/export/_trace.py") and by != "torch.compile":
+            by = "torch.export"
+        elif "/_functorch/" in file and by == "make_fx":
+            by = "AOTAutograd"
+        frame = frame.f_back
+    return by, None
+
+
 def interpreted_target(node: Any) -> str:
     """Return the target of the node that torch ran when it made this one, as text; "" if unknown.
 

@@ -230,6 +230,56 @@ def _patch_pass_base(module: ModuleType) -> Callable[[], None] | None:
     return _known_patch(cls, "__call__") or _replace(cls, _following(cls, "__call__", _graph_module))
 
 
+def _patch_tracer(module: ModuleType) -> Callable[[], None] | None:
+    """See every trace of `make_fx`, which AOTAutograd, torch.compile, AOTInductor and exports call.
+
+    Risk: `torch.fx.experimental.proxy_tensor._MakefxTracer._trace_inner`, and `decompose`, which gives a part of a
+    trace another table.
+    """
+    cls = getattr(module, "_MakefxTracer", None)
+    original = None if cls is None else vars(cls).get("_trace_inner")
+    if original is None:
+        return None
+    tracer = _known_patch(cls, "_trace_inner") or _replace(cls, {"_trace_inner": _recorded_trace(original)})
+    return _both(tracer, _known_patch(module, "decompose") or _replace(module, _followed_decompose(module)))
+
+
+def _recorded_trace(original: Any) -> Any:
+    @functools.wraps(original)
+    def trace_inner(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recording = active.current()
+        if recording is None or recording.stopped:
+            return original(self, *args, **kwargs)
+        try:
+            with fork_safety.importing("decomp_ledger.pytorch.tracing"):
+                from decomp_ledger.pytorch import tracing
+        except LedgerFileError as error:
+            recording.failed(error)
+            return original(self, *args, **kwargs)
+
+        return tracing.trace(recording, original, self, args, kwargs)
+
+    return trace_inner
+
+
+def _followed_decompose(module: ModuleType) -> dict[str, Any]:
+    original = vars(module).get("decompose")
+    if original is None:
+        return {}
+
+    @functools.wraps(original)
+    def decompose(decomposition_table: Any) -> Any:
+        recording = active.current()
+        if recording is None or recording.stopped or not recording.all_tracing:
+            return original(decomposition_table)
+        with fork_safety.importing("decomp_ledger.pytorch.tracing"):
+            from decomp_ledger.pytorch import tracing
+
+        return original(tracing.followed(recording, decomposition_table))
+
+    return {"decompose": decompose}
+
+
 def _itself(program: Any, *args: Any, **kwargs: Any) -> Any:
     return program
 
@@ -408,6 +458,7 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.export.exported_program": _patch_exported_program,
     "torch.export.experimental": _patch_lowering,
     "torch.export": _patch_export,
+    "torch.fx.experimental.proxy_tensor": _patch_tracer,
     "torch.fx.passes.infra.pass_base": _patch_pass_base,
     "torch.onnx._internal.exporter._onnx_program": _patch_onnx,
     "torch._inductor": _patch_inductor,

@@ -11,11 +11,12 @@ from typing import Any
 
 import attrs
 
+from decomp_ledger.log import provenance
 from decomp_ledger.log.table_log import Wanted
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.pytorch import decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, names_when_made
+from decomp_ledger.pytorch.dispatcher import Defaults, dict_origin
 from decomp_ledger.pytorch.mapping import LiveMapping
 
 __all__ = ["Content", "content", "stale_ops"]
@@ -30,12 +31,14 @@ class Content:
         changes: what turns the base into the dict.
         entries: how many ops the dict has.
         later: the missing ops that torch's default table did not have yet when the dict was made from it.
+        made: the line that made the table of torch's own that it was made from, as text; "" if that is not known.
     """
 
     base: str
     changes: Wanted
     entries: int
     later: tuple[str, ...]
+    made: str = ""
 
 
 def content(table: Mapping[Any, Any], defaults: Defaults) -> Content:
@@ -55,9 +58,10 @@ def content(table: Mapping[Any, Any], defaults: Defaults) -> Content:
     if not from_torch:
         return Content("empty", changes, len(by_name), ())
     changes += [(op, PRESERVE, None) for op in sorted(missing)]
-    known = names_when_made(by_name.values())
-    later = () if known is None else tuple(sorted(op for op in missing if op not in known))
-    return Content("torch", changes, len(by_name), later)
+    origin = dict_origin(by_name.values())
+    later = () if origin is None else tuple(sorted(op for op in missing if op not in origin.names))
+    made = "" if origin is None or origin.line is None else provenance.line_text(origin.line)
+    return Content("torch", changes, len(by_name), later, made)
 
 
 def stale_ops(table: Mapping[Any, Any], defaults: Defaults) -> tuple[str, ...]:

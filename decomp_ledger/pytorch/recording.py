@@ -6,9 +6,8 @@ import logging
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,9 +27,9 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
-from decomp_ledger.model.events import Passed, Saved
+from decomp_ledger.model.events import Lowered, Passed, Saved
 from decomp_ledger.model.handles import Handle
-from decomp_ledger.model.recorded_names import recorded_name
+from decomp_ledger.model.recorded_names import recorded_name, series_name
 from decomp_ledger.model.rules import TableState
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, patches
@@ -137,6 +136,7 @@ class Recording(Handle):
         notes: in a child, the file of the notes of the process that started the recording.
         sidecars: write a stamp next to each file that cannot hold one.
         owns_ledger: close the ledger when the recording is left.
+        all_tracing: record what torch traces outside of exports, too.
 
     Attributes:
         name: a table of it is `<name>/<maker>/<run>`: the function that made it, and the number of the run.
@@ -144,6 +144,7 @@ class Recording(Handle):
         exports: those that succeeded while it was entered, oldest first.
         saved: the hashes of the events of the exports that led to a program that was saved.
         unstamped: the programs that were saved without a stamp; it warns of them at its end.
+        at_end: what is called before it ends or is summed up.
     """
 
     instead = "make another one, with record(...)"
@@ -159,6 +160,7 @@ class Recording(Handle):
         notes: str = "",
         sidecars: bool = False,
         owns_ledger: bool = False,
+        all_tracing: bool = False,
     ) -> None:
         if children is not None and ledger.database.in_memory:
             raise UnusableValue("children=True: other processes cannot write to a ledger in memory; give a file")
@@ -178,6 +180,8 @@ class Recording(Handle):
         self._logs: weakref.WeakSet[TableLog] = weakref.WeakSet()
         self._logs_of_dicts: dict[tuple[Any, ...], TableLog] = {}
         self._children = children
+        self.all_tracing = all_tracing
+        self.at_end: list[Callable[[], None]] = []
         self._notes = notes
         self._run = RunNumber(self.name, notes)
         self._tried: dict[str, int] = {}  # series -> the number of its last table in the run
@@ -220,9 +224,19 @@ class Recording(Handle):
         patches.uninstall(self)
         _LOG.info("recording %s: it ended; run %s", self.name, self.run or "without a table")
         try:
+            self._write_rest()
+            self.at_end.clear()
             self._warn_of_unstamped()
         finally:
             self._detach_tables()
+
+    def _write_rest(self) -> None:
+        """Append the events that sum up what is not recorded one by one."""
+        for write in self.at_end:
+            try:
+                write()
+            except Exception as error:
+                self.missed(error)
 
     def _warn_of_unstamped(self) -> None:
         """Warn of each program that was saved instead of what an export gave."""
@@ -245,6 +259,7 @@ class Recording(Handle):
         with self._lock:
             self._left = True
             logs = list(self._logs)
+            self._logs_of_dicts.clear()
         for log in logs:
             log.detach()
         if self._owns_ledger:
@@ -260,6 +275,7 @@ class Recording(Handle):
             "reason": self._reason,
             "trust": [*self.ledger.functions.trust],
             "on_error": self._on_error,
+            "all_tracing": self.all_tracing,
             "sidecars": self.sidecars,
         }
 
@@ -274,9 +290,10 @@ class Recording(Handle):
         Raises:
             LedgerFileError: the ledger cannot be read.
         """
+        self._write_rest()
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         run, found = self.run, RunTotals()
-        if run is not None and self._has_file():
+        if run is not None and self.ledger.database.exists:
             found = self.ledger.event_store.run_totals(self.name, run, gt=after)
         return RecordingSummary(
             exports=found.exports,
@@ -294,7 +311,7 @@ class Recording(Handle):
 
     def series(self) -> str:
         """Return the name of the series of a table that is made now: the recording and the function that makes it."""
-        return f"{self.name}/{provenance.maker()}"
+        return series_name(self.name, provenance.maker())
 
     def new_name(self, series: str) -> str:
         """Return the name of a new table of a series, in the write transaction that appends its first event."""
@@ -355,18 +372,26 @@ class Recording(Handle):
         Raises:
             LedgerError: it cannot be written.
         """
-        if self.stopped or not self._has_file() or self.ledger.id != export.ledger:
+        if self.stopped or not self.ledger.database.exists or self.ledger.id != export.ledger:
             return
         try:
             self.ledger.append(export.event.table, export.event.version, body, reason=self._reason)
         except (LedgerFileError, SchemaError) as error:
             self.failed(error)
 
-    def _has_file(self) -> bool:
-        return self.ledger.database.in_memory or Path(self.ledger.database.path).exists()
+    def note_lowered(self, bundle: ExportBundle, body: Lowered) -> None:
+        """Record that the result of an export is lowered again, unless the export is of another ledger."""
+        if not self.stopped and self.ledger.id == bundle.ledger:
+            self.ledger.append(bundle.event.table, bundle.event.version, body, reason=self._reason)
 
-    def record_plain_dict(self, table: Mapping[Any, Any]) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
+    def record_plain_dict(
+        self, table: Mapping[Any, Any], caller: str | None = None
+    ) -> tuple[TableLog, Snapshot, tuple[str, ...]] | None:
         """Record a dict that an export is about to use: its content, as the difference from torch's default table.
+
+        Args:
+            table: the dict.
+            caller: what passes it; by default the line of torch that does.
 
         Returns:
             Its log, its snapshot in this torch, and the ops that it lacks because it was made, or for a table of
@@ -381,10 +406,10 @@ class Recording(Handle):
             defaults = dispatcher.dispatcher.full()
             stale = plain_dict.stale_ops(table, defaults)
             found = plain_dict.content(dict(table), defaults)
-            caller = provenance.torch_caller()
-            key = (self.series(), found.base, found.later, caller, *found.changes)
+            caller = provenance.torch_caller() if caller is None else caller
+            key = (self.series(), found.base, found.later, caller, found.made, *found.changes)
             log = self._logs_of_dicts.setdefault(key, self.new_log(found.base))
-            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller)
+            passed = partial(Passed, entries=found.entries, later=found.later, caller=caller, made=found.made)
             log.change(passed, lambda rules: [] if rules else found.changes)
             return log, log.materialize(defaults.catalog), tuple(sorted({*stale, *found.later}))
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -207,7 +208,8 @@ def import_trusted(modules: Sequence[str]) -> None:
         NotImportable: a module cannot be imported.
     """
     if modules and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))
+        with contextlib.suppress(FileNotFoundError):  # it was removed
+            sys.path.append(str(Path.cwd()))
     for name in modules:
         try:
             importlib.import_module(name)

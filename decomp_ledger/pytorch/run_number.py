@@ -66,8 +66,8 @@ class RunNumber:
         for line in lines:
             with suppress(ValueError, TypeError):
                 kind, text = json.loads(line)
-                if kind == _KIND:
-                    return parse_number(text) or 0
+                if kind == _KIND and (number := parse_number(text)):
+                    return number
         return 0
 
     def _note(self, number: int) -> None:

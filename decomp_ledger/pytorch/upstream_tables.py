@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from decomp_ledger.errors import IdleRuleWarning, InvalidName
+from decomp_ledger.log import provenance
 from decomp_ledger.log.table_log import TableLog, Wanted
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Changing, Found, Popped, Set, Updated
@@ -41,15 +42,17 @@ class _Kept:
         log: its log.
         warnings: those of its idle rules.
         checked: its version, torch's defaults and its content when they were last compared.
+        line: the line that made it.
     """
 
-    __slots__ = ("__weakref__", "checked", "log", "table", "warnings")
+    __slots__ = ("__weakref__", "checked", "line", "log", "table", "warnings")
 
     def __init__(self, table: Any, log: TableLog) -> None:
         self.table = weakref.ref(table, partial(_forget, id(table)))
         self.log = log
         self.warnings = IdleWarnings(log)
         self.checked: tuple[int, Defaults, dict[Any, Any]] | None = None
+        self.line = provenance.outer_line()
         log.is_loaded = is_loaded
 
 
@@ -128,7 +131,8 @@ def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: An
 def _materialize(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     result = original(table, *args, **kwargs)
     if isinstance(result, dict):
-        remember_made(result.values())
+        kept = _kept(table)
+        remember_made(result.values(), None if kept is None else kept.line)
         # The caller of the patched method: torch materializes a table when it is first read, and that does not count.
         if sys._getframe(2).f_code.co_name != "_materialize_if_needed" and _kept(table) is not None:
             use(table, result, recording)

@@ -121,7 +121,7 @@ class Diff:
     """Lines of code, or of a diff.
 
     Attributes:
-        lines: each with its mark: "-", "+", "@" or " ".
+        lines: each with its mark: "-", "+" or " ".
         title: what it shows.
     """
 

@@ -195,7 +195,7 @@ def time_chart(line: Timeline) -> TimeChart:
     )
 
 
-_KINDS = {"exported": "export", "materialized": "other", "created": "other", "tagged": "tag"}
+_KINDS = {"exported": "export", "materialized": "other", "created": "other", "saved": "other", "tagged": "tag"}
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 

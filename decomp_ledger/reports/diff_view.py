@@ -113,7 +113,9 @@ def _rules(found: StateDiff) -> Iterator[Block]:
     for same in changed.values():
         text, lines = source_change(same[0])
         if text:
-            marked = [(line[:1], line[1:]) for line in lines]
+            marked = [
+                (line[:1], line[1:]) if line[:1] in ("-", "+") else (" ", line.removeprefix(" ")) for line in lines
+            ]
             yield Diff(marked, (*ops_cell([each.op for each in same]), ": ", Quote(text)))
 
 
@@ -200,24 +202,25 @@ def _first_node(found: GraphDifference | None, before: str, after: str) -> Itera
 def _states(one: ResolvedState, other: ResolvedState) -> Block:
     rows: list[tuple[Cell, Cell, Cell]] = []
     facts = [_state_facts(each) for each in (one, other)]
-    for name in facts[0]:
-        rows.append((name, facts[0][name], facts[1][name]))
+    for name in facts[0] | facts[1]:
+        rows.append((name, facts[0].get(name, ""), facts[1].get(name, "")))
     return Table(("", Code(one.name), Code(other.name)), rows)
 
 
 def _state_facts(found: ResolvedState) -> dict[str, Cell]:
     event = None if found.bundle is None else found.bundle.event
-    torch = found.environment.get("torch")
+    torch = found.environment.get("torch") or (None if found.catalog is None else found.catalog.build.get("torch"))
     missing = Mark("not recorded", QUIET)
-    return {
+    facts: dict[str, Cell] = {
         "table": Code(f"{found.state.table}@{found.state.version}" if found.state.version else found.state.table),
         "rules": str(len(found.state.rules)),
         "torch": missing if torch is None else Quote(str(torch)),
-        "who": missing if event is None else Quote(event.actor),
-        "when (UTC)": missing if event is None else moment(event.recorded_at),
-        "where": missing if event is None or event.call_site is None else Code(str(event.call_site)),
         "snapshot": missing if found.snapshot is None else Code(found.snapshot.digest[:12]),
     }
+    if event is not None:
+        where = missing if event.call_site is None else Code(str(event.call_site))
+        facts |= {"who": Quote(event.actor), "when (UTC)": moment(event.recorded_at), "where": where}
+    return facts
 
 
 def fact_text(value: Json) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from decomp_ledger.analysis.drift import DRIFT_KINDS, ENTERED, LEFT, Drift
-from decomp_ledger.analysis.upgrade import FINDINGS, RULE_EFFECTS, UNCHANGED, Upgrade, UpgradeCheck
+from decomp_ledger.analysis.upgrade import FINDINGS, PENDING, RULE_EFFECTS, UNCHANGED, Upgrade, UpgradeCheck
 from decomp_ledger.queries import UpgradeReport
 from decomp_ledger.reports.blocks import (
     BAD,
@@ -130,7 +130,7 @@ def upgrade_page(found: Upgrade, *, everything: bool = False, whole: bool = Fals
         whole: show whole graphs, not only the nodes that differ.
     """
     snapshot = found.snapshot
-    moved = sum(effect.effect != UNCHANGED for effect in found.effects)
+    moved = len(_to_look_at(found))
     figures: dict[str, Cell] = {
         "decompositions": str(len(snapshot.ops)),
         "preserved": str(len(snapshot.preserved)),
@@ -155,6 +155,11 @@ def upgrade_page(found: Upgrade, *, everything: bool = False, whole: bool = Fals
             *used,
         ),
     )
+
+
+def _to_look_at(found: Upgrade) -> list[str]:
+    """Return the ops whose rules the move affects, but for those that still wait for their library."""
+    return [each.op for each in found.effects if each.effect not in (UNCHANGED, PENDING)]
 
 
 def _effect_blocks(found: Upgrade, *, everything: bool) -> list[Block]:
@@ -240,7 +245,7 @@ def newer_section(checks: Mapping[str, UpgradeReport | Upgrade | str]) -> Sectio
         checks: torch version -> the check, the upgrade where no export tells what is used, or why there is neither.
     """
     rows: list[tuple[Cell, Cell, Cell]] = []
-    folds: list[Block] = []
+    details: list[tuple[list[str], int, list[Block]]] = []  # versions that change the same, together
     for version, found in checks.items():
         name = Code(f"torch {version}")
         if isinstance(found, str):
@@ -251,12 +256,20 @@ def newer_section(checks: Mapping[str, UpgradeReport | Upgrade | str]) -> Sectio
             ops = sorted({each.op for each in found.check.findings})
             rows.append((name, _verdict(found), _ops(ops) if ops else _note_text(_check_notes(found.check))))
             if ops:
-                blocks = check_blocks(found.check, 4)
-                folds.append(Fold((name, f": {count(len(ops), 'op')} changed"), [*blocks, *_notes(found.check)]))
+                blocks = [*check_blocks(found.check, 4), *_notes(found.check)]
+                if details and details[-1][2] == blocks:
+                    details[-1][0].append(version)
+                else:
+                    details.append(([version], len(ops), blocks))
     if not rows:
         return Section("Newer torch versions", [Prose("No newer torch version is shipped as a catalog.")])
-    table = Table(("torch", "verdict", "ops"), rows)
-    return Section("Newer torch versions", [table, *folds])
+    folds = [
+        Fold((Code(f"torch {', '.join(versions)}"), f": {count(number, 'op')} changed"), blocks)
+        for versions, number, blocks in details
+    ]
+    unknown = "No export succeeded, so it is not known which ops the programs use, and only the rules are judged."
+    judged = [Prose(unknown)] if any(isinstance(found, Upgrade) for found in checks.values()) else []
+    return Section("Newer torch versions", [*judged, Table(("torch", "verdict", "ops"), rows), *folds])
 
 
 def _notes(check: UpgradeCheck) -> list[Block]:
@@ -269,7 +282,7 @@ def _note_text(notes: Sequence[str]) -> Cell:
 
 
 def _upgrade_row(found: Upgrade) -> tuple[Cell, Cell]:
-    moved = [each.op for each in found.effects if each.effect != UNCHANGED]
+    moved = _to_look_at(found)
     verdict = Mark(f"{count(len(moved), 'rule')} to look at", WARN) if moved else Mark("no rule changes", GOOD)
     drifted = "" if found.drift is None else f"drift: {drift_summary(found.drift)}"
     parts: list[Part] = [*_ops(moved)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.outcome import failure, without_effect
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
@@ -27,6 +28,7 @@ from decomp_ledger.reports.blocks import (
     Listing,
     Mark,
     Page,
+    Part,
     Prose,
     Quote,
     Section,
@@ -41,9 +43,10 @@ from decomp_ledger.reports.event_blocks import (
     moment,
     outcome_mark,
     rule_blocks,
+    site_cell,
     source_lines,
 )
-from decomp_ledger.reports.words import count, summary
+from decomp_ledger.reports.words import count, made_from_text, model_text, summary
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["Newer", "decompositions", "event_page", "export_page", "exports_table", "table_page", "totals_blocks"]
@@ -86,9 +89,14 @@ def _figures(found: ResolvedState, body: Exported) -> dict[str, Cell]:
         **({"nodes before": str(before)} if body.error else lowered),
         "decompositions that ran": str(len(body.fired)),
         "entries of the dict" if found.state.from_dict else "rules": str(len(found.state.rules)),
-        "torch": Quote(str(found.environment.get("torch", "unknown"))),
+        "torch": Quote(str(found.environment.get("torch") or _torch_of(found))),
         "milliseconds": str(body.milliseconds),
     }
+
+
+def _torch_of(found: ResolvedState) -> str:
+    """Return the torch whose catalog was used."""
+    return "unknown" if found.catalog is None else found.catalog.build.get("torch", "unknown")
 
 
 def _failure(found: ResolvedState, body: Exported) -> Iterator[Block]:
@@ -108,7 +116,9 @@ def _failure(found: ResolvedState, body: Exported) -> Iterator[Block]:
 def _warnings(found: ResolvedState, bundle: ExportBundle) -> Iterator[Block]:
     body, stamp = bundle.body, found.stamp
     if stamp is not None and stamp.edited:
-        yield Prose("The program was changed between its export and its saving.", BAD)
+        always = found.name.endswith((".pte", ".ptd"))
+        edited = "The program was changed between its export and its saving"
+        yield Prose(f"{edited}, as that of each such file is.") if always else Prose(f"{edited}.", BAD)
     if stamp is not None and stamp.gaps:
         yield Prose("What happened to the program between its exports is not known.", WARN)
     if bundle.redacted:
@@ -116,6 +126,8 @@ def _warnings(found: ResolvedState, bundle: ExportBundle) -> Iterator[Block]:
     if body.stale:
         made = "The dict was made" if bundle.state.from_dict else "The table was torch's own and was read"
         yield Prose((f"{made} too early, so it lacks ", *ops_cell(body.stale), "."), WARN)
+    if body.ignored:
+        yield Prose(("Torch ignored ", *ops_cell(body.ignored), ", which the table has."), WARN)
     idle = without_effect(body, bundle.state)
     if idle:
         yield Prose(("Rules without effect here: ", *ops_cell(idle), "."), WARN)
@@ -135,7 +147,9 @@ def _facts(found: ResolvedState, bundle: ExportBundle) -> Iterator[Block]:
     rows: list[tuple[Cell, Cell]] = [("table", (Code(f"{event.table}@{event.version}"), f", {base}"))]
     if found.stamp is not None:
         rows.append(("exports in the stamp", Code(", ".join(each.name for each in found.stamp.bundles))))
+    rows += _source_rows(bundle)
     rows += event_rows(event)
+    rows += _result_rows(found)
     yield Facts(rows)
     digests: list[tuple[Cell, Cell]] = [
         (name, Code(value) if value else Mark("not known", QUIET))
@@ -152,12 +166,41 @@ def _facts(found: ResolvedState, bundle: ExportBundle) -> Iterator[Block]:
     yield Fold("Digests", [Facts(digests)])
 
 
+def _source_rows(bundle: ExportBundle) -> Iterator[tuple[Cell, Cell]]:
+    """Give what the program was exported from."""
+    module, made_from = bundle.body.module, bundle.body.made_from
+    if module is not None:
+        at: tuple[Part, ...] = () if module.file is None else (", defined at ", Code(f"{module.file}:{module.line}"))
+        yield "model", (Code(module.name), *at)
+    if made_from is not None:
+        yield "made from", ("the result of ", Code(made_from_text(made_from, bundle.ledger)))
+
+
+def _result_rows(found: ResolvedState) -> Iterator[tuple[Cell, Cell]]:
+    """Give what became of the result."""
+    result = found.result
+    if found.artefact is not None:
+        yield "file", (Quote(summary(found.artefact)), ", event ", Code(f"#{found.artefact.seq}"), ", by its content")
+    if result is None:
+        return
+    if result.same_graph_as is not None:
+        yield "same graph as", (Code(f"export:{result.same_graph_as}"), "; values of weights are not compared")
+    for event in result.saved:
+        at = moment(event.recorded_at)
+        yield "saved", (Quote(summary(event).partition(" ")[2]), " at ", at, " UTC, event ", Code(f"#{event.seq}"))
+
+
 def _bars(body: Exported) -> Iterator[Block]:
+    if body.error is not None:
+        yield Prose("The export failed, so there is no graph afterwards.")
+        counts = sorted(body.ops_before.items(), key=lambda item: (-item[1], item[0]))
+        rows: list[tuple[Cell, Cell]] = [(Code(op), str(number)) for op, number in counts]
+        if rows:
+            yield Table(("op", "nodes before"), rows, frozenset({1}))
+        return
     ops = {*body.ops_before, *body.ops_after}
     bars = [Bar(op, body.ops_before.get(op, 0), body.ops_after.get(op, 0)) for op in ops]
     bars.sort(key=lambda bar: (-max(bar.before, bar.after), bar.op))
-    if body.error is not None:
-        yield Prose("The export failed, so there is no graph afterwards.")
     if bars:
         yield Bars(("before", "after"), bars)
 
@@ -201,12 +244,18 @@ def _source(row: Emission) -> str:
 
 
 def _outcomes(found: ResolvedState, body: Exported) -> Iterator[Block]:
+    outside = {*found.outside_core}
     rows: list[tuple[Cell, ...]] = []
     for op, outcome in found.outcomes.items():
         counts = (str(each.get(op, "")) for each in (body.ops_before, body.ops_after, body.fired))
-        rows.append((Code(op), *counts, outcome_mark(outcome.word), Quote(outcome.because)))
+        name: Cell = (Code(op), " *") if op in outside else Code(op)
+        rows.append((name, *counts, outcome_mark(outcome.word), Quote(outcome.because)))
     if rows:
         yield Table(("op", "before", "after", "fired", "outcome", "because"), rows, frozenset({1, 2, 3}))
+    if outside:
+        verb = "is" if len(outside) == 1 else "are"
+        number = f"* {len(outside)} of {count(len(body.ops_after), 'op')} of the result {verb} not Core ATen; "
+        yield Prose((number, Code("decomp-ledger check opset"), " says what removes them."))
 
 
 def _reproduce(found: ResolvedState, bundle: ExportBundle, ledger: str | None) -> Iterator[Block]:
@@ -240,7 +289,9 @@ def table_page(
     found: ResolvedState,
     blame: Mapping[str, Event],
     events: Sequence[Event],
+    exports: Sequence[ExportResult],
     totals: ExportTotals | None,
+    ledger: str,
     newer: Newer | None,
 ) -> Page:
     """Return the page of a table at a version.
@@ -249,11 +300,12 @@ def table_page(
         found: the state.
         blame: op -> the event that set its rule.
         events: the events of the table, oldest first.
+        exports: its exports.
         totals: what its exports show together; None if that is not asked.
+        ledger: the id of the ledger; "" without one.
         newer: what each newer torch changes; None leaves that out.
     """
     state, snapshot = found.state, found.snapshot
-    exports = [event for event in events if isinstance(event.body, Exported)]
     figures: dict[str, Cell] = {"rules": str(len(state.rules)), "version": str(state.version)}
     if snapshot is not None:
         figures |= {
@@ -269,7 +321,7 @@ def table_page(
         Section("Rules", rule_blocks(state, blame, None, _idle(found)) or [Prose("The table has no rule.")]),
         Section("Snapshot", _snapshot(found)),
         *([] if newer is None else [newer_section(newer)]),
-        Section("Exports", [exports_table(exports, {})] if exports else []),
+        Section("Exports", [exports_table(exports, {}, ledger)] if exports else []),
         Section("History", [events_table(events)] if events else []),
         Section("Environment", [Facts(environment_rows(found.environment))] if found.environment else []),
     ]
@@ -305,28 +357,29 @@ def decompositions(found: ResolvedState) -> list[Section]:
     return [Section("Decompositions", [Table(("op", "decomposition"), rows)] if rows else [])]
 
 
-def exports_table(exports: Sequence[Event], torches: Mapping[str, str]) -> Table:
+def exports_table(exports: Sequence[ExportResult], torches: Mapping[str, str], ledger: str) -> Table:
     """Return exports as a table, in their order.
 
     Args:
-        exports: their events.
+        exports: the exports, with what became of their results.
         torches: the digest of an environment -> its torch version; without it, no torch is shown.
+        ledger: the id of their ledger.
     """
     rows: list[list[Cell]] = []
-    for event in exports:
-        body = event.body
+    for each in exports:
+        event, body = each.event, each.event.body
         failed = isinstance(body, Exported) and body.error is not None
-        row: list[Cell] = [
-            Code(f"export:{event.seq}"),
-            Code(f"{event.table}@{event.version}"),
-            moment(event.recorded_at),
-        ]
+        row: list[Cell] = [Code(f"export:{event.seq}"), Quote(model_text(event, ledger))]
+        row += [Code(f"{event.table}@{event.version}"), moment(event.recorded_at)]
         row += [Quote(torches.get(event.environment, ""))] if torches else []
         row.append(Mark("failed", BAD) if failed else Mark("succeeded", GOOD))
-        row += [Quote(summary(event)), Quote("" if event.call_site is None else str(event.call_site))]
+        same: tuple[Part, ...] = ()
+        if each.same_graph_as is not None:
+            same = ("; same graph as ", Code(f"export:{each.same_graph_as}"))
+        row += [(Quote(summary(event)), *same), Quote(", ".join(each.files)), site_cell(event.call_site)]
         rows.append(row)
-    heads = ("export", "table", "when (UTC)", *(["torch"] if torches else []), "status", "result", "where")
-    return Table(heads, rows)
+    heads = ("export", "model", "table", "when (UTC)", *(["torch"] if torches else []))
+    return Table((*heads, "status", "result", "saved as", "where"), rows)
 
 
 def totals_blocks(found: ExportTotals) -> list[Block]:

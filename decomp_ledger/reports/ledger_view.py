@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.reports.blocks import (
@@ -28,7 +29,7 @@ from decomp_ledger.reports.blocks import (
 from decomp_ledger.reports.event_blocks import events_table, moment
 from decomp_ledger.reports.export_view import exports_table, totals_blocks
 from decomp_ledger.reports.words import count
-from decomp_ledger.storage.event_store import TableInfo
+from decomp_ledger.storage.history import TableSeries
 
 __all__ = ["LedgerFacts", "exports_page", "ledger_page"]
 
@@ -45,7 +46,7 @@ class LedgerFacts:
         path: the file, as the user named it.
         id: the ledger's own id.
         head: the hash of its last event.
-        tables: its tables.
+        series: its tables, the runs of a recorded table together.
         tags: table -> its tags, each with its version.
         events: its last events, oldest first.
         exports: all its exports, oldest first.
@@ -57,10 +58,10 @@ class LedgerFacts:
     path: str
     id: str
     head: str
-    tables: Sequence[TableInfo]
+    series: Sequence[TableSeries]
     tags: Mapping[str, Mapping[str, int]]
     events: Sequence[Event]
-    exports: Sequence[Event]
+    exports: Sequence[ExportResult]
     number: int
     totals: ExportTotals
     torches: Mapping[str, str]
@@ -70,7 +71,7 @@ def ledger_page(found: LedgerFacts) -> Page:
     """Return the page of a ledger: a time line, its tables, its exports, its log."""
     figures: dict[str, Cell] = {
         "events": str(found.number),
-        "tables": str(len(found.tables)),
+        "tables": str(len(found.series)),
         "exports": str(found.totals.exports),
         "failed": str(found.totals.failed),
     }
@@ -78,7 +79,7 @@ def ledger_page(found: LedgerFacts) -> Page:
     sections = [
         Section("Failed exports", _failures(found)),
         Section("To look at", totals_blocks(found.totals)),
-        Section("Time line", _timeline(found.events)),
+        Section("Time line", _timeline(found)),
         Section("Tables", _tables(found)),
         Section("Exports", _exports(found)),
         Section("Log", _log(found)),
@@ -96,38 +97,41 @@ def _lead(found: LedgerFacts) -> Cell:
 
 def _failures(found: LedgerFacts) -> list[Block]:
     rows: list[tuple[Cell, Cell, Cell]] = []
-    for event in found.exports:
-        body = event.body
+    for each in found.exports:
+        event, body = each.event, each.event.body
         if isinstance(body, Exported) and body.error is not None:
             what = f"{body.error[0]}: {body.error[1]}"
             rows.append((Code(f"export:{event.seq}"), Code(f"{event.table}@{event.version}"), Quote(what)))
     return [Table(("export", "table", "error"), rows[-_FAILURES:])] if rows else []
 
 
-def _timeline(events: Sequence[Event]) -> list[Block]:
+def _timeline(found: LedgerFacts) -> list[Block]:
+    names = {table.name: each.name for each in found.series for table in each.tables}
     moments = [
         Moment(
-            event.table,
+            names.get(event.table, event.table),
             event.recorded_at,
             event.kind,
             event.seq,
             isinstance(event.body, Exported) and event.body.error is not None,
         )
-        for event in events[-_MOMENTS:]
+        for event in found.events[-_MOMENTS:]
     ]
     return [Timeline("Events of each table over time", moments)] if moments else []
 
 
 def _tables(found: LedgerFacts) -> list[Block]:
     rows: list[tuple[Cell, ...]] = []
-    for info in found.tables:
+    for each in found.series:
+        names, info = {table.name for table in each.tables}, each.newest
         tags = ", ".join(f"{name} (@{version})" for name, version in found.tags.get(info.name, {}).items())
-        exports = sum(event.table == info.name for event in found.exports)
-        rows.append(
-            (Code(info.name), str(info.version), str(info.events), str(exports), moment(info.last_at), Quote(tags))
-        )
-    heads = ("table", "version", "events", "exports", "last event (UTC)", "tags")
-    return [Table(heads, rows, frozenset({1, 2, 3}))] if rows else []
+        exports = sum(one.event.table in names for one in found.exports)
+        runs = "" if each.run is None else str(len(each.tables))
+        events = sum(table.events for table in each.tables)
+        last = moment(info.last_at)
+        rows.append((Code(each.name), runs, str(info.version), str(events), str(exports), last, Quote(tags)))
+    heads = ("table", "runs", "version", "events", "exports", "last event (UTC)", "tags")
+    return [Table(heads, rows, frozenset({1, 2, 3, 4}))] if rows else []
 
 
 def _exports(found: LedgerFacts) -> list[Block]:
@@ -136,7 +140,7 @@ def _exports(found: LedgerFacts) -> list[Block]:
     shown = found.exports[-_EVENTS:]
     more = len(found.exports) - len(shown)
     left_out = [Prose(f"{count(more, 'older export')} left out.")] if more else []
-    return [*left_out, exports_table(shown, found.torches)]
+    return [*left_out, exports_table(shown, found.torches, found.id)]
 
 
 def _log(found: LedgerFacts) -> list[Block]:
@@ -155,18 +159,21 @@ def _check(found: LedgerFacts) -> list[Block]:
     ]
 
 
-def exports_page(name: str, exports: Sequence[Event], totals: ExportTotals, torches: Mapping[str, str]) -> Page:
+def exports_page(
+    name: str, ledger: str, exports: Sequence[ExportResult], totals: ExportTotals, torches: Mapping[str, str]
+) -> Page:
     """Return the page of the exports of a ledger, and what they show together.
 
     Args:
         name: the path of the ledger.
+        ledger: its id.
         exports: the exports, oldest first; empty for the totals alone.
         totals: what they show together.
         torches: the digest of an environment -> its torch version.
     """
     status = Mark(f"{totals.failed} failed", BAD) if totals.failed else None
     sections = [
-        Section("", [exports_table(exports, torches)] if exports else []),
+        Section("", [exports_table(exports, torches, ledger)] if exports else []),
         Section("To look at", totals_blocks(totals)),
     ]
     return Page("Exports", Code(name), status, count(totals.exports, "export"), {}, sections)

@@ -11,6 +11,9 @@ from typing import TypeVar
 
 from decomp_ledger.model.printable import printable
 from decomp_ledger.reports.blocks import (
+    BAD,
+    QUIET,
+    WARN,
     Bars,
     Block,
     Cell,
@@ -64,7 +67,7 @@ def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
 
 def _block(block: Block) -> Iterator[str]:
     if isinstance(block, Prose):
-        yield f"**{_cell(block.text)}**" if block.tone in ("bad", "warn") else _cell(block.text)
+        yield f"**{_cell(block.text)}**" if block.tone in (BAD, WARN) else _cell(block.text)
     elif isinstance(block, Facts):
         yield from _table(("fact", "value"), block.rows)
     elif isinstance(block, Table):
@@ -142,7 +145,7 @@ def _part(part: Part, *, table: bool, html: bool) -> str:
         return _text(part)
     if isinstance(part, (Code, Quote)):
         return _code(part.text, table=table, html=html)
-    return f"**{_text(part.text)}**" if part.tone and not html else _text(part.text)
+    return f"**{_text(part.text)}**" if part.tone not in ("", QUIET) and not html else _text(part.text)
 
 
 def _clipped(text: str) -> str:

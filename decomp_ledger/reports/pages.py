@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ import attrs
 from packaging.version import InvalidVersion, Version
 
 from decomp_ledger import catalogs, queries
+from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
@@ -110,7 +111,7 @@ def state_page(
     """
     shown = attrs.evolve(found, state=attrs.evolve(found.state, rules=rules))
     page = (
-        table_page(shown, blame, (), totals, None)
+        table_page(shown, blame, (), (), totals, "", None)
         if found.bundle is None
         else export_page(shown, found.bundle, None, None)
     )
@@ -131,26 +132,33 @@ def _of_two(one: ResolvedState, other: ResolvedState, graphs: bool, ledger: Ledg
 def _of_table(found: ResolvedState, ledger: LedgerLog | None, progress: Progress | None) -> Page:
     blame = queries.blame(found, ledger=ledger)
     events: list[Event] = []
+    exports: list[ExportResult] = []
     totals = None
     if ledger is not None:
         every = ledger.events(table=found.state.table)
         events = [event for event in every if event.version <= found.state.version]
         totals = queries.export_totals(found.state.table, ledger=ledger)
-    return table_page(found, blame, events, totals, _newer(found, ledger, progress))
+        exports = [
+            each
+            for each in queries.export_results(found.state.table, ledger=ledger)
+            if each.event.version <= found.state.version
+        ]
+    name = "" if ledger is None else ledger.id
+    return table_page(found, blame, events, exports, totals, name, _newer(found, ledger, progress))
 
 
 def _of_ledger(ledger: LedgerLog) -> Page:
-    exports = list(ledger.exports())
+    exports = queries.export_results(ledger=ledger)
     number, head = ledger.event_store.head()
     events = list(ledger.events(desc=True, limit=_EVENTS))
-    tables = list(ledger.tables())
+    series = ledger.table_series()
     return ledger_page(
         LedgerFacts(
             Path(os.fspath(ledger.path)).name,
             ledger.id,
             head.hex(),
-            tables,
-            {info.name: ledger.tags(info.name) for info in tables},
+            series,
+            {each.newest.name: ledger.tags(each.newest.name) for each in series},
             events[::-1],
             exports,
             number,
@@ -160,9 +168,9 @@ def _of_ledger(ledger: LedgerLog) -> Page:
     )
 
 
-def torches_of(events: list[Event], ledger: LedgerLog) -> dict[str, str]:
-    """Return the torch version of each environment that events name."""
-    digests = dict.fromkeys(event.environment for event in events)
+def torches_of(exports: Sequence[ExportResult], ledger: LedgerLog) -> dict[str, str]:
+    """Return the torch version of each environment that exports ran in."""
+    digests = dict.fromkeys(each.event.environment for each in exports)
     return {digest: str(ledger.environment(digest).get("torch", "")) for digest in digests}
 
 

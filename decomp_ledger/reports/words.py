@@ -13,17 +13,19 @@ from decomp_ledger.model.events import (
     Event,
     Exported,
     Found,
+    Lowered,
     Materialized,
     Passed,
     Reverted,
     Saved,
     Tagged,
+    Traced,
     Updated,
 )
 from decomp_ledger.model.rules import Rule
 from decomp_ledger.model.times import shown_time
 
-__all__ = ["at_text", "count", "first_ops", "rule_text", "summary", "when"]
+__all__ = ["at_text", "count", "first_ops", "made_from_text", "model_text", "rule_text", "summary", "when"]
 
 
 def count(number: int, noun: str) -> str:
@@ -57,6 +59,10 @@ def summary(event: Event) -> str:
         return f"snapshot {body.snapshot[:12]}{pending}"
     if isinstance(body, Exported):
         return _export_summary(body)
+    if isinstance(body, Traced):
+        return _traces_summary(body)
+    if isinstance(body, Lowered):
+        return f"export:{body.export} lowered by {body.by} with a table of {count(body.entries, 'op')}"
     if isinstance(body, Passed):
         return _dict_summary(body)
     if isinstance(body, Saved):
@@ -80,10 +86,21 @@ def _saved_summary(body: Saved) -> str:
     return f"export:{body.export} as {where} ({body.format}{stamp}, {body.size} bytes, sha256 {body.sha256[:12]})"
 
 
+def _traces_summary(body: Traced) -> str:
+    changed = (("with", body.added), ("with other entries for", body.replaced), ("without", body.removed))
+    parts = [f"{word} {first_ops(ops)}" for word, ops in changed if ops]
+    if body.base != "empty":
+        parts.insert(0, f"{body.base}'s")
+    table = ", ".join([f"a table of {count(body.entries, 'op')}", *parts])
+    ops, calls = count(len(body.fired), "op"), count(sum(body.fired.values()), "call")
+    return f"{count(body.traces, 'trace')} by {body.by}; {table}; {ops} decomposed, {calls}; {body.milliseconds} ms"
+
+
 def _dict_summary(body: Passed) -> str:
     lacks = [change.op for change in body.changes if change.decomposition is None]
     has = [change.op for change in body.changes if change.decomposition is not None]
     parts = [f"a dict of {body.entries} ops" + (f" from {body.caller}" if body.caller else "")]
+    parts += [f"made from the table of {body.made}"] if body.made else []
     parts += [f"without {first_ops(lacks)}"] if lacks else []
     parts += [f"with other entries for {first_ops(has)}"] if has else []
     parts += [f"made before {first_ops(body.later)} {_were(body.later)} loaded"] if body.later else []
@@ -123,3 +140,25 @@ def at_text(event: Event) -> str:
 def when(recorded_at: str) -> str:
     """Return a UTC time to the second, for people."""
     return shown_time(recorded_at)
+
+
+def model_text(event: Event, ledger: str) -> str:
+    """Return the class of an export's root module, and the export that the program was made from.
+
+    Args:
+        event: the export.
+        ledger: the id of its ledger.
+    """
+    body = event.body
+    if not isinstance(body, Exported):
+        return ""
+    parts = [] if body.module is None else [body.module.label]
+    if body.made_from is not None:
+        parts.append(f"from {made_from_text(body.made_from, ledger)}")
+    return ", ".join(parts)
+
+
+def made_from_text(made_from: tuple[str, int], ledger: str) -> str:
+    """Return the export that a program was made from, with its ledger if that is another one."""
+    of_other = "" if made_from[0] == ledger else f" of ledger {made_from[0][:8]}"
+    return f"export:{made_from[1]}{of_other}"

@@ -90,6 +90,11 @@ class Database(Handle):
             with self.reading():
                 pass
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a ledger to read: it is in memory, or its file exists."""
+        return self.in_memory or Path(self.path).exists()
+
     # Opening
 
     def _open(self) -> LedgerConnection:

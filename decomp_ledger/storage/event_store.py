@@ -28,6 +28,7 @@ from decomp_ledger.model.events import (
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.hash_chain import event_hash, genesis
 from decomp_ledger.model.json_values import as_object
+from decomp_ledger.model.op_names import LONGEST_NAME
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.database import Database, Transaction
@@ -332,12 +333,22 @@ class EventStore(Handle):
     def op_names(self) -> list[str]:
         """Return the names of the ops that events changed, sorted."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in all_rows(connection, _OP_NAMES)]
+            return [self.stored_name(name) for (name,) in all_rows(connection, _OP_NAMES)]
 
     def table_names(self, prefix: str) -> list[str]:
         """Return the names of the tables whose names start with a prefix, sorted by code points."""
         with self.database.reading() as connection:
-            return [str(name) for (name,) in all_rows(connection, _TABLE_NAMES, {"prefix": prefix})]
+            return [self.stored_name(name) for (name,) in all_rows(connection, _TABLE_NAMES, {"prefix": prefix})]
+
+    def stored_name(self, value: object) -> str:
+        """Return the name of an op, a table or a tag as it is stored.
+
+        Raises:
+            LedgerError: no writer stores such a name. One of a stranger may have megabytes.
+        """
+        if not isinstance(value, str) or len(value) > LONGEST_NAME:
+            raise self._damaged(f"a name is not a text of at most {LONGEST_NAME} characters")
+        return value
 
     def version(self, table_id: int) -> int:
         """Return a table's version; 0 if it has no event."""
@@ -357,7 +368,8 @@ class EventStore(Handle):
             is_override = action == OVERRIDE
             if action not in ACTIONS or is_override != (decomposition is not None) or not isinstance(since, int):
                 raise self._damaged(f"a change of {op!r:.80} is not a change")
-            found[str(op)] = (None if action == RESET else Rule(action, decompositions.get(decomposition))), since
+            rule = None if action == RESET else Rule(action, decompositions.get(decomposition))
+            found[self.stored_name(op)] = rule, since
         return found
 
     def decompositions(self, ids: Iterable[int]) -> dict[int, Decomposition]:
@@ -472,7 +484,7 @@ class EventStore(Handle):
         """
         values = {"start": f"{recording}/", "run": str(run), "gt": gt}
         with self.database.reading() as connection:
-            rows = connection.execute(_OF_RUN, values).fetchall()
+            rows = all_rows(connection, _OF_RUN, values)
         environments = {text: as_object(parse(text, "an environment")) for _, text, _, _ in rows}
         return RunTotals(
             exports=sum(row[2] for row in rows),

@@ -135,9 +135,7 @@ class History(Handle):
         """Return all tables, in the order of their first events."""
         with self.database.reading() as connection:
             rows = all_rows(connection, _TABLES)
-        if not all(isinstance(row[1], str) for row in rows):
-            raise self._damaged("a table has no name")
-        return [TableInfo(*row[1:]) for row in sorted(rows)]
+        return [TableInfo(self.event_store.stored_name(row[1]), *row[2:]) for row in sorted(rows)]
 
     def table_series(self) -> list[TableSeries]:
         """Return all tables, those of one series together, in the order of their first events."""
@@ -252,7 +250,7 @@ class History(Handle):
             rows = all_rows(connection, _TAGS, [self._table_id(table)])
         if not all(isinstance(version, int) for _, version in rows):
             raise self._damaged(f"a tag of {table!r} names no version")
-        return {str(name): version for name, version in rows}
+        return {self.event_store.stored_name(name): version for name, version in rows}
 
     def history(self, table: str, op: str, version: int) -> list[Event]:
         """Return every event up to a version that changed an op, oldest first, with those before a fork.

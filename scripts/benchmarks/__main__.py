@@ -13,6 +13,7 @@ import exports
 import processes
 import stamps
 import torch_tables
+import tracing
 from measure import Result, Settings
 
 # Rows without torch come first, so that torch is not yet in memory.
@@ -23,6 +24,7 @@ ROWS: dict[str, Callable[[Settings, Path], Iterator[Result]]] = {
     "materialize": torch_tables.materialize,
     "read": torch_tables.subscript,
     "export": exports.recording,
+    "tracing": tracing.recording,
     "stamps": stamps.stamps,
 }
 

@@ -22,7 +22,7 @@ PYTHON = {
     "drift": "ledger.drift(A, B)",
     "dump": "ledger.dump(FILE)",
     "explain": "ledger.explain(OP, STATE)",
-    "exports": "ledger.exports()",
+    "exports": "ledger.export_results()",
     "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()` and `ledger.changed_rules(SEQ)",

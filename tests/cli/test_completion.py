@@ -63,6 +63,15 @@ def test_a_state_is_completed(path: Path) -> None:
     assert completed(path, "decomp-ledger log p") == ["plain"]
 
 
+def test_a_series_is_completed_and_then_its_runs(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for run in (1, 2, 10):
+            ledger.create_table(f"job/make/{run}")
+    assert completed(path, "decomp-ledger log j") == ["job/make"]
+    assert completed(path, "decomp-ledger log job/make/") == ["job/make/10", "job/make/2", "job/make/1"]
+    assert completed(path, "decomp-ledger diff job/make~") == ["job/make~1", "job/make~2"]
+
+
 def test_an_op_a_version_and_an_opset_are_completed(path: Path) -> None:
     assert completed(path, "decomp-ledger explain mylib") == ["mylib::fused"]
     assert completed(path, "decomp-ledger blame edge --op aten::linear_back") == [

@@ -117,13 +117,19 @@ def test_a_fault_is_found_although_its_reader_left(folder: Path, numbers: dict[s
     assert process(command, folder, BY_NAME["no reader"]).status == 1
 
 
-@pytest.mark.parametrize("name", ["closed >&- 2>&-", "output to a full disk", "output in ascii", "no reader"])
+@pytest.mark.parametrize("program", ["{}/script.py", "-m script"])
+@pytest.mark.parametrize(
+    "name",
+    ["closed >&- 2>&-", "output to a full disk", "errors to a full disk", "output in ascii", "no reader",
+     "a current folder that was removed"],
+)  # fmt: skip
 def test_run_leaves_the_streams_of_its_program_as_python_has_them(
-    folder: Path, numbers: dict[str, str], name: str
+    folder: Path, numbers: dict[str, str], name: str, program: str
 ) -> None:
-    condition = BY_NAME[name]
-    wanted = process([sys.executable, "script.py"], folder, condition)
-    found = process([sys.executable, "-m", "decomp_ledger", "run", "script.py"], folder, condition)
+    condition, arguments = BY_NAME[name], program.replace("{}", str(folder)).split()
+    wanted = process([sys.executable, *arguments], folder, condition)
+    ours = ["decomp_ledger", "--ledger", str(folder / "run.db"), "run"]
+    found = process([sys.executable, "-m", *ours, *arguments], folder, condition)
     assert (found.status, found.output) == (wanted.status, wanted.output)
 
 

@@ -11,12 +11,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import catalog_of, new_table
 
 import decomp_ledger as dl
 from decomp_ledger import Ledger, MissingStamp, StampError, read_stamp
+from decomp_ledger.cli import cli
 from decomp_ledger.log import provenance
 from decomp_ledger.model.events import Exported, RootModule, Saved
 from decomp_ledger.model.limits import JSON_BYTES, ONNX_FIELDS
@@ -168,6 +170,26 @@ def test_a_changed_file_and_an_unknown_one_have_a_sentence_each(ledger: Ledger, 
     os.mkfifo(tmp_path / "pipe.pte")
     with pytest.raises(StampError, match=r"pipe\.pte: not a file"):
         ledger.show(str(tmp_path / "pipe.pte"))
+
+
+def shown(*arguments: str) -> str:
+    return CliRunner().invoke(cli, arguments).output
+
+
+def test_show_tells_whether_a_stamped_file_is_as_it_was_saved(ledger: Ledger, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(MODEL + property_of(KEY, text))
+    arguments = ("--ledger", ledger.path, "show", str(path))
+    assert "was made by export:" in shown(*arguments) and "content" not in shown(*arguments)
+    number = next(ledger.exports()).seq
+    event = ledger.append(
+        "edge", 1, Saved(number, provenance.shortened(str(path)), "onnx", *digest_of_file(path), True)
+    )
+    assert ledger.saved_file(path) == event
+    assert f"its content is as it was saved at {event.recorded_at[:10]}" in shown(*arguments)
+    path.write_bytes(MODEL + property_of(KEY, text) + property_of("author", "mallory"))
+    assert f"m.onnx: changed after export:{number} was saved into it (#{event.seq})" in shown(*arguments)
+    assert "content" not in shown("--ledger", str(tmp_path / "none.db"), "show", str(path))
 
 
 # Results

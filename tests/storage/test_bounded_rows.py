@@ -1,14 +1,15 @@
 """Rows of a query that are more than the file can hold."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forging import tamper
 from strategies import new_table
 from torture import runaway
 
-from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.storage.bounded_rows import all_rows, rows_in_order
 from decomp_ledger.storage.connection import LedgerConnection
@@ -88,3 +89,45 @@ def test_verify_and_dump_do_not_read_one_text_without_end(tmp_path: Path, table:
                 read += len(line)
         assert not ledger.verify().ok
     assert read < 4 * size  # a catalog unpacks; all rows together have more than 100 MB
+
+
+LONGEST = 500
+
+
+def test_the_longest_name_is_written_and_read(tmp_path: Path) -> None:
+    op = "aten::" + "m" * (LONGEST - 6)
+    with Ledger(tmp_path / "ledger.db", actor="ann") as ledger:
+        new_table(ledger, "t" * 200).preserve([op])
+        assert set(ledger.state("t" * 200).rules) == {op} and ledger.verify().ok
+        assert [change.op for event in ledger.events() for change in event.changes] == [op]
+
+
+LONG_OP = "UPDATE op SET name = printf('%.*c', 501, 'm')"
+LONG_TABLE = "UPDATE decomp_table SET name = printf('%.*c', 501, 'm')"
+
+
+@pytest.mark.parametrize(
+    ("edit", "read"),
+    [
+        (LONG_OP, lambda ledger: ledger.state("edge")),
+        (LONG_OP, lambda ledger: list(ledger.events(op="mm"))),
+        (LONG_TABLE, lambda ledger: ledger.tables()),
+        (LONG_TABLE, lambda ledger: list(ledger.events())),
+        (LONG_TABLE, lambda ledger: ledger.state("edge")),
+        ("UPDATE tag SET name = printf('%.*c', 501, 'm')", lambda ledger: ledger.tags("edge")),
+        ("UPDATE event SET body = replace(body, 'aten::mm', printf('%.*c', 501, 'm'))",
+         lambda ledger: list(ledger.events())),
+    ],
+)  # fmt: skip
+def test_a_longer_name_is_refused(tmp_path: Path, edit: str, read: Callable[[Ledger], object]) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path, actor="ann") as ledger:
+        table = new_table(ledger)
+        table.preserve(["aten::mm"])
+        table.tag("v1")
+    tamper(path, edit)
+    with Ledger(path, read_only=True) as ledger:
+        with pytest.raises(LedgerError, match="run verify") as raised:
+            read(ledger)
+        assert not isinstance(raised.value, LookupError)
+        assert not ledger.verify().ok

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import attrs
 import pytest
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
@@ -18,7 +19,7 @@ from strategies import catalog_of, new_table
 
 import decomp_ledger as dl
 from decomp_ledger.cli import cli
-from decomp_ledger.model.events import OVERRIDE, Exported, Passed
+from decomp_ledger.model.events import OVERRIDE, Exported, Passed, RootModule, Saved
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.reports.blocks import Bar, Bars, Code, Flow, Moment, Timeline
 from decomp_ledger.reports.charts import flow_chart, time_chart
@@ -141,6 +142,38 @@ def test_an_export_shows_what_it_was_and_who_decided_what(ledger: dl.Ledger) -> 
     assert "decomp-ledger --ledger sample.db reproduce export:7" in again
 
 
+def test_an_export_shows_its_model_and_where_its_result_went(tmp_path: Path) -> None:
+    catalog = catalog_of("aten::mm", torch="2.15.0")
+    with dl.Ledger(tmp_path / "l.db", actor="Ada") as ledger:
+        table = new_table(ledger)
+        snapshot = table.materialize(catalog)
+        counts = {"aten::mm": 1, "aten::matmul": 1}
+        body = Exported(catalog.digest, snapshot.digest, "b", "a", counts, counts, {}, 3)
+        body = attrs.evolve(body, module=RootModule("models.Net", "models.py", 12), kinds={})
+        later = attrs.evolve(body, made_from=(ledger.id, 3), ignored=("7",))
+        first, second = (ledger.append("edge", table.version, each) for each in (body, later))
+        ledger.append("edge", table.version, Saved(second.seq, "out/net.onnx", "onnx", 812, "c" * 64, True))
+        page = ledger.report(f"export:{second.seq}")
+        what = section(page, "what-it-was")
+        assert "model models.Net, defined at models.py:12" in what
+        assert "made from the result of export:3 " in what and f"same graph as export:{first.seq};" in what
+        assert "saved as out/net.onnx (onnx, stamped, 812 bytes" in what
+        assert "Torch ignored 7" in section(page, "to-look-at")
+        assert "aten::matmul * 1 1" in section(page, "what-happened-to-each-op")
+        assert "1 of 2 ops of the result is not Core ATen" in section(page, "what-happened-to-each-op")
+        listed = section(ledger.report(), "exports")
+        assert f"Net, from export:3 edge@{table.version}" in listed and "out/net.onnx" in listed
+
+
+def test_the_runs_of_a_recorded_table_are_one_row(tmp_path: Path) -> None:
+    with dl.Ledger(tmp_path / "l.db", actor="Ada") as ledger:
+        for run in (1, 2, 3):
+            new_table(ledger, f"export_llama/backend_table/{run}").preserve(["aten::mm"])
+        page = ledger.report()
+    assert "export_llama/backend_table 3 2 6 0 " in section(page, "tables")
+    assert page.count(">export_llama/backend_table</text>") == 1
+
+
 def test_each_newer_torch_has_the_verdict_of_the_check(ledger: dl.Ledger) -> None:
     newer = section(ledger.report(GOOD), "newer-torch-versions")
     versions = [
@@ -162,6 +195,8 @@ def test_a_failure_comes_first(ledger: dl.Ledger) -> None:
     assert "RuntimeError in the decomposition of aten::silu > aten::gelu" in failure
     assert "while lowering block 3" in failure
     assert section(ledger.report(), "failed-exports").startswith("Failed exports export table error export:8 edge@4")
+    assert "aten::linear 4 aten::view 3" in section(page, "ops-before-and-after")
+    assert "No export succeeded" in section(page, "newer-torch-versions")
     for titled in ("to-look-at", "time-line"):
         assert titled in ledger.report()
 
@@ -238,7 +273,7 @@ def test_a_new_ledger_has_a_page(tmp_path: Path) -> None:
 def test_hostile_text_stays_text(tmp_path: Path, number: int) -> None:
     export = hostile_ledger(tmp_path / "hostile.db", HOSTILE[number])
     with dl.Ledger(tmp_path / "hostile.db", read_only=True) as ledger:
-        for question in ((f"export:{export}",), (f"export:{export + 1}",), (None,), ("edge",), ("edge@2", "edge")):
+        for question in ((f"export:{export}",), (f"export:{export + 2}",), (None,), ("edge",), ("edge@2", "edge")):
             page = page_of(*question, ledger=ledger)
             check_html(to_html(page))
             check_markdown(to_markdown(page))

@@ -12,7 +12,7 @@ from strategies import catalog_of, new_table
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import OVERRIDE, CallSite, Emission, Event, Exported, Frame, Set
+from decomp_ledger.model.events import OVERRIDE, CallSite, Emission, Event, Exported, Frame, RootModule, Saved, Set
 from decomp_ledger.model.rules import Decomposition
 
 # Texts that would run, load or show something else if a page or a pull request took them for markup.
@@ -113,10 +113,12 @@ def hostile_ledger(path: Path, text: str, torch: str | None = "2.14.1") -> int:
         body = Exported(
             catalog.digest, snapshot.digest, text, text, counts, counts, {"aten::gelu": 2, name: 1}, 3, None,
             (text,), {name: 1}, made, None, {}, {name: text},
+            RootModule(text, text, 7), (text, 3), (text,),
         )  # fmt: skip
         first = table.exported(body, table.version)
+        assert first is not None
+        ledger.append("edge", table.version, Saved(first.seq, text, text, 7, text))
         raised = (text, "aten::gelu")
         failed = attrs.evolve(body, error=(text, f"{text}\n{text}"), ops_after={}, emitted=None, raised=raised)
         table.exported(failed, table.version)
-        assert first is not None
         return first.seq

@@ -24,7 +24,7 @@ from decomp_ledger.model.samples import SampleCall, parse_call
 from decomp_ledger.pytorch.sample_values import build_arguments, build_tensors
 
 CIA = torch._C.DispatchKey.CompositeImplicitAutograd
-TABLES = ("none", "default", "preserve", "override")
+TABLES = ("none", "preserve", "default", "override")
 
 # Calls of ops that no default table has: what stays in graphs, views, and in-place forms.
 UNARY = (
@@ -177,11 +177,13 @@ class Animal(NamedTuple):
 
     Attributes:
         op: the op's name.
-        call: its arguments.
+        call: its arguments; of an animal with `run`, the tensors of the program.
+        run: a program of such tensors that calls the op once, among others; None for the call alone.
     """
 
     op: str
     call: SampleCall
+    run: Callable[..., Any] | None = None
 
 
 class Herd(NamedTuple):
@@ -191,11 +193,13 @@ class Herd(NamedTuple):
         animals: the animals, each of another op.
         program: the exported program.
         inputs: how many tensors each has.
+        before: the operators of each animal's part of the program.
     """
 
     animals: tuple[Animal, ...]
     program: ExportedProgram
     inputs: tuple[int, ...]
+    before: tuple[Counter[str], ...] = ()
 
 
 class Sighting(NamedTuple):
@@ -229,7 +233,7 @@ class Calls(torch.nn.Module):
         found = []
         for animal, tensors in zip(self.animals, groups, strict=True):
             args, kwargs = build_arguments(animal.call, [*tensors])
-            found.append(operator(animal.op)(*args, **kwargs))
+            found.append((animal.run or operator(animal.op))(*args, **kwargs))
         return found
 
 
@@ -276,19 +280,38 @@ def animals(chosen: Mapping[str, Sequence[str]]) -> Iterator[Animal]:
 
 
 def herds(found: Sequence[Animal]) -> Iterator[Herd]:
-    """Export animals together; give them in halves where that fails, and not those that cannot be exported alone."""
+    """Export animals together, without those that cannot be exported alone."""
+    exported = list(_pieces(found))
+    if len(exported) > 1:
+        together = _herd([animal for herd in exported for animal in herd.animals])
+        exported = exported if together is None else [together]
+    yield from exported
+
+
+def _pieces(found: Sequence[Animal]) -> Iterator[Herd]:
+    """Export animals together, or in halves where that fails."""
+    herd = _herd(found)
+    if herd is not None:
+        yield herd
+    elif len(found) > 1:
+        yield from _pieces(found[: len(found) // 2])
+        yield from _pieces(found[len(found) // 2 :])
+
+
+def _herd(found: Sequence[Animal]) -> Herd | None:
+    """Export animals together; return None if that fails, or if the graph does not show each animal's op once."""
     tensors = tuple(build_tensors(animal.call) for animal in found)
     with contextlib.suppress(Exception), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = export(Calls(found), tensors, strict=False)
         herd = Herd(tuple(found), program, tuple(map(len, tensors)))
-        before = parts(herd, program)
-        if all(part[animal.op] == part.total() == 1 for animal, part in zip(found, before, strict=True)):
-            yield herd
-            return
-    if len(found) > 1:
-        yield from herds(found[: len(found) // 2])
-        yield from herds(found[len(found) // 2 :])
+        before = tuple(parts(herd, program))
+        if all(
+            part[animal.op] == 1 and (animal.run or part.total() == 1)
+            for animal, part in zip(found, before, strict=True)
+        ):
+            return herd._replace(before=before)
+    return None
 
 
 def parts(herd: Herd, program: ExportedProgram) -> list[Counter[str]]:
@@ -393,42 +416,82 @@ def what_the_graphs_show(op: str, before: Counter[str], after: Counter[str] | No
     return "decomposed" if after - before else "removed"
 
 
-def watch(herd: Herd, ledger: Ledger, kinds: Sequence[str] = TABLES) -> Iterator[Sighting]:
-    """Lower a herd with each kind of table, unrecorded and recorded, and compare what both show.
+class Lowering(NamedTuple):
+    """An unrecorded lowering of a herd.
 
-    Where torch cannot lower it, the animals whose decomposition raised are watched alone; if none did, its halves are.
+    Attributes:
+        herd: the herd.
+        own: op -> a decomposition of it, for an override.
+        planted: op -> the decomposition with a counter, of the ops whose decomposition the table has.
+        result: the lowered program, or the exception that torch raised.
     """
+
+    herd: Herd
+    own: Mapping[str, Any]
+    planted: Mapping[str, Planted]
+    result: Any
+
+
+def watch(found: Sequence[Animal], ledger: Ledger, kinds: Sequence[str] = TABLES) -> Iterator[Sighting]:
+    """Lower animals with each kind of table, unrecorded and recorded, and compare what both show.
+
+    An animal that torch cannot lower is watched alone.
+    """
+    together = list(herds(found))
+    for kind in kinds:
+        lowered = [each for herd in together for each in lower_plain(herd, kind)]
+        for each in lowered:
+            recorded = lower_recorded(each.herd, kind, ledger, each.own)
+            yield from compared(each, kind, ledger, recorded)
+        together = [each.herd for each in lowered]  # what one table cannot lower, the next one cannot either, mostly
+
+
+def lower_plain(herd: Herd, kind: str) -> list[Lowering]:
+    """Lower a herd with one kind of table; the animals that make it fail alone, and the others together."""
+    lowered = list(_lower_apart(herd, kind))
+    good = [each for each in lowered if not isinstance(each.result, Exception)]
+    if len(good) < 2:
+        return lowered
+    bad = [each for each in lowered if isinstance(each.result, Exception)]
+    together = herds([animal for each in good for animal in each.herd.animals])
+    return bad + [each for smaller in together for each in _lower_apart(smaller, kind)]
+
+
+def _lower_apart(herd: Herd, kind: str) -> Iterator[Lowering]:
     default = dict(torch.export.default_decompositions())
     live = {animal.op: operator(animal.op) for animal in herd.animals}
     own = {
         op: default.get(each) or torch._decomp.decomposition_table.get(each) or zeros_instead(each)
         for op, each in live.items()
     }
-    for kind in kinds:
-        planted: dict[str, Planted] = {}
-        if kind in ("default", "override"):
-            planted = {op: Planted(own[op]) for op in live if kind == "override" or live[op] in default}
-        plain: dict[Any, Any] = {}
-        if kind != "none":
-            plain = {op: fn for op, fn in default.items() if op not in live.values()}
-        alone = lower(herd.program, plain | {live[op]: fn for op, fn in planted.items()})
-        if isinstance(alone, Exception) and len(herd.animals) > 1:
-            for some in apart(herd, planted):
-                for smaller in herds(some):
-                    yield from watch(smaller, ledger, (kind,))
-            continue
-        recorded = lower_recorded(herd, kind, ledger, own)
-        yield from compared(herd, kind, ledger, (alone, recorded), planted)
+    planted: dict[str, Planted] = {}
+    if kind in ("default", "override"):
+        planted = {op: Planted(own[op]) for op in live if kind == "override" or live[op] in default}
+    plain: dict[Any, Any] = {}
+    if kind != "none":
+        plain = {op: fn for op, fn in default.items() if op not in live.values()}
+    result = lower(herd.program, plain | {live[op]: fn for op, fn in planted.items()})
+    if not isinstance(result, Exception) or len(herd.animals) == 1:
+        yield Lowering(herd, own, planted, result)
+        return
+    bad = blamed(herd, planted, result)
+    bad = bad if len(bad) < len(herd.animals) else []
+    rest = [each for each in herd.animals if each not in bad]
+    half = 0 if bad else len(rest) // 2
+    for some in (*([each] for each in bad), rest[:half], rest[half:]):
+        for smaller in herds(some) if some else ():
+            yield from _lower_apart(smaller, kind)
 
 
-def apart(herd: Herd, planted: Mapping[str, Planted]) -> list[tuple[Animal, ...]]:
-    """Return the animals of a herd that cannot be lowered, in smaller groups."""
-    raised = tuple(each for each in herd.animals if each.op in planted and planted[each.op].raised)
-    rest = tuple(each for each in herd.animals if each not in raised)
-    if raised and rest:
-        return [*((each,) for each in raised), rest]
-    half = len(herd.animals) // 2
-    return [herd.animals[:half], herd.animals[half:]]
+def blamed(herd: Herd, planted: Mapping[str, Planted], error: Exception) -> list[Animal]:
+    """Return the animals that a failed lowering blames: torch names the node that it ran, or a decomposition raised."""
+    bad = [each for each in herd.animals if f"[target=torch.ops.{as_torch_writes(each.op)}]" in str(error)]
+    return bad or [each for each in herd.animals if each.op in planted and planted[each.op].raised]
+
+
+def as_torch_writes(op: str) -> str:
+    """Return the text of an operator: `aten.add.Tensor`."""
+    return str(operator(op)) if "::" in op else f"higher_order.{op}"
 
 
 def lower_recorded(herd: Herd, kind: str, ledger: Ledger, own: Mapping[str, Any]) -> Any:
@@ -446,11 +509,9 @@ def lower_recorded(herd: Herd, kind: str, ledger: Ledger, own: Mapping[str, Any]
     return recorded
 
 
-def compared(
-    herd: Herd, kind: str, ledger: Ledger, results: tuple[Any, Any], planted: Mapping[str, Planted]
-) -> Iterator[Sighting]:
+def compared(lowering: Lowering, kind: str, ledger: Ledger, recorded: Any) -> Iterator[Sighting]:
     """Compare what two lowerings, unrecorded and recorded, show of each op with what the ledger says."""
-    alone, recorded = results
+    herd, alone, planted = lowering.herd, lowering.result, lowering.planted
     failed = isinstance(alone, Exception)
     names = [animal.op for animal in herd.animals]
     assert failed == isinstance(recorded, Exception), (names, kind, alone, recorded)
@@ -459,16 +520,19 @@ def compared(
     found = ledger.show(f"export:{event.seq}")
     outcomes = found.outcomes
     after = [None] * len(names) if failed else parts(herd, alone)
-    for animal, part in zip(herd.animals, after, strict=True):
+    for animal, then, now in zip(herd.animals, herd.before, after, strict=True):
         op, answer = animal.op, outcomes[animal.op]
-        shown = what_the_graphs_show(op, Counter({op: 1}), part, planted.get(op))
+        shown = what_the_graphs_show(op, then, now, planted.get(op))
         yield Sighting(op, kind, shown, answer.word, answer.because, str(animal.call))
     if failed:
         return
     body = found.bundle.body
+    before = sum(herd.before, Counter())
     for op, answer in outcomes.items():
         if op not in names:
             shown = "emitted" if op in body.ops_after else "decomposed"
+            if op in before:
+                shown = what_the_graphs_show(op, before, Counter(body.ops_after), None)
             yield Sighting(op, f"{kind}: other", shown, answer.word, answer.because, "")
     made = Counter[str]()
     for row in body.emitted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.export import export
 import decomp_ledger as dl
 from decomp_ledger import Ledger, record
 from decomp_ledger.model.events import Exported, RootModule, Saved
+from decomp_ledger.pytorch import artefacts
 from decomp_ledger.transfer.stamp import MEMBER, Stamp
 
 HERE = "tests/torch/test_artefacts.py"
@@ -221,3 +223,20 @@ def test_an_executorch_file_is_found_by_its_content(ledger: Ledger, tmp_path: Pa
         found = ledger.show(str(tmp_path / name))
         assert found.bundle is not None and found.bundle.event.seq == export_.seq
     assert isinstance(dl.read_stamp(tmp_path / "m.pte"), Stamp)
+
+
+# AOTInductor
+
+
+def test_a_package_gets_the_stamp_of_its_program(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:  # as torch packs it, without the minute that compiling takes
+        archive.writestr("m/data/aotinductor/model/x.so", b"compiled")
+        archive.writestr("m/archive_format", "pt2")
+    with record(ledger):
+        artefacts.stamp_package(export(Net(), example()), path)
+        assert saved(ledger) == [] and not path.read_bytes().count(b"decomp_ledger")
+        artefacts.stamp_package(export(Net(), example()).run_decompositions(), path)
+    (body,) = saved(ledger)
+    assert (body.format, body.stamped, body.sha256) == ("aoti", True, sha256(path))
+    assert dl.read_stamp(path).last.event.seq == body.export

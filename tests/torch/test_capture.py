@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch._export.utils as upstream
 from torch._ops import OpOverload
 
 from decomp_ledger.errors import UnsupportedTorch
-from decomp_ledger.pytorch import capture, internals
+from decomp_ledger.pytorch import capture, internals, reproduced_table
 from decomp_ledger.pytorch.capture_program import CaptureRequest, capture_program, capture_with
 
 
@@ -232,3 +233,15 @@ def test_only_names_with_a_namespace_are_overloads() -> None:
     every = operators()
     plain = {name for name, op in every.items() if isinstance(op, OpOverload)}
     assert {name for name in every if "::" in name} == plain
+
+
+@pytest.mark.parametrize("search", [capture._import, reproduced_table.import_trusted])
+def test_modules_are_imported_although_the_current_folder_was_removed(
+    search: Callable[[Sequence[str]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    search(["json"])

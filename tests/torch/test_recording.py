@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
 import sqlite3
 import sys
 import threading
@@ -240,7 +241,10 @@ def test_a_plain_dict_is_a_content_and_no_rules_of_the_user(ledger: Ledger, prog
     for spec in (of("job"), f"export:{export.seq}"):
         assert ledger.show(spec).state.from_dict
         (answer,) = ledger.explain("aten::linear", spec)
-        assert answer.outcome == "kept" and "missing from the dict that was passed at" in answer.because
+        assert (
+            answer.outcome == "kept"
+            and "missing from the dict that was made from the table of tests/" in answer.because
+        )
     assert not ledger.show(f"{of('job')}@1").state.from_dict
     table = ledger.table(of("job"))
     table.pop(SILU)
@@ -285,6 +289,48 @@ def test_an_op_that_was_loaded_after_a_dict_was_made_is_not_taken_for_one_that_w
         (answer,) = ledger.explain(op.name(), bundle.name)
         assert answer.outcome == ("kept (stale table)" if loaded_later else "kept")
         assert ("was made before the op was loaded" in answer.because) == loaded_later
+
+
+@pytest.mark.parametrize("take", TAKEN.values(), ids=TAKEN)
+def test_the_line_that_made_the_table_of_a_dict_is_recorded(
+    take: Callable[[Any], dict[Any, Any]], ledger: Ledger, program: ExportedProgram
+) -> None:
+    def passed() -> Any:
+        return next(ledger.events(kind="passed", desc=True, limit=1))
+
+    with record(ledger, name="job"):
+        plain, line = take(default_decompositions()), _line()
+        other = dict(default_decompositions())
+        for table in (plain, other):
+            table.pop(LINEAR, None)
+            table[SILU] = squared
+        if take is TAKEN["core"]:  # which makes a table of its own
+            line = take.__code__.co_firstlineno
+        program.run_decompositions(plain)
+        here = passed().body.made
+        assert here.startswith(f"tests/torch/test_recording.py:{line} in ")
+        (answer,) = ledger.explain("aten::silu", f"{passed().table}")
+        assert f"dict that was made from the table of {here} and passed at" in answer.because
+        program.run_decompositions(other)
+        assert passed().body.made.startswith("tests/torch/test_recording.py:") and passed().body.made != here
+        joined = {**plain, **{op: fn for op, fn in other.items() if op.name() > "aten::m"}}
+        program.run_decompositions(joined)
+    assert passed().body.made == ""  # two lines made its tables
+
+
+def _line() -> int:
+    return inspect.currentframe().f_back.f_lineno  # type: ignore[union-attr]
+
+
+def test_the_maker_of_a_dict_is_not_guessed(ledger: Ledger, program: ExportedProgram) -> None:
+    before = dict(default_decompositions())
+    named = dict(ledger.table("edge"))
+    for table in (before, named):
+        table.pop(LINEAR)
+    with record(ledger, name="job"):
+        for table in (before, named, {SILU: squared}):
+            program.run_decompositions(table)
+    assert {event.body.made for event in ledger.events(kind="passed")} == {""}
 
 
 def test_of_a_dict_that_was_made_before_the_recording_it_is_not_known_what_was_loaded_later(

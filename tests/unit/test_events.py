@@ -307,11 +307,11 @@ def test_a_call_site_prints_as_file_and_line() -> None:
     assert str(CallSite("decomp-ledger tag edge v1", 0, "")) == "`decomp-ledger tag edge v1`"
 
 
-frames = st.builds(Frame, texts, st.integers(0, 9999), texts)
+frames = st.builds(Frame, texts, st.integers(0, 9999), texts, texts)
 frame_lists = st.lists(frames, max_size=2).map(tuple)
 
 
-@given(st.builds(CallSite, texts, st.integers(0, 9999), texts, frame_lists, frame_lists))
+@given(st.builds(CallSite, texts, st.integers(0, 9999), texts, frame_lists, frame_lists, texts))
 def test_a_call_site_is_read_as_it_was_written(site: CallSite) -> None:
     assert read_call_site(canonical_json(site.to_json())) == site
 
@@ -323,6 +323,8 @@ def test_a_call_site_is_read_as_it_was_written(site: CallSite) -> None:
         {"file": "a.py", "line": 1},
         {"file": "a.py", "line": "1", "function": "f"},
         {"file": "a.py", "line": 1, "function": "f", "other": []},
+        {"file": "a.py", "line": 1, "function": "f", "distribution": ""},
+        {"file": "a.py", "line": 1, "function": "f", "distribution": 3},
         {"file": "a.py", "line": 1, "function": "f", "callers": []},
         {"file": "a.py", "line": 1, "function": "f", "callers": [["a.py", 1, "f"]]},
         {"file": "a.py", "line": 1, "function": "f", "inner": {}},

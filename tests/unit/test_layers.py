@@ -341,6 +341,9 @@ MAY_NAME = {
     ("pytorch.table", "deleted_custom_ops"),
     # A digest is made without torch too: this compares the name of a class's module.
     ("pytorch.fingerprint.functions", "torch._ops"),
+    # The names of modules to patch once the program imports them; `internals` would import torch earlier.
+    ("pytorch.patches", "torch._inductor"),
+    ("pytorch.patches", "torch.onnx._internal.exporter._onnx_program"),
 }
 
 

@@ -292,7 +292,35 @@ def in_ledgers(workspace: Workspace) -> list[Row]:
         for read in READS if workspace.full and number % 7 == 0 else some:
             runs.append(Run(f"{name}: {' '.join(read)}", make, partial(command, path, *read)))
             make = _nothing
+    for number, (size, kind) in enumerate(itertools.product((1, 7), _NAMES)):
+        path = workspace.folder / f"name {number}.db"
+        make = partial(_renamed, source, path, kind, size * MIB)
+        for read in READS if workspace.full else READS[number::4]:
+            runs.append(Run(f"the name of {kind} of {size} MB: {' '.join(read)}", make, partial(command, path, *read)))
+            make = _nothing
     return [_row("bombs in a value of a ledger, each read", runs)]
+
+
+# A name -> the statements that put another one in its place, in its own row and in the bodies of events.
+_BODIES = "UPDATE event SET body = replace(body, json_quote(?1), json_quote(?2))"
+_NAMES = {
+    "an op": (MM, "aten::", ("UPDATE op SET name = ?2 WHERE name = ?1", _BODIES)),
+    "a table": ("fork0", "", ("UPDATE decomp_table SET name = ?2 WHERE name = ?1", _BODIES)),
+    "a tag": ("v0", "", ("UPDATE tag SET name = ?2 WHERE name = ?1", _BODIES)),
+}
+
+
+def _renamed(source: Path, path: Path, kind: str, size: int) -> None:
+    """Copy a ledger in which a name is long wherever it is stored."""
+    old, start, statements = _NAMES[kind]
+
+    def edit(db: Any) -> None:
+        for statement in statements:
+            db.execute(statement, [old, start + "m" * size])
+        rechain(db)
+
+    path.write_bytes(source.read_bytes())
+    tamper(path, edit)
 
 
 def _many_catalogs(path: Path, count: int, ops: int) -> None:

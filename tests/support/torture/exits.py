@@ -40,7 +40,8 @@ READS = (
     "log edge --op aten::mm -n 2 --after 1", "log --op a.b.c.d", "log --op nosuch --json",
     "log --nonsense", "show edge", "show edge --json",
     "show edge --all", "show edge@9", "show edge@9 --json", "show export:{good}", "show export:{failed}",
-    "show {}/model.pt2", "show {}/model.pt2 --json", "blame edge", "blame edge --json", "blame export:{failed}",
+    "show {}/model.pt2", "show {}/model.pt2 --json", "show {}/model.onnx", "blame {}/model.pte --json",
+    "blame edge", "blame edge --json", "blame export:{failed}",
     "why aten::mm", "why aten::mm edge --json", "explain aten::mm --all-torch", "show #2", "show #2 --json",
     "log --verbose", "explain aten::mm", "explain aten::mm --json", "explain aten::mm --export {failed}",
     "exports", "exports --json", "check opset export:{good}", "check opset export:{good} --json",
@@ -129,6 +130,7 @@ CONDITIONS = (
         for width in ("1", "0", "-5", "7", "40", "100000", "9" * 30, "wide", "\N{SUPERSCRIPT TWO}", "")
     ),
     Condition("a terminal of LINES=none", settings={"LINES": "\N{SUPERSCRIPT TWO}"}, terminal=True),
+    Condition("a pager", settings={"PAGER": "cat -", "TERM": "xterm"}, terminal=True),
     Condition("NO_COLOR", settings={"NO_COLOR": "1", "TERM": "xterm"}, terminal=True),
     Condition("FORCE_COLOR", settings={"FORCE_COLOR": "1"}),
     Condition("TERM=dumb", settings={"TERM": "dumb"}, terminal=True),
@@ -189,7 +191,8 @@ class Outcome:
 
 def process(command: list[str], folder: Path, condition: Condition) -> Outcome:
     """Run a command under a condition."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([IMPORT_ROOT, str(folder)]), "COLUMNS": "200"}
+    paths = os.pathsep.join([IMPORT_ROOT, str(folder)])
+    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "PAGER": ""}
     environment["PYTHONPYCACHEPREFIX"] = str(folder.parent / "bytecode")  # compiling takes longer than most commands
     for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
@@ -382,6 +385,30 @@ def of_streams(workspace: Workspace) -> list[Row]:
     ]
 
 
+def of_runs(workspace: Workspace) -> list[Row]:
+    """Run a program as `run` does and as Python does under every condition."""
+    folder = workspace.folder / "sample"
+    folder.mkdir()
+    sample(folder)
+    conditions = CONDITIONS if workspace.full else random.Random(workspace.seed).sample(CONDITIONS, 4)
+    cases = [(text, condition) for text in RUNS for condition in conditions]
+
+    def attempt(number: int) -> str:
+        text, condition = cases[number]
+        own = workspace.folder / f"case{number:05}"
+        shutil.copytree(folder, own)
+        program = text.rpartition("run ")[2].removeprefix("--name a ").replace("{}", str(own)).split()
+        wanted = process([sys.executable, *program], own, condition)
+        found = process([sys.executable, "-m", "decomp_ledger", *arguments_of(text, own, {})], own, condition)
+        shutil.rmtree(own)
+        if (found.status, found.output) != (wanted.status, wanted.output):
+            return f"{text}, {condition.name}: {found}, not {wanted}"
+        return ""
+
+    goal = "the exit status and the output of the program under Python"
+    return [Row("programs of `run` under the same conditions", len(cases), goal, try_all(len(cases), attempt, 60))]
+
+
 # In place of an argument: numbers of every size and script, surrogates, empty and huge texts, parts of state specs.
 ODD = (
     "", "0", "-1", "-0", "+1", " 1", "1_000", "1.5", "1e3", "nan", "0x10", "True", str(2**63 - 1), str(2**63),
@@ -569,4 +596,4 @@ def of_folders(workspace: Workspace) -> list[Row]:
     return rows
 
 
-FAULTS = (of_streams, of_arguments, of_documents, of_folders)
+FAULTS = (of_streams, of_runs, of_arguments, of_documents, of_folders)

@@ -13,6 +13,7 @@ import attrs
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
+from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["DEFAULT_LEDGER", "Settings", "project_settings"]
 
@@ -51,11 +52,11 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         folder: the folder; by default the current one.
 
     Raises:
-        UnusableValue: the folder's name is not valid Unicode; a pyproject.toml is not TOML, or its `[tool.decomp-ledger]` has an unknown key or a wrong value.
+        LedgerFileError: the folder's name is not one that a folder can have.
+        UnusableValue: a pyproject.toml is not TOML, or its `[tool.decomp-ledger]` has an unknown key or a wrong value.
     """
-    named = check_text(os.fspath(folder or "."), "the folder")
     try:
-        start = Path(os.path.abspath(named))  # noqa: PTH100  # without a look at links
+        start = Path(absolute(folder or "."))
     except FileNotFoundError:  # the current folder was removed
         return Settings(Path(DEFAULT_LEDGER))
     ledger: Path | None = None

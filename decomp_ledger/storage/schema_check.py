@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from decomp_ledger.errors import DamagedSchema, SchemaError
+from decomp_ledger.storage.bounded_rows import all_rows
 from decomp_ledger.storage.migrations import (
     MIGRATION_SET,
     MIGRATIONS_TABLE,
@@ -41,7 +42,7 @@ def check_schema(connection: sqlite3.Connection, path: str) -> list[str]:
         DamagedSchema: its schema is not what its migrations make.
     """
     with _readable_text(connection):
-        rows = connection.execute(SCHEMA, [_MOST]).fetchall()
+        rows = all_rows(connection, SCHEMA, [_MOST])
         names, problems = _applied(connection, rows)
         if digest_of(rows) != schema_digest(names):
             problems += _differences(rows, names)
@@ -78,7 +79,7 @@ def _applied(connection: sqlite3.Connection, rows: list[SchemaRow]) -> tuple[tup
     # Not read if it is not a plain table: it may be a view that never ends.
     if any(row not in rows for row in MIGRATIONS_TABLE):
         return known, []  # the comparison of the schemas names it
-    found = connection.execute(_APPLIED).fetchall()
+    found = all_rows(connection, _APPLIED)
     names = [name for _, migration_set, name, _ in found if migration_set == MIGRATION_SET]
     unknown = [name for name in names if isinstance(name, str) and name not in known]
     if unknown:
@@ -111,7 +112,7 @@ def _differences(rows: list[SchemaRow], names: tuple[str, ...]) -> list[str]:
 def _problems_of_file(connection: sqlite3.Connection) -> list[str]:
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     problems = [] if encoding == "UTF-8" else [f"its text is stored as {encoding}, and a ledger's as UTF-8"]
-    pages = connection.execute(_PAGES).fetchall()
+    pages = all_rows(connection, _PAGES)
     (last,) = connection.execute("PRAGMA page_count").fetchone()
     # Page 1 has the schema.
     own = [page for kind, page in pages if kind in ("table", "index") and type(page) is int and 1 < page <= last]

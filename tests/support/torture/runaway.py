@@ -31,6 +31,7 @@ from torture.schema import ENDLESS
 PAGE = 4096
 # Kinds of pages of B-trees: leaf -> interior, of a table, and of an index or a table WITHOUT ROWID.
 INTERIOR = {13: 5, 10: 2}
+LONG = 1 << 19  # bytes of a long text
 MEMORY = 256 << 20  # bytes that one use may take, besides the process itself
 SECONDS = 30  # of the processor, after which a use counts as one without end
 
@@ -260,14 +261,22 @@ def endless_trees(workspace: Workspace) -> list[Row]:
 def shared_texts(workspace: Workspace) -> list[Row]:
     """Give each table thousands of rows that share one text of half a megabyte."""
     _, large = sources(workspace)
-    tables = ("event", "provenance", "environment", "decomposition", "catalog")
+    tables = ("event", "provenance", "environment", "decomposition", "catalog", "_sqlite_migrations")
     cases = [(table, use) for use in uses_of(large) for table in tables]
     if not workspace.full:
         random.Random(workspace.seed).shuffle(cases)
 
     def attempt(number: int) -> str:
         table, use = cases[number]
-        return used(workspace, number, use, large, table, lambda path: share(path, table, 300))
+
+        def damage(path: Path) -> None:
+            if table == "_sqlite_migrations":  # only now, because no command reads such a ledger
+                tamper(path, f"UPDATE {table} SET name = printf('%.*c', {LONG}, 'y') WHERE id = 1")
+                with closing(sqlite3.connect(path)) as db:
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            share(path, table, 300)
+
+        return used(workspace, number, use, large, table, damage)
 
     runs = workspace.amount(len(cases), 6)
     return [Row("rows that share one long text", runs, _GOAL, try_all(runs, attempt, SECONDS))]
@@ -284,7 +293,7 @@ def sources(workspace: Workspace) -> tuple[Path, Path]:
         db.execute("PRAGMA journal_mode = DELETE")
         db.execute("PRAGMA journal_mode = WAL")
     shutil.copy(small, large)
-    enlarge(large, 1 << 19)
+    enlarge(large, LONG)
     with closing(sqlite3.connect(large)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return small, large

@@ -20,8 +20,9 @@ from torch.library import Library
 from decomp_ledger import Ledger
 from decomp_ledger.model.samples import parse_call
 
-# In a herd of all ops, an override of `copy_` is counted when other animals call it within their own lowering.
-SAMPLE, HERD, SEED = 120, 110, 16
+# The counter in an override counts the calls of all animals of a herd. In a herd of 400, other animals call `copy_`,
+# which is functionalized in its own program.
+SAMPLE, HERD, SEED = 330, 110, 16
 
 
 def check(seen: Sequence[zoo.Sighting]) -> str:

@@ -114,8 +114,8 @@ def _drift_differences(compared: Drift) -> Iterator[TableDifference]:
         yield TableDifference(
             "",
             NOT_COMPARED,
-            f"C++ kernels of torch {old} decompose {len(compared.kernels)} ops, and a catalog does not contain their "
-            f"code, so it is unknown whether torch {new} does the same",
+            f"C++ kernels of torch {old} decompose {_count(len(compared.kernels), 'op')}, and a catalog does not have "
+            f"their code, so it is unknown whether torch {new} does the same",
         )
     unknown = sorted({*(() if is_same else compared.no_source), *compared.unclear})
     if unknown:
@@ -123,8 +123,13 @@ def _drift_differences(compared: Drift) -> Iterator[TableDifference]:
         yield TableDifference(
             "",
             NOT_COMPARED,
-            f"the sources of {len(unknown)} decompositions could not be compared between torch {old} and {new}: {some}",
+            f"the sources of {_count(len(unknown), 'decomposition')} could not be compared between torch {old} and "
+            f"{new}: {some}",
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(change: DriftChange) -> str:

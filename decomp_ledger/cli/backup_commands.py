@@ -11,7 +11,16 @@ import click
 
 from decomp_ledger import queries
 from decomp_ledger.cli import streams
-from decomp_ledger.cli.output import LedgerOption, json_option, note, pass_ledger, printable, progress, write_json
+from decomp_ledger.cli.output import (
+    LedgerOption,
+    count,
+    json_option,
+    note,
+    pass_ledger,
+    printable,
+    progress,
+    write_json,
+)
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.integrity.ssh_signatures import fingerprint
 from decomp_ledger.storage.new_file import write_text
@@ -72,7 +81,7 @@ def restore(option: LedgerOption, file: str, force: bool, as_json: bool) -> None
     if as_json:
         write_json({"ledger": str(done.path), "events": result.events, "head": result.head, "kept": kept})
         return
-    note(f"{done.path} has {result.events} events again; head {result.head}")
+    note(f"{done.path} has {count(result.events, 'event')} again; head {result.head}")
     if kept is not None:
         note(f"the replaced ledger is kept at {kept}")
 
@@ -103,7 +112,7 @@ def load(option: LedgerOption, file: str, as_json: bool) -> None:
     if as_json:
         write_json({"ledger": option.path, "events": result.events, "head": result.head})
     else:
-        note(f"{option.path} has {result.events} events; head {result.head}")
+        note(f"{option.path} has {count(result.events, 'event')}; head {result.head}")
 
 
 def _passphrase(key: str) -> str | None:

@@ -147,7 +147,8 @@ def _difference_lines(found: OpNumerics, *, everything: bool) -> Iterator[str]:
     kinds = ", ".join(found.kinds)
     if VALUES in found.kinds and found.error is not None:
         kinds = kinds.replace(VALUES, f"{VALUES} by up to {number_text(found.error)}")
-    yield f"{found.op}: {found.decomposition} differs on {len(found.differing)} of {len(found.runs)} runs: {kinds}"
+    runs = count(len(found.runs), "run")
+    yield f"{found.op}: {found.decomposition} differs on {len(found.differing)} of {runs}: {kinds}"
     for run in found.differing if everything else found.differing[:1]:
         yield from _run_lines(run)
 
@@ -170,7 +171,7 @@ def _report_program(found: ProgramCheck, as_json: bool, markdown: bool) -> int:
 
 
 def _program_lines(found: ProgramCheck) -> Iterator[str]:
-    fired = f"{len(found.fired)} decompositions fired"
+    fired = f"{count(len(found.fired), 'op')} decomposed"
     if found.random:
         yield f"{found.program}: its results are random, so only dtypes and shapes are compared"
     if found.passed:

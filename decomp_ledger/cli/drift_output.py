@@ -128,7 +128,7 @@ def print_upgrade(found: Upgrade, *, everything: bool, whole: bool = False) -> N
     snapshot = found.snapshot
     waiting = f", {len(snapshot.pending)} pending" if snapshot.pending else ""
     note(
-        f"{found.after.name} on torch {snapshot.build.get('torch')}: {len(snapshot.ops)} decompositions, "
+        f"{found.after.name} on torch {snapshot.build.get('torch')}: {count(len(snapshot.ops), 'decomposition')}, "
         f"{len(snapshot.preserved)} preserved, {len(snapshot.overridden)} overridden{waiting}; "
         f"snapshot {snapshot.digest[:12]}"
     )

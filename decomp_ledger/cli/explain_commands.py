@@ -13,6 +13,7 @@ from decomp_ledger.analysis.outcome import makers
 from decomp_ledger.cli.output import (
     LedgerOption,
     columns,
+    count,
     event_json,
     event_lines,
     hanging,
@@ -118,7 +119,7 @@ def explanation_lines(answer: Explanation) -> Iterator[str]:
         yield from hanging(f"  default: {answer.default}")
         yield from hanging(f"  loaded: {loaded}; can torch keep it in a graph: {answer.preservable}")
     if answer.counts is not None:
-        asked = f", returned NotImplemented {answer.declined} times" if answer.declined else ""
+        asked = f", returned NotImplemented {count(answer.declined, 'time')}" if answer.declined else ""
         yield printable(
             "  in the program: {before} before, {after} after, fired {fired}".format(**answer.counts) + asked
         )

@@ -290,8 +290,8 @@ def _print_reproduction(found: Reproduction) -> None:
         for each in differences:
             note(f"  {each}")
     else:
-        digest = found.bundle.snapshot.digest[:12]
-        note(f"{name} is made again exactly: {len(table)} decompositions, snapshot {digest}, torch {table.torch}")
+        digest, size = found.bundle.snapshot.digest[:12], count(len(table), "decomposition")
+        note(f"{name} is made again exactly: {size}, snapshot {digest}, torch {table.torch}")
     if commit := _commit_text(found):
         note(commit)
     if found.rerun is None:

@@ -95,7 +95,7 @@ def _difference(found: OpNumerics) -> Block:
         Code(found.op),
         ": ",
         Quote(str(found.decomposition)),
-        f" differs on {len(found.differing)} of {len(found.runs)} runs: {', '.join(found.kinds)}",
+        f" differs on {len(found.differing)} of {count(len(found.runs), 'run')}: {', '.join(found.kinds)}",
     )
     rows: list[tuple[Cell, Cell, Cell]] = [
         (Code(run.call), run.values, Quote("; ".join(map(str, run.differences)))) for run in found.differing[:_RUNS]
@@ -117,7 +117,7 @@ def program_page(found: ProgramCheck) -> Page:
     elif found.culprit is not None:
         what = "The decomposition that raised it: " if found.raised else "The first that makes them differ: "
         blocks.append(Prose((what, Code(found.culprit)), BAD))
-    lead: Cell = ("lowered with ", Quote(found.name), f"; {count(len(found.fired), 'decomposition')} fired")
+    lead: Cell = ("lowered with ", Quote(found.name), f"; {count(len(found.fired), 'op')} decomposed")
     return Page("Program check", Quote(found.program), status, lead, sections=(Section("What differs", blocks),))
 
 

@@ -91,7 +91,7 @@ def ledger_page(found: LedgerFacts) -> Page:
 
 def _lead(found: LedgerFacts) -> Cell:
     first, last = found.events[0], found.events[-1]
-    of = "" if len(found.events) == found.number else f", of the last {len(found.events)} events"
+    of = "" if len(found.events) == found.number else f", of the last {count(len(found.events), 'event')}"
     return ("From ", moment(first.recorded_at), " to ", moment(last.recorded_at), f" UTC{of}.")
 
 

@@ -99,7 +99,7 @@ def _traces_summary(body: Traced) -> str:
 def _dict_summary(body: Passed) -> str:
     lacks = [change.op for change in body.changes if change.decomposition is None]
     has = [change.op for change in body.changes if change.decomposition is not None]
-    parts = [f"a dict of {body.entries} ops" + (f" from {body.caller}" if body.caller else "")]
+    parts = [f"a dict of {count(body.entries, 'op')}" + (f" from {body.caller}" if body.caller else "")]
     parts += [f"made from the table of {body.made}"] if body.made else []
     parts += [f"without {first_ops(lacks)}"] if lacks else []
     parts += [f"with other entries for {first_ops(has)}"] if has else []

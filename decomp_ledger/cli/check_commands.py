@@ -120,8 +120,8 @@ def numerics(
 
 
 def _print_check(found: NumericsCheck, *, everything: bool) -> None:
-    what = "overrides" if found.name != "torch's defaults" else "decompositions"
-    note(f"{found.name}: {len(found.ops)} {what}, run in torch {found.torch}")
+    what = "override" if found.name != "torch's defaults" else "decomposition"
+    note(f"{found.name}: {count(len(found.ops), what)}, run in torch {found.torch}")
     for each in found.of(DIFFERS):
         for line in _difference_lines(each, everything=everything):
             note(line)

@@ -45,7 +45,7 @@ class IdleWarnings:
         idle = [each for each in found if _family(each.op) not in acting]
         self._warned.update((each.op, action) for each in idle)
         if idle:
-            more = f" (and {len(idle) - 1} rules more, which table.idle lists)" if len(idle) > 1 else ""
+            more = f" (and {len(idle) - 1} more, which table.idle lists)" if len(idle) > 1 else ""
             warnings.warn(f"{idle[0]}{more}", IdleRuleWarning, stacklevel=provenance.stack_level())
 
 

@@ -300,7 +300,7 @@ def compare_results(right: Ran, given: Ran, *, op: str = "", values: bool = True
             the first call do not differ. Torch tests its own decompositions in float16 and bfloat16 in this way.
     """
     if len(right.results) != len(given.results):
-        text = f"{len(given.results)} results, not {len(right.results)}"
+        text = f"the number of results is {len(given.results)}, not {len(right.results)}"
         return Compared([NumericDifference(RESULTS, "", text)], None)
     exact: Ran = Ran((), ()) if truth is None else truth
     found: list[NumericDifference] = []

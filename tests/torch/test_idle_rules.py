@@ -57,7 +57,7 @@ def test_overriding_what_never_reaches_the_table_warns_once(op: str, ledger: Led
 
 def test_one_call_gives_one_warning(ledger: Ledger) -> None:
     table = ledger.table("edge")
-    with pytest.warns(IdleRuleWarning, match=r"aten::silu_: .* \(and 2 rules more, which table.idle lists\)") as seen:
+    with pytest.warns(IdleRuleWarning, match=r"aten::silu_: .* \(and 2 more, which table.idle lists\)") as seen:
         table.preserve("aten::silu_", "aten::linear", "aten::chunk", "aten::relu_")
     assert len(seen) == 1
     assert [each.op for each in table.idle] == ["aten::chunk", "aten::relu_", "aten::silu_"]

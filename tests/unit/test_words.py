@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from decomp_ledger.reports.words import count, summary
 PACKAGE = Path(decomp_ledger.__file__).parent
 NOUNS = (
     *("calls", "decompositions", "differences", "entries", "errors", "events", "exports", "files", "functions"),
-    *("lines", "nodes", "ops", "problems", "results", "rules", "runs", "samples", "tables", "times", "versions"),
+    *("lines", "nodes", "ops", "overrides", "problems", "results", "rules", "runs", "samples", "tables", "times"),
+    *("changes", "checkpoints", "decisions", "defaults", "entries", "findings", "kernels", "traces", "versions"),
 )
 # Each is reached only with another number than 1: the text beside it is for 1.
 GUARDED = {
@@ -55,7 +57,7 @@ def plurals(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.JoinedStr) or node in for_programmers:
             continue
-        for value, text in zip(node.values, node.values[1:], strict=False):
+        for value, text in pairwise(node.values):
             if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
                 noun = str(text.value).strip().partition(" ")[0].strip(",;:.")
                 is_kernel = noun == "runs" and "len(" not in ast.unparse(value.value)  # a verb: `its kernel runs`

@@ -57,6 +57,32 @@ def test_each_fact_of_the_environment_is_shown(command: str, fact: str, path: Pa
         assert [each for each in shown(fact) if each.replace("_", " ") not in text] == []
 
 
+def preserve_within(depth: int, ledger: Ledger) -> None:
+    """Change a table within some calls of functions."""
+    if depth:
+        preserve_within(depth - 1, ledger)
+    else:
+        ledger.table_log("edge").preserve(["aten::mm"])
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 20])
+@pytest.mark.parametrize("command", ["show #3", "show #3 --markdown", "log --verbose -1", "log -1 --json"])
+def test_the_lines_that_led_to_an_event_are_shown(command: str, depth: int, path: Path) -> None:
+    with Ledger(path, actor="Ada") as ledger:
+        preserve_within(depth, ledger)
+        (event,) = ledger.events(desc=True, limit=1)
+    assert event.call_site is not None
+    frames = event.call_site.frames
+    assert len([each for each in frames if each.function == "preserve_within"]) == min(depth + 1, len(frames))
+    assert len(frames) > min(depth, 4)
+    done = CliRunner().invoke(cli, ["--ledger", str(path), *command.split()], standalone_mode=False)
+    assert done.exception is None, done.output
+    if command.endswith("--json"):
+        assert json.loads(done.output)[0]["call_site"] == event.call_site.to_json()
+    else:
+        assert [str(each) for each in frames if str(each) not in done.output.replace("\\", "")] == []
+
+
 CHANGES = {"tag": "tag edge@1 start --reason 'the first'", "revert": "revert edge --to 1"}
 
 

@@ -93,3 +93,12 @@ def test_each_kind_of_total_is_shown_where_it_is_and_only_there(kind: str, tmp_p
             assert shown == (len(found[other]) > (other == "unused_results")), other
     text = " ".join(answer(path, "exports", "--totals").split())
     assert text.startswith(f"{len(exports)} export{'' if len(exports) == 1 else 's'}, 0 failed")
+
+
+def test_each_export_is_listed_with_the_line_that_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    ledger_with(path, {}, {"after": "other"})
+    with Ledger(path, actor="Ada") as ledger:
+        site = next(ledger.exports()).call_site
+    assert site is not None and site.function == "ledger_with"
+    assert [line.endswith(str(site)) for line in answer(path, "exports").splitlines()[2:4]] == [True, True]

@@ -56,7 +56,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_the_difference_of_two_exports_is_said_in_its_own_sentence(sentence: str, tmp_path: Path) -> None:
+def test_each_difference_of_two_exports_has_its_own_sentence(sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "l.db"
     one, other = ledger_with(path, {}, SENTENCES[sentence])
     text = answer(path, "diff", f"export:{one}", f"export:{other}")

@@ -21,7 +21,7 @@ NOUNS = (
     *("lines", "nodes", "ops", "overrides", "problems", "results", "rules", "runs", "samples", "tables", "times"),
     *("changes", "checkpoints", "decisions", "defaults", "entries", "findings", "kernels", "traces", "versions"),
 )
-# Each is reached only with another number than 1: the text beside it is for 1.
+# Each is reached only with another number than 1: the text next to it is for 1.
 GUARDED = {
     "decomp_ledger/analysis/outcome.py": {"{count} times", "{count} nodes"},
     "decomp_ledger/reports/event_blocks.py": {"{len({*texts})} functions"},

@@ -78,7 +78,8 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             write_json([*results, *map(event_json, ledger.tracings())])
             return
         if markdown:
-            print_page(exports_page(ledger.path, ledger.id, found, ledger.export_totals(), torches_of(found, ledger)))
+            together, torches = ledger.export_totals(), torches_of(found, ledger)
+            print_page(exports_page(ledger.path, ledger.id, found, together, torches, list(ledger.tracings())))
             return
         rows = (
             (

@@ -13,6 +13,7 @@ import attrs
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
+from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["DEFAULT_LEDGER", "Settings", "project_settings"]
 
@@ -51,10 +52,11 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         folder: the folder; by default the current one.
 
     Raises:
+        LedgerFileError: the folder's name is not one that a folder can have.
         UnusableValue: a pyproject.toml is not TOML, or its `[tool.decomp-ledger]` has an unknown key or a wrong value.
     """
     try:
-        start = Path(os.path.abspath(folder or "."))  # noqa: PTH100  # without a look at links
+        start = Path(absolute(folder or "."))
     except FileNotFoundError:  # the current folder was removed
         return Settings(Path(DEFAULT_LEDGER))
     ledger: Path | None = None
@@ -73,8 +75,8 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         if not _is_own(file):
             ignored.append(file)
             continue
-        named = each / values.get("ledger", DEFAULT_LEDGER)
-        return Settings(ledger or named, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
+        its_ledger = each / values.get("ledger", DEFAULT_LEDGER)
+        return Settings(ledger or its_ledger, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
     return Settings(ledger or start / DEFAULT_LEDGER, ignored=tuple(ignored))
 
 

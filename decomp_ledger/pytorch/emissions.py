@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from torch.fx import Graph, GraphModule, Node
@@ -55,25 +56,27 @@ class Followed:
         if name is None or not callable(fn):
             return fn
 
-        def following(*args: Any, **kwargs: Any) -> Any:
-            # Torch also calls decompositions outside of traces, for other reasons.
-            traced = internals.is_tracing()
-            before = self._graph_now() if traced else None
-            self._running.append(name)
-            try:
-                result = fn(*args, **kwargs)
-                if traced:
-                    self._returned(name, result, before)
-                return result
-            except BaseException as error:
-                # An error that passes through several decompositions was raised in the innermost.
-                if self._raised is None or self._raised[0] is not error:
-                    self._raised = error, tuple(self._running)
-                raise
-            finally:
-                self._running.pop()
+        # Not a closure, because each export makes a thousand, and one has five objects for the garbage collector.
+        return partial(Followed._run, self, name, fn)
 
-        return following
+    def _run(self, name: str, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a decomposition, and note what it did."""
+        # Torch also calls decompositions outside of traces, for other reasons.
+        traced = internals.is_tracing()
+        before = self._graph_now() if traced else None
+        self._running.append(name)
+        try:
+            result = fn(*args, **kwargs)
+            if traced:
+                self._returned(name, result, before)
+            return result
+        except BaseException as error:
+            # An error that passes through several decompositions was raised in the innermost.
+            if self._raised is None or self._raised[0] is not error:
+                self._raised = error, tuple(self._running)
+            raise
+        finally:
+            self._running.pop()
 
     def raised_in(self, error: BaseException) -> tuple[str, ...]:
         """Return the decompositions in which an error was raised, outermost first; none if it was outside of them."""

@@ -160,7 +160,12 @@ def _check(found: LedgerFacts) -> list[Block]:
 
 
 def exports_page(
-    name: str, ledger: str, exports: Sequence[ExportResult], totals: ExportTotals, torches: Mapping[str, str]
+    name: str,
+    ledger: str,
+    exports: Sequence[ExportResult],
+    totals: ExportTotals,
+    torches: Mapping[str, str],
+    tracings: Sequence[Event] = (),
 ) -> Page:
     """Return the page of the exports of a ledger, and what they show together.
 
@@ -170,10 +175,12 @@ def exports_page(
         exports: the exports, oldest first; empty for the totals alone.
         totals: what they show together.
         torches: the digest of an environment -> its torch version.
+        tracings: what torch traced outside of exports.
     """
     status = Mark(f"{totals.failed} failed", BAD) if totals.failed else None
     sections = [
         Section("", [exports_table(exports, torches, ledger)] if exports else []),
         Section("To look at", totals_blocks(totals)),
+        Section("Traced outside of exports", [events_table(tracings)] if tracings else []),
     ]
     return Page("Exports", Code(name), status, count(totals.exports, "export"), {}, sections)

@@ -92,7 +92,7 @@ def compare(client: Client, environment: Environment, rounds: int, folder: Path)
     Args:
         client: the client.
         environment: the Python that it runs in.
-        rounds: how often each is run; one run of each before is not measured.
+        rounds: how often each is run; if more than once, one run of each before is not measured.
         folder: an empty folder for what they write.
 
     Raises:
@@ -100,8 +100,8 @@ def compare(client: Client, environment: Environment, rounds: int, folder: Path)
         RuntimeError: only the recorded program failed.
     """
     found = Comparison()
-    for number in range(rounds + 1):
-        for side in (_RECORDED, _PLAIN) if number % 2 else (_PLAIN, _RECORDED):
+    for number in range(0 if rounds > 1 else 1, rounds + 1):
+        for side in (_RECORDED, _PLAIN) if number and number % 2 == 0 else (_PLAIN, _RECORDED):
             output = folder / f"{number}-{side}"
             ledger = folder / f"{number}.db"
             output.mkdir(parents=True)

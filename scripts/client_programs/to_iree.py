@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 
 import iree.turbine.aot as aot
-import torch
 from networks import conv_attention
 
 
 def lower(folder: Path) -> None:
     model, inputs = conv_attention()
-    exported = aot.export(torch.export.export(model, inputs))
+    exported = aot.export(model, args=inputs)
     (folder / "model.mlir").write_text(str(exported.mlir_module), encoding="utf-8")
 
 

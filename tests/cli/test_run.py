@@ -260,3 +260,10 @@ def test_the_frames_of_a_program_are_where_python_puts_them(tmp_path: Path) -> N
     assert bool(python) == (sys.version_info >= (3, 11))
     # The fields of a frame differ by some words between versions of Python.
     assert len(python) == len(ours) and all(abs(one - other) <= 1 for one, other in zip(python, ours, strict=True))
+
+
+def test_the_garbage_collector_of_a_program_does_not_go_through_ours(tmp_path: Path) -> None:
+    ours = "getattr(each, '__module__', '') == 'decomp_ledger.errors'"
+    (tmp_path / "script.py").write_text(f"import gc\nprint([each for each in gc.get_objects() if {ours}])")
+    python, recording = both(["script.py"], tmp_path)
+    assert python == recording == [0, "[]\n", ""]

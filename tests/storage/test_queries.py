@@ -174,6 +174,7 @@ def test_every_question_is_a_method_of_a_ledger() -> None:
         "catalog",
         "ops_of",
         "read_samples",
+        "record_imports",
         "sole_table",
         "state_and_blame",
         "trace",

@@ -19,7 +19,7 @@ from strategies import catalog_of, new_table
 
 import decomp_ledger as dl
 from decomp_ledger.cli import cli
-from decomp_ledger.model.events import OVERRIDE, Exported, Passed, RootModule, Saved
+from decomp_ledger.model.events import OVERRIDE, Exported, Passed, RootModule, Saved, Traced
 from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.reports.blocks import Bar, Bars, Code, Flow, Moment, Timeline
 from decomp_ledger.reports.charts import flow_chart, time_chart
@@ -389,3 +389,15 @@ def test_a_time_line_takes_any_text_for_a_time() -> None:
 def test_bars_without_ops_have_no_highest_number() -> None:
     assert Bars(("a", "b"), []).highest == 0 and Bars(("a", "b"), [Bar("x", 2, 7)]).highest == 7
     assert Code("x") == Code("x")
+
+
+def test_what_torch_traced_outside_of_exports_is_listed_too(tmp_path: Path) -> None:
+    catalog = catalog_of("aten::mm", torch="2.15.0")
+    with dl.Ledger(tmp_path / "l.db", actor="Ada") as ledger:
+        table = new_table(ledger)
+        snapshot = table.materialize(catalog)
+        traced = Traced(catalog.digest, snapshot.digest, "make_fx", 7, "registry", traces=3)
+        event = ledger.append("edge", table.version, traced)
+    done = CliRunner().invoke(cli, ["--ledger", str(tmp_path / "l.db"), "exports", "--markdown"], standalone_mode=False)
+    assert "#### Traced outside of exports\n\n| event | when" in done.output and f"| `#{event.seq}` |" in done.output
+    check_markdown(done.output)

@@ -29,6 +29,9 @@ from torch.export import CustomDecompTable as UpstreamTable
 from torch.export import ExportedProgram
 
 import decomp_ledger as dl
+from decomp_ledger.model.catalog import Entry
+from decomp_ledger.pytorch import internals
+from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, resolve
 
 # Naming an op that is not loaded warns; other tests hold that.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -510,3 +513,15 @@ def test_a_kernel_of_python_is_recorded_with_the_line_of_its_library(namespace, 
     assert Path(file).name == conftest.name
     assert "Library(namespace" in conftest.read_text().splitlines()[int(line) - 1]
     assert f"registered by the library at {registered}" in ledger.explain(name, "t")[0].default
+
+
+@every_change
+def test_the_catalog_has_for_each_op_what_its_operator_gives(change, scene):
+    with closing(change.steps(scene)) as steps:
+        next(steps)
+        next(steps)
+        defaults = Defaults(dispatcher.full().table)
+        found = defaults.catalog.ops
+        for name in internals.dispatcher_names():
+            operator = resolve(name)
+            assert found[name] == (Entry() if operator is None else defaults.entry(name, operator)), name

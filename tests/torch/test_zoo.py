@@ -20,7 +20,8 @@ from torch.library import Library
 from decomp_ledger import Ledger
 from decomp_ledger.model.samples import parse_call
 
-SAMPLE, HERD, SEED = 120, 400, 16
+# In a herd of all ops, an override of `copy_` is counted when other animals call it within their own lowering.
+SAMPLE, HERD, SEED = 120, 110, 16
 
 
 def check(seen: Sequence[zoo.Sighting]) -> str:

@@ -21,7 +21,7 @@ from decomp_ledger.model.events import Exported, RootModule, Saved
 from decomp_ledger.pytorch import artefacts
 from decomp_ledger.transfer.stamp import MEMBER, Stamp
 
-HERE = "tests/torch/test_artefacts.py"
+HERE = "tests/torch/test_saved_files.py"
 
 
 class Net(torch.nn.Module):

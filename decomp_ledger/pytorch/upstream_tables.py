@@ -42,16 +42,18 @@ class _Kept:
         log: its log.
         warnings: those of its idle rules.
         checked: its version, torch's defaults and its content when they were last compared.
+        late: the ops that it lacks because they were loaded after it was read.
         line: the line that made it.
     """
 
-    __slots__ = ("__weakref__", "checked", "line", "log", "table", "warnings")
+    __slots__ = ("checked", "late", "line", "log", "table", "warnings")
 
     def __init__(self, table: Any, log: TableLog) -> None:
         self.table = weakref.ref(table, partial(_forget, id(table)))
         self.log = log
         self.warnings = IdleWarnings(log)
         self.checked: tuple[int, Defaults, dict[Any, Any]] | None = None
+        self.late: frozenset[str] = frozenset()
         self.line = provenance.outer_line()
         log.is_loaded = is_loaded
 
@@ -124,7 +126,7 @@ def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: An
     result = original(table, *args, **kwargs)
     kept = _kept(table)
     if kept is not None and _kept(result) is not None:
-        _keep(result, kept.log.fork())
+        _keep(result, kept.log.fork()).late = kept.late
     return result
 
 
@@ -270,25 +272,20 @@ def use(table: Any, content: Mapping[Any, Any], recording: active.ActiveRecordin
         return None
 
 
-_late: weakref.WeakKeyDictionary[_Kept, frozenset[str]] = weakref.WeakKeyDictionary()
-
-
 def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[str, ...]:
     """Record how the content differs from the rules; return the ops that came too late for the table."""
-    late = _late.get(kept, frozenset())
     if kept.checked != (kept.log.version, defaults, content):
         entries = {op: fn for key, fn in content.items() if (op := _live_op_of(key, defaults)) is not None}
         every = dict.fromkeys([*defaults.by_name, *entries, *sorted(kept.log.rules)])
         found = [each for op in every if (each := _difference(op, kept.log.rules, entries, defaults)) is not None]
         new = {op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules}
-        late = frozenset(op for op in late | new if op not in entries)
+        kept.late = frozenset(op for op in kept.late | new if op not in entries)
         if found:
             functions = {op: entries.get(op) for op, _, _ in found}
             wanted = {op: decomposition for op, _, decomposition in found}
             _change(kept, partial(Found, later=tuple(sorted(new))), lambda rules: found, functions, wanted)
-        _late[kept] = late
         kept.checked = kept.log.version, defaults, content
-    return tuple(sorted(late))
+    return tuple(sorted(kept.late))
 
 
 def _live_op_of(key: object, defaults: Defaults) -> str | None:

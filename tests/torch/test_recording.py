@@ -209,6 +209,18 @@ def test_a_copy_of_a_table_made_before_is_recorded(
     }
 
 
+def test_a_copy_knows_what_its_original_lacks_because_it_was_read_early(
+    ledger: Ledger, program: ExportedProgram, make_library: Callable[..., Any]
+) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        assert len(table) > 0
+        late = _defined(make_library(), "late")
+        program.run_decompositions(table)
+        program.run_decompositions(table.copy())
+    assert [event.body.stale for event in ledger.exports()] == [(late.name(),)] * 2  # type: ignore[attr-defined]
+
+
 # --- plain dicts -----------------------------------------------------------------------------------------------------
 
 

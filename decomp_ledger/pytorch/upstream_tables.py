@@ -24,7 +24,7 @@ from decomp_ledger.model.materialize import ABSENT, Snapshot, choose
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.model.safe_text import class_name, safe_repr
 from decomp_ledger.pytorch import active, decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, remember_made, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dict_origin, dispatcher, is_loaded, remember_made, resolve
 from decomp_ledger.pytorch.idle_warnings import IdleWarnings
 
 __all__ = ["METHODS", "Use", "ignored", "log_of", "use"]
@@ -71,6 +71,13 @@ def _forget(number: int, table: object) -> None:
 def _keep(table: Any, log: TableLog) -> _Kept:
     kept = _known[id(table)] = _Kept(table, log)
     return kept
+
+
+def _first_seen(recording: active.ActiveRecording, table: Any) -> _Kept:
+    """Keep a table that was made before it could be recorded, and which ops it could have by now."""
+    if internals.was_read_upstream(table):
+        remember_made(_content(table).values())
+    return _keep(table, recording.new_log())
 
 
 def _kept(table: Any) -> _Kept | None:
@@ -125,8 +132,10 @@ def _pop(recording: active.ActiveRecording, original: Any, table: Any, args: Any
 def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     result = original(table, *args, **kwargs)
     kept = _kept(table)
-    if kept is not None and _kept(result) is not None:
+    if _kept(result) is not None and kept is not None:
         _keep(result, kept.log.fork()).late = kept.late
+    elif _kept(result) is not None:
+        _first_seen(recording, result)
     return result
 
 
@@ -179,7 +188,7 @@ def _record(recording: active.ActiveRecording, table: Any, kind: type[Changing],
         named = {name: fn for key, fn in entries.items() if (name := _op_of(key)) is not None}
         if not named:
             return
-        kept = _kept(table) or _keep(table, recording.new_log())
+        kept = _kept(table) or _first_seen(recording, table)
         defaults = dispatcher.current()
         wanted = {op: None if fn is _MISSING else _identify(op, fn, defaults) for op, fn in named.items()}
 
@@ -278,7 +287,8 @@ def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[
         entries = {op: fn for key, fn in content.items() if (op := _live_op_of(key, defaults)) is not None}
         every = dict.fromkeys([*defaults.by_name, *entries, *sorted(kept.log.rules)])
         found = [each for op in every if (each := _difference(op, kept.log.rules, entries, defaults)) is not None]
-        new = {op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules}
+        lacking = [op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules]
+        new = _loaded_later(lacking, content) if lacking else set()
         kept.late = frozenset(op for op in kept.late | new if op not in entries)
         if found:
             functions = {op: entries.get(op) for op, _, _ in found}
@@ -286,6 +296,15 @@ def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[
             _change(kept, partial(Found, later=tuple(sorted(new))), lambda rules: found, functions, wanted)
         kept.checked = kept.log.version, defaults, content
     return tuple(sorted(kept.late))
+
+
+def _loaded_later(ops: Iterable[str], content: Mapping[Any, Any]) -> set[str]:
+    """Return those of the ops that a table lacks because they were loaded after it was read, as far as that is known.
+
+    The others were removed from it before it was recorded, or past the methods.
+    """
+    origin = dict_origin(content.values())
+    return set() if origin is None else {op for op in ops if op not in origin.names}
 
 
 def _live_op_of(key: object, defaults: Defaults) -> str | None:

@@ -283,7 +283,7 @@ def use(table: Any, content: Mapping[Any, Any], recording: active.ActiveRecordin
 
 def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[str, ...]:
     """Record how the content differs from the rules; return the ops that came too late for the table."""
-    if kept.checked != (kept.log.version, defaults, content):
+    if kept.checked is None or kept.checked[:2] != (kept.log.version, defaults) or not _is(kept.checked[2], content):
         entries = {op: fn for key, fn in content.items() if (op := _live_op_of(key, defaults)) is not None}
         every = dict.fromkeys([*defaults.by_name, *entries, *sorted(kept.log.rules)])
         found = [each for op in every if (each := _difference(op, kept.log.rules, entries, defaults)) is not None]
@@ -296,6 +296,11 @@ def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[
             _change(kept, partial(Found, later=tuple(sorted(new))), lambda rules: found, functions, wanted)
         kept.checked = kept.log.version, defaults, content
     return tuple(sorted(kept.late))
+
+
+def _is(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Tell whether two contents have the same objects; `==` would run code of the program's."""
+    return len(one) == len(other) and all(other.get(key, _MISSING) is fn for key, fn in one.items())
 
 
 def _loaded_later(ops: Iterable[str], content: Mapping[Any, Any]) -> set[str]:

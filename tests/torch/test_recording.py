@@ -274,6 +274,29 @@ def test_an_op_that_was_loaded_after_a_table_of_before_was_seen_is_known_as_such
     assert export.body.stale == (late.name(),)  # type: ignore[attr-defined]
 
 
+class _Uncomparable:
+    """A decomposition that no one may compare."""
+
+    def __call__(self, *args: Any) -> Any:
+        return NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("compared")
+
+    __hash__ = object.__hash__
+
+
+def test_the_decompositions_of_a_program_are_never_compared_by_its_code(
+    ledger: Ledger, program: ExportedProgram
+) -> None:
+    with record(ledger, name="job", on_error="raise"):
+        table = default_decompositions()
+        for _ in range(2):
+            table[MM] = _Uncomparable()
+            program.run_decompositions(table)
+    assert len(list(ledger.exports())) == 2
+
+
 # --- plain dicts -----------------------------------------------------------------------------------------------------
 
 

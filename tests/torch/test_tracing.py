@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +234,44 @@ def test_a_recording_that_is_entered_again_goes_on_counting(ledger: Ledger) -> N
         with recording:
             traced({aten.silu.default: squared})
     assert [body.traces for body in tracings(ledger)] == [1, 1]
+
+
+def test_a_recording_of_traces_is_freed_when_it_was_left(ledger: Ledger) -> None:
+    recording = record(ledger, name="job", all_tracing=True)
+    with recording:
+        traced({aten.silu.default: squared})
+    left = weakref.ref(recording)
+    del recording
+    gc.collect()
+    assert left() is None
+
+
+FORKING = """
+import os
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from decomp_ledger import Ledger, record
+
+def function(x):
+    return torch.nn.functional.silu(x)
+
+def traced(times):
+    for _ in range(times):
+        make_fx(function, decomposition_table=table)(torch.ones(2))
+
+table = {torch.ops.aten.silu.default: lambda x: x * x}
+ledger = Ledger("forked.db")
+with record(ledger, name="job", all_tracing=True):
+    traced(1)
+    child = os.fork()
+    traced(4 if child else 2)
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(sorted(event.body.traces for event in ledger.events(kind="traced")))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX can fork")
+def test_a_forked_process_counts_its_own_traces_only(run_python: Callable[..., str]) -> None:
+    assert run_python(FORKING) == "[2, 5]\n"  # 1 before the fork and 4 after it

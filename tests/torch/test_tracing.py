@@ -210,6 +210,15 @@ def test_a_compiled_export_is_noted_once(ledger: Ledger) -> None:
     assert body.program == export.body.after  # type: ignore[attr-defined]
 
 
+def test_no_ledger_is_made_for_a_program_of_another(ledger: Ledger, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    with record(ledger, name="job"):
+        lowered = torch.export.export(Model(), (torch.ones(2, 3),)).run_decompositions({})
+    with record(tmp_path / "other.db", name="job"):
+        torch.compile(lowered.module(), backend="aot_eager")(torch.ones(2, 3))
+    assert not (tmp_path / "other.db").exists() and lowerings(ledger) == []
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler")
 def test_a_program_that_AOTInductor_packages_is_noted(ledger: Ledger, tmp_path: Path) -> None:
     def packaged() -> ExportedProgram:

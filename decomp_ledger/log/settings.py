@@ -69,11 +69,14 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
             else:
                 ignored.append(here)
         file = each / _FILE
-        values = _read(file)
-        if values is None:
+        data = _read(file)
+        if _TABLE.encode() not in data:  # most projects have no such table, and reading TOML takes some milliseconds
             continue
-        if not _is_own(file):
-            ignored.append(file)
+        if not _is_own(file):  # not even parsed, because an error in it would stop every command below its folder
+            ignored += [file] if f"tool.{_TABLE}".encode() in data else []
+            continue
+        values = _values(file, data)
+        if values is None:
             continue
         its_ledger = each / values.get("ledger", DEFAULT_LEDGER)
         return Settings(ledger or its_ledger, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
@@ -85,17 +88,19 @@ def _is_own(path: Path) -> bool:
     return not hasattr(os, "geteuid") or path.stat().st_uid == os.geteuid()
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path) -> bytes:
+    """Return what a file has; nothing if it is not one that can be read."""
+    try:
+        return file.read_bytes() if file.is_file() else b""  # a pipe would wait
+    except OSError:
+        return b""
+
+
+def _values(file: Path, data: bytes) -> dict[str, Any] | None:
     """Return the checked `[tool.decomp-ledger]` of a file; None if it has none."""
     try:
-        data = file.read_bytes()
-    except OSError:
-        return None
-    if _TABLE.encode() not in data:  # most projects have no such table, and reading TOML takes some milliseconds
-        return None
-    try:
         value = _parse(data.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableValue(f"{file}: not valid TOML: {error}; mend it") from None
     tool = value.get("tool")
     found = tool.get(_TABLE) if isinstance(tool, dict) else None

@@ -381,7 +381,7 @@ class Recording(Handle):
 
     def note_lowered(self, bundle: ExportBundle, body: Lowered) -> None:
         """Record that the result of an export is lowered again, unless the export is of another ledger."""
-        if not self.stopped and self.ledger.id == bundle.ledger:
+        if not self.stopped and self.ledger.database.exists and self.ledger.id == bundle.ledger:
             self.ledger.append(bundle.event.table, bundle.event.version, body, reason=self._reason)
 
     def record_plain_dict(

@@ -9,8 +9,8 @@ Within any recording, a program that was exported and is lowered again by one of
 
 from __future__ import annotations
 
+import os
 import time
-import weakref
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -88,22 +88,20 @@ class _Seen:
         self.by_content: dict[Any, tuple[Any, dict[Any, Any]]] = {}
         self.by_caller: dict[tuple[str, str, Frame | None], _Traces] = {}
         self.lowered: set[tuple[str, str]] = set()
+        self.process = os.getpid()
         recording.at_end.append(self.write)
 
     def write(self) -> None:
-        """Append the events."""
-        for traces in list(self.by_caller.values()):
+        """Append the events; those of the process that forked this one are its own to append."""
+        for traces in list(self.by_caller.values()) if self.process == os.getpid() else ():
             traces.write()
 
 
-_seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
-
-
 def _of(recording: active.ActiveRecording) -> _Seen:
-    found = _seen.get(recording)
-    if found is None or found.write not in recording.at_end:  # it was left, and entered again
-        found = _seen[recording] = _Seen(recording)
-    return found
+    """Return what this process traced since the recording was entered."""
+    found = (getattr(write, "__self__", None) for write in recording.at_end)
+    own = (each for each in found if isinstance(each, _Seen) and each.process == os.getpid())
+    return next(own, None) or _Seen(recording)
 
 
 def trace(recording: active.ActiveRecording, original: Any, tracer: Any, args: Any, kwargs: Any) -> Any:

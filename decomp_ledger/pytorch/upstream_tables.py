@@ -24,7 +24,7 @@ from decomp_ledger.model.materialize import ABSENT, Snapshot, choose
 from decomp_ledger.model.rules import Decomposition, Rule
 from decomp_ledger.model.safe_text import class_name, safe_repr
 from decomp_ledger.pytorch import active, decompositions, internals
-from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, remember_made, resolve
+from decomp_ledger.pytorch.dispatcher import Defaults, dict_origin, dispatcher, is_loaded, remember_made, resolve
 from decomp_ledger.pytorch.idle_warnings import IdleWarnings
 
 __all__ = ["METHODS", "Use", "ignored", "log_of", "use"]
@@ -42,16 +42,18 @@ class _Kept:
         log: its log.
         warnings: those of its idle rules.
         checked: its version, torch's defaults and its content when they were last compared.
+        late: the ops that it lacks because they were loaded after it was read.
         line: the line that made it.
     """
 
-    __slots__ = ("__weakref__", "checked", "line", "log", "table", "warnings")
+    __slots__ = ("checked", "late", "line", "log", "table", "warnings")
 
     def __init__(self, table: Any, log: TableLog) -> None:
         self.table = weakref.ref(table, partial(_forget, id(table)))
         self.log = log
         self.warnings = IdleWarnings(log)
         self.checked: tuple[int, Defaults, dict[Any, Any]] | None = None
+        self.late: frozenset[str] = frozenset()
         self.line = provenance.outer_line()
         log.is_loaded = is_loaded
 
@@ -69,6 +71,13 @@ def _forget(number: int, table: object) -> None:
 def _keep(table: Any, log: TableLog) -> _Kept:
     kept = _known[id(table)] = _Kept(table, log)
     return kept
+
+
+def _first_seen(recording: active.ActiveRecording, table: Any) -> _Kept:
+    """Keep a table that was made before it could be recorded, and which ops it could have by now."""
+    if internals.was_read_upstream(table):
+        remember_made(_content(table).values())
+    return _keep(table, recording.new_log())
 
 
 def _kept(table: Any) -> _Kept | None:
@@ -123,8 +132,10 @@ def _pop(recording: active.ActiveRecording, original: Any, table: Any, args: Any
 def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     result = original(table, *args, **kwargs)
     kept = _kept(table)
-    if kept is not None and _kept(result) is not None:
-        _keep(result, kept.log.fork())
+    if _kept(result) is not None and kept is not None:
+        _keep(result, kept.log.fork()).late = kept.late
+    elif _kept(result) is not None:
+        _first_seen(recording, result)
     return result
 
 
@@ -177,7 +188,7 @@ def _record(recording: active.ActiveRecording, table: Any, kind: type[Changing],
         named = {name: fn for key, fn in entries.items() if (name := _op_of(key)) is not None}
         if not named:
             return
-        kept = _kept(table) or _keep(table, recording.new_log())
+        kept = _kept(table) or _first_seen(recording, table)
         defaults = dispatcher.current()
         wanted = {op: None if fn is _MISSING else _identify(op, fn, defaults) for op, fn in named.items()}
 
@@ -270,25 +281,35 @@ def use(table: Any, content: Mapping[Any, Any], recording: active.ActiveRecordin
         return None
 
 
-_late: weakref.WeakKeyDictionary[_Kept, frozenset[str]] = weakref.WeakKeyDictionary()
-
-
 def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[str, ...]:
     """Record how the content differs from the rules; return the ops that came too late for the table."""
-    late = _late.get(kept, frozenset())
-    if kept.checked != (kept.log.version, defaults, content):
+    if kept.checked is None or kept.checked[:2] != (kept.log.version, defaults) or not _is(kept.checked[2], content):
         entries = {op: fn for key, fn in content.items() if (op := _live_op_of(key, defaults)) is not None}
         every = dict.fromkeys([*defaults.by_name, *entries, *sorted(kept.log.rules)])
         found = [each for op in every if (each := _difference(op, kept.log.rules, entries, defaults)) is not None]
-        new = {op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules}
-        late = frozenset(op for op in late | new if op not in entries)
+        lacking = [op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules]
+        new = _loaded_later(lacking, content) if lacking else set()
+        kept.late = frozenset(op for op in kept.late | new if op not in entries)
         if found:
             functions = {op: entries.get(op) for op, _, _ in found}
             wanted = {op: decomposition for op, _, decomposition in found}
             _change(kept, partial(Found, later=tuple(sorted(new))), lambda rules: found, functions, wanted)
-        _late[kept] = late
         kept.checked = kept.log.version, defaults, content
-    return tuple(sorted(late))
+    return tuple(sorted(kept.late))
+
+
+def _is(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Tell whether two contents have the same objects; `==` would run code of the program's."""
+    return len(one) == len(other) and all(other.get(key, _MISSING) is fn for key, fn in one.items())
+
+
+def _loaded_later(ops: Iterable[str], content: Mapping[Any, Any]) -> set[str]:
+    """Return those of the ops that a table lacks because they were loaded after it was read, as far as that is known.
+
+    The others were removed from it before it was recorded, or past the methods.
+    """
+    origin = dict_origin(content.values())
+    return set() if origin is None else {op for op in ops if op not in origin.names}
 
 
 def _live_op_of(key: object, defaults: Defaults) -> str | None:

@@ -76,6 +76,7 @@ def test_a_command_writes_as_the_actor_of_the_project_unless_another_is_named(pr
 WRONG = {
     "not TOML": ("[tool.decomp-ledger\n", "not valid TOML"),
     "not a table": ('[tool]\ndecomp-ledger = "x"\n', "not a table"),
+    "too deep": (f"[tool.decomp-ledger]\nledger = {'[' * 5000}", "not valid TOML"),
     "a ledger of another type": ("[tool.decomp-ledger]\nledger = 3\n", "ledger is 3; give a text"),
     "no actor": ('[tool.decomp-ledger]\nactor = ""\n', "actor is ''; give a text"),
     "trust of another type": ('[tool.decomp-ledger]\ntrust = "os"\n', "give a list of module names"),
@@ -109,6 +110,24 @@ def test_files_of_another_user_are_ignored_and_named(project: Path) -> None:
     assert (found.actor, found.trust) == (None, ())
     assert found.ignored == (project / "decomp_ledger.db", project / "pyproject.toml")
     assert "pyproject.toml: ignored, because it belongs to another user" in command(project / "src", "tables").stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_not_even_parsed(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.decomp-ledger\n")
+    os.chown(tmp_path / "pyproject.toml", 12345, 12345)
+    assert project_settings(tmp_path).ignored == (tmp_path / "pyproject.toml",)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pyproject.toml")
+    code = "from decomp_ledger.log.settings import project_settings; print(project_settings().file)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert done.stdout == "None\n"
 
 
 def test_a_removed_folder_gives_one_line(tmp_path: Path) -> None:

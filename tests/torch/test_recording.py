@@ -209,6 +209,94 @@ def test_a_copy_of_a_table_made_before_is_recorded(
     }
 
 
+def test_a_copy_knows_what_its_original_lacks_because_it_was_read_early(
+    ledger: Ledger, program: ExportedProgram, make_library: Callable[..., Any]
+) -> None:
+    with record(ledger, name="job"):
+        table = default_decompositions()
+        assert len(table) > 0
+        late = _defined(make_library(), "late")
+        program.run_decompositions(table)
+        program.run_decompositions(table.copy())
+    assert [event.body.stale for event in ledger.exports()] == [(late.name(),)] * 2  # type: ignore[attr-defined]
+
+
+def _popped_before(table: Any) -> None:
+    table.pop(LINEAR)
+
+
+def _deleted_past_the_methods(table: Any) -> None:
+    del table.decomp_table[LINEAR]
+
+
+@pytest.mark.parametrize("remove", [_popped_before, _deleted_past_the_methods])
+@pytest.mark.parametrize("was_read", [False, True])
+def test_an_op_that_was_removed_unseen_is_not_taken_for_one_that_was_loaded_later(
+    was_read: bool, remove: Callable[[Any], None], ledger: Ledger, program: ExportedProgram
+) -> None:
+    table = default_decompositions()
+    assert not was_read or len(table) > 0
+    remove(table)
+    with record(ledger, name="job"):
+        table[MM] = squared
+        program.run_decompositions(table)
+    (export,) = ledger.exports()
+    (answer,) = ledger.explain(LINEAR.name(), f"export:{export.seq}")
+    assert (export.body.stale, answer.outcome) == ((), "kept")  # type: ignore[attr-defined]
+
+
+def _changed(table: Any) -> Any:
+    table[MM] = squared
+    return table
+
+
+def _copied(table: Any) -> Any:
+    return table.copy()
+
+
+@pytest.mark.parametrize("change", [_changed, _copied])
+@pytest.mark.parametrize("was_read", [False, True])
+def test_an_op_that_was_loaded_after_a_table_of_before_was_seen_is_known_as_such(
+    was_read: bool,
+    change: Callable[[Any], Any],
+    ledger: Ledger,
+    program: ExportedProgram,
+    make_library: Callable[..., Any],
+) -> None:
+    table = default_decompositions()
+    assert not was_read or len(table) > 0
+    with record(ledger, name="job"):
+        table = change(table)
+        assert len(table) > 0
+        late = _defined(make_library(), "late")
+        program.run_decompositions(table)
+    (export,) = ledger.exports()
+    assert export.body.stale == (late.name(),)  # type: ignore[attr-defined]
+
+
+class _Uncomparable:
+    """A decomposition that no one may compare."""
+
+    def __call__(self, *args: Any) -> Any:
+        return NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("compared")
+
+    __hash__ = object.__hash__
+
+
+def test_the_decompositions_of_a_program_are_never_compared_by_its_code(
+    ledger: Ledger, program: ExportedProgram
+) -> None:
+    with record(ledger, name="job", on_error="raise"):
+        table = default_decompositions()
+        for _ in range(2):
+            table[MM] = _Uncomparable()
+            program.run_decompositions(table)
+    assert len(list(ledger.exports())) == 2
+
+
 # --- plain dicts -----------------------------------------------------------------------------------------------------
 
 

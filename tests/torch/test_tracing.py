@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +210,15 @@ def test_a_compiled_export_is_noted_once(ledger: Ledger) -> None:
     assert body.program == export.body.after  # type: ignore[attr-defined]
 
 
+def test_no_ledger_is_made_for_a_program_of_another(ledger: Ledger, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    with record(ledger, name="job"):
+        lowered = torch.export.export(Model(), (torch.ones(2, 3),)).run_decompositions({})
+    with record(tmp_path / "other.db", name="job"):
+        torch.compile(lowered.module(), backend="aot_eager")(torch.ones(2, 3))
+    assert not (tmp_path / "other.db").exists() and lowerings(ledger) == []
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a compiler")
 def test_a_program_that_AOTInductor_packages_is_noted(ledger: Ledger, tmp_path: Path) -> None:
     def packaged() -> ExportedProgram:
@@ -231,3 +243,44 @@ def test_a_recording_that_is_entered_again_goes_on_counting(ledger: Ledger) -> N
         with recording:
             traced({aten.silu.default: squared})
     assert [body.traces for body in tracings(ledger)] == [1, 1]
+
+
+def test_a_recording_of_traces_is_freed_when_it_was_left(ledger: Ledger) -> None:
+    recording = record(ledger, name="job", all_tracing=True)
+    with recording:
+        traced({aten.silu.default: squared})
+    left = weakref.ref(recording)
+    del recording
+    gc.collect()
+    assert left() is None
+
+
+FORKING = """
+import os
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from decomp_ledger import Ledger, record
+
+def function(x):
+    return torch.nn.functional.silu(x)
+
+def traced(times):
+    for _ in range(times):
+        make_fx(function, decomposition_table=table)(torch.ones(2))
+
+table = {torch.ops.aten.silu.default: lambda x: x * x}
+ledger = Ledger("forked.db")
+with record(ledger, name="job", all_tracing=True):
+    traced(1)
+    child = os.fork()
+    traced(4 if child else 2)
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print(sorted(event.body.traces for event in ledger.events(kind="traced")))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX can fork")
+def test_a_forked_process_counts_its_own_traces_only(run_python: Callable[..., str]) -> None:
+    assert run_python(FORKING) == "[2, 5]\n"  # 1 before the fork and 4 after it

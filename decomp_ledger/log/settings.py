@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.errors import UnusableValue
+from decomp_ledger.errors import LedgerFileError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.storage.file_checks import absolute
@@ -57,8 +57,10 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
     """
     try:
         start = Path(absolute(folder or "."))
-    except FileNotFoundError:  # the current folder was removed
-        return Settings(Path(DEFAULT_LEDGER))
+    except LedgerFileError:
+        if folder is not None:
+            raise
+        return Settings(Path(DEFAULT_LEDGER))  # the current folder was removed
     ledger: Path | None = None
     ignored: list[Path] = []
     for each in (start, *start.parents):

@@ -520,7 +520,8 @@ def test_the_catalog_has_for_each_op_what_its_operator_gives(change, scene):
     with closing(change.steps(scene)) as steps:
         next(steps)
         next(steps)
-        defaults = Defaults(dispatcher.full().table)
+        found = dispatcher.full()
+        defaults = Defaults(found.table, found.aten_cia)
         found = defaults.catalog.ops
         for name in internals.dispatcher_names():
             operator = resolve(name)

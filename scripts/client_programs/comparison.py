@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onnx
 from clients import Client
 from environment import ROOT, Environment
 
 import decomp_ledger
+from decomp_ledger.transfer.onnx_stamp import KEY
 
 GOAL = 1.03
 # One thread, because the processor time of threads that wait for work says nothing of the program.
@@ -37,11 +39,13 @@ class Run:
 
     Attributes:
         seconds: processor time of the process and of its children.
-        files: what it wrote: name -> digest.
+        files: what it wrote: name -> digest, without stamps.
+        stamped: whether a file has a stamp.
     """
 
     seconds: float
     files: dict[str, str]
+    stamped: bool = False
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Comparison:
         names = ", ".join(self.runs[_PLAIN][0].files)
         if len(plain) > 1:
             return f"{names}: differs between plain runs"
-        return f"{names}: {'the same bytes' if plain == recorded else 'DIFFERS'}"
+        same = "the same bytes" + (" but for the stamp" if self.runs[_RECORDED][0].stamped else "")
+        return f"{names}: {same if plain == recorded else 'DIFFERS'}"
 
     @property
     def is_same(self) -> bool:
@@ -130,12 +135,21 @@ def _run(client: Client, environment: Environment, output: Path, ledger: Path | 
         if ledger is None:
             raise ClientFailed(lines[-1])
         raise RuntimeError(f"{client.name}: only the recorded run failed: {lines[-1]}")
-    digests = {
-        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(output.rglob("*"))
-        if path.is_file()
-    }
-    return Run(used.ru_utime + used.ru_stime, digests)
+    written = {str(path.relative_to(output)): path for path in sorted(output.rglob("*")) if path.is_file()}
+    contents = {name: _without_stamp(path) for name, path in written.items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, (content, _) in contents.items()}
+    return Run(used.ru_utime + used.ru_stime, digests, any(stamped for _, stamped in contents.values()))
+
+
+def _without_stamp(path: Path) -> tuple[bytes, bool]:
+    """Return the content of a file, of an ONNX file without the stamp of a recording; and whether it had one."""
+    if path.suffix != ".onnx":
+        return path.read_bytes(), False
+    model = onnx.load_model(path, load_external_data=False)
+    stamps = [each for each in model.metadata_props if each.key == KEY]
+    for each in stamps:
+        model.metadata_props.remove(each)
+    return model.SerializeToString(deterministic=True), bool(stamps)
 
 
 def _recorded(path: Path) -> str:

@@ -147,7 +147,9 @@ def test_the_listed_early_kernels_are_those_of_this_torch() -> None:
     autograd = torch._C.DispatchKey.Autograd
     found = {op.name() for op in live if op is not None and autograd in op.py_kernels and not internals.is_cia(op)}
     there = {op for op in EARLY_KERNELS if resolve(op) in internals.registry()}
-    assert {op for op in found if op.startswith("aten::")} == there
+    of_torch = {op for op in found if op.startswith("aten::")}
+    # The kernel of one of them comes only with Inductor.
+    assert there <= of_torch <= EARLY_KERNELS
 
 
 def test_a_decomposition_that_declines_is_not_called_decomposing(ledger: Ledger) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch._inductor.decomposition import decompositions as inductor_table
 from torch.export import ExportedProgram, default_decompositions
 from torch.fx.experimental import proxy_tensor
 
+import decomp_ledger
 from decomp_ledger import Ledger, record
 from decomp_ledger.model.events import Event, Lowered, Traced
 
@@ -119,11 +122,21 @@ def test_a_program_does_the_same_when_all_tracing_is_recorded(program: Callable[
     assert ledger.verify().ok
 
 
-def test_torch_is_as_it_was_afterwards(ledger: Ledger) -> None:
-    before = proxy_tensor._MakefxTracer._trace_inner, proxy_tensor.decompose
-    with record(ledger, all_tracing=True):
-        assert proxy_tensor._MakefxTracer._trace_inner is not before[0]
-    assert (proxy_tensor._MakefxTracer._trace_inner, proxy_tensor.decompose) == before
+_AFTERWARDS = """
+import decomp_ledger as dl
+from torch.fx.experimental import proxy_tensor
+
+before = proxy_tensor._MakefxTracer._trace_inner, proxy_tensor.decompose
+with dl.record(dl.Ledger(":memory:"), all_tracing=True):
+    assert proxy_tensor._MakefxTracer._trace_inner is not before[0]
+assert (proxy_tensor._MakefxTracer._trace_inner, proxy_tensor.decompose) == before
+"""
+
+
+def test_torch_is_as_it_was_afterwards() -> None:
+    # In a process of its own, because a named table of another test leaves the patches.
+    root = Path(decomp_ledger.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", _AFTERWARDS], cwd=root, check=True)
 
 
 def test_all_traces_of_a_line_with_a_table_are_one_event(ledger: Ledger) -> None:
@@ -259,6 +272,7 @@ FORKING = """
 import os
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+import decomp_ledger
 from decomp_ledger import Ledger, record
 
 def function(x):

@@ -52,7 +52,7 @@ def _path(ctx: click.Context) -> str:
 
 
 def _of_ledger(ledger: Ledger, read: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """Give what a ledger offers; nothing if there is none."""
+    """Give what a ledger offers, or nothing if it cannot be read."""
     with suppress(LedgerError):
         yield from list(read())
 

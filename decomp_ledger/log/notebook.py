@@ -21,7 +21,7 @@ def _shell() -> Any:
 
 
 def notebook_file() -> str:
-    """Return the file of the notebook that runs, as its front end gives it; "" if there is none or it is not known."""
+    """Return the file of the notebook that runs, as its front end gives it; "" if it is not known."""
     shell = _shell()
     if shell is None:
         return ""

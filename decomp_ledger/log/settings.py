@@ -23,7 +23,7 @@ _FILE, _TABLE = "pyproject.toml", "decomp-ledger"
 
 @attrs.frozen
 class Settings:
-    """What a project says of its ledger.
+    """The settings of a project.
 
     Attributes:
         ledger: the ledger file. It may not exist yet.

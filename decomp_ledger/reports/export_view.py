@@ -192,7 +192,7 @@ def _result_rows(found: ResolvedState) -> Iterator[tuple[Cell, Cell]]:
 
 def _bars(body: Exported) -> Iterator[Block]:
     if body.error is not None:
-        yield Prose("The export failed, so there is no graph afterwards.")
+        yield Prose("The export failed, so it gave no graph.")
         counts = sorted(body.ops_before.items(), key=lambda item: (-item[1], item[0]))
         rows: list[tuple[Cell, Cell]] = [(Code(op), str(number)) for op, number in counts]
         if rows:

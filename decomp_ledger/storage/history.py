@@ -173,7 +173,7 @@ class History(Handle):
         raise UnknownTable(f"{text:.80}: the series has {several}; give one of {', '.join(runs[-_NAMED:])}")
 
     def find_table(self, text: str) -> str | None:
-        """Return the name of the table that a text means, as `table_named` reads it; None if there is none."""
+        """Return the name of the table that a text means, as `table_named` reads it, or None."""
         if self.event_store.table_id(text) is not None:
             return text
         series, back = parse_runs_back(text)

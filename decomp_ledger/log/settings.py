@@ -13,6 +13,7 @@ import attrs
 from decomp_ledger.errors import LedgerFileError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
+from decomp_ledger.model.display import displayed
 from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["DEFAULT_LEDGER", "Settings", "project_settings"]
@@ -21,6 +22,7 @@ DEFAULT_LEDGER = "decomp_ledger.db"
 _FILE, _TABLE = "pyproject.toml", "decomp-ledger"
 
 
+@displayed
 @attrs.frozen
 class Settings:
     """The settings of a project.

@@ -57,7 +57,10 @@ class Why:
 
     @guarded
     def __repr__(self) -> str:
-        return f"<Why of {self.answer!r}, to keep it: {self.keep}, to decompose it: {self.decompose}>"
+        answer = f"{self.answer.op} in {self.answer.table}@{self.answer.version}: {self.answer.outcome}"
+        return (
+            f"<Why {answer}, because {self.answer.because}; to keep it: {self.keep}; to decompose it: {self.decompose}>"
+        )
 
     def _row(self) -> Row:
         return {**row_of(self.answer), "keep": str(self.keep), "decompose": str(self.decompose)}

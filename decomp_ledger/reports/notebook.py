@@ -194,7 +194,7 @@ def _brief_block(block: Block, depth: int) -> Block:
         rows = [[_brief_cell(each) for each in row] for row in block.rows[:_ROWS]]
         rest = [""] * (len(block.heads) - 1)
         more = _more(len(block.rows) - _ROWS, lambda text: [text, *rest])
-        # The text that tells how many more there are is no number.
+        # The text that tells how many more there are is not a number.
         numbers = block.numbers - {0} if more else block.numbers
         return Table(block.heads, [*rows, *more], numbers, block.caption)
     if isinstance(block, Listing):

@@ -17,7 +17,7 @@ from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.json_values import as_object, as_string, as_strings, check_json_size, parse_json
 from decomp_ledger.model.limits import CATALOG_OPS, EXPANSION, EXPANSION_FREE, JSON_BYTES
 
-__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack"]
+__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack", "whole_text"]
 
 
 @attrs.frozen
@@ -282,6 +282,11 @@ def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Cat
 
 def _encode(catalog: Catalog, base: Catalog | None) -> bytes:
     return _dump(_shared_json(catalog) if base is None else CatalogDelta.between(base, catalog).to_json())
+
+
+def whole_text(catalog: Catalog) -> str:
+    """Return the text of a whole catalog, whose SHA-256 is its digest."""
+    return _encode(catalog, None).decode()
 
 
 def digest_of_entries(value: dict[str, Json]) -> str:

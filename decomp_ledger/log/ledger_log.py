@@ -31,7 +31,7 @@ from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventFilter, EventStore, Provenance
 from decomp_ledger.storage.history import History
 
-__all__ = ["LedgerLog"]
+__all__ = ["LedgerLog", "stored_moment"]
 
 _Self = TypeVar("_Self", bound="LedgerLog")
 # The `because` blocks of this context, outermost first. By weak reference, so that a block that an interrupt kept from
@@ -145,7 +145,8 @@ class LedgerLog(History):
             UnusableValue: `since` or `until` names no moment, or has no zone.
         """
         most = clamped(limit)
-        where = EventFilter(actor, author, grep, kind, clamped(gt), clamped(lte), _stored(since), _stored(until))
+        moments = stored_moment(since), stored_moment(until)
+        where = EventFilter(actor, author, grep, kind, clamped(gt), clamped(lte), *moments)
         of_op = partial(
             self.event_store.events,
             table_id=None if table is None else self._table_id(table),
@@ -339,8 +340,8 @@ def _open_blocks() -> list[_Because]:
     return [block for block in blocks if block is not None and block.is_open]
 
 
-def _stored(moment: str | datetime.datetime | None) -> str | None:
-    """Return a moment as times are stored."""
+def stored_moment(moment: str | datetime.datetime | None) -> str | None:
+    """Return a moment as times are stored: a datetime with a zone, or a text such as `2w`, in local time."""
     if moment is None:
         return None
     return stored_time(moment if isinstance(moment, datetime.datetime) else read_moment(moment, _local_now()))

@@ -70,6 +70,9 @@ CREATE TABLE decomp_table (
     UNIQUE (ledger_id, name)
 ){strict};
 
+-- The newest run of a series of recorded tables has the greatest number.
+CREATE INDEX decomp_table_series ON decomp_table(ledger_id, series, length(name) DESC, name DESC);
+
 -- The tables whose changes make the rules of a table: itself (depth 0), its parent (1), the parent of that (2) ...
 CREATE TABLE lineage (
     table_id integer NOT NULL,
@@ -97,6 +100,7 @@ CREATE TABLE event_fact (
     PRIMARY KEY (ledger_id, seq)
 ){strict};
 CREATE UNIQUE INDEX event_fact_version ON event_fact(table_id, version) WHERE makes_version = 1;
+CREATE INDEX event_fact_other ON event_fact(table_id, kind, seq) WHERE makes_version = 0;
 CREATE INDEX event_fact_time ON event_fact(recorded_at);
 
 -- One row for each op that an event changed.

@@ -12,7 +12,7 @@ from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.errors import HubError, UnknownOp
 from decomp_ledger.hub.reading import EVENT, HubReader, LedgerName
 from decomp_ledger.model.canonical_json import canonical_json, check_text
-from decomp_ledger.model.events import Event, Exported, RootModule
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Exported, RootModule
 from decomp_ledger.model.op_lookup import Lists, did_you_mean
 from decomp_ledger.model.rules import Rule, fold
 from decomp_ledger.queries import RecordedEvent
@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _PAGE = 200  # rows in one query
+# What a rule is called where it only tells what a dict had.
+_OF_DICT = {PRESERVE: "missing", OVERRIDE: "entry"}
 _PROGRAM = "program.ledger_id, program.series, program.module, program.file"
 _BY_PROGRAM = f"ORDER BY {_PROGRAM} LIMIT {_PAGE}"
 # Newest first by the time that the writer's clock showed; within one ledger by seq, which is hashed.
@@ -81,7 +83,7 @@ LEFT JOIN event ON event.ledger_id = found.ledger_id AND event.seq = found.seq
 ORDER BY found.op, ledger.name, found.table_name
 """
 _COUNTS = """
-SELECT op.name, rule.action, count(*)
+SELECT op.name, rule.action, decomp_table.from_dict, count(*)
 FROM rule
 JOIN op ON op.id = rule.op_id
 JOIN decomp_table ON decomp_table.id = rule.table_id
@@ -158,7 +160,8 @@ class HubBlame:
 
     Attributes:
         ops: the ops that the question meant: one, or the overloads of a family.
-        counts: op -> action -> the number of tables that have that rule.
+        counts: op -> what tables have for it -> the number of these tables: `preserve` or `override`; of tables that
+            are the content of a dict, `missing` or `entry`.
         rules: the first of these rules, by op, ledger and table.
         hint: names that are alike, as the end of a sentence, if no table has a rule; else "".
     """
@@ -294,8 +297,9 @@ def blame(reader: HubReader, op: object, *, ledger: str | None = None, limit: in
     where, values = _of_ledger(reader, ledger, "decomp_table")
     where, values = [*where, "op.name IN :names", _NEWEST_RUN], {**values, "names": names}
     counts: dict[str, dict[str, int]] = {}
-    for name, action, number in reader.rows(f"{_COUNTS} {_all(where)} GROUP BY op.name, rule.action", values):
-        counts.setdefault(name, {})[action] = int(number)
+    grouped = f"{_COUNTS} {_all(where)} GROUP BY op.name, rule.action, decomp_table.from_dict ORDER BY 1, 3, 2 DESC"
+    for name, action, from_dict, number in reader.rows(grouped, values):
+        counts.setdefault(name, {})[_OF_DICT[action] if from_dict else action] = int(number)
     query = _RULES.format(where=_all(where), limit="" if limit is None else f"LIMIT {max(limit, 0):d}")
     hint = "" if counts else did_you_mean(names[0], _HubOps(reader))
     return HubBlame(tuple(names), counts, tuple(_rules(reader, reader.rows(query, values))), hint)

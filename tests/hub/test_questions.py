@@ -132,9 +132,10 @@ def test_blame_has_the_rules_of_each_table(asked: HubQuestions, ledgers: _Ledger
     rules = {(r.ledger.name, r.table, r.op): (r.version, r.rule, r.from_dict, r.event) for r in found.rules}
     assert rules == own and len(found.rules) == found.total == len(own)
     assert asked.blame(op, limit=1).rules == found.rules[:1] and asked.blame(op, limit=1).total == found.total
-    for action in ("preserve", "override"):
-        number = sum(rule.action == action for _, rule, _, _ in own.values())
-        assert sum(counts.get(action, 0) for counts in found.counts.values()) == number
+    for action, of_dict in (("preserve", "missing"), ("override", "entry")):
+        for word, from_dict in ((action, False), (of_dict, True)):
+            number = sum((each[1].action, each[2]) == (action, from_dict) for each in own.values())
+            assert sum(counts.get(word, 0) for counts in found.counts.values()) == number
 
 
 def test_explain_is_what_each_ledger_explains_of_its_newest_exports(asked: HubQuestions, ledgers: _Ledgers) -> None:

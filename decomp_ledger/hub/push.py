@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
@@ -241,7 +242,7 @@ class _Push:
         sent, self._acknowledged = 0, known.seq
         while True:
             moved = False
-            for batch in _batches(hashed_texts(self._source, known.seq, known.hash)):
+            for batch in self._prepared(hashed_texts(self._source, known.seq, known.hash)):
                 moved = not self._send(known, batch)
                 if moved:  # another client pushed this ledger meanwhile
                     break
@@ -256,11 +257,23 @@ class _Push:
             self._acknowledged = known.seq
             self._check_agreement(known)
 
+    def _prepared(self, events: Iterator[HashedText]) -> Iterator[list[HashedText]]:
+        """Give the events in batches; a second thread reads the next one while the hub takes this one.
+
+        What a batch names is sent before the thread begins, because only one thread may use the connection.
+        """
+        batches = _batches(events)
+        with ThreadPoolExecutor(1) as reader:
+            batch = next(batches, None)
+            while batch is not None:
+                self._send_blobs(batch)
+                following = reader.submit(next, batches, None)
+                yield batch
+                batch = following.result()
+
     def _send(self, known: KnownLedger, batch: list[HashedText]) -> bool:
         """Send a batch in one transaction; return False if the hub has another head than it had."""
         hub = self._hub
-        named: _Names = dict.fromkeys(each for event in batch for each in event.names if each not in self._known)
-        self._send_blobs(named)
         with hub.transaction():
             if hub.dialect == POSTGRESQL:
                 hub.row(_LOCK, space=_LOCK_SPACE, id=known.id)
@@ -268,11 +281,11 @@ class _Push:
                 return False
             rows = [(known.id, event.seq, event.text, event.prev_hash, event.hash) for event in batch]
             hub.insert("event", _EVENT_COLUMNS, _EVENT_TYPES, rows)
-        self._known.update(named)
         return True
 
-    def _send_blobs(self, named: _Names) -> None:
+    def _send_blobs(self, batch: list[HashedText]) -> None:
         """Send what events name and the hub lacks; each is true by its digest, whatever becomes of the events."""
+        named: _Names = dict.fromkeys(each for event in batch for each in event.names if each not in self._known)
         if not named:
             return
         hub, digests = self._hub, [digest for _, digest in named]
@@ -290,6 +303,7 @@ class _Push:
                 self._insert_blobs(rows)
                 rows, size = [], 0
         self._insert_blobs(rows)
+        self._known.update(named)
 
     def _insert_blobs(self, rows: list[dict[str, object]]) -> None:
         if rows:

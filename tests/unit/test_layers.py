@@ -28,6 +28,7 @@ LAYERS = (
     {"cli"},
     {"ledger"},
     {"reports"},
+    {"gates"},
     {"queries"},
     {"pytorch"},
     {"transfer"},

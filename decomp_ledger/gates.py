@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 
@@ -28,6 +29,7 @@ __all__ = ["gate"]
 
 # What the policies and the torch version that an export is judged by are called, the strongest first.
 _OF_EXPORTS = (TORCH, "keep", "opset", "no_stale_exports", "no_outdated_exports")
+_Moment: TypeAlias = "str | datetime.datetime | None"
 _Upgrades: TypeAlias = "dict[tuple[object, ...], Upgrade]"
 
 
@@ -38,13 +40,15 @@ def gate(
     torch: str | None = None,
     policy: Policy | None = None,
     strict: bool = False,
+    since: str | datetime.datetime | None = None,
     progress: Callable[[int, int], object] | None = None,
     ledger: LedgerLog | None = None,
 ) -> GateResult:
     """Judge each program and each table by policies, and tell which programs another torch changes.
 
     A program is a root module with the table that lowers it: its class and file, and the table or the series of its
-    runs. Its newest export counts; of the runs of a recorded table, the newest run.
+    runs. Its newest export counts; of the runs of a recorded table, the newest run. Different graphs of one class are
+    programs of their own if they were exported at the same git commit.
 
     Args:
         spec: a table (`edge`, `edge@release-1`), an export (`export:7`) or a stamped file; None means the whole ledger.
@@ -53,6 +57,8 @@ def gate(
         policy: what tables and exports must hold to; None means the policy of the ledger, which is by default the
             `[tool.decomp-ledger.policy]` of the project.
         strict: fail also if something could not be judged.
+        since: only exports that were recorded then or later, as `ledger.events` reads it. Without it, a program that
+            is exported no longer is judged by its last export.
         progress: called with the number of programs judged, and the number of all.
         ledger: the ledger of tables and exports.
 
@@ -66,7 +72,7 @@ def gate(
         raise LedgerError(
             "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
         )
-    scope = _whole(ledger) if spec is None else _of_spec(spec, ledger)
+    scope = _whole(ledger, since) if spec is None else _of_spec(spec, since, ledger)
     collected = _Collected(given, torch, ledger, scope.tables, {})
     facts: list[ProgramFacts] = []
     for number, (program, exports) in enumerate(scope.programs.items(), 1):
@@ -105,7 +111,7 @@ class _Scope:
     missing: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def _whole(ledger: LedgerLog | None) -> _Scope:
+def _whole(ledger: LedgerLog | None, since: _Moment) -> _Scope:
     """Return all tables, of each series the newest run, and all their programs."""
     if ledger is None:
         raise LedgerError("gate: needs a ledger or a state spec; open one with Ledger(path), or name a stamped file")
@@ -113,7 +119,7 @@ def _whole(ledger: LedgerLog | None) -> _Scope:
     if not found:
         raise LedgerError(f"{ledger.path}: the ledger has no table to judge; record something first")
     names = {each.newest.name: each.name for each in found}
-    exports = [each for name in names for each in ledger.events(table=name, kind=Exported.kind)]
+    exports = [each for name in names for each in ledger.events(table=name, kind=Exported.kind, since=since)]
     missing: dict[str, str] = {}
     for each in found:
         earlier = [info.name for info in each.tables[:-1]]
@@ -124,18 +130,27 @@ def _whole(ledger: LedgerLog | None) -> _Scope:
                     f"its newest run, {each.newest.name}, has no export; the last one is export:{exported[-1].seq}"
                 )
     tables = [queries.show(name, ledger=ledger) for name in names]
-    return _Scope(tables, programs(sorted(exports, key=lambda event: event.seq), names), missing)
+    exports.sort(key=lambda event: event.seq)
+    return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing)
 
 
-def _of_spec(spec: State, ledger: LedgerLog | None) -> _Scope:
+def _commits(exports: Sequence[Event], ledger: LedgerLog) -> dict[str, str]:
+    """Return the git commit of each environment that exports ran in, where one is recorded."""
+    digests = dict.fromkeys(event.environment for event in exports)
+    found = {digest: ledger.environment(digest).get("git_commit") for digest in digests}
+    return {digest: commit for digest, commit in found.items() if isinstance(commit, str)}
+
+
+def _of_spec(spec: State, since: _Moment, ledger: LedgerLog | None) -> _Scope:
     found = queries.show(spec, ledger=ledger)
     if found.bundle is not None:
-        return _Scope([found], programs([found.bundle.event], {}))
+        return _Scope([found], programs([found.bundle.event], {}, {}))
     if found.state.version == 0 or ledger is None:
         raise LedgerError(f"{found.name}: not of a ledger or a file, so nothing is judged; name a table or an export")
     name = found.state.table
-    exports = [e for e in ledger.events(table=name, kind=Exported.kind) if e.version <= found.state.version]
-    return _Scope([found], programs(exports, {}))
+    events = ledger.events(table=name, kind=Exported.kind, since=since)
+    exports = [event for event in events if event.version <= found.state.version]
+    return _Scope([found], programs(exports, {}, _commits(exports, ledger)))
 
 
 @attrs.frozen
@@ -165,7 +180,7 @@ class _Collected:
         """Return the facts of a program."""
         newest = exports[-1]
         judged = next((each for each in reversed(exports) if _body(each).error is None), None)
-        unknown = list(self._doubts(program, exports, judged))
+        unknown = list(self._doubts(newest, judged))
         if judged is None:
             return ProgramFacts(program, newest, unknown=tuple(unknown))
         state = self._state(judged)
@@ -185,21 +200,15 @@ class _Collected:
             facts = attrs.evolve(facts, opset=queries.check_opset(state, self.policy.opset, ledger=self.ledger))
         return facts if self.torch is None else self._with_check(facts, state)
 
-    def _doubts(self, program: Program, exports: Sequence[Event], judged: Event | None) -> Iterator[tuple[str, str]]:
-        """Give why answers about a program may not be those of its newest export, or not be of one program."""
-        asked, newest = self.asked, exports[-1]
+    def _doubts(self, newest: Event, judged: Event | None) -> Iterator[tuple[str, str]]:
+        """Give why answers about a program are not those of its newest export."""
+        asked = self.asked
         if not asked:
             return
         if judged is None:
             yield asked, f"no export of it succeeded; export:{newest.seq} is the newest"
         elif judged is not newest:
             yield asked, f"its newest export, export:{newest.seq}, failed; export:{judged.seq} was judged"
-        others = {_body(each).before for each in exports} - {_body(newest).before}
-        if program.module is None and others:
-            because = (
-                f"other programs were exported with it, and none tells its root module; export:{newest.seq} counts"
-            )
-            yield asked, because
 
     def _state(self, event: Event) -> ResolvedState:
         """Return the state of an export."""

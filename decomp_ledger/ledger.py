@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -294,10 +295,11 @@ class Ledger(LedgerLog):
         torch: str | None = None,
         policy: Policy | None = None,
         strict: bool = False,
+        since: str | datetime.datetime | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> GateResult:
         """Judge programs and tables by policies and for another torch; see :func:`decomp_ledger.gate`."""
-        return gates.gate(spec, torch=torch, policy=policy, strict=strict, progress=progress, ledger=self)
+        return gates.gate(spec, torch=torch, policy=policy, strict=strict, since=since, progress=progress, ledger=self)
 
     def check_numerics(
         self,

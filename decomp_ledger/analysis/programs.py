@@ -3,9 +3,9 @@
 A program is a root module that is lowered with a table, told by the module's class and file, and by the table or the
 series of its runs. Two tables that lower one module make two programs, because each gives a result of its own.
 
-Programs of one class can be siblings, such as two sizes of a model, or an older and a newer form of one. Exports of one
-git commit have the same code, so those of them with different graphs are siblings; an export of a newer commit takes the
-place of all that went before.
+Two graphs of one class can be siblings, such as two sizes of a model, or an older and a newer form of one program.
+Exports of one git commit have the same code, so their graphs are siblings; an export of a newer commit takes the place
+of all before it.
 """
 
 from __future__ import annotations

@@ -28,12 +28,19 @@ __all__ = ["COMMANDS"]
 @click.command()
 @click.argument("state", required=False, metavar="[TABLE|TABLE@VERSION|TABLE@TAG|export:N|FILE.pt2]")
 @click.option("--torch", metavar="VERSION", help="Judge what this torch version changes; its catalog is shipped.")
+@click.option("--since", metavar="WHEN", help="Only exports since then: 2w, '3 days ago', yesterday, 2026-01-31.")
 @click.option("--strict", is_flag=True, help="Exit with 1 also if something could not be judged.")
 @markdown_option
 @json_option
 @pass_ledger
 def gate(
-    option: LedgerOption, state: str | None, torch: str | None, strict: bool, markdown: bool, as_json: bool
+    option: LedgerOption,
+    state: str | None,
+    torch: str | None,
+    since: str | None,
+    strict: bool,
+    markdown: bool,
+    as_json: bool,
 ) -> int:
     """Judge each program and table of the ledger, or one, by the project's policy; exit with 1 if any breaks it.
 
@@ -43,7 +50,7 @@ def gate(
     What cannot be judged is listed as unknown, and passes unless --strict is given.
     """
     with option.ask() as ledger, progress("judge the programs") as report:
-        found = ledger.gate(state, torch=torch, strict=strict, progress=report)
+        found = ledger.gate(state, torch=torch, strict=strict, since=since, progress=report)
     if as_json:
         write_json(found.to_json())
     elif markdown:

@@ -17,7 +17,8 @@ from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import project_settings
-from decomp_ledger.model.arguments import checked
+from decomp_ledger.model import op_names
+from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.events import Event, Exported, Tagged
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.policy import Policy, matching
@@ -193,11 +194,11 @@ class _Collected:
             {} if state.bundle is None else state.bundle.blame(),
             kept,
             {op: self._to_keep(op, state) for op, each in kept.items() if each.word == DECOMPOSED},
-            self._changed(state) if self.policy.no_outdated_exports else {},
+            self._changed(state) if self.policy.no_outdated_exports or self.policy.keep else {},
             unknown=tuple(unknown),
         )
         if self.policy.opset is not None:
-            facts = attrs.evolve(facts, opset=queries.check_opset(state, self.policy.opset, ledger=self.ledger))
+            facts = self._with_opset(facts, state, self.policy.opset)
         return facts if self.torch is None else self._with_check(facts, state)
 
     def _doubts(self, newest: Event, judged: Event | None) -> Iterator[tuple[str, str]]:
@@ -218,7 +219,16 @@ class _Collected:
         bundle = ExportBundle.from_log(cast("LedgerLog", self.ledger), event)
         return ResolvedState(bundle.name, bundle.state, bundle.catalog, event, bundle.blame(), bundle)
 
+    def _with_opset(self, facts: ProgramFacts, state: ResolvedState, opset: str) -> ProgramFacts:
+        odd = [op for op in _body(state.materialization or facts.newest).ops_after if not op_names.is_op_name(op)]
+        if odd:  # of a ledger that no torch wrote
+            because = f"its result has {shown(odd[0])}, which is not the name of an op"
+            return attrs.evolve(facts, unknown=(*facts.unknown, ("opset", because)))
+        return attrs.evolve(facts, opset=queries.check_opset(state, opset, ledger=self.ledger))
+
     def _to_keep(self, op: str, state: ResolvedState) -> str:
+        if not op_names.is_op_name(op):
+            return ""
         return str(queries.why(op, state, ledger=self.ledger)[0].keep)
 
     def _changed(self, state: ResolvedState) -> dict[str, Event]:
@@ -241,10 +251,11 @@ class _Collected:
 
         Args:
             found: the table.
-            programs: the programs, some of which were exported with it.
+            programs: all programs, those of other tables too.
         """
-        judged = [each.judged for each in programs if each.judged is not None]
-        used = [_ops_of(event) for event in judged if event.table == found.state.table]
+        own = [each for each in programs if each.judged is not None and each.judged.table == found.state.table]
+        used = [_ops_of(each.judged) for each in own if each.judged is not None]
+        moved = [ops.intersection(each.changed) for each, ops in zip(own, used, strict=True)]
         loaded = {} if found.catalog is None else found.catalog.ops
         defaults = (op for op, entry in loaded.items() if _decomposes(found, default=entry.default))
         return TableFacts(
@@ -253,7 +264,7 @@ class _Collected:
             self._last_events(found),
             None if found.catalog is None else frozenset(defaults),
             frozenset().union(found.state.rules, loaded, *used),
-            frozenset().union(*used) if used else None,
+            frozenset().union(*moved) if own else None,
             self._tag(found),
             found.bundle is not None and found.bundle.redacted,
         )

@@ -57,7 +57,8 @@ class TableFacts:
         last: op -> the last event that changed its rule, also where a reset left none.
         defaults: the ops that torch's default decomposes in its catalog; None if it was never materialized.
         known: the ops of its catalog, of its rules and of the programs that were exported with it.
-        used: the ops of these programs; None if no export of it succeeded.
+        used: those ops of these programs whose rules changed after their exports, which tell of the other ops what
+            the table does with them; None if no export of it succeeded.
         tag: its newest tag; None if it has none.
         redacted: whether the actors and reasons of its events are not known, because a minimal stamp leaves them out.
     """
@@ -266,10 +267,12 @@ def judge(
         for of_program in _OF_PROGRAMS:
             answers += of_program(policy, program, torch)
     # A program tells more of an op that it decomposed than its table.
-    told = {(e.table.partition("@")[0], e.op) for e in answers if isinstance(e, GateFinding) and e.policy == "keep"}
+    decomposed = {
+        (e.table.partition("@")[0], e.op) for e in answers if isinstance(e, GateFinding) and e.policy == "keep"
+    }
     for table in tables:
         for of_table in _OF_TABLES:
-            answers += (e for e in of_table(policy, table) if not _is_told(e, table, told))
+            answers += (e for e in of_table(policy, table) if not _is_known(e, table, decomposed))
     answers += _of_patterns(policy, tables)
     found = [each for each in answers if isinstance(each, GateFinding)]
     found.sort(key=lambda each: (_RANK[each.policy], each.program is None, each.subject, each.op))
@@ -278,9 +281,9 @@ def judge(
     return GateResult(policy, torch, strict, names, tuple(programs), tuple(found), doubts)
 
 
-def _is_told(found: GateFinding | GateUnknown, table: TableFacts, told: Collection[tuple[str, str]]) -> bool:
+def _is_known(found: GateFinding | GateUnknown, table: TableFacts, decomposed: Collection[tuple[str, str]]) -> bool:
     """Tell whether a program has a finding of the same op that is to stay."""
-    return isinstance(found, GateFinding) and found.policy == "keep" and (table.state.table, found.op) in told
+    return isinstance(found, GateFinding) and found.policy == "keep" and (table.state.table, found.op) in decomposed
 
 
 # Programs
@@ -301,7 +304,7 @@ def _kept_in(policy: Policy, program: ProgramFacts, torch: str | None) -> _Answe
         if matching(policy.keep, op) is None:
             continue
         if outcome.word == DECOMPOSED:
-            fix = program.to_keep.get(op, f"table.preserve({op!r})")
+            fix = program.to_keep.get(op) or f"table.preserve({op!r})"
             detail = f"{program.name} decomposed it, since {outcome.because}"
             yield _found("keep", program, op, detail, fix, program.blame.get(op))
         elif outcome.word == UNKNOWN:

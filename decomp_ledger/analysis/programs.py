@@ -1,6 +1,6 @@
 """Which exports of a ledger are of one program, decided here alone. Pure.
 
-A program is a root module that is lowered with a table, told by the module's class and file, and by the table or the
+A program is a root module that is lowered with a table, known by the module's class and file, and by the table or the
 series of its runs. Two tables that lower one module make two programs, because each gives a result of its own.
 
 Two graphs of one class can be siblings, such as two sizes of a model, or an older and a newer form of one program.

@@ -14,12 +14,14 @@ from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.gate import BrokenPolicy, GateFinding, GateResult, GateUnknown, ProgramFacts
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
 from decomp_ledger.analysis.outcome import Outcome
+from decomp_ledger.analysis.programs import Program
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.totals import ExportTotals, LostOp, UnusedRule
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
@@ -34,6 +36,8 @@ from decomp_ledger.errors import (
     MissingStamp,
     NotImportable,
     PendingOpWarning,
+    PolicyError,
+    PolicyWarning,
     ReadOnlyTable,
     RecordingWarning,
     ReproductionError,
@@ -53,6 +57,7 @@ from decomp_ledger.errors import (
     UnusableValue,
     VersionConflict,
 )
+from decomp_ledger.gates import gate
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.checkpoints import Checkpoint
@@ -90,6 +95,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.opset import Opset
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
@@ -162,6 +168,7 @@ __all__ = [
     "WouldChange",
     "Behaviour",
     "Body",
+    "BrokenPolicy",
     "CallSite",
     "Catalog",
     "CatalogSpec",
@@ -185,6 +192,9 @@ __all__ = [
     "Exported",
     "Finding",
     "Frame",
+    "GateFinding",
+    "GateResult",
+    "GateUnknown",
     "GraphDifference",
     "IdleRule",
     "IdleRuleWarning",
@@ -210,9 +220,14 @@ __all__ = [
     "Traced",
     "Outcome",
     "PendingOpWarning",
+    "Policy",
+    "PolicyError",
+    "PolicyWarning",
     "Popped",
     "Problem",
+    "Program",
     "ProgramCheck",
+    "ProgramFacts",
     "ReadOnlyTable",
     "Recording",
     "RecordingSummary",
@@ -290,6 +305,7 @@ __all__ = [
     "drift",
     "explain",
     "explain_releases",
+    "gate",
     "load",
     "load_dump",
     "load_key",

@@ -19,6 +19,7 @@ from decomp_ledger.cli import (
     completion,
     explain_commands,
     export_commands,
+    gate_command,
     imports_command,
     inspect_commands,
     log_command,
@@ -52,6 +53,7 @@ _GROUPS = (
     catalog_commands,
     export_commands,
     check_commands,
+    gate_command,
     change_commands,
     verify_commands,
     backup_commands,
@@ -59,7 +61,7 @@ _GROUPS = (
 
 
 # The commands whose output may be long.
-_PAGED = {"blame", "diff", "drift", "explain", "exports", "log", "show", "tables", "upgrade", "why"}
+_PAGED = {"blame", "diff", "drift", "explain", "exports", "gate", "log", "show", "tables", "upgrade", "why"}
 _MAX_MESSAGE = 2000  # characters
 _PROGRAMS = ("run", "imports")  # their arguments are those of a program, which they run
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.errors import LedgerFileError, UnusableValue
+from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
+from decomp_ledger.model.policy import Policy, policy_from_settings
 from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["DEFAULT_LEDGER", "Settings", "project_settings"]
@@ -31,6 +32,7 @@ class Settings:
         trust: names of modules that may be imported to find decompositions.
         file: the pyproject.toml that says so; None if no file does.
         ignored: the files that were left out because they belong to another user.
+        policy: what its tables and exports must hold to; of its opset, a file is named by its whole path.
     """
 
     ledger: Path
@@ -38,6 +40,7 @@ class Settings:
     trust: tuple[str, ...] = ()
     file: Path | None = None
     ignored: tuple[Path, ...] = ()
+    policy: Policy = attrs.field(factory=Policy)
 
 
 @checked
@@ -81,7 +84,14 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         if values is None:
             continue
         its_ledger = each / values.get("ledger", DEFAULT_LEDGER)
-        return Settings(ledger or its_ledger, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
+        return Settings(
+            ledger or its_ledger,
+            values.get("actor"),
+            tuple(values.get("trust", ())),
+            file,
+            tuple(ignored),
+            values.get("policy", Policy()),
+        )
     return Settings(ledger or start / DEFAULT_LEDGER, ignored=tuple(ignored))
 
 
@@ -127,8 +137,20 @@ def _checked(file: Path, found: object) -> Iterator[tuple[str, Any]]:
             yield key, check_text(value, f"{where}: {key}")
         elif key == "trust" and is_list:
             yield key, value
+        elif key == "policy":
+            yield key, _policy(file, value)
         elif key in ("ledger", "actor", "trust"):
             expected = "a list of module names" if key == "trust" else "a text"
             raise UnusableValue(f"{where}: {key} is {value!r:.60}; give {expected}")
         else:
-            raise UnusableValue(f"{where}: {key!r:.60} is unknown; the keys are ledger, actor and trust")
+            raise UnusableValue(f"{where}: {key!r:.60} is unknown; the keys are ledger, actor, trust and policy")
+
+
+def _policy(file: Path, value: object) -> Policy:
+    """Return the policy of a file, which names the file of an opset relative to itself."""
+    try:
+        found = policy_from_settings(value)
+    except LedgerError as error:
+        raise UnusableValue(f"{file}: [tool.{_TABLE}.policy]: {error}") from None
+    named = None if found.opset is None else file.parent / found.opset
+    return attrs.evolve(found, opset=str(named)) if named is not None and named.is_file() else found

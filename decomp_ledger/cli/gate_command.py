@@ -1,0 +1,84 @@
+"""The command that judges a ledger before a release: gate. It imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from decomp_ledger.analysis.gate import TORCH, GateResult
+from decomp_ledger.cli.output import (
+    FOUND,
+    LedgerOption,
+    event_lines,
+    hanging,
+    json_option,
+    markdown_option,
+    pass_ledger,
+    print_lines,
+    print_page,
+    progress,
+    write_json,
+)
+from decomp_ledger.reports.gate_view import FindingGroup, finding_groups, gate_page, gate_summary
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.argument("state", required=False, metavar="[TABLE|TABLE@VERSION|TABLE@TAG|export:N|FILE.pt2]")
+@click.option("--torch", metavar="VERSION", help="Judge what this torch version changes; its catalog is shipped.")
+@click.option("--since", metavar="WHEN", help="Only exports since then: 2w, '3 days ago', yesterday, 2026-01-31.")
+@click.option("--strict", is_flag=True, help="Exit with 1 also if something could not be judged.")
+@markdown_option
+@json_option
+@pass_ledger
+def gate(
+    option: LedgerOption,
+    state: str | None,
+    torch: str | None,
+    since: str | None,
+    strict: bool,
+    markdown: bool,
+    as_json: bool,
+) -> int:
+    """Judge each program and table of the ledger, or one, by the project's policy; exit with 1 if any breaks it.
+
+    With --torch, also name the programs that another torch changes: those whose newest export uses an op that enters
+    or leaves its table, or behaves differently. The policy is [tool.decomp-ledger.policy] of pyproject.toml.
+
+    What cannot be judged is listed as unknown, and passes unless --strict is given.
+    """
+    with option.ask() as ledger, progress("judge the programs") as report:
+        found = ledger.gate(state, torch=torch, strict=strict, since=since, progress=report)
+    if as_json:
+        write_json(found.to_json())
+    elif markdown:
+        print_page(gate_page(found))
+    else:
+        print_lines(_lines(found))
+    return 0 if found.passed else FOUND
+
+
+def _lines(found: GateResult) -> Iterator[str]:
+    yield from hanging(gate_summary(found))
+    for group in finding_groups(found):
+        yield from _group_lines(group)
+    for each in found.unknown:
+        yield from hanging(f"unknown: {each}")
+
+
+def _group_lines(group: FindingGroup) -> Iterator[str]:
+    first = group.first
+    policy = click.style(first.policy, bold=True)
+    line, *rest = hanging(group.heading)
+    yield policy + line.removeprefix(first.policy)
+    yield from rest
+    for each in group.subjects:
+        yield from hanging(f"  in {each}")
+    if first.event is not None and first.policy != TORCH:
+        yield from (f"  {text}" for text in event_lines(first.event))
+    yield from hanging(f"  to mend: {first.fix}")
+
+
+COMMANDS = (gate,)

@@ -26,12 +26,12 @@ from decomp_ledger.model.rules import diff
 from decomp_ledger.queries import ResolvedState, State
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["gate"]
+__all__ = ["Upgrades", "gate", "gate_of_one"]
 
 # What the policies and the torch version that an export is judged by are called, the strongest first.
 _OF_EXPORTS = (TORCH, "keep", "opset", "no_stale_exports", "no_outdated_exports")
 _Moment: TypeAlias = "str | datetime.datetime | None"
-_Upgrades: TypeAlias = "dict[tuple[object, ...], Upgrade]"
+Upgrades: TypeAlias = "dict[tuple[object, ...], Upgrade]"
 
 
 @checked
@@ -74,21 +74,49 @@ def gate(
             "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
         )
     scope = _whole(ledger, since) if spec is None else _of_spec(spec, since, ledger)
-    collected = _Collected(given, torch, ledger, scope.tables, {})
+    found = _judged(scope, _Collected(given, torch, ledger, scope.tables, {}), strict, progress)
+    if torch is not None and not found.programs:
+        raise LedgerError(
+            "gate: no export is recorded, so the ops that programs use are not known; record one with "
+            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
+        )
+    return found
+
+
+def gate_of_one(
+    ledger: LedgerLog, policy: Policy, torch: str | None, *, since: _Moment, strict: bool, upgrades: Upgrades
+) -> GateResult:
+    """Judge one of many ledgers as `gate` does, also one in which nothing is recorded.
+
+    Args:
+        ledger: the ledger.
+        policy: what tables and exports must hold to.
+        torch: the other torch version, or None.
+        since: as of `gate`.
+        strict: as of `gate`.
+        upgrades: what an earlier call found, because programs of many ledgers share tables; it is added to.
+    """
+    scope = _whole(ledger, since) if ledger.tables() else _Scope((), {})
+    collected = _Collected(policy, torch, ledger, scope.tables, upgrades)
+    if collected.asked and not scope.programs and not scope.missing:
+        recent = "" if since is None else " since then"
+        scope = attrs.evolve(scope, missing={ledger.path: f"no export is recorded{recent}, so no program is known"})
+    return _judged(scope, collected, strict, None)
+
+
+def _judged(
+    scope: _Scope, collected: _Collected, strict: bool, progress: Callable[[int, int], object] | None
+) -> GateResult:
+    torch, policy = collected.torch, collected.policy
     facts: list[ProgramFacts] = []
     for number, (program, exports) in enumerate(scope.programs.items(), 1):
         facts.append(collected.program(program, exports))
         if progress is not None:
             progress(number, len(scope.programs))
-    if torch is not None and not facts:
-        raise LedgerError(
-            "gate: no export is recorded, so the ops that programs use are not known; record one with "
-            "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
-        )
     tables = [collected.table(each, facts) for each in scope.tables]
     version = None if torch is None else str(catalogs.released(torch).build["torch"]).partition("+")[0]
     unknown = [GateUnknown(collected.asked, *each) for each in scope.missing.items()] if collected.asked else []
-    return judge(given, tables, facts, unknown, torch=version, strict=strict)
+    return judge(policy, tables, facts, unknown, torch=version, strict=strict)
 
 
 def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
@@ -170,7 +198,7 @@ class _Collected:
     torch: str | None
     ledger: LedgerLog | None
     tables: Sequence[ResolvedState]
-    upgrades: _Upgrades
+    upgrades: Upgrades
 
     @property
     def asked(self) -> str:

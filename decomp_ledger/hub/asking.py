@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from decomp_ledger.hub import questions
+from decomp_ledger.hub import gating, questions
 from decomp_ledger.hub.connection import POSTGRESQL, HubUrl
+from decomp_ledger.hub.gating import HubGate
 from decomp_ledger.hub.migrations import open_hub
 from decomp_ledger.hub.questions import EventsOfHub, HubBlame, HubEvent, HubExplanation, HubExport
 from decomp_ledger.hub.reading import HubReader
 from decomp_ledger.log.ledger_log import stored_moment
+from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.policy import Policy
 
 __all__ = ["HubQuestions"]
 
@@ -150,6 +153,37 @@ class HubQuestions:
         """
         with self.reader() as reader:
             return list(questions.explain(reader, op, ledger=ledger, program=program, progress=progress))
+
+    def gate(
+        self,
+        *,
+        torch: str | None = None,
+        policy: Policy | None = None,
+        strict: bool = False,
+        since: str | datetime.datetime | None = None,
+        ledger: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> HubGate:
+        """Judge each program and each table of all ledgers, as :func:`decomp_ledger.gate` judges those of one.
+
+        Args:
+            torch: another torch version, whose catalog is shipped: a program fails if that changes an op that its
+                newest export uses.
+            policy: what tables and exports must hold to; None means the `[tool.decomp-ledger.policy]` of the project.
+            strict: fail also if something could not be judged.
+            since: only exports that were recorded then or later: a datetime with a zone, or a text such as `2w`.
+            ledger: only this ledger: its name in the hub, or its own id.
+            progress: called with the number of ledgers judged, and of all.
+
+        Raises:
+            HubError: the hub cannot be read, has no such ledger, or is damaged.
+            LedgerError: nothing is to be judged.
+            UnknownCatalog: no catalog of that torch version is shipped.
+            UnusableValue: the settings of the project have an unknown key or a wrong value.
+        """
+        given = project_settings().policy if policy is None else policy
+        with self.reader() as reader:
+            return gating.gate(reader, given, torch=torch, strict=strict, since=since, ledger=ledger, progress=progress)
 
 
 def _first(limit: int | None, found: Iterable[_Item]) -> list[_Item]:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from decomp_ledger.hub.gating import HubGate
 from decomp_ledger.hub.questions import HubExport
-from decomp_ledger.reports.blocks import BAD, GOOD, Cell, Code, Mark, Page, Prose, Quote, Section, Table
+from decomp_ledger.reports.blocks import (
+    BAD,
+    GOOD,
+    WARN,
+    Block,
+    Cell,
+    Code,
+    Fold,
+    Mark,
+    Page,
+    Prose,
+    Quote,
+    Section,
+    Table,
+)
 from decomp_ledger.reports.event_blocks import moment
+from decomp_ledger.reports.gate_view import gate_page, gate_summary
 from decomp_ledger.reports.words import count, summary
 
-__all__ = ["hub_exports_page"]
+__all__ = ["hub_exports_page", "hub_gate_page", "hub_gate_summary"]
 
 
 def hub_exports_page(hub: str, exports: Sequence[HubExport]) -> Page:
@@ -38,3 +54,34 @@ def hub_exports_page(hub: str, exports: Sequence[HubExport]) -> Page:
     found = [Table(heads, rows)] if rows else [Prose("No export of the hub matches.")]
     status = Mark(f"{failed} failed", BAD) if failed else None
     return Page("Exports of a hub", Code(hub), status, count(len(exports), "export"), {}, [Section("", found)])
+
+
+def hub_gate_summary(found: HubGate) -> str:
+    """Return the verdict over a hub in one line."""
+    results = [result for _, result in found.results]
+    torch = next((f", for torch {each.torch}" for each in results if each.torch is not None), "")
+    programs, tables = sum(len(each.programs) for each in results), sum(len(each.tables) for each in results)
+    judged = f"{count(programs, 'program')} and {count(tables, 'table')} judged{torch}"
+    verdict = "passed" if found.passed else "did not pass"
+    of = f"{len(results) - len(found.failed)} of {count(len(results), 'ledger')} passed"
+    doubtful = sum(bool(each.unknown) for each in results)
+    return f"{verdict}: {of}; {judged}" + (f"; something is unknown in {count(doubtful, 'ledger')}" if doubtful else "")
+
+
+def hub_gate_page(hub: str, found: HubGate) -> Page:
+    """Return the page of a gate over a hub: the ledgers with findings, and those of which something is unknown.
+
+    Args:
+        hub: the address of the hub, without a password.
+        found: the result.
+    """
+    shown = [(ledger, result) for ledger, result in found.results if result.findings or result.unknown]
+    status = Mark("passed", GOOD) if found.passed else Mark(f"did not pass: {len(found.failed)} ledgers", BAD)
+    if found.passed and shown:
+        status = Mark("passed, with unknown", WARN)
+    blocks: list[Block] = []
+    for ledger, result in shown:
+        own = {section.title: section.blocks for section in gate_page(result).sections}
+        title: Cell = (Code(ledger.name), f": {gate_summary(result)}")
+        blocks.append(Fold(title, [*own.get("Findings", ()), *own.get("Unknown", ())], opened=not result.passed))
+    return Page("Gate of a hub", Code(hub), status, hub_gate_summary(found), {}, [Section("Ledgers", blocks)])

@@ -9,10 +9,11 @@ import attrs
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.explain import Explanation
+from decomp_ledger.analysis.programs import Program
 from decomp_ledger.errors import HubError, UnknownOp
 from decomp_ledger.hub.reading import EVENT, HubReader, LedgerName
 from decomp_ledger.model.canonical_json import canonical_json, check_text
-from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Exported, RootModule
+from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Exported
 from decomp_ledger.model.op_lookup import Lists, did_you_mean
 from decomp_ledger.model.rules import Rule, fold
 from decomp_ledger.queries import RecordedEvent
@@ -411,7 +412,7 @@ def _of_ledger(reader: HubReader, ledger: str | None, table: str) -> tuple[list[
 
 
 def _program_name(series: str, module: str, file: str) -> str:
-    return f"{RootModule(module, file).label} of {file} with {series}" if module else f"a program of {series}"
+    return str(Program(series, module or None, file or None))
 
 
 def _of_program(reader: HubReader, of_series: str, of_module: str) -> str:

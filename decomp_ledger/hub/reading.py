@@ -34,6 +34,7 @@ _FIELDS = {"actor", "body", "call_site", "environment", "kind", "reason", "recor
 }
 
 _LEDGER = "SELECT id, ledger, name FROM ledger WHERE ledger = :text OR name = :text"
+_LEDGERS = "SELECT ledger, name FROM ledger ORDER BY name"
 _EVENTS_AT = f"""
 SELECT {EVENT}
 FROM event JOIN ledger ON ledger.id = event.ledger_id
@@ -146,6 +147,10 @@ class HubReader:
         if chosen is None:
             raise HubError(f"{text:.80}: the hub has no such ledger; `decomp-ledger hub ledgers` lists them")
         return chosen
+
+    def ledgers(self) -> list[LedgerName]:
+        """Return all ledgers, by name."""
+        return [LedgerName(*row) for row in self.rows(_LEDGERS)]
 
     # Events
 

@@ -97,6 +97,19 @@ def test_explain_groups_programs_by_what_happened(filled: tuple[str, dict[str, P
     assert run("explain", "nosuch::op", "--hub", url).exit_code == 1
 
 
+def test_gate_names_the_ledgers_that_do_not_pass(filled: tuple[str, dict[str, Path]]) -> None:
+    url, paths = filled
+    found = json.loads(run("gate", "--hub", url, "--torch", "2.15.0", "--json").stdout)
+    own = {name: run("--ledger", str(path), "gate", "--torch", "2.15.0").exit_code for name, path in paths.items()}
+    assert {each["ledger"]: int(not each["passed"]) for each in found["ledgers"]} == own
+    text = run("gate", "--hub", url, "--torch", "2.15.0")
+    assert text.exit_code == int(not found["passed"]) == max(own.values())
+    assert text.stdout.startswith(f"did not pass: {list(own.values()).count(0)} of 3 ledgers passed; ")
+    page = run("gate", "--hub", url, "--torch", "2.15.0", "--markdown")
+    assert page.stdout.startswith("### Gate of a hub: `") and page.exit_code == 1
+    assert run("gate", "--hub", url).exit_code == 2
+
+
 def test_the_environment_names_the_hub(filled: tuple[str, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) -> None:
     url, _ = filled
     monkeypatch.setenv("DECOMP_LEDGER_HUB", url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -11,7 +12,7 @@ from postgresql import Server
 from strategies import OPS, without_torch  # noqa: F401  # a fixture that this module uses
 
 import decomp_ledger as dl
-from decomp_ledger import Ledger
+from decomp_ledger import Ledger, Policy
 from decomp_ledger.hub.asking import HubQuestions
 from decomp_ledger.hub.ledger_view import HubLedger
 from decomp_ledger.hub.migrations import init
@@ -174,6 +175,44 @@ def test_the_log_of_one_ledger_answers_as_the_ledger(asked: HubQuestions, ledger
                     assert seen.state(*at).from_dict == ledger.state(*at).from_dict
                 for given in ({"desc": True}, {"gt": 5}, {"lte": 9, "limit": 2}, {"kind": "exported"}):
                     assert [*seen.events(table=info.name, **given)] == [*ledger.events(table=info.name, **given)]  # type: ignore[arg-type]
+
+
+POLICIES = {
+    "torch": (Policy(), "2.15.0"),
+    "keep": (Policy(keep=("aten::linear", "mylib::*")), None),
+    "reasons and actors": (Policy(require_reason=True, actors=("Ada*",)), None),
+    "exports": (Policy(no_failed_exports=True, no_stale_exports=True, no_outdated_exports=True), "2.9.1"),
+    "all": (Policy(keep=("aten::mm",), no_override=("aten::*",), clean_tags=True, opset="core-aten"), "2.15.0"),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_gate_judges_each_ledger_as_it_judges_it_alone(
+    asked: HubQuestions, ledgers: _Ledgers, name: str, strict: bool
+) -> None:
+    policy, torch = POLICIES[name]
+    found = asked.gate(policy=policy, torch=torch, strict=strict)
+    own = {of: ledger.gate(policy=policy, torch=torch, strict=strict) for of, ledger in ledgers.items()}
+    assert {ledger.name: result.to_json() for ledger, result in found.results} == {
+        of: result.to_json() for of, result in own.items()
+    }
+    assert found.passed == all(result.passed for result in own.values())
+    assert any(result.findings for result in own.values())
+
+
+def test_a_ledger_without_an_export_is_unknown_to_the_gate(tmp_path: Path) -> None:
+    init(str(tmp_path / "hub.db"))
+    for name in ("empty", "tables"):
+        with Ledger(tmp_path / f"{name}.db") as ledger:
+            if name == "tables":
+                ledger.create_table("edge")
+            push(ledger, str(tmp_path / "hub.db"), name=name)
+    found = HubQuestions(str(tmp_path / "hub.db")).gate(torch="2.15.0")
+    assert found.passed and len(found.results) == 2
+    for ledger, result in found.results:
+        assert [(each.policy, each.subject) for each in result.unknown] == [("torch", ledger.name)]
+    assert not HubQuestions(str(tmp_path / "hub.db")).gate(torch="2.15.0", strict=True).passed
 
 
 # What is wrong

@@ -28,6 +28,8 @@ from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, Upgrade
 from decomp_ledger.errors import (
     DamagedSchema,
     DecompositionChanged,
+    HubDiverged,
+    HubError,
     IdleRuleWarning,
     InvalidName,
     LedgerError,
@@ -58,6 +60,11 @@ from decomp_ledger.errors import (
     VersionConflict,
 )
 from decomp_ledger.gates import gate
+from decomp_ledger.hub.clone import Fetched, clone
+from decomp_ledger.hub.hub import Collected, Hub, HubLedger
+from decomp_ledger.hub.migrations import HubInit
+from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.verify import HubProblem, HubVerification
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.checkpoints import Checkpoint
@@ -179,6 +186,16 @@ __all__ = [
     "Decomposition",
     "DamagedSchema",
     "DecompositionChanged",
+    "HubDiverged",
+    "HubError",
+    "Hub",
+    "HubInit",
+    "HubLedger",
+    "HubProblem",
+    "HubVerification",
+    "Collected",
+    "Fetched",
+    "Pushed",
     "DiffRow",
     "Drift",
     "DriftChange",
@@ -301,6 +318,7 @@ __all__ = [
     "check_opset",
     "check_program",
     "check_upgrade",
+    "clone",
     "diff",
     "drift",
     "explain",

@@ -77,11 +77,13 @@ class HubDiverged(HubError):
 
     Attributes:
         seq: the first event that differs, or that one of them lacks.
+        is_shorter: whether the ledger has nothing but events of the hub, and lacks the later ones.
     """
 
-    def __init__(self, message: str, seq: int) -> None:
+    def __init__(self, message: str, seq: int, *, is_shorter: bool = False) -> None:
         super().__init__(message)
         self.seq = seq
+        self.is_shorter = is_shorter
 
 
 class SigningError(LedgerError, ValueError):

@@ -66,7 +66,7 @@ def gate(
         if as_json:
             write_json(of_hub.to_json())
         elif markdown:
-            print_page(hub_gate_page(opened.label, of_hub))
+            print_page(hub_gate_page(opened.url.label, of_hub))
         else:
             print_lines(_hub_lines(of_hub))
         return 0 if of_hub.passed else FOUND

@@ -29,8 +29,7 @@ from decomp_ledger.cli.output import (
     whole_number,
     write_json,
 )
-from decomp_ledger.hub.asking import HubQuestions
-from decomp_ledger.hub.connection import hub_url
+from decomp_ledger.hub.hub import Hub
 from decomp_ledger.hub.pages import hub_exports_page
 from decomp_ledger.hub.questions import HubBlame, HubEvent, HubExplanation, HubExport, HubRule
 from decomp_ledger.hub.reading import LedgerName
@@ -74,9 +73,9 @@ def hub_options(*names: str) -> Callable[[_Command], _Command]:
     return add
 
 
-def open_hub(url: str) -> HubQuestions:
+def open_hub(url: str) -> Hub:
     """Return the hub of an address; of an empty one, the hub of the environment or of the project."""
-    return HubQuestions(hub_url(url or None))
+    return Hub(url or None)
 
 
 def needs_hub(**given: object) -> None:
@@ -93,17 +92,17 @@ def without_hub(**given: object) -> None:
             raise click.UsageError(f"{name}: not with --hub; omit it, or `decomp-ledger clone` the ledger and ask that")
 
 
-def print_exports(found: Sequence[HubExport], hub: HubQuestions, *, as_json: bool, markdown: bool) -> int:
+def print_exports(found: Sequence[HubExport], hub: Hub, *, as_json: bool, markdown: bool) -> int:
     """Print exports of a hub; return the exit status: 1 if there is none."""
     if as_json:
         write_json([_export_json(each) for each in found])
     elif markdown:
-        print_page(hub_exports_page(hub.label, found))
+        print_page(hub_exports_page(hub.url.label, found))
     elif found:
         heads = ("ledger", "export", "program", "table", "when (UTC)", "torch", "who", "result")
         columns(heads, map(_export_row, found))
     else:
-        explain_nothing(f"{hub.label}: no export matches")
+        explain_nothing(f"{hub.url.label}: no export matches")
     return 0 if found else FOUND
 
 
@@ -128,7 +127,7 @@ def _export_json(found: HubExport) -> dict[str, Json]:
 
 def print_log(
     found: Sequence[HubEvent],
-    hub: HubQuestions,
+    hub: Hub,
     *,
     as_json: bool,
     oneline: bool = False,
@@ -142,7 +141,7 @@ def print_log(
     elif found:
         print_lines(line for each in found for line in _event_lines(each, date, now, oneline=oneline, verbose=verbose))
     else:
-        explain_nothing(f"{hub.label}: no event matches")
+        explain_nothing(f"{hub.url.label}: no event matches")
     return 0 if found else FOUND
 
 
@@ -157,7 +156,7 @@ def _event_lines(found: HubEvent, date: str, now: datetime.datetime, *, oneline:
     yield from event_details(found.recorded, time=time) if verbose else event_lines(event, time=time)
 
 
-def print_blame(found: HubBlame, hub: HubQuestions, op: str, *, as_json: bool) -> int:
+def print_blame(found: HubBlame, hub: Hub, op: str, *, as_json: bool) -> int:
     """Print which tables of a hub have a rule for an op; return the exit status: 1 if none has."""
     if as_json:
         counts: dict[str, Json] = {name: dict(each) for name, each in found.counts.items()}
@@ -165,7 +164,7 @@ def print_blame(found: HubBlame, hub: HubQuestions, op: str, *, as_json: bool) -
     elif found.total:
         print_lines(_blame_lines(found))
     else:
-        explain_nothing(f"{op}: no table of {hub.label} has a rule for it{found.hint}")
+        explain_nothing(f"{op}: no table of {hub.url.label} has a rule for it{found.hint}")
     return 0 if found.total else FOUND
 
 
@@ -194,7 +193,7 @@ def _rule_json(found: HubRule) -> dict[str, Json]:
     }
 
 
-def print_explanations(found: Sequence[HubExplanation], hub: HubQuestions, op: str, *, as_json: bool) -> int:
+def print_explanations(found: Sequence[HubExplanation], hub: Hub, op: str, *, as_json: bool) -> int:
     """Print what happened to an op in programs of a hub, by answer; return the exit status: 1 if none knows the op."""
     known = any(each.explanation is not None for each in found)
     if as_json:
@@ -202,7 +201,7 @@ def print_explanations(found: Sequence[HubExplanation], hub: HubQuestions, op: s
     elif found:
         print_lines(_explanation_lines(found, op))
     else:
-        explain_nothing(f"{hub.label}: no export matches")
+        explain_nothing(f"{hub.url.label}: no export matches")
     return 0 if known else FOUND
 
 

@@ -30,22 +30,16 @@ _ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 class HubQuestions:
     """The questions to a hub. Each reads it in one transaction, so that its answer is of one moment.
 
-    Args:
-        url: the address of the hub.
+    Attributes:
+        url: the address.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = HubUrl.parse(url)
-
-    @property
-    def label(self) -> str:
-        """The address of the hub, without a password."""
-        return self._url.label
+    url: HubUrl
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[HubReader]:
         """Open the hub for a block, and read it in one transaction."""
-        with open_hub(self._url) as connection, connection.transaction():
+        with open_hub(self.url) as connection, connection.transaction():
             if connection.dialect == POSTGRESQL:
                 connection.execute(_ONE_MOMENT)
             yield HubReader(connection)

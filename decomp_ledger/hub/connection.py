@@ -218,6 +218,7 @@ class HubConnection:
     def __init__(self, url: HubUrl, *, write: bool, create: bool) -> None:
         self.url, self.dialect, self.label = url, url.dialect, url.label
         self._write = write
+        self._is_in_block = False
         alchemy = _sqlalchemy()
         self._text = lru_cache(maxsize=256)(alchemy.text)
         with self._errors("it cannot be reached"):
@@ -225,7 +226,7 @@ class HubConnection:
             self._connection: AlchemyConnection = self._engine.connect()
             if self.dialect == POSTGRESQL:
                 self.run("; ".join(_SETTINGS))
-            self._connection.commit()
+                self._driver.commit()
 
     def _make_engine(self, alchemy: Any, create: bool) -> Engine:
         if self.dialect == POSTGRESQL:
@@ -259,7 +260,7 @@ class HubConnection:
         return open_file
 
     def _begin(self, connection: AlchemyConnection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._write else "BEGIN")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._write and self._is_in_block else "BEGIN")
 
     def __enter__(self) -> HubConnection:
         return self
@@ -275,26 +276,31 @@ class HubConnection:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[HubConnection]:
-        """Commit what the block does, or roll it back and raise."""
+        """Commit what the block does, or roll it back and raise. A read outside of a block is a transaction alone."""
         with self._errors():
-            self._connection.rollback()  # ends what a query outside of a transaction began
-            with self._connection.begin():
-                yield self
+            self._is_in_block = True
+            try:
+                with self._connection.begin():
+                    yield self
+            finally:
+                self._is_in_block = False
 
-    def end(self) -> None:
-        """End a transaction that only read, which each query outside of `transaction()` begins."""
-        with self._errors():
+    def _end_read(self) -> None:
+        if not self._is_in_block:
             self._connection.rollback()
 
     def rows(self, sql: str, **values: object) -> list[Any]:
-        """Return the rows of a query, or of INSERT ... RETURNING."""
+        """Return the rows of a query."""
         with self._errors():
-            return [tuple(row) for row in self._connection.execute(self._text(sql), values)]
+            found = [tuple(row) for row in self._connection.execute(self._text(sql), values)]
+            self._end_read()
+        return found
 
     def row(self, sql: str, **values: object) -> Any:
         """Return the first row of a query, or None."""
         with self._errors():
             found = self._connection.execute(self._text(sql), values).first()
+            self._end_read()
         return None if found is None else tuple(found)
 
     def stream(self, sql: str, **values: object) -> Iterator[Any]:
@@ -322,8 +328,6 @@ class HubConnection:
     def run(self, script: str) -> None:
         """Execute SQL of this package without parameters; on PostgreSQL, also several statements."""
         with self._errors():
-            if not self._connection.in_transaction():
-                self._connection.begin()
             self._driver.execute(script)
 
     def insert(self, table: str, columns: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

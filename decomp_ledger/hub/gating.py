@@ -10,7 +10,7 @@ import attrs
 from decomp_ledger import catalogs, gates
 from decomp_ledger.analysis.gate import GateResult
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.hub.ledger_view import HubLedger
+from decomp_ledger.hub.ledger_view import LedgerInHub
 from decomp_ledger.hub.reading import HubReader, LedgerName
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.policy import Policy
@@ -70,7 +70,7 @@ def gate(
     upgrades: gates.Upgrades = {}
     results = []
     for number, name in enumerate(names, 1):
-        seen = HubLedger(reader, name.id)
+        seen = LedgerInHub(reader, name.id)
         result = gates.gate_of_one(seen, policy, torch, since=since, strict=strict, upgrades=upgrades)
         for program in result.programs:
             if program.judged is not None:

@@ -17,7 +17,7 @@ from decomp_ledger.model.state_specs import unknown_version
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since
 
-__all__ = ["HubLedger"]
+__all__ = ["LedgerInHub"]
 
 _TABLES = """
 SELECT decomp_table.name, decomp_table.version, event_fact.recorded_at
@@ -37,7 +37,7 @@ WHERE event_fact.ledger_id = :ledger
 _OF_TABLE = "event_fact.table_id = (SELECT id FROM decomp_table WHERE ledger_id = :ledger AND name = :table)"
 
 
-class HubLedger(LedgerLog):
+class LedgerInHub(LedgerLog):
     """The log of one ledger of a hub, to be read: what the queries about tables and exports read of a ledger.
 
     Args:

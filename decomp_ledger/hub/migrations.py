@@ -62,7 +62,7 @@ def migration_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("[0-9][0-9][0-9][0-9]_*.py")))
 
 
-def init(url: str) -> HubInit:
+def init(url: str | HubUrl) -> HubInit:
     """Make a hub in a database, or bring an older hub to the newest schema. Calling it again changes nothing.
 
     Args:
@@ -72,7 +72,7 @@ def init(url: str) -> HubInit:
         HubError: the database has something else, cannot be reached, or the user may not create a schema.
         SchemaError: a newer version made the hub.
     """
-    parsed = HubUrl.parse(url)
+    parsed = HubUrl.parse(url) if isinstance(url, str) else url
     with connect(parsed, write=True, create=True) as connection:
         with connection.transaction():
             if connection.dialect == POSTGRESQL:
@@ -136,7 +136,6 @@ def _grant(connection: HubConnection) -> tuple[str, ...]:
     """Create the roles and grant them their rights; return the statements that this user may not execute."""
     missing: list[str] = []
     known = {name for (name,) in connection.rows(_ROLES)}
-    connection.end()
     for role in (WRITER, READER):
         if role not in known and not _try(connection, _CREATE_ROLE.format(role)):
             missing.append(_CREATE_ROLE.format(role))
@@ -165,7 +164,6 @@ def open_hub(url: str | HubUrl, *, write: bool = False) -> HubConnection:
         if write and connection.dialect != POSTGRESQL:
             # Its triggers are ours, and use json_extract, which SQLite trusts in no schema by default.
             connection.run("PRAGMA trusted_schema = ON")
-            connection.end()
     except BaseException:
         connection.close()
         raise

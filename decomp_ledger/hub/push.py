@@ -14,7 +14,7 @@ from typing import TypeAlias
 import attrs
 
 from decomp_ledger.errors import HubDiverged, HubError
-from decomp_ledger.hub.connection import POSTGRESQL, HubConnection, Refused
+from decomp_ledger.hub.connection import POSTGRESQL, HubConnection, HubUrl, Refused
 from decomp_ledger.hub.migrations import open_hub
 from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -24,7 +24,17 @@ from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.hashed_texts import HashedText, hashed_texts, stored_text
 
-__all__ = ["KnownLedger", "Pushed", "first_difference", "follow", "known_ledger", "push"]
+__all__ = [
+    "KnownLedger",
+    "NameTaken",
+    "Pushed",
+    "default_name",
+    "first_difference",
+    "follow",
+    "known_ledger",
+    "push",
+    "reading",
+]
 
 Progress: TypeAlias = Callable[[int, int], object]
 _Names: TypeAlias = "dict[tuple[str, str], None]"
@@ -57,18 +67,24 @@ _EVENT_COLUMNS = ("ledger_id", "seq", "text", "prev_hash", "hash")
 _EVENT_TYPES = ("int4", "int8", "text", "bytea", "bytea")
 
 
+class NameTaken(HubError):
+    """Another ledger of the hub has the name."""
+
+
 @attrs.frozen
 class KnownLedger:
     """A ledger as a hub has it.
 
     Attributes:
         id: its row in the hub.
+        ledger: its own id.
         name: what people call it.
         seq: the newest event that the hub has; 0 if none.
         hash: the hash of that event; without events, what the first one is chained to.
     """
 
     id: int
+    ledger: str
     name: str
     seq: int
     hash: bytes
@@ -101,7 +117,7 @@ class Pushed:
         return dict(attrs.asdict(self))
 
 
-def push(ledger: LedgerLog, url: str, *, name: str | None = None, progress: Progress | None = None) -> Pushed:
+def push(ledger: LedgerLog, url: str | HubUrl, *, name: str | None = None, progress: Progress | None = None) -> Pushed:
     """Send the events that a hub lacks, and what they name. Calling it again sends what is new.
 
     Each batch of events is one transaction of the hub, so that a push that was interrupted goes on where it ended.
@@ -117,13 +133,13 @@ def push(ledger: LedgerLog, url: str, *, name: str | None = None, progress: Prog
         HubError: the hub cannot be used, or another ledger has the name.
         LedgerError: the ledger is damaged; nothing was sent.
     """
-    with _reading(ledger) as source, open_hub(url, write=True) as hub:
+    with reading(ledger) as source, open_hub(url, write=True) as hub:
         return _Push(ledger, source, hub, progress).push(name)
 
 
 def follow(
     ledger: LedgerLog,
-    url: str,
+    url: str | HubUrl,
     *,
     name: str | None = None,
     report: Callable[[Pushed], object],
@@ -154,7 +170,7 @@ def follow(
 
 
 @contextlib.contextmanager
-def _reading(ledger: LedgerLog) -> Iterator[sqlite3.Connection]:
+def reading(ledger: LedgerLog) -> Iterator[sqlite3.Connection]:
     """Give a connection that sees the ledger at one moment, and does not keep writers out."""
     database = ledger.database
     with database.reading():
@@ -211,7 +227,7 @@ class _Push:
 
     def _register(self, name: str | None) -> KnownLedger:
         """Make the ledger known to the hub."""
-        name = _usable_name(name) if name is not None else self._default_name()
+        name = _usable_name(name) if name is not None else default_name(self._ledger)
         values: dict[str, object] = {"ledger": self._id, "created_at": self._created_at, "name": name}
         if self._hub.dialect != POSTGRESQL:
             values["genesis"] = self._genesis
@@ -223,7 +239,7 @@ class _Push:
             if known is not None:
                 return known
             if self._hub.row(_NAME_TAKEN, name=name):
-                raise HubError(
+                raise NameTaken(
                     f"{self._hub.label}: another ledger has the name {name!r}; give this one another with --as NAME"
                 ) from None
             raise
@@ -231,12 +247,6 @@ class _Push:
         if known is None or known.hash != self._genesis:
             raise HubError(f"{self._hub.label}: it does not keep what was sent; make a new hub")
         return known
-
-    def _default_name(self) -> str:
-        path = self._ledger.path
-        if self._ledger.database.path == ":memory:":
-            raise HubError("a ledger in memory has no name for a hub; give one with --as NAME")
-        return _usable_name(f"{Path(path).parent.name}/{Path(path).stem}".lstrip("/"))
 
     def _send_events(self, known: KnownLedger, total: int) -> tuple[KnownLedger, int]:
         sent, self._acknowledged = 0, known.seq
@@ -267,7 +277,12 @@ class _Push:
             batch = next(batches, None)
             while batch is not None:
                 self._send_blobs(batch)
-                following = reader.submit(next, batches, None)
+                try:
+                    following = reader.submit(next, batches, None)
+                except RuntimeError:  # Python starts no thread while it exits, as at the end of `run`
+                    yield batch
+                    batch = next(batches, None)
+                    continue
                 yield batch
                 batch = following.result()
 
@@ -333,6 +348,18 @@ class _Push:
     _acknowledged = 0
 
 
+def default_name(ledger: LedgerLog) -> str:
+    """Return the name that a hub gives to a ledger: `FOLDER/FILE` of its path.
+
+    Raises:
+        HubError: the ledger is in memory.
+    """
+    if ledger.database.path == ":memory:":
+        raise HubError("a ledger in memory has no name for a hub; give one with --as NAME")
+    path = Path(ledger.path)
+    return _usable_name(f"{path.parent.name}/{path.stem}".lstrip("/"))
+
+
 def known_ledger(hub: HubConnection, ledger: str) -> KnownLedger | None:
     """Return a ledger as a hub has it, or None.
 
@@ -341,11 +368,10 @@ def known_ledger(hub: HubConnection, ledger: str) -> KnownLedger | None:
         ledger: the id of the ledger.
     """
     row = hub.row(_LEDGER, ledger=ledger)
-    hub.end()
     if row is None:
         return None
     own_id, name, _, _, seq, own_hash = row
-    return KnownLedger(own_id, str(name), int(seq), bytes(own_hash))
+    return KnownLedger(own_id, ledger, str(name), int(seq), bytes(own_hash))
 
 
 def first_difference(hub: HubConnection, known: KnownLedger, source: sqlite3.Connection) -> int | None:
@@ -366,7 +392,6 @@ def first_difference(hub: HubConnection, known: KnownLedger, source: sqlite3.Con
         row = hub.row(_HASH, id=known.id, seq=middle)
         alike = row is not None and bytes(row[0]).hex() == audit_rows.event_hash_at(source, middle)
         agreed, differs = (middle, differs) if alike else (agreed, middle)
-    hub.end()
     return differs
 
 
@@ -374,8 +399,9 @@ def _diverged(hub: HubConnection, known: KnownLedger, seq: int, own: str | None)
     if own is None:
         return HubDiverged(
             f"{hub.label}: it has {known.seq} events of {known.name!r}, and this ledger ends with #{seq - 1}: it is an "
-            "older copy, or its tail was cut; push the newer one, or `fetch` into a clone",
+            "older copy, or its tail was cut; push the newer one, or `fetch` the rest",
             seq,
+            is_shorter=True,
         )
     return HubDiverged(
         f"{hub.label}: {known.name!r} differs from this ledger from event #{seq} on, so nothing was sent; two copies "

@@ -12,9 +12,8 @@ from postgresql import Server
 from strategies import OPS, without_torch  # noqa: F401  # a fixture that this module uses
 
 import decomp_ledger as dl
-from decomp_ledger import Ledger, Policy
-from decomp_ledger.hub.asking import HubQuestions
-from decomp_ledger.hub.ledger_view import HubLedger
+from decomp_ledger import Hub, Ledger, Policy
+from decomp_ledger.hub.ledger_view import LedgerInHub
 from decomp_ledger.hub.migrations import init
 from decomp_ledger.hub.push import push
 
@@ -34,9 +33,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Ledgers]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def asked(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ledgers: _Ledgers
-) -> Iterator[HubQuestions]:
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ledgers: _Ledgers) -> Iterator[Hub]:
     """A hub that has all of them."""
     server: Server | None = None
     url = str(tmp_path_factory.mktemp("hub") / "hub.db")
@@ -46,13 +43,13 @@ def asked(
     init(url)
     for name, ledger in ledgers.items():
         push(ledger, url, name=name)
-    yield HubQuestions(url)
+    yield Hub(url)
 
 
 # Each question, and what the ledgers themselves answer.
 
 
-def test_exports_are_those_of_the_ledgers_newest_first(asked: HubQuestions, ledgers: _Ledgers) -> None:
+def test_exports_are_those_of_the_ledgers_newest_first(asked: Hub, ledgers: _Ledgers) -> None:
     found = asked.exports(limit=None)
     own = {(name, event.seq): event for name, ledger in ledgers.items() for event in ledger.exports()}
     assert {(each.ledger.name, each.event.seq): each.event for each in found} == own and len(found) == len(own)
@@ -63,7 +60,7 @@ def test_exports_are_those_of_the_ledgers_newest_first(asked: HubQuestions, ledg
     assert asked.exports(limit=3) == found[:3]
 
 
-def test_exports_are_filtered(asked: HubQuestions, ledgers: _Ledgers) -> None:
+def test_exports_are_filtered(asked: Hub, ledgers: _Ledgers) -> None:
     every = asked.exports(limit=None)
     assert asked.exports(failed=True, limit=None) == [each for each in every if each.body.error is not None]
     for name, ledger in ledgers.items():
@@ -94,7 +91,7 @@ FILTERS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("wanted", FILTERS.values(), ids=FILTERS)
-def test_the_log_has_the_filters_of_a_ledger(asked: HubQuestions, ledgers: _Ledgers, wanted: dict[str, str]) -> None:
+def test_the_log_has_the_filters_of_a_ledger(asked: Hub, ledgers: _Ledgers, wanted: dict[str, str]) -> None:
     found = asked.events(**wanted, limit=None)
     own = {name: _events(ledger, wanted) for name, ledger in ledgers.items()}
     for name, events in own.items():
@@ -113,7 +110,7 @@ def _events(ledger: Ledger, wanted: dict[str, str]) -> list[dl.Event]:
         return []
 
 
-def test_an_event_comes_with_what_it_names(asked: HubQuestions, ledgers: _Ledgers) -> None:
+def test_an_event_comes_with_what_it_names(asked: Hub, ledgers: _Ledgers) -> None:
     for each in asked.events(limit=None):
         assert each.recorded == ledgers[each.ledger.name].event(each.event.seq)
 
@@ -122,7 +119,7 @@ NAMED = {**{op: [op] for op in OPS}, "aten::add": ["aten::add.Tensor"], "linear"
 
 
 @pytest.mark.parametrize("op", NAMED)
-def test_blame_has_the_rules_of_each_table(asked: HubQuestions, ledgers: _Ledgers, op: str) -> None:
+def test_blame_has_the_rules_of_each_table(asked: Hub, ledgers: _Ledgers, op: str) -> None:
     found = asked.blame(op, limit=None)
     own = {}
     for name, ledger in ledgers.items():
@@ -139,7 +136,7 @@ def test_blame_has_the_rules_of_each_table(asked: HubQuestions, ledgers: _Ledger
             assert sum(counts.get(word, 0) for counts in found.counts.values()) == number
 
 
-def test_explain_is_what_each_ledger_explains_of_its_newest_exports(asked: HubQuestions, ledgers: _Ledgers) -> None:
+def test_explain_is_what_each_ledger_explains_of_its_newest_exports(asked: Hub, ledgers: _Ledgers) -> None:
     for op in (*OPS, "linear"):
         found = asked.explain(op)
         assert {each.ledger.name for each in found} == set(ledgers)
@@ -153,16 +150,16 @@ def test_explain_is_what_each_ledger_explains_of_its_newest_exports(asked: HubQu
                 assert each.explanation in own
 
 
-def test_each_bundle_is_that_of_its_ledger(asked: HubQuestions, ledgers: _Ledgers) -> None:
+def test_each_bundle_is_that_of_its_ledger(asked: Hub, ledgers: _Ledgers) -> None:
     with asked.reader() as reader:
         for each in asked.exports(limit=None):
             assert reader.bundle(each.ledger, each.event) == ledgers[each.ledger.name].bundle(each.event.seq)
 
 
-def test_the_log_of_one_ledger_answers_as_the_ledger(asked: HubQuestions, ledgers: _Ledgers) -> None:
+def test_the_log_of_one_ledger_answers_as_the_ledger(asked: Hub, ledgers: _Ledgers) -> None:
     with asked.reader() as reader:
         for name, ledger in ledgers.items():
-            seen = HubLedger(reader, name)
+            seen = LedgerInHub(reader, name)
             assert (seen.id, [info.name for info in seen.tables()]) == (ledger.id, [i.name for i in ledger.tables()])
             for info in ledger.tables():
                 for version in range(1, info.version + 1):
@@ -189,7 +186,7 @@ POLICIES = {
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_gate_judges_each_ledger_as_it_judges_it_alone(
-    asked: HubQuestions, ledgers: _Ledgers, name: str, strict: bool
+    asked: Hub, ledgers: _Ledgers, name: str, strict: bool
 ) -> None:
     policy, torch = POLICIES[name]
     found = asked.gate(policy=policy, torch=torch, strict=strict)
@@ -208,11 +205,11 @@ def test_a_ledger_without_an_export_is_unknown_to_the_gate(tmp_path: Path) -> No
             if name == "tables":
                 ledger.create_table("edge")
             push(ledger, str(tmp_path / "hub.db"), name=name)
-    found = HubQuestions(str(tmp_path / "hub.db")).gate(torch="2.15.0")
+    found = Hub(str(tmp_path / "hub.db")).gate(torch="2.15.0")
     assert found.passed and len(found.results) == 2
     for ledger, result in found.results:
         assert [(each.policy, each.subject) for each in result.unknown] == [("torch", ledger.name)]
-    assert not HubQuestions(str(tmp_path / "hub.db")).gate(torch="2.15.0", strict=True).passed
+    assert not Hub(str(tmp_path / "hub.db")).gate(torch="2.15.0", strict=True).passed
 
 
 # What is wrong
@@ -233,9 +230,7 @@ def test_a_ledger_without_an_export_is_unknown_to_the_gate(tmp_path: Path) -> No
         (lambda asked: asked.events(since="nonsense"), "nonsense"),
     ],
 )
-def test_a_wrong_question_gives_one_clear_error(
-    asked: HubQuestions, question: Callable[[HubQuestions], object], problem: str
-) -> None:
+def test_a_wrong_question_gives_one_clear_error(asked: Hub, question: Callable[[Hub], object], problem: str) -> None:
     with pytest.raises(dl.LedgerError) as caught:
         question(asked)
     assert problem in str(caught.value) and "\n" not in str(caught.value)

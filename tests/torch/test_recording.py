@@ -911,6 +911,27 @@ def test_the_first_error_is_the_users_to_see_when_warnings_are_errors(unwritable
         default_decompositions().pop(LINEAR)
 
 
+class Broken(dict[Any, Any]):
+    """A mapping whose second item cannot be had."""
+
+    def items(self) -> Any:
+        yield SILU, squared
+        raise ValueError("the program's own")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+@pytest.mark.filterwarnings("error")
+def test_the_programs_own_error_is_not_replaced_by_one_of_the_ledger(unwritable: Path, on_error: str) -> None:
+    with record(unwritable, on_error=on_error):
+        table = default_decompositions()
+        with pytest.raises(ValueError, match="the program's own") as caught:
+            table.update(Broken())
+        assert table[SILU] is squared
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        assert note.startswith("a change of a table that failed could not be recorded: ")
+
+
 def test_a_ledger_that_vanishes_stops_the_recording_and_keeps_the_table(
     tmp_path: Path, program: ExportedProgram
 ) -> None:

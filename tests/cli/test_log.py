@@ -100,12 +100,12 @@ TEXT_OPTIONS = [each.opts[0] for each in log_command.params if isinstance(each, 
 
 
 @pytest.mark.parametrize("option", TEXT_OPTIONS)
-def test_the_value_of_an_option_is_no_count(path: Path, option: str) -> None:
+def test_the_value_of_an_option_is_not_a_count(path: Path, option: str) -> None:
     joined = f"{option}=-3" if option.startswith("--") else f"{option}-3"
     assert log(path, option, "-3").output == log(path, joined).output
 
 
-def test_after_two_dashes_there_is_no_count(path: Path) -> None:
+def test_after_two_dashes_a_number_is_not_a_count(path: Path) -> None:
     assert "the ledger has no table '-3'" in str(log(path, "--", "-3").exception)
 
 

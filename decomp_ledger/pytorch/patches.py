@@ -31,7 +31,7 @@ from decomp_ledger.pytorch import active, program_history
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
 
-__all__ = ["install", "uninstall"]
+__all__ = ["install", "lacking", "uninstall"]
 
 
 _lock = BlockLock()  # of the state below
@@ -123,6 +123,24 @@ def _part(name: str) -> Any | None:
         return None
 
 
+def lacking() -> list[str]:
+    """Return what the imported modules lack of what the patches need, each with what is not recorded without it."""
+    needed = ((name, path, what) for name, paths in _NEEDED.items() for path, what in paths.items())
+    return [
+        f"{name}.{path} ({what})"
+        for name, path, what in needed
+        if fork_safety.is_imported(name) and _lacks(sys.modules[name], path)
+    ]
+
+
+def _lacks(module: ModuleType, path: str) -> bool:
+    *owner, name = path.split(".")
+    cls = vars(module).get(owner[0]) if owner else None
+    # Not by getattr, because each class has a `__call__` and an `__init__`.
+    places = [module] if not owner else [each for each in getattr(cls, "__mro__", ()) if each is not object]
+    return not any(name in vars(each) for each in places)
+
+
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     """Record what a program does with tables of torch's own class, which stay of that class.
 
@@ -165,7 +183,9 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     lowering = _patch_lowering(module)
     if (known := _known_patch(cls, "run_decompositions", "_update")) is not None:
         return _both(known, lowering)
-    original = cls.run_decompositions
+    original = getattr(cls, "run_decompositions", None)
+    if original is None:
+        return lowering
 
     @functools.wraps(original)
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -443,6 +463,30 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.onnx._internal.exporter._onnx_program": _patch_onnx,
     "torch._inductor": _patch_inductor,
     "executorch.exir.program._program": _patch_executorch,
+}
+
+
+# What the patches rely on, and what is not recorded where a version lacks it.
+_NEEDED: dict[str, dict[str, str]] = {
+    "torch.export.decomp_utils": {f"CustomDecompTable.{name}": "changes of tables" for name in _TABLE_METHODS},
+    "torch.export.exported_program": {
+        "ExportedProgram.run_decompositions": "exports",
+        "ExportedProgram._update": "the history of a program that torch changes",
+        _LOWERING: "exports that do not pass run_decompositions()",
+    },
+    "torch.export": {"save": "saved .pt2 files", "load": "the stamp of a loaded .pt2 file"},
+    "torch.fx.experimental.proxy_tensor": {
+        "_MakefxTracer._trace_inner": "what torch traces outside of exports",
+        "decompose": "the other table of a part of a trace",
+    },
+    "torch.fx.passes.infra.pass_base": {"PassBase.__call__": "the history of what a pass makes"},
+    "torch.onnx._internal.exporter._onnx_program": {"ONNXProgram.save": "saved .onnx files"},
+    "torch._inductor": {"aoti_compile_and_package": "packages of AOTInductor"},
+    "executorch.exir.program._program": {
+        "ExecutorchProgramManager.write_to_file": "saved .pte files",
+        "ExecutorchProgramManager.write_tensor_data_to_file": "saved .ptd files",
+        "ExecutorchProgramManager.buffer": "a .pte that is taken as bytes",
+    },
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import sqlite3
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch._decomp import core_aten_decompositions, get_decompositions, remove_decompositions
 from torch.export import CustomDecompTable, ExportedProgram, decomp_utils, default_decompositions, exported_program
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from decomp_ledger import (
     InvalidName,
@@ -28,7 +30,7 @@ from decomp_ledger import (
     record,
 )
 from decomp_ledger.model.events import Materialized
-from decomp_ledger.pytorch import upstream_tables
+from decomp_ledger.pytorch import internals, patches, upstream_tables
 
 aten = torch.ops.aten
 LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
@@ -1167,3 +1169,42 @@ def test_unmodified_code_may_set_keys_that_are_not_ops(
     with record(ledger, name="job"):
         assert use() == expected
     assert rules_of(ledger, of("job", maker="use")) == {"aten::silu": f"{__name__}.squared"}
+
+
+# --- other versions of torch ------------------------------------------------------------------------------------------
+
+
+def test_this_torch_has_all_that_the_patches_need() -> None:
+    names = [name for name in patches._NEEDED if name.startswith("torch.")]
+    assert [importlib.import_module(name).__name__ for name in names] == names
+    assert patches.lacking() == []
+
+
+def test_an_export_whose_table_cannot_be_seen_is_named(
+    ledger: Ledger, program: ExportedProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lowered() -> list[str]:
+        tables: Any = {"cia_to_decomp": {}, "python_decomp_table": {}, **_OTHERS}
+        return targets(exported_program._decompose_exported_program(program, joint_loss_index=None, **tables))
+
+    expected = lowered()
+    monkeypatch.setattr(internals, "TABLES_OF_LOWERING", ("another_name", "python_decomp_table"))
+    with record(ledger, name="job"), pytest.warns(RecordingWarning, match="not recorded: UnsupportedTorch.*torch 2"):
+        assert lowered() == expected
+    assert list(ledger.exports()) == []
+
+
+_OTHERS = {
+    name: False
+    for name in inspect.signature(exported_program._decompose_exported_program).parameters
+    if name == "decompose_custom_triton_ops"  # from torch 2.8 on
+}
+
+
+def test_a_trace_whose_table_cannot_be_seen_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "table_of_tracer", lambda tracer: None)
+    with record(ledger, all_tracing=True), pytest.warns(RecordingWarning, match="the table of a trace cannot be seen"):
+        make_fx(torch.relu)(torch.ones(2))
+    with record(ledger), warnings.catch_warnings():
+        warnings.simplefilter("error", RecordingWarning)
+        make_fx(torch.relu)(torch.ones(2))

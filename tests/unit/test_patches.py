@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import os
+import re
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from decomp_ledger import LedgerError, record
+from decomp_ledger import LedgerError, RecordingWarning, record
 from decomp_ledger.pytorch import active, patches
 from decomp_ledger.storage import fork_safety
 
@@ -231,3 +232,34 @@ def test_a_child_that_cannot_import_our_modules_goes_on_unrecorded(
     if function not in ("_update", "__call__"):  # these need no other module
         (warning,) = caught
         assert "it has STOPPED, and the export goes on unrecorded" in str(warning.message)
+
+
+PATHS = [(name, path, what) for name, paths in patches._NEEDED.items() for path, what in paths.items()]
+
+
+@pytest.mark.parametrize(("name", "path", "what"), PATHS)
+def test_what_a_version_lacks_is_named_at_the_end(
+    name: str, path: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fake_module(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with record(tmp_path / "a.db", name="job"):
+            pass  # nothing is missing yet
+    owner, _, function = path.rpartition(".")
+    delattr(vars(module)[owner] if owner else module, function)
+    with pytest.warns(RecordingWarning, match=re.escape(f"{name}.{path} ({what})")), record(tmp_path / "b.db"):
+        pass
+
+
+def test_every_patched_function_is_among_those_that_may_be_lacking() -> None:
+    needed = {(name, path) for name, path, _ in PATHS}
+    patched = {
+        (name, f"{owner}.{function}".lstrip("."))
+        for name, owners in PATCHED.items()
+        for owner, functions in owners.items()
+        for function in functions
+    }
+    # Where torch.export.experimental has no name of its own for it, it calls the patched one.
+    assert needed == patched - {("torch.export.experimental", "_decompose_exported_program")}

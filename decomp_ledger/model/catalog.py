@@ -37,7 +37,8 @@ class Entry:
         wrappers: digest of the wrappers that its decorators add.
         others: origins of further decompositions that torch has for the op and does not use, sorted.
         registered: the file and the line of the library that registered its kernel, `lib/ops.py:12`; empty for torch's
-            own, and where torch does not know it.
+            own, and where torch does not know it; "unknown" if such a library gives an op of torch's
+            namespaces a kernel.
     """
 
     origin: str | None = None

@@ -77,6 +77,8 @@ from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import LazyRows, Row, Rows
+from decomp_ledger.model.display import show_with as _show_with
 from decomp_ledger.model.events import (
     Body,
     CallSite,
@@ -143,6 +145,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.notebook import html_of as _html_of
 from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since, TableSeries
@@ -159,6 +162,8 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.would_change import WouldChange
 
 __version__ = "0.1.0"
+
+_show_with(_html_of)  # results show themselves in notebooks
 
 __all__ = [
     "Advice",
@@ -221,6 +226,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LazyRows",
     "LedgerLog",
     "LibraryImport",
     "Materialized",
@@ -260,6 +266,8 @@ __all__ = [
     "Restoration",
     "Reverted",
     "RootModule",
+    "Row",
+    "Rows",
     "Rule",
     "RuleDiff",
     "Settings",

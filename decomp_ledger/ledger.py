@@ -34,6 +34,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import Rows
 from decomp_ledger.model.events import Event
 from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import RuleDiff
@@ -74,9 +75,6 @@ class Ledger(LedgerLog):
         LedgerFileError: the file is not a ledger, or cannot be opened.
         SchemaError: a newer version wrote it.
     """
-
-    def __repr__(self) -> str:
-        return f"<Ledger {self.path}>"
 
     # Tables
 
@@ -194,7 +192,7 @@ class Ledger(LedgerLog):
         """Return, for each op that has a rule, the event that set it; see :func:`decomp_ledger.blame`."""
         return queries.blame(spec, op=op, ledger=self)
 
-    def explain(self, op: object, spec: State | None = None) -> list[Explanation]:
+    def explain(self, op: object, spec: State | None = None) -> Rows[Explanation]:
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
 
@@ -209,11 +207,11 @@ class Ledger(LedgerLog):
         """
         return queries.changed_rules(number, ledger=self)
 
-    def why(self, op: object, spec: State | None = None) -> list[Why]:
+    def why(self, op: object, spec: State | None = None) -> Rows[Why]:
         """Return why an op is, or is not, decomposed, and the line that changes it; see :func:`decomp_ledger.why`."""
         return queries.why(op, spec, ledger=self)
 
-    def explain_releases(self, op: object) -> list[OpReleases]:
+    def explain_releases(self, op: object) -> Rows[OpReleases]:
         """Return what each torch release does with an op by default; see :func:`decomp_ledger.explain_releases`."""
         return queries.explain_releases(op)
 
@@ -228,7 +226,7 @@ class Ledger(LedgerLog):
         """
         return queries.export_totals(table, ledger=self)
 
-    def export_results(self, table: str | None = None) -> list[ExportResult]:
+    def export_results(self, table: str | None = None) -> Rows[ExportResult]:
         """Return each export with what became of its result: an earlier export with the same graph, and files.
 
         Args:

@@ -158,13 +158,13 @@ GROUP BY decomp_table.id
 ORDER BY max(event.seq) DESC
 """
 _WHO_PRESERVED = """
-SELECT op, table_name, version, seq, recorded_at, actor, reason, call_site
+SELECT op, table_name, version, seq, kind, recorded_at, actor, reason, call_site
 FROM changes
-WHERE action = 'preserve' AND instr(op, :op)
+WHERE action = 'preserve' AND kind <> 'passed' AND instr(op, :op)
 ORDER BY seq DESC, op
 """
 _RULES_AT = """
-SELECT op, action, decomposition, version AS since_version, seq, recorded_at, actor, reason, call_site
+SELECT op, action, decomposition, version AS since_version, seq, kind, recorded_at, actor, reason, call_site
 FROM (
     SELECT *, row_number() OVER (PARTITION BY op ORDER BY version DESC) AS number
     FROM changes
@@ -223,13 +223,15 @@ QUESTIONS = {
     "events": Question("What happened?", "All events, newest first.", _EVENTS),
     "who_preserved": Question(
         "Who preserved this op?",
-        "Each event that preserved it, newest first. `op`: a part of its name, such as `linear`; all ops if empty.",
+        "Each event that preserved it, newest first. `op`: a part of its name, such as `linear`; all ops if empty. "
+        "What a dict lacks that a program passed is not a rule, and not among them.",
         _WHO_PRESERVED,
     ),
     "rules_at": Question(
         "What were the rules of a table?",
         "`table`: its whole name. `version`: a number; the newest version if empty. Rules that it took from the table "
-        "that it was forked from are not among them; the report of the table has all.",
+        "that it was forked from are not among them; the report of the table has all. `preserve` of kind `passed`: the "
+        "dict that a program passed lacks the op.",
         _RULES_AT,
     ),
     "exports_that_ran": Question(

@@ -368,21 +368,21 @@ with Ledger(sys.argv[1], read_only=True) as ledger:
     assert run_python(program, str(tmp_path / "ledger.db")) == "True False\nTrue True\n" * 2
 
 
-def test_it_ends_with_an_interrupt_and_tells_the_address_first(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_with_an_interrupt_and_gives_the_address_first(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    told: list[str] = []
+    served: list[str] = []
 
     def ready(address: str) -> None:
-        told.append(address)
+        served.append(address)
         assert Answer(address, "/ledger").status == 200
 
     with monkeypatch.context() as patch:
         patch.setattr("threading.Event.wait", interrupted_once(threading.Event.wait))
         assert dl.browse(sample, ready=ready, open=True) is None
-    assert opened == told and len(told) == 1
+    assert opened == served and len(served) == 1
     with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", urlsplit(told[0]).port), timeout=5)
+        socket.create_connection(("127.0.0.1", urlsplit(served[0]).port), timeout=5)
 
 
 def test_what_cannot_be_served_is_one_clear_error(sample: Path, tmp_path: Path) -> None:

@@ -141,12 +141,11 @@ class OtherSite(BaseHTTPRequestHandler):
 def test_a_page_of_another_site_can_neither_read_nor_load(visit: Any, addresses: dict[str, str]) -> None:
     page = visit("sample", "first").page
     with ThreadingHTTPServer(("127.0.0.1", 0), OtherSite) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.handle_request, daemon=True).start()
         page.goto(f"http://localhost:{server.server_port}/")
         outcome = page.evaluate(
             """address => Promise.all(["cors", "no-cors"].map(mode =>
                 fetch(address + "ledger/changes.json", {mode}).then(() => "answered", () => "refused")))""",
             addresses["sample"],
         )
-        server.shutdown()
     assert outcome == ["refused", "refused"]

@@ -71,7 +71,7 @@ from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
-from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.ledger import Ledger, browse, record
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
@@ -320,6 +320,7 @@ __all__ = [
     "VersionConflict",
     "available_catalogs",
     "blame",
+    "browse",
     "capture_catalog",
     "catalog",
     "check_numerics",

@@ -19,7 +19,7 @@ from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
-from decomp_ledger.errors import DamagedSchema, UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, UnusableValue
 from decomp_ledger.hub import clone as cloning
 from decomp_ledger.hub import push as pushing
 from decomp_ledger.hub.clone import Fetched
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.table import DecompTable
     from decomp_ledger.pytorch.would_change import WouldChange
 
-__all__ = ["Ledger", "record"]
+__all__ = ["Ledger", "browse", "record"]
 
 
 @checked
@@ -344,6 +344,29 @@ class Ledger(LedgerLog):
         """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
         return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
 
+    def browse(
+        self,
+        *,
+        port: int = 0,
+        open: bool = False,
+        ready: Callable[[str], object] = print,
+    ) -> None:
+        """Serve the ledger to the browsers of this machine, for reading only, until KeyboardInterrupt.
+
+        Args:
+            port: the port; 0 means any free one.
+            open: open a browser.
+            ready: called with the address once it is served.
+
+        Raises:
+            LedgerError: the extra `web` is not installed, or the port cannot be used.
+        """
+        try:
+            from decomp_ledger.web.server import serve
+        except ImportError as error:
+            raise LedgerError(f"browse: needs Datasette 0.65 ({error}); pip install 'decomp-ledger[web]'") from None
+        serve(self, port=port, open=open, ready=ready)
+
     # Exports
 
     def bundle(self, number: int) -> ExportBundle:
@@ -576,6 +599,32 @@ def record(
         return Recording(ledger, **options)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
     return Recording(opened, **options, owns_ledger=True)
+
+
+@checked
+def browse(
+    ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
+    *,
+    port: int = 0,
+    open: bool = False,
+    ready: Callable[[str], object] = print,
+) -> None:
+    """Serve a ledger to the browsers of this machine, for reading only, until KeyboardInterrupt.
+
+    Args:
+        ledger: a file, or an open Ledger.
+        port: the port; 0 means any free one.
+        open: open a browser.
+        ready: called with the address once it is served.
+
+    Raises:
+        LedgerError: the file is not a ledger, the extra `web` is not installed, or the port cannot be used.
+    """
+    if isinstance(ledger, Ledger):
+        ledger.browse(port=port, open=open, ready=ready)
+        return
+    with Ledger(ledger, read_only=True) as opened:
+        opened.browse(port=port, open=open, ready=ready)
 
 
 def _first_problem(path: Path) -> str:

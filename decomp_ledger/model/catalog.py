@@ -18,7 +18,7 @@ from decomp_ledger.model.display import Row, displayed, row_of
 from decomp_ledger.model.json_values import as_object, as_string, as_strings, check_json_size, parse_json
 from decomp_ledger.model.limits import CATALOG_OPS, EXPANSION, EXPANSION_FREE, JSON_BYTES
 
-__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack"]
+__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack", "whole_text"]
 
 
 @displayed
@@ -39,7 +39,8 @@ class Entry:
         wrappers: digest of the wrappers that its decorators add.
         others: origins of further decompositions that torch has for the op and does not use, sorted.
         registered: the file and the line of the library that registered its kernel, `lib/ops.py:12`; empty for torch's
-            own, and where torch does not know it.
+            own, and where torch does not know it; "unknown" if such a library gives an op of torch's
+            namespaces a kernel.
     """
 
     origin: str | None = None
@@ -289,6 +290,11 @@ def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Cat
 
 def _encode(catalog: Catalog, base: Catalog | None) -> bytes:
     return _dump(_shared_json(catalog) if base is None else CatalogDelta.between(base, catalog).to_json())
+
+
+def whole_text(catalog: Catalog) -> str:
+    """Return the text of a whole catalog, whose SHA-256 is its digest."""
+    return _encode(catalog, None).decode()
 
 
 def digest_of_entries(value: dict[str, Json]) -> str:

@@ -233,6 +233,11 @@ class Recording(Handle):
         try:
             self._write_rest()
             self.at_end.clear()
+            if lacking := patches.lacking():
+                _warn(
+                    f"recording {self.name!r}: it missed what needs {', '.join(lacking)}, because this version has "
+                    "none of that; use a torch that docs/versions.md names, or a newer decomp_ledger"
+                )
             self._warn_of_unstamped()
         finally:
             self._detach_tables()

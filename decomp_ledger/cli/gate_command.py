@@ -27,7 +27,9 @@ __all__ = ["COMMANDS"]
 
 @click.command()
 @click.argument("state", required=False, metavar="[TABLE|TABLE@VERSION|TABLE@TAG|export:N|FILE.pt2]")
-@click.option("--torch", metavar="VERSION", help="Judge what this torch version changes; its catalog is shipped.")
+@click.option(
+    "--torch", "version", metavar="VERSION", help="Judge what this torch version changes; its catalog is shipped."
+)
 @click.option("--since", metavar="WHEN", help="Only exports since then: 2w, '3 days ago', yesterday, 2026-01-31.")
 @click.option("--strict", is_flag=True, help="Exit with 1 also if something could not be judged.")
 @markdown_option
@@ -36,7 +38,7 @@ __all__ = ["COMMANDS"]
 def gate(
     option: LedgerOption,
     state: str | None,
-    torch: str | None,
+    version: str | None,
     since: str | None,
     strict: bool,
     markdown: bool,
@@ -50,7 +52,7 @@ def gate(
     What cannot be judged is listed as unknown, and passes unless --strict is given.
     """
     with option.ask() as ledger, progress("judge the programs") as report:
-        found = ledger.gate(state, torch=torch, strict=strict, since=since, progress=report)
+        found = ledger.gate(state, torch=version, strict=strict, since=since, progress=report)
     if as_json:
         write_json(found.to_json())
     elif markdown:

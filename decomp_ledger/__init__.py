@@ -28,6 +28,8 @@ from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, Upgrade
 from decomp_ledger.errors import (
     DamagedSchema,
     DecompositionChanged,
+    HubDiverged,
+    HubError,
     IdleRuleWarning,
     InvalidName,
     LedgerError,
@@ -58,18 +60,25 @@ from decomp_ledger.errors import (
     VersionConflict,
 )
 from decomp_ledger.gates import gate
+from decomp_ledger.hub.clone import Fetched, clone
+from decomp_ledger.hub.hub import Collected, Hub, HubLedger
+from decomp_ledger.hub.migrations import HubInit
+from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.verify import HubProblem, HubVerification
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
-from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.ledger import Ledger, browse, record
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import LazyRows, Row, Rows
+from decomp_ledger.model.display import show_with as _show_with
 from decomp_ledger.model.events import (
     Body,
     CallSite,
@@ -136,6 +145,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.notebook import html_of as _html_of
 from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since, TableSeries
@@ -152,6 +162,8 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.would_change import WouldChange
 
 __version__ = "0.1.0"
+
+_show_with(_html_of)  # results show themselves in notebooks
 
 __all__ = [
     "Advice",
@@ -179,6 +191,16 @@ __all__ = [
     "Decomposition",
     "DamagedSchema",
     "DecompositionChanged",
+    "HubDiverged",
+    "HubError",
+    "Hub",
+    "HubInit",
+    "HubLedger",
+    "HubProblem",
+    "HubVerification",
+    "Collected",
+    "Fetched",
+    "Pushed",
     "DiffRow",
     "Drift",
     "DriftChange",
@@ -204,6 +226,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LazyRows",
     "LedgerLog",
     "LibraryImport",
     "Materialized",
@@ -243,6 +266,8 @@ __all__ = [
     "Restoration",
     "Reverted",
     "RootModule",
+    "Row",
+    "Rows",
     "Rule",
     "RuleDiff",
     "Settings",
@@ -295,12 +320,14 @@ __all__ = [
     "VersionConflict",
     "available_catalogs",
     "blame",
+    "browse",
     "capture_catalog",
     "catalog",
     "check_numerics",
     "check_opset",
     "check_program",
     "check_upgrade",
+    "clone",
     "diff",
     "drift",
     "explain",

@@ -9,6 +9,8 @@ from __future__ import annotations
 __all__ = [
     "DamagedSchema",
     "DecompositionChanged",
+    "HubDiverged",
+    "HubError",
     "InvalidName",
     "LedgerError",
     "LedgerFileError",
@@ -64,6 +66,24 @@ class DamagedSchema(LedgerFileError):
 
 class SchemaError(LedgerError, RuntimeError):
     """A newer decomp_ledger wrote the ledger, or one of its events."""
+
+
+class HubError(LedgerError, OSError):
+    """A hub cannot be reached or used, or refused what was sent."""
+
+
+class HubDiverged(HubError):
+    """A ledger and a hub, or a clone and a hub, have different events of one number.
+
+    Attributes:
+        seq: the first event that differs, or that one of them lacks.
+        is_shorter: whether the ledger has nothing but events of the hub, and lacks the later ones.
+    """
+
+    def __init__(self, message: str, seq: int, *, is_shorter: bool = False) -> None:
+        super().__init__(message)
+        self.seq = seq
+        self.is_shorter = is_shorter
 
 
 class SigningError(LedgerError, ValueError):

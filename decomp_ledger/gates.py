@@ -28,11 +28,12 @@ from decomp_ledger.queries import ResolvedState, State
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["gate"]
+__all__ = ["Upgrades", "gate", "gate_of_one"]
 
 # What the policies and the torch version that an export is judged by are called, the strongest first.
 _OF_EXPORTS = (TORCH, "keep", "opset", "no_stale_exports", "no_outdated_exports")
 _Moment: TypeAlias = "str | datetime.datetime | None"
+Upgrades: TypeAlias = "dict[tuple[object, ...], Upgrade]"
 
 
 @checked
@@ -74,14 +75,48 @@ def gate(
         raise LedgerError(
             "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
         )
-    version = None if torch is None else str(catalogs.released(torch).build["torch"]).partition("+")[0]
+    version = _version(torch)
     scope = _whole(ledger, since) if spec is None else _of_spec(spec, since, ledger)
     if version is not None and not scope.programs:
         raise LedgerError(
             "gate: no export is recorded, so the ops that programs use are not known; record one with "
             "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
         )
-    collected = _Collected(given, version, ledger, scope)
+    return _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
+
+
+def gate_of_one(
+    ledger: LedgerLog, policy: Policy, torch: str | None, *, since: _Moment, strict: bool, upgrades: Upgrades
+) -> GateResult:
+    """Judge one of many ledgers as `gate` does, also one in which nothing is recorded.
+
+    Args:
+        ledger: the ledger.
+        policy: what tables and exports must hold to.
+        torch: the other torch version, or None.
+        since: as of `gate`.
+        strict: as of `gate`.
+        upgrades: what an earlier call found, because programs of many ledgers share tables; it is added to.
+    """
+    scope = _whole(ledger, since) if ledger.tables() else _Scope({}, {})
+    if not scope.programs and not scope.missing:
+        recent = "" if since is None else " since then"
+        scope = attrs.evolve(scope, missing={ledger.path: f"no export is recorded{recent}, so no program is known"})
+    return _judged(_Collected(policy, _version(torch), ledger, scope, upgrades), [], strict, None)
+
+
+def _version(torch: str | None) -> str | None:
+    """Return the whole version of a torch whose catalog is shipped."""
+    return None if torch is None else str(catalogs.released(torch).build["torch"]).partition("+")[0]
+
+
+def _judged(
+    collected: _Collected,
+    ignored: Sequence[GateUnknown],
+    strict: bool,
+    progress: Callable[[int, int], object] | None,
+) -> GateResult:
+    scope = collected.scope
     facts: list[ProgramFacts] = []
     for number, (program, exports) in enumerate(scope.programs.items(), 1):
         facts.append(collected.program(program, exports))
@@ -89,8 +124,15 @@ def gate(
             progress(number, len(scope.programs))
     tables = collected.tables(facts)
     unknown = [GateUnknown(collected.asked, *each) for each in scope.missing.items()] if collected.asked else []
-    unknown += _ignored(policy, ledger)
-    return judge(given, tables, facts, unknown, known=collected.known(), torch=version, strict=strict)
+    return judge(
+        collected.policy,
+        tables,
+        facts,
+        [*unknown, *ignored],
+        known=collected.known(),
+        torch=collected.torch,
+        strict=strict,
+    )
 
 
 def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
@@ -222,7 +264,7 @@ class _Collected:
     torch: str | None
     ledger: LedgerLog | None
     scope: _Scope
-    upgrades: dict[tuple[object, ...], Upgrade] = attrs.field(factory=dict)
+    upgrades: Upgrades = attrs.field(factory=dict)
     ops: set[str] = attrs.field(factory=set)
 
     @property

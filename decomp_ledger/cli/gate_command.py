@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 
 from decomp_ledger.analysis.gate import TORCH, GateResult
+from decomp_ledger.cli.hub_answers import hub_options, needs_hub, open_hub, without_hub
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
@@ -17,9 +18,12 @@ from decomp_ledger.cli.output import (
     pass_ledger,
     print_lines,
     print_page,
+    printable,
     progress,
     write_json,
 )
+from decomp_ledger.hub.gating import HubGate
+from decomp_ledger.hub.pages import hub_gate_page, hub_gate_summary
 from decomp_ledger.reports.gate_view import FindingGroup, finding_groups, gate_page, gate_summary
 
 __all__ = ["COMMANDS"]
@@ -32,6 +36,7 @@ __all__ = ["COMMANDS"]
 )
 @click.option("--since", metavar="WHEN", help="Only exports since then: 2w, '3 days ago', yesterday, 2026-01-31.")
 @click.option("--strict", is_flag=True, help="Exit with 1 also if something could not be judged.")
+@hub_options("of")
 @markdown_option
 @json_option
 @pass_ledger
@@ -41,6 +46,8 @@ def gate(
     version: str | None,
     since: str | None,
     strict: bool,
+    hub: str | None,
+    of: str | None,
     markdown: bool,
     as_json: bool,
 ) -> int:
@@ -50,7 +57,22 @@ def gate(
     or leaves its table, or behaves differently. The policy is [tool.decomp-ledger.policy] of pyproject.toml.
 
     What cannot be judged is listed as unknown, and passes unless --strict is given.
+
+    With --hub, judge each program and table of every ledger of a hub.
     """
+    if hub is not None:
+        without_hub(STATE=state)
+        opened = open_hub(hub)
+        with progress("judge the ledgers") as report:
+            of_hub = opened.gate(torch=version, strict=strict, since=since, ledger=of, progress=report)
+        if as_json:
+            write_json(of_hub.to_json())
+        elif markdown:
+            print_page(hub_gate_page(opened.url.label, of_hub))
+        else:
+            print_lines(_hub_lines(of_hub))
+        return 0 if of_hub.passed else FOUND
+    needs_hub(of=of)
     with option.ask() as ledger, progress("judge the programs") as report:
         found = ledger.gate(state, torch=version, strict=strict, since=since, progress=report)
     if as_json:
@@ -60,6 +82,15 @@ def gate(
     else:
         print_lines(_lines(found))
     return 0 if found.passed else FOUND
+
+
+def _hub_lines(found: HubGate) -> Iterator[str]:
+    yield from hanging(hub_gate_summary(found))
+    for ledger, result in found.results:
+        if result.findings or result.unknown:
+            yield ""
+            yield click.style(printable(ledger.name), bold=True)
+            yield from (f"  {line}" for line in _lines(result))
 
 
 def _lines(found: GateResult) -> Iterator[str]:

@@ -102,7 +102,7 @@ WRONG = {
     ),
     "an unknown key": (
         "[tool.decomp-ledger]\nledgre = 'x'\n",
-        "'ledgre' is unknown; the keys are ledger, actor, trust and",
+        "'ledgre' is unknown; the keys are ledger, actor, trust",
     ),
 }
 

@@ -106,7 +106,7 @@ class HubUrl:
             text: `postgresql://user:password@host/database`, `sqlite:///hub.db`, or the name of a file.
 
         Raises:
-            HubError: it is none of them.
+            HubError: it has none of these forms.
         """
         found = _SCHEME.match(text)
         if found is None:
@@ -426,7 +426,7 @@ def _driver_errors() -> tuple[type[BaseException], ...]:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a file that is no hub, before SQLite opens it."""
+    """Refuse a file that is not a hub, before SQLite opens it."""
     try:
         if not path.is_file():
             what = "it is a folder" if path.is_dir() else "the file does not exist"

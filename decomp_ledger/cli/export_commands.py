@@ -95,7 +95,9 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             for each in found
             for event in (each.event,)
         )
-        columns(("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows)
+        columns(
+            ("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows, names_break=False
+        )
         print_totals(ledger.export_totals())
         _print_tracings(list(ledger.tracings()))
 
@@ -115,7 +117,7 @@ def _print_tracings(found: list[Event]) -> None:
     )
     if found:
         note("")
-        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
+        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows, names_break=False)
 
 
 def _same_graph(found: ExportResult) -> str:

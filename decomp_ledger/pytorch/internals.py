@@ -181,7 +181,7 @@ def cia_registration(op: Any) -> tuple[str, int] | None:
     """Return the file and the line of the library that registered an operator's CompositeImplicitAutograd kernel.
 
     That is where a `torch.library.Library` was made, or the block `TORCH_LIBRARY_IMPL` in C++; None if torch does not
-    know it.
+    know it, as torch 2.6 of a library in Python.
     Risk: the text of `torch._C._dispatch_dump`. Without it an answer names no line.
     """
     try:
@@ -189,13 +189,14 @@ def cia_registration(op: Any) -> tuple[str, int] | None:
     except RuntimeError:  # its library was destroyed meanwhile
         return None
     found = re.search(r"^CompositeImplicitAutograd\b.*?: registered at (.+?):(\d+) ::", text, re.MULTILINE)
-    return None if found is None else (found[1], int(found[2]))
+    return None if found is None or found[1] == _NO_FILE else (found[1], int(found[2]))
 
 
 def registered_at(name: str) -> list[tuple[str, str, int]]:
     """Return where an op and its kernels were registered: the dispatch key, the file and the line (60 us).
 
-    The key of the op itself is "". It is the line of a `torch.library.Library`, or of a block `TORCH_LIBRARY` in C++.
+    The key of the op itself is "". It is the line of a `torch.library.Library`, or of a block `TORCH_LIBRARY` in C++;
+    "unknown" and 0 if torch does not know it.
     Risk: the text of `torch._C._dispatch_dump`. Without it, what C++ registers could not be seen.
     """
     try:
@@ -203,7 +204,11 @@ def registered_at(name: str) -> list[tuple[str, str, int]]:
     except RuntimeError:  # its library was destroyed meanwhile
         return []
     found = re.findall(r"^(\w+)(?:\[\w+\])?: registered at (.+?):(\d+)(?: ::|$)", text, re.MULTILINE)
-    return [("" if key == "debug" else key, file, int(line)) for key, file, line in found]
+    known = ((key, *(("unknown", 0) if file == _NO_FILE else (file, int(line)))) for key, file, line in found)
+    return [("" if key == "debug" else key, file, line) for key, file, line in known]
+
+
+_NO_FILE = "/dev/null"  # what torch 2.6 writes instead of the file of a library in Python
 
 
 def decomposition_registrar() -> tuple[Any, str]:

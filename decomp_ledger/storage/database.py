@@ -95,6 +95,13 @@ class Database(Handle):
                 pass
 
     @property
+    def status(self) -> str:
+        """Whether it is in use, in words. This opens and reads nothing."""
+        if self._is_closed:
+            return "closed"
+        return "not opened yet" if self._connection is None and self.identity is None else "open"
+
+    @property
     def exists(self) -> bool:
         """Whether there is a ledger to read: it is in memory, or its file exists."""
         return self.in_memory or Path(self.path).exists()

@@ -14,18 +14,22 @@ from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.gate import BrokenPolicy, GateFinding, GateResult, GateUnknown, ProgramFacts
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
 from decomp_ledger.analysis.outcome import Outcome
+from decomp_ledger.analysis.programs import Program
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.totals import ExportTotals, LostOp, UnusedRule
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
 from decomp_ledger.errors import (
     DamagedSchema,
     DecompositionChanged,
+    HubDiverged,
+    HubError,
     IdleRuleWarning,
     InvalidName,
     LedgerError,
@@ -34,6 +38,8 @@ from decomp_ledger.errors import (
     MissingStamp,
     NotImportable,
     PendingOpWarning,
+    PolicyError,
+    PolicyWarning,
     ReadOnlyTable,
     RecordingWarning,
     ReproductionError,
@@ -53,18 +59,26 @@ from decomp_ledger.errors import (
     UnusableValue,
     VersionConflict,
 )
+from decomp_ledger.gates import gate
+from decomp_ledger.hub.clone import Fetched, clone
+from decomp_ledger.hub.hub import Collected, Hub, HubLedger
+from decomp_ledger.hub.migrations import HubInit
+from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.verify import HubProblem, HubVerification
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
-from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.ledger import Ledger, browse, record
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import LazyRows, Row, Rows
+from decomp_ledger.model.display import show_with as _show_with
 from decomp_ledger.model.events import (
     Body,
     CallSite,
@@ -90,6 +104,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.opset import Opset
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
@@ -130,6 +145,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.notebook import html_of as _html_of
 from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since, TableSeries
@@ -147,6 +163,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_show_with(_html_of)  # results show themselves in notebooks
+
 __all__ = [
     "Advice",
     "ExportResult",
@@ -162,6 +180,7 @@ __all__ = [
     "WouldChange",
     "Behaviour",
     "Body",
+    "BrokenPolicy",
     "CallSite",
     "Catalog",
     "CatalogSpec",
@@ -172,6 +191,16 @@ __all__ = [
     "Decomposition",
     "DamagedSchema",
     "DecompositionChanged",
+    "HubDiverged",
+    "HubError",
+    "Hub",
+    "HubInit",
+    "HubLedger",
+    "HubProblem",
+    "HubVerification",
+    "Collected",
+    "Fetched",
+    "Pushed",
     "DiffRow",
     "Drift",
     "DriftChange",
@@ -185,6 +214,9 @@ __all__ = [
     "Exported",
     "Finding",
     "Frame",
+    "GateFinding",
+    "GateResult",
+    "GateUnknown",
     "GraphDifference",
     "IdleRule",
     "IdleRuleWarning",
@@ -194,6 +226,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LazyRows",
     "LedgerLog",
     "LibraryImport",
     "Materialized",
@@ -210,9 +243,14 @@ __all__ = [
     "Traced",
     "Outcome",
     "PendingOpWarning",
+    "Policy",
+    "PolicyError",
+    "PolicyWarning",
     "Popped",
     "Problem",
+    "Program",
     "ProgramCheck",
+    "ProgramFacts",
     "ReadOnlyTable",
     "Recording",
     "RecordingSummary",
@@ -228,6 +266,8 @@ __all__ = [
     "Restoration",
     "Reverted",
     "RootModule",
+    "Row",
+    "Rows",
     "Rule",
     "RuleDiff",
     "Settings",
@@ -280,16 +320,19 @@ __all__ = [
     "VersionConflict",
     "available_catalogs",
     "blame",
+    "browse",
     "capture_catalog",
     "catalog",
     "check_numerics",
     "check_opset",
     "check_program",
     "check_upgrade",
+    "clone",
     "diff",
     "drift",
     "explain",
     "explain_releases",
+    "gate",
     "load",
     "load_dump",
     "load_key",

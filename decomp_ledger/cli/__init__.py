@@ -12,6 +12,7 @@ import click
 
 from decomp_ledger.cli import (
     backup_commands,
+    browse_command,
     catalog_commands,
     change_commands,
     check_commands,
@@ -19,6 +20,8 @@ from decomp_ledger.cli import (
     completion,
     explain_commands,
     export_commands,
+    gate_command,
+    hub_commands,
     imports_command,
     inspect_commands,
     log_command,
@@ -37,6 +40,7 @@ from decomp_ledger.cli.output import (
     printable,
 )
 from decomp_ledger.errors import LedgerError, UnknownOp
+from decomp_ledger.hub.connection import without_password
 from decomp_ledger.log.settings import project_settings
 
 __all__ = ["cli", "main"]
@@ -49,17 +53,20 @@ _GROUPS = (
     explain_commands,
     compare_commands,
     report_command,
+    browse_command,
     catalog_commands,
     export_commands,
     check_commands,
+    gate_command,
     change_commands,
     verify_commands,
     backup_commands,
+    hub_commands,
 )
 
 
 # The commands whose output may be long.
-_PAGED = {"blame", "diff", "drift", "explain", "exports", "log", "show", "tables", "upgrade", "why"}
+_PAGED = {"blame", "diff", "drift", "explain", "exports", "gate", "log", "show", "tables", "upgrade", "why"}
 _MAX_MESSAGE = 2000  # characters
 _PROGRAMS = ("run", "imports")  # their arguments are those of a program, which they run
 
@@ -74,7 +81,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
         self.given = found[0]
-        ctx.meta[COMMAND_LINE] = shlex.join(["decomp-ledger", *args])
+        ctx.meta[COMMAND_LINE] = shlex.join(["decomp-ledger", *map(without_password, args)])
         return found
 
 
@@ -100,7 +107,7 @@ def cli(context: click.Context, path: str | None, no_pager: bool) -> None:
     for each in found.ignored:
         explain_nothing(f"{each}: ignored, because it belongs to another user")
     ledger = os.path.relpath(found.ledger) if found.ledger.is_absolute() else str(found.ledger)
-    context.obj = LedgerOption(ledger if path is None else path, path is not None, found.actor, found.trust)
+    context.obj = LedgerOption(ledger if path is None else path, path is not None, found.actor, found.trust, found.hub)
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
     # Programs read JSON, and a pager would hide it from a person who looks for the end.
@@ -142,6 +149,7 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     """Print an error, and exit: as JSON on standard output if that was asked for, else as a line on standard error."""
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    message = without_password(message)  # click quotes arguments, and one may be the address of a hub
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
     # A process that starts with a closed output has None.
     is_asked = "--json" in arguments and cli.given not in _PROGRAMS

@@ -17,6 +17,7 @@ import attrs
 import click
 
 from decomp_ledger.cli import streams
+from decomp_ledger.hub.connection import hub_url
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Event
@@ -86,12 +87,14 @@ class LedgerOption(NamedTuple):
         given: whether the command line or the environment named it.
         actor: who makes changes, as the project says; or None.
         trust: the modules that may be imported, as the project says.
+        hub: the address of the hub, as the project says.
     """
 
     path: str
     given: bool = True
     actor: str | None = None
     trust: tuple[str, ...] = ()
+    hub: str | None = None
 
     def read(self) -> Ledger:
         """Open it for reading."""
@@ -108,6 +111,10 @@ class LedgerOption(NamedTuple):
         ledger = Ledger(self.path, actor=self.actor_or(actor))
         ledger.command = click.get_current_context().meta[COMMAND_LINE]
         return ledger
+
+    def hub_or(self, given: str | None) -> str:
+        """Return the address of the hub: as given, else as the environment has it, else as the project says."""
+        return hub_url(given, self.hub)
 
     def actor_or(self, given: str | None) -> str | None:
         """Return who acts: as given, else as the environment has it, else as the project says."""

@@ -12,6 +12,7 @@ from decomp_ledger.cli import cli
 PYTHON = {
     "backup": "ledger.backup(FILE)",
     "blame": "ledger.blame(STATE)",
+    "browse": "ledger.browse()",
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
     "catalog list": "dl.available_catalogs()",
     "catalog show": "dl.catalog(STATE)",
@@ -23,6 +24,7 @@ PYTHON = {
     "dump": "ledger.dump(FILE)",
     "explain": "ledger.explain(OP, STATE)",
     "exports": "ledger.export_results()",
+    "gate": "ledger.gate(STATE, torch=VERSION)",
     "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
@@ -74,6 +76,9 @@ it, as git finds its repository. A project can say more in its `pyproject.toml`,
 ledger = "audit/decomp_ledger.db"   # relative to this file
 actor = "release CI"                # who makes changes; --actor and DECOMP_LEDGER_ACTOR come first
 trust = ["mylib.lowering"]          # modules that may be imported to find decompositions, as --trust
+
+[tool.decomp-ledger.policy]         # what `gate` judges by; see the concepts, "Policies and the gate"
+require_reason = true
 ```
 
 Files that belong to another user are ignored, with a line that says so, because settings say what may be imported.

@@ -17,6 +17,7 @@ from decomp_ledger.analysis.programs import Program
 from decomp_ledger.analysis.upgrade import FINDINGS, Finding, UpgradeCheck
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_rows
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Event, Exported, Found
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.policy import Policy, matching, single_op
@@ -72,6 +73,7 @@ class TableFacts:
     redacted: bool = False
 
 
+@displayed
 @attrs.frozen
 class ProgramFacts:
     """What is judged of a program: its newest export, and the newest one that succeeded.
@@ -108,6 +110,7 @@ class ProgramFacts:
         return self.file or f"export:{(self.judged or self.newest).seq}"
 
 
+@displayed
 @attrs.frozen
 class GateFinding:
     """One thing that breaks a policy, or that another torch changes.
@@ -134,6 +137,15 @@ class GateFinding:
     event: Event | None
     change: Finding | None = attrs.field(default=None, repr=False)
 
+    def _row(self) -> Row:
+        event = self.event
+        return {
+            **columns_of(self, without=("event", "change")),
+            "event": None if event is None else event.seq,
+            "actor": None if event is None else event.actor,
+            "change": None if self.change is None else self.change.kind,
+        }
+
     @property
     def subject(self) -> str:
         """The program with its export, else the table."""
@@ -154,6 +166,7 @@ class GateFinding:
         }
 
 
+@displayed
 @attrs.frozen
 class GateUnknown:
     """One thing that could not be judged.
@@ -176,6 +189,7 @@ class GateUnknown:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen(repr=False)
 class GateResult:
     """Whether tables and programs pass a gate.
@@ -198,9 +212,14 @@ class GateResult:
     findings: tuple[GateFinding, ...]
     unknown: tuple[GateUnknown, ...]
 
+    @guarded
     def __repr__(self) -> str:
         verdict = "passed" if self.passed else "did not pass"
         return f"<GateResult: {verdict}; {len(self.findings)} findings, {len(self.unknown)} unknown>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each finding."""
+        return to_rows(self.findings)
 
     @property
     def passed(self) -> bool:
@@ -503,6 +522,7 @@ def _some(ops: Collection[str]) -> str:
 # Before a change is made
 
 
+@displayed
 @attrs.frozen
 class BrokenPolicy:
     """A policy that a change would break.

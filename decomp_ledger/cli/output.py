@@ -11,6 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TextIO
 
 import attrs
@@ -51,6 +52,7 @@ __all__ = [
     "markdown_option",
     "note",
     "pass_ledger",
+    "phases",
     "print_lines",
     "print_page",
     "printable",
@@ -323,19 +325,38 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
     Yields:
         A function to call with (done, total); None where standard error is not a terminal.
     """
+    with phases(label) as (report,):
+        yield report
+
+
+@contextmanager
+def phases(*labels: str) -> Iterator[tuple[Callable[[int, int], object] | None, ...]]:
+    """Show a progress bar for each part of a command, from its first report on; the first one at once.
+
+    Yields:
+        A function for each label, as :func:`progress` has it.
+    """
     if not _is_terminal(sys.stderr):
-        yield None
+        yield (None,) * len(labels)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     left = TimeRemainingColumn(elapsed_when_finished=True)
     parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
     size = shutil.get_terminal_size()  # given, because rich fails on COLUMNS and LINES that are not numbers
     console = Console(stderr=True, width=max(size.columns, _NARROWEST), height=max(size.lines, 1))
     with Progress(*parts, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks = [
+            bar.add_task(label, total=None, start=number == 0, visible=number == 0)
+            for number, label in enumerate(labels)
+        ]
+
+        def report(task: TaskID, done: int, total: int) -> None:
+            bar.start_task(task)  # the time left is counted from its first report
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(partial(report, task) for task in tasks)
 
 
 def event_json(event: Event) -> dict[str, Json]:

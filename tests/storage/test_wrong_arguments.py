@@ -26,7 +26,7 @@ NEED_TORCH = {"check_numerics", "check_program", "reproduce", "reproduce_export"
 # `browse` serves until it is interrupted: tests/storage/test_browse.py.
 LATER = {"close", "table", "capture_catalog", "browse", *NEED_TORCH}
 INTERNAL = {"change", "open", "create_or_open", "exported", "used", "adopt", "changed_since", "replace_rules"}
-CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
+CALLBACKS = {"progress", "reading", "passphrase"}  # a function of the caller's; what it raises is passed on
 
 
 def public(owner: Any, omitted: set[str]) -> Iterator[str]:

@@ -61,9 +61,12 @@ from decomp_ledger.errors import (
 )
 from decomp_ledger.gates import gate
 from decomp_ledger.hub.clone import Fetched, clone
+from decomp_ledger.hub.gating import HubGate
 from decomp_ledger.hub.hub import Collected, Hub, HubLedger
 from decomp_ledger.hub.migrations import HubInit
 from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.questions import HubBlame, HubEvent, HubExplanation, HubExport, HubRule
+from decomp_ledger.hub.reading import LedgerName
 from decomp_ledger.hub.verify import HubProblem, HubVerification
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
@@ -189,9 +192,15 @@ __all__ = [
     "HubDiverged",
     "HubError",
     "Hub",
+    "HubBlame",
+    "HubEvent",
+    "HubExplanation",
+    "HubExport",
+    "HubGate",
     "HubInit",
     "HubLedger",
     "HubProblem",
+    "HubRule",
     "HubVerification",
     "Collected",
     "Fetched",
@@ -222,6 +231,7 @@ __all__ = [
     "LedgerError",
     "LedgerFileError",
     "LedgerLog",
+    "LedgerName",
     "LibraryImport",
     "Materialized",
     "NamedState",

@@ -37,7 +37,7 @@ def push(option: LedgerOption, url: str | None, name: str | None, follow: bool, 
     """Send to the hub URL the events that it lacks.
 
     URL is postgresql://USER@HOST/DATABASE or the file of an SQLite hub; by default $DECOMP_LEDGER_HUB, or `hub` in
-    pyproject.toml. A push that was interrupted goes on where it ended. A ledger of which the hub has other events is
+    pyproject.toml. A push that was interrupted goes on where it ended. A ledger that differs from the hub's is
     refused.
     """
     if follow and as_json:

@@ -106,8 +106,14 @@ class HubUrl:
             text: `postgresql://user:password@host/database`, `sqlite:///hub.db`, or the name of a file.
 
         Raises:
-            HubError: it is none of them.
+            HubError: the text is not one of them.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise HubError(
+                f"the address of the hub: it has a lone surrogate, which UTF-8 cannot encode; {_FORMS}"
+            ) from None
         found = _SCHEME.match(text)
         if found is None:
             if re.match(r"(postgres(ql)?(\+\w+)?|sqlite):", text):
@@ -124,6 +130,8 @@ class HubUrl:
 
     @classmethod
     def _file(cls, name: str) -> HubUrl:
+        if re.search(r":[^/]*@", name):  # an address without its beginning; shown as a path, it would show a password
+            raise HubError(f"the address of the hub: it begins with no scheme; {_FORMS}")
         if not name:
             raise HubError(f"the address of the hub: it names no file; {_FORMS}")
         path = absolute(name)
@@ -426,7 +434,7 @@ def _driver_errors() -> tuple[type[BaseException], ...]:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a file that is no hub, before SQLite opens it."""
+    """Refuse a file that cannot be a hub, before SQLite opens it."""
     try:
         if not path.is_file():
             what = "it is a folder" if path.is_dir() else "the file does not exist"

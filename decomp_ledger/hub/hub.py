@@ -88,7 +88,7 @@ class Hub:
         url: the address.
 
     Raises:
-        HubError: the address is none, or none is given.
+        HubError: no address is given, or it cannot be read.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -136,7 +136,7 @@ class Hub:
         The hub is made if it is a file that does not exist. A file that cannot be pushed does not stop the others.
 
         Args:
-            paths: the files. A copy of a ledger of which the hub has more is left out.
+            paths: the files. A file whose events the hub has, with more, is left out.
 
         Returns:
             What became of each file.

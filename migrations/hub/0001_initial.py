@@ -351,7 +351,7 @@ BEGIN
             coalesce(left(one.digest, 12), 'of no digest')));
     END LOOP;
 
-    -- Sorted, so that two transactions take the new names in one order and none waits for the other for ever.
+    -- Sorted, so that two transactions take new names in one order, and do not wait for each other.
     INSERT INTO op (name)
     SELECT DISTINCT c.op COLLATE "C" AS name FROM unnest(changes) AS c
     WHERE NOT EXISTS (SELECT 1 FROM op WHERE op.name = c.op) ORDER BY 1

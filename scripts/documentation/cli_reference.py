@@ -18,14 +18,21 @@ PYTHON = {
     "check numerics": "ledger.check_numerics(STATE)` or `ledger.check_program(FILE, STATE)",
     "check opset": "ledger.check_opset(STATE, OPSET)",
     "checkpoint": "ledger.checkpoint(KEY)",
+    "clone": "dl.clone(LEDGER, URL, FILE)",
+    "collect": "dl.Hub(URL).collect(FILES)",
     "diff": "ledger.diff(A, B)",
     "drift": "ledger.drift(A, B)",
     "dump": "ledger.dump(FILE)",
     "explain": "ledger.explain(OP, STATE)",
     "exports": "ledger.export_results()",
+    "fetch": "ledger.fetch(URL)",
+    "hub init": "dl.Hub(URL).init()",
+    "hub ledgers": "dl.Hub(URL).ledgers()",
+    "hub verify": "dl.Hub(URL).verify()",
     "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
     "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
+    "push": "ledger.push(URL)` or `ledger.follow(URL)",
     "report": "ledger.report(STATE)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
@@ -74,6 +81,7 @@ it, as git finds its repository. A project can say more in its `pyproject.toml`,
 ledger = "audit/decomp_ledger.db"   # relative to this file
 actor = "release CI"                # who makes changes; --actor and DECOMP_LEDGER_ACTOR come first
 trust = ["mylib.lowering"]          # modules that may be imported to find decompositions, as --trust
+hub = "postgresql://ci@db/ledgers"  # where `push` sends to; DECOMP_LEDGER_HUB comes first
 ```
 
 Files that belong to another user are ignored, with a line that says so, because settings say what may be imported.

@@ -80,7 +80,10 @@ WRONG = {
     "a ledger of another type": ("[tool.decomp-ledger]\nledger = 3\n", "ledger is 3; give a text"),
     "no actor": ('[tool.decomp-ledger]\nactor = ""\n', "actor is ''; give a text"),
     "trust of another type": ('[tool.decomp-ledger]\ntrust = "os"\n', "give a list of module names"),
-    "an unknown key": ("[tool.decomp-ledger]\nledgre = 'x'\n", "'ledgre' is unknown; the keys are ledger, actor and"),
+    "an unknown key": (
+        "[tool.decomp-ledger]\nledgre = 'x'\n",
+        "'ledgre' is unknown; the keys are ledger, actor, trust",
+    ),
 }
 
 

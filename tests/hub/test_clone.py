@@ -58,7 +58,7 @@ def test_a_clone_follows_the_original(hub: str, tmp_path: Path, ledgers: Ledgers
             copy.fetch(hub)
 
 
-def test_a_ledger_of_which_the_hub_has_nothing_is_named(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
+def test_a_ledger_that_the_hub_lacks_is_named(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
     with pytest.raises(HubError, match="no ledger 'mine'; it has none yet"):
         clone("mine", hub, tmp_path / "clone.db")
     ledgers("one").push(hub, name="theirs")

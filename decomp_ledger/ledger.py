@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decomp_ledger import queries
+from decomp_ledger import gates, queries
 from decomp_ledger.analysis.advice import Why
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.gate import GateResult
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck
@@ -33,6 +35,7 @@ from decomp_ledger.log.settings import project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.events import Event
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import RuleDiff
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
@@ -64,6 +67,8 @@ class Ledger(LedgerLog):
         timeout: seconds to wait for another writer.
         lazy: open the file when it is first needed; errors in it are then raised there.
         durability: "process" (default) or "power": what an event survives once the call returned.
+        policy: what :meth:`gate` judges by, and what changes must hold to if it is enforced; None takes the
+            `[tool.decomp-ledger.policy]` of the project of the current folder.
 
     Raises:
         LedgerFileError: the file is not a ledger, or cannot be opened.
@@ -289,6 +294,19 @@ class Ledger(LedgerLog):
     ) -> UpgradeReport:
         """Return whether exported programs stay what they are; see :func:`decomp_ledger.check_upgrade`."""
         return queries.check_upgrade(spec, torch=torch, python=python, ledger=self)
+
+    def gate(
+        self,
+        spec: State | None = None,
+        *,
+        torch: str | None = None,
+        policy: Policy | None = None,
+        strict: bool = False,
+        since: str | datetime.datetime | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> GateResult:
+        """Judge programs and tables by policies and for another torch; see :func:`decomp_ledger.gate`."""
+        return gates.gate(spec, torch=torch, policy=policy, strict=strict, since=since, progress=progress, ledger=self)
 
     def check_numerics(
         self,

@@ -1171,6 +1171,21 @@ def ops_of(op: object, known: Collection[str]) -> list[str]:
     return [op_names.normalize(name)]
 
 
+def newest_ops() -> Collection[str]:
+    """Return the ops of the newest released torch, whose catalog is read when it is asked for."""
+    return _NewestOps()
+
+
+def state_of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:
+    """Return the state of an export that no open ledger has, as `show` returns that of a stamp.
+
+    Args:
+        name: what people call it.
+        bundle: the export.
+    """
+    return _of_bundle(name, bundle)
+
+
 def _one_op(op: object) -> str:
     """Return the stored name of the one op that a value means; its library need not be loaded."""
     first, *others = ops_of(op, ())

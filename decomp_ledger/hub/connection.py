@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection as AlchemyConnection
     from sqlalchemy import Engine
 
-__all__ = ["POSTGRESQL", "SQLITE", "HubConnection", "HubUrl", "Refused", "connect", "hub_url", "without_password"]
+__all__ = [
+    *("POSTGRESQL", "SCHEMA", "SQLITE"),
+    *("HubConnection", "HubUrl", "Refused"),
+    *("check_address", "connect", "hub_url", "without_password"),
+]
 
 POSTGRESQL, SQLITE = "postgresql", "sqlite"
 SCHEMA = "decomp_ledger"  # of a PostgreSQL hub
@@ -185,6 +189,18 @@ def hub_url(given: str | None, setting: str | None = None) -> str:
             "pyproject.toml"
         )
     return found
+
+
+def check_address(url: str) -> None:
+    """Refuse an address that cannot be read, or a hub whose packages are not installed.
+
+    Raises:
+        HubError: it is one.
+    """
+    parsed = HubUrl.parse(url)
+    _sqlalchemy()
+    if parsed.dialect == POSTGRESQL and not _driver_errors():
+        raise HubError(_MISSING)
 
 
 class Refused(HubError):

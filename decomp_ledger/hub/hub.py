@@ -11,6 +11,7 @@ import attrs
 from decomp_ledger.errors import HubDiverged, HubError, LedgerError
 from decomp_ledger.hub import migrations
 from decomp_ledger.hub import verify as verifying
+from decomp_ledger.hub.asking import HubQuestions
 from decomp_ledger.hub.connection import HubUrl, hub_url
 from decomp_ledger.hub.migrations import HubInit, open_hub
 from decomp_ledger.hub.push import NameTaken, Pushed, default_name, push
@@ -77,7 +78,7 @@ class Collected:
 
 
 @checked
-class Hub:
+class Hub(HubQuestions):
     """Many ledgers in one database.
 
     Args:

@@ -57,7 +57,7 @@ JOIN decomp_table AS t ON t.id = c.table_id
 WHERE t.ledger_id = :id AND t.name = :name AND c.version <= :version ORDER BY c.version
 """
 _TABLES = """
-SELECT t.name, t.series, t.base, p.name, t.parent_version, t.version, t.from_dict
+SELECT t.name, t.series, t.base, p.name, t.parent_version, t.version, t.from_dict, t.newest
 FROM decomp_table AS t LEFT JOIN decomp_table AS p ON p.id = t.parent_id WHERE t.ledger_id = :id
 """
 _LINEAGE = """
@@ -65,7 +65,7 @@ SELECT t.name, l.depth, a.name, l.until FROM lineage AS l JOIN decomp_table AS t
 JOIN decomp_table AS a ON a.id = l.ancestor_id WHERE t.ledger_id = :id
 """
 _RULES = """
-SELECT t.name, op.name, r.action, r.decomposition, o.name, r.version, r.seq FROM rule AS r
+SELECT t.name, op.name, r.action, r.decomposition, o.name, r.version, r.seq, r.newest FROM rule AS r
 JOIN decomp_table AS t ON t.id = r.table_id JOIN op ON op.id = r.op_id JOIN decomp_table AS o ON o.id = r.origin_id
 WHERE t.ledger_id = :id
 """
@@ -391,8 +391,12 @@ class _LedgerCheck:
             if table.series in names and table.series != table.name:
                 runs.add(table.name)
         series = {table.name: table.name if table.name in runs else table.series for table in self._tables.values()}
+        last: dict[str, str] = {}  # series -> its newest run
+        for name in sorted(series, key=lambda name: (len(name), name)):
+            last[series[name]] = name
+        newest = {name: int(last[series[name]] == name) for name in series}
         tables = {
-            (t.name, series[t.name], t.base, *(t.parent or (None, None)), t.version, t.from_dict)
+            (t.name, series[t.name], t.base, *(t.parent or (None, None)), t.version, t.from_dict, newest[t.name])
             for t in self._tables.values()
         }
         self._compare("decomp_table", tables, hub.rows(_TABLES, **given))
@@ -402,7 +406,11 @@ class _LedgerCheck:
             for depth, (name, until) in enumerate(table.lineage)
         }
         self._compare("lineage", lineage, hub.rows(_LINEAGE, **given))
-        rules = {(table.name, op, *rule) for table in self._tables.values() for op, rule in table.rules.items()}
+        rules = {
+            (table.name, op, *rule, newest[table.name])
+            for table in self._tables.values()
+            for op, rule in table.rules.items()
+        }
         self._compare("rule", rules, hub.rows(_RULES, **given))
         self._compare("export", set(self._exports.values()), hub.rows(_EXPORTS, **given))
         programs: dict[tuple[str, str, str], tuple[int, int | None]] = {}
@@ -410,7 +418,7 @@ class _LedgerCheck:
             key = (series[name], module, file)
             succeeded = programs.get(key, (0, None))[1] if failed else seq
             programs[key] = (seq, succeeded)
-        expected = {(*key, *newest) for key, newest in programs.items()}
+        expected = {(*key, *found) for key, found in programs.items()}
         self._compare("program", expected, hub.rows(_PROGRAMS, **given))
 
     def _compare(self, table: str, expected: set[tuple[Any, ...]], found: list[tuple[Any, ...]]) -> None:

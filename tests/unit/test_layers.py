@@ -29,6 +29,7 @@ LAYERS = (
     {"ledger"},
     {"hub"},
     {"reports"},
+    {"gates"},
     {"queries"},
     {"pytorch"},
     {"transfer"},

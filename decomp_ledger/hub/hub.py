@@ -93,7 +93,7 @@ class Hub(HubQuestions):
         url: the address.
 
     Raises:
-        HubError: no address is given, or it is not one.
+        HubError: no address is given, or it cannot be read.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -142,7 +142,7 @@ class Hub(HubQuestions):
         The hub is made if it is a file that does not exist. A file that cannot be pushed does not stop the others.
 
         Args:
-            paths: the files. A copy that has less of a ledger than the hub is left out.
+            paths: the files. A file whose events the hub has, with more, is left out.
 
         Returns:
             What became of each file.

@@ -33,7 +33,9 @@ _CREATE_ROLE = "CREATE ROLE {} NOLOGIN"
 _GRANTS = (
     f"GRANT USAGE ON SCHEMA {SCHEMA} TO {WRITER}, {READER}",
     f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO {WRITER}, {READER}",
-    f"GRANT INSERT ON {SCHEMA}.ledger, {SCHEMA}.blob, {SCHEMA}.event, {SCHEMA}.checkpoint TO {WRITER}",
+    f"GRANT INSERT ON {SCHEMA}.blob, {SCHEMA}.event, {SCHEMA}.checkpoint TO {WRITER}",
+    # Not its row id, which would take that of a later ledger.
+    f"GRANT INSERT (ledger, created_at, name) ON {SCHEMA}.ledger TO {WRITER}",
 )
 
 

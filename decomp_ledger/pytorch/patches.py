@@ -6,7 +6,8 @@ because a named table may be used at any time; without a recording, they pass al
 The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
 was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
 write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
-itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
+itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it. `os._exit` lets a
+recording write what it would write at its end.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -453,7 +454,25 @@ def _artefacts() -> Any | None:
     return None if active.current() is None else _part("artefacts")
 
 
+def _patch_exit(module: ModuleType) -> Callable[[], None] | None:
+    """Let recordings write what they sum up before `os._exit`, which runs no exit handler; forked workers end by it."""
+    if (known := _known_patch(module, "_exit")) is not None:
+        return known
+    original = module._exit
+
+    @functools.wraps(original)
+    def _exit(*args: Any, **kwargs: Any) -> Any:
+        try:
+            for recording in active.entered():
+                recording.write_rest()
+        finally:
+            original(*args, **kwargs)
+
+    return _replace(module, {"_exit": _exit})
+
+
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
+    "os": _patch_exit,
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
     "torch.export.experimental": _patch_lowering,

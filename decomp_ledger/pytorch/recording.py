@@ -231,7 +231,7 @@ class Recording(Handle):
         patches.uninstall(self)
         _LOG.info("recording %s: it ended; run %s", self.name, self.run or "without a table")
         try:
-            self._write_rest()
+            self.write_rest()
             self.at_end.clear()
             if lacking := patches.lacking():
                 _warn(
@@ -242,7 +242,7 @@ class Recording(Handle):
         finally:
             self._detach_tables()
 
-    def _write_rest(self) -> None:
+    def write_rest(self) -> None:
         """Append the events that sum up what is not recorded one by one."""
         for write in self.at_end:
             try:
@@ -302,7 +302,7 @@ class Recording(Handle):
         Raises:
             LedgerFileError: the ledger cannot be read.
         """
-        self._write_rest()
+        self.write_rest()
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         run, found = self.run, RunTotals()
         if run is not None and self.ledger.database.exists:

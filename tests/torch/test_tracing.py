@@ -303,3 +303,19 @@ print(sorted(event.body.traces for event in ledger.events(kind="traced")))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX can fork")
 def test_a_forked_process_counts_its_own_traces_only(run_python: Callable[..., str]) -> None:
     assert run_python(FORKING) == "[2, 5]\n"  # 1 before the fork and 4 after it
+
+
+@pytest.mark.parametrize("how", ["os._exit(3)", "fork"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX can fork")
+def test_a_process_that_ends_at_once_keeps_its_traces(how: str, run_python: Callable[..., str]) -> None:
+    end = "os._exit(3)" if how != "fork" else "os.fork() or traced(2) or os._exit(3)"
+    setup, _, _ = FORKING.partition("with record(")
+    child = f"{setup}record(ledger, name='job', all_tracing=True).__enter__()\ntraced(2)\n{end}\nos.wait()"
+    script = f"""
+import subprocess, sys
+from decomp_ledger import Ledger
+status = subprocess.run([sys.executable, "-c", {child!r}]).returncode
+counts = [event.body.traces for event in Ledger("forked.db").events(kind="traced")]
+print(status, counts)
+"""
+    assert run_python(script) == ("3 [2]\n" if how != "fork" else "0 [2]\n")

@@ -166,6 +166,7 @@ def given(*args: Any, **kwargs: Any) -> str:
 WRITE = ("write_to_file", "write_tensor_data_to_file")
 # The modules that are patched -> the functions of each that are patched: of a class, or with "" of the module.
 PATCHED: dict[str, dict[str, tuple[str, ...]]] = {
+    "os": {"": ("_exit",)},
     "torch.export.decomp_utils": {"CustomDecompTable": patches._TABLE_METHODS},
     "torch.export.exported_program": {
         "ExportedProgram": ("run_decompositions", "_update"),
@@ -228,8 +229,8 @@ def test_a_child_that_cannot_import_our_modules_goes_on_unrecorded(
     finally:
         active.leave(recording)
         undo()
-    assert result == (None if function in ("__init__", "save", *WRITE) else "torch's")
-    if function not in ("_update", "__call__"):  # these need no other module
+    assert result == (None if function in ("__init__", "save", "_exit", *WRITE) else "torch's")
+    if function not in ("_update", "__call__", "_exit"):  # these need no other module
         (warning,) = caught
         assert "it has STOPPED, and the export goes on unrecorded" in str(warning.message)
 
@@ -262,4 +263,5 @@ def test_every_patched_function_is_among_those_that_may_be_lacking() -> None:
         for function in functions
     }
     # Where torch.export.experimental has no name of its own for it, it calls the patched one.
-    assert needed == patched - {("torch.export.experimental", "_decompose_exported_program")}
+    others = {("torch.export.experimental", "_decompose_exported_program"), ("os", "_exit")}
+    assert needed == patched - others

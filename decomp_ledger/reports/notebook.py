@@ -491,15 +491,24 @@ def _(value: Rows) -> Page:  # type: ignore[type-arg]  # singledispatch takes th
     first = value[:_ROWS]
     kind, noun = "Results", "row"
     blocks: list[Block] = []
-    if first and all(isinstance(each, (Event, ExportResult)) for each in first):
+    events = [getattr(each, "event", each) for each in first]
+    if first and all(isinstance(each, Event) for each in events):
         kind, noun = "Events", "event"
-        blocks = [events_table([each.event if isinstance(each, ExportResult) else each for each in first])]
+        blocks = [_of_ledgers(events_table(events), [getattr(each, "ledger", None) for each in first])]
     elif first and all(isinstance(each, (Explanation, Why)) for each in first):
         blocks = [_answers(first)]
     elif first:
         blocks = [_table_of(to_rows(first))]
     blocks += [Prose(text) for text in _more(len(value) - len(first), str)]
     return Page(kind, "", None, count(len(value), noun), sections=(Section("", blocks),))
+
+
+def _of_ledgers(table: Table, ledgers: Sequence[Any]) -> Table:
+    """Return a table with the names of ledgers as its first column; as it is, if the rows have none."""
+    if None in ledgers:
+        return table
+    rows = [[Code(str(getattr(each, "name", each))), *row] for each, row in zip(ledgers, table.rows, strict=True)]
+    return attrs.evolve(table, heads=["ledger", *table.heads], rows=rows)
 
 
 def _answers(items: Sequence[Explanation | Why]) -> Table:

@@ -21,6 +21,7 @@ from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Event, Exported, Found
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.policy import Policy, matching, single_op
+from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.model.rules import TORCH_ORIGINS, Rule, TableState
 
 __all__ = [
@@ -463,6 +464,8 @@ def _reasoned(policy: Policy, table: TableFacts) -> _Answers:
         # Torch itself made the others.
         if event is not None and not event.reason and not isinstance(event.body, Found):
             fix = 'reset the rule, and set it again with reason=, or within ledger.because("...")'
+            if split_recorded(table.state.table) is not None:
+                fix = "record the program again with `decomp-ledger run --reason TEXT` or record(reason=...)"
             yield _of_table("require_reason", table, op, f"no reason is given for its {rule.action}", fix, event)
 
 

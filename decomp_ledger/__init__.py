@@ -61,9 +61,12 @@ from decomp_ledger.errors import (
 )
 from decomp_ledger.gates import gate
 from decomp_ledger.hub.clone import Fetched, clone
+from decomp_ledger.hub.gating import HubGate
 from decomp_ledger.hub.hub import Collected, Hub, HubLedger
 from decomp_ledger.hub.migrations import HubInit
 from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.questions import HubBlame, HubEvent, HubExplanation, HubExport, HubRule
+from decomp_ledger.hub.reading import LedgerName
 from decomp_ledger.hub.verify import HubProblem, HubVerification
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
@@ -194,9 +197,15 @@ __all__ = [
     "HubDiverged",
     "HubError",
     "Hub",
+    "HubBlame",
+    "HubEvent",
+    "HubExplanation",
+    "HubExport",
+    "HubGate",
     "HubInit",
     "HubLedger",
     "HubProblem",
+    "HubRule",
     "HubVerification",
     "Collected",
     "Fetched",
@@ -228,6 +237,7 @@ __all__ = [
     "LedgerFileError",
     "LazyRows",
     "LedgerLog",
+    "LedgerName",
     "LibraryImport",
     "Materialized",
     "NamedState",

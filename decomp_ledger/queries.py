@@ -1143,7 +1143,11 @@ def verify(
 
 @checked
 def load_dump(
-    dump: str | os.PathLike[str], ledger: str | os.PathLike[str], *, progress: Progress | None = None
+    dump: str | os.PathLike[str],
+    ledger: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> Verification:
     """Make a new ledger file from what `dump` wrote, once it verifies.
 
@@ -1151,12 +1155,13 @@ def load_dump(
         dump: the JSON Lines file; `-` is standard input.
         ledger: the new ledger file.
         progress: called with the number of events verified, and the number of all events.
+        reading: called before that, with the number of bytes read, and of all bytes of the file.
 
     Raises:
         LedgerFileError: the ledger file exists, or a file cannot be read or written.
         LedgerError: a line is damaged or missing, or the whole does not verify.
     """
-    return jsonl.load(dump, ledger, progress)
+    return jsonl.load(dump, ledger, progress, reading)
 
 
 @checked

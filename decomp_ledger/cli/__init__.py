@@ -149,7 +149,7 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     """Print an error, and exit: as JSON on standard output if that was asked for, else as a line on standard error."""
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    message = without_password(message)  # click quotes arguments, and one may be the address of a hub
+    message = without_password(message)  # click quotes arguments, such as the address of a hub
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
     # A process that starts with a closed output has None.
     is_asked = "--json" in arguments and cli.given not in _PROGRAMS

@@ -37,8 +37,8 @@ def push(option: LedgerOption, url: str | None, name: str | None, follow: bool, 
     """Send to the hub URL the events that it lacks.
 
     URL is postgresql://USER@HOST/DATABASE or the file of an SQLite hub; by default $DECOMP_LEDGER_HUB, or `hub` in
-    pyproject.toml. A push that was interrupted goes on where it ended. A ledger whose events differ from those in the
-    hub is refused.
+    pyproject.toml. A push that was interrupted goes on where it ended. A ledger that differs from the hub's is
+    refused.
     """
     if follow and as_json:
         raise click.UsageError("--follow and --json exclude each other; give one of them")

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection as AlchemyConnection
     from sqlalchemy import Engine
 
-__all__ = ["POSTGRESQL", "SQLITE", "HubConnection", "HubUrl", "Refused", "connect", "hub_url", "without_password"]
+__all__ = [
+    *("POSTGRESQL", "SCHEMA", "SQLITE"),
+    *("HubConnection", "HubUrl", "Refused"),
+    *("check_address", "connect", "hub_url", "without_password"),
+]
 
 POSTGRESQL, SQLITE = "postgresql", "sqlite"
 SCHEMA = "decomp_ledger"  # of a PostgreSQL hub
@@ -106,8 +110,14 @@ class HubUrl:
             text: `postgresql://user:password@host/database`, `sqlite:///hub.db`, or the name of a file.
 
         Raises:
-            HubError: it has none of these forms.
+            HubError: the text is not one of them.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise HubError(
+                f"the address of the hub: it has a lone surrogate, which UTF-8 cannot encode; {_FORMS}"
+            ) from None
         found = _SCHEME.match(text)
         if found is None:
             if re.match(r"(postgres(ql)?(\+\w+)?|sqlite):", text):
@@ -124,6 +134,8 @@ class HubUrl:
 
     @classmethod
     def _file(cls, name: str) -> HubUrl:
+        if re.search(r":[^/]*@", name):  # an address without its beginning; shown as a path, it would show a password
+            raise HubError(f"the address of the hub: it begins with no scheme; {_FORMS}")
         if not name:
             raise HubError(f"the address of the hub: it names no file; {_FORMS}")
         path = absolute(name)
@@ -177,6 +189,18 @@ def hub_url(given: str | None, setting: str | None = None) -> str:
             "pyproject.toml"
         )
     return found
+
+
+def check_address(url: str) -> None:
+    """Refuse an address that cannot be read, or a hub whose packages are not installed.
+
+    Raises:
+        HubError: it is one.
+    """
+    parsed = HubUrl.parse(url)
+    _sqlalchemy()
+    if parsed.dialect == POSTGRESQL and not _driver_errors():
+        raise HubError(_MISSING)
 
 
 class Refused(HubError):
@@ -426,7 +450,7 @@ def _driver_errors() -> tuple[type[BaseException], ...]:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a file that is not a hub, before SQLite opens it."""
+    """Refuse a file that cannot be a hub, before SQLite opens it."""
     try:
         if not path.is_file():
             what = "it is a folder" if path.is_dir() else "the file does not exist"

@@ -59,7 +59,7 @@ class LedgerInHub(LedgerLog):
         return self.name.name
 
     def close(self) -> None:
-        """Do nothing: who opened the hub closes it."""
+        """Do nothing: the caller that opened the hub closes it."""
 
     def tables(self) -> Rows[TableInfo]:
         """Return all tables, in the order of their first events. Only the first time of each is known."""

@@ -12,6 +12,7 @@ import attrs
 from decomp_ledger.errors import HubError, SchemaError
 from decomp_ledger.hub.connection import POSTGRESQL, SCHEMA, HubConnection, HubUrl, connect
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.storage import migrations as ledger_migrations
 from decomp_ledger.storage.event_store import utc_now
 
@@ -32,10 +33,13 @@ _CREATE_ROLE = "CREATE ROLE {} NOLOGIN"
 _GRANTS = (
     f"GRANT USAGE ON SCHEMA {SCHEMA} TO {WRITER}, {READER}",
     f"GRANT SELECT ON ALL TABLES IN SCHEMA {SCHEMA} TO {WRITER}, {READER}",
-    f"GRANT INSERT ON {SCHEMA}.ledger, {SCHEMA}.blob, {SCHEMA}.event, {SCHEMA}.checkpoint TO {WRITER}",
+    f"GRANT INSERT ON {SCHEMA}.blob, {SCHEMA}.event, {SCHEMA}.checkpoint TO {WRITER}",
+    # Not its row id, which would take that of a later ledger.
+    f"GRANT INSERT (ledger, created_at, name) ON {SCHEMA}.ledger TO {WRITER}",
 )
 
 
+@displayed
 @attrs.frozen
 class HubInit:
     """What `hub init` did.

@@ -55,14 +55,6 @@ event_fact.makes_version = 1 AND EXISTS (
     WHERE change.op_id IN :ops AND change.table_id = event_fact.table_id AND change.version = event_fact.version
 )
 """
-# Of a series of recorded tables, the newest run counts, as everywhere where a series is named.
-_NEWEST_RUN = """
-decomp_table.id = (
-    SELECT run.id FROM decomp_table AS run
-    WHERE run.ledger_id = decomp_table.ledger_id AND run.series = decomp_table.series
-    ORDER BY length(run.name) DESC, run.name DESC LIMIT 1
-)
-"""
 _OP_IDS = "SELECT id FROM op WHERE name IN :names"
 _OP_NAMES = "SELECT name FROM op ORDER BY name"
 _HAS_OP = "SELECT 1 FROM op WHERE name = :name"
@@ -88,7 +80,6 @@ SELECT op.name, rule.action, decomp_table.from_dict, count(*)
 FROM rule
 JOIN op ON op.id = rule.op_id
 JOIN decomp_table ON decomp_table.id = rule.table_id
-JOIN ledger ON ledger.id = decomp_table.ledger_id
 """
 
 
@@ -296,7 +287,7 @@ def blame(reader: HubReader, op: object, *, ledger: str | None = None, limit: in
     """
     names = queries.ops_of(op, Lists(_HubOps(reader), queries.newest_ops()))
     where, values = _of_ledger(reader, ledger, "decomp_table")
-    where, values = [*where, "op.name IN :names", _NEWEST_RUN], {**values, "names": names}
+    where, values = [*where, "op.name IN :names", "rule.newest = 1"], {**values, "names": names}
     counts: dict[str, dict[str, int]] = {}
     grouped = f"{_COUNTS} {_all(where)} GROUP BY op.name, rule.action, decomp_table.from_dict ORDER BY 1, 3, 2 DESC"
     for name, action, from_dict, number in reader.rows(grouped, values):

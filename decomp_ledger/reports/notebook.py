@@ -15,6 +15,7 @@ from decomp_ledger.analysis.behaviour import VERDICTS, Behaviour
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.gate import GateResult
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.totals import ExportTotals
@@ -56,6 +57,7 @@ from decomp_ledger.reports.drift_view import check_blocks, check_page, drift_pag
 from decomp_ledger.reports.drift_words import diff_lines, rows_that_differ
 from decomp_ledger.reports.event_blocks import event_rows, events_table, moment, outcome_mark, rule_blocks, source_lines
 from decomp_ledger.reports.export_view import event_page, export_page, totals_blocks
+from decomp_ledger.reports.gate_view import gate_page
 from decomp_ledger.reports.html import to_fragment
 from decomp_ledger.reports.words import count, summary
 from decomp_ledger.transfer.export_bundle import ExportBundle
@@ -472,6 +474,11 @@ def _(value: ProgramCheck) -> Page:
 @page_of_result.register
 def _(value: OpsetCheck) -> Page:
     return opset_page(value)
+
+
+@page_of_result.register
+def _(value: GateResult) -> Page:
+    return gate_page(value)
 
 
 # Lists

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APPLICATION_ID",
+    "HUB_APPLICATION_ID",
     "MIGRATIONS_TABLE",
     "MIGRATION_SET",
     "SCHEMA",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 APPLICATION_ID = 0x44434C47  # "DCLG", in the header of every ledger
+HUB_APPLICATION_ID = 0x44434C48  # "DCLH", in that of every hub
 MIGRATION_SET = "decomp_ledger"
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
 # (type, name, table, SQL). A damaged file may have values of any type.

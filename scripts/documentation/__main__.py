@@ -42,8 +42,9 @@ def check() -> int:
 
 
 def refresh() -> int:
-    for path in console.pages(ROOT):
-        path.write_text(console.refreshed(path, ROOT), encoding="utf-8")
+    with console.postgresql(ROOT) as variables:
+        for path in console.pages(ROOT):
+            path.write_text(console.refreshed(path, ROOT, variables), encoding="utf-8")
     return 0
 
 

@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
     "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),
+    "Hubs": ("Hub", "clone"),
     "Functions": (),
     "Events": (
         "Event",
@@ -49,7 +50,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 ERRORS = "Errors and warnings"
 ALIASES = "Types"
-CONSTRUCTED = frozenset({"Ledger", "Policy"})  # the classes that users call
+CONSTRUCTED = frozenset({"Hub", "Ledger", "Policy"})  # the classes that users call
 TITLES = {"Args": "Arguments"}
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 # Members for other parts of the package, and those that only torch's own code uses: of any class, or of one.
@@ -64,7 +65,7 @@ INTERNAL = frozenset(
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
         *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),
         *("TableLog.now", "TableLog.changed_since", "TableLog.replace_rules"),
-        "Ledger.dump_lines",
+        *("Ledger.dump_lines", "Hub.reader"),
     }
 )
 WIDTH = 100

@@ -136,6 +136,31 @@ def test_blame_has_the_rules_of_each_table(asked: Hub, ledgers: _Ledgers, op: st
             assert sum(counts.get(word, 0) for counts in found.counts.values()) == number
 
 
+def test_of_a_series_the_run_of_the_greatest_number_counts(hub: str, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db", actor="Ada") as ledger:
+        for run in (2, 10, 9, 1):
+            ledger.create_table(f"job/make/{run}").preserve(["aten::mm"])
+            push(ledger, hub, name="l")
+            newest = ledger.table_series()[0].newest.name
+            assert [rule.table for rule in Hub(hub).blame("aten::mm").rules] == [newest]
+        ledger.create_table("job/make/11")
+        push(ledger, hub)
+        assert Hub(hub).blame("aten::mm").total == 0
+    with Ledger(tmp_path / "other.db", actor="Ada") as ledger:
+        ledger.create_table("job/make")
+        for run in (1, 2):  # of no series, because a table has the name of one
+            ledger.create_table(f"job/make/{run}").preserve(["aten::mm"])
+        ledger.create_table("job/fork/1", base="job/make/2")
+        push(ledger, hub, name="other")
+    found = Hub(hub).blame("aten::mm")
+    assert [rule.table for rule in found.rules] == ["job/fork/1", "job/make/1", "job/make/2"] and found.total == 3
+    assert Hub(hub).verify().ok
+
+
+def test_a_hub_of_random_ledgers_verifies(asked: Hub) -> None:
+    assert asked.verify().ok
+
+
 def test_explain_is_what_each_ledger_explains_of_its_newest_exports(asked: Hub, ledgers: _Ledgers) -> None:
     for op in (*OPS, "linear"):
         found = asked.explain(op)

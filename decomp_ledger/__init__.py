@@ -14,12 +14,14 @@ from decomp_ledger.analysis.drift import Drift, DriftChange, NamedState
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_diff import ExportDiff
 from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.gate import BrokenPolicy, GateFinding, GateResult, GateUnknown, ProgramFacts
 from decomp_ledger.analysis.idle import IdleRule
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
 from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
 from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
 from decomp_ledger.analysis.outcome import Outcome
+from decomp_ledger.analysis.programs import Program
 from decomp_ledger.analysis.reproduction import TableDifference
 from decomp_ledger.analysis.totals import ExportTotals, LostOp, UnusedRule
 from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
@@ -36,6 +38,8 @@ from decomp_ledger.errors import (
     MissingStamp,
     NotImportable,
     PendingOpWarning,
+    PolicyError,
+    PolicyWarning,
     ReadOnlyTable,
     RecordingWarning,
     ReproductionError,
@@ -55,10 +59,14 @@ from decomp_ledger.errors import (
     UnusableValue,
     VersionConflict,
 )
+from decomp_ledger.gates import gate
 from decomp_ledger.hub.clone import Fetched, clone
+from decomp_ledger.hub.gating import HubGate
 from decomp_ledger.hub.hub import Collected, Hub, HubLedger
 from decomp_ledger.hub.migrations import HubInit
 from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.questions import HubBlame, HubEvent, HubExplanation, HubExport, HubRule
+from decomp_ledger.hub.reading import LedgerName
 from decomp_ledger.hub.verify import HubProblem, HubVerification
 from decomp_ledger.integrity.allowed_signers import Signer, read_signers
 from decomp_ledger.integrity.anchors import ValidSignature
@@ -66,12 +74,14 @@ from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
-from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.ledger import Ledger, browse, record
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import LazyRows, Row, Rows
+from decomp_ledger.model.display import show_with as _show_with
 from decomp_ledger.model.events import (
     Body,
     CallSite,
@@ -97,6 +107,7 @@ from decomp_ledger.model.events import (
 )
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.opset import Opset
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
 from decomp_ledger.model.state_specs import (
     CatalogSpec,
@@ -137,6 +148,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.notebook import html_of as _html_of
 from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since, TableSeries
@@ -154,6 +166,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_show_with(_html_of)  # results show themselves in notebooks
+
 __all__ = [
     "Advice",
     "ExportResult",
@@ -169,6 +183,7 @@ __all__ = [
     "WouldChange",
     "Behaviour",
     "Body",
+    "BrokenPolicy",
     "CallSite",
     "Catalog",
     "CatalogSpec",
@@ -182,9 +197,15 @@ __all__ = [
     "HubDiverged",
     "HubError",
     "Hub",
+    "HubBlame",
+    "HubEvent",
+    "HubExplanation",
+    "HubExport",
+    "HubGate",
     "HubInit",
     "HubLedger",
     "HubProblem",
+    "HubRule",
     "HubVerification",
     "Collected",
     "Fetched",
@@ -202,6 +223,9 @@ __all__ = [
     "Exported",
     "Finding",
     "Frame",
+    "GateFinding",
+    "GateResult",
+    "GateUnknown",
     "GraphDifference",
     "IdleRule",
     "IdleRuleWarning",
@@ -211,7 +235,9 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LazyRows",
     "LedgerLog",
+    "LedgerName",
     "LibraryImport",
     "Materialized",
     "NamedState",
@@ -227,9 +253,14 @@ __all__ = [
     "Traced",
     "Outcome",
     "PendingOpWarning",
+    "Policy",
+    "PolicyError",
+    "PolicyWarning",
     "Popped",
     "Problem",
+    "Program",
     "ProgramCheck",
+    "ProgramFacts",
     "ReadOnlyTable",
     "Recording",
     "RecordingSummary",
@@ -245,6 +276,8 @@ __all__ = [
     "Restoration",
     "Reverted",
     "RootModule",
+    "Row",
+    "Rows",
     "Rule",
     "RuleDiff",
     "Settings",
@@ -297,6 +330,7 @@ __all__ = [
     "VersionConflict",
     "available_catalogs",
     "blame",
+    "browse",
     "capture_catalog",
     "catalog",
     "check_numerics",
@@ -308,6 +342,7 @@ __all__ = [
     "drift",
     "explain",
     "explain_releases",
+    "gate",
     "load",
     "load_dump",
     "load_key",

@@ -17,6 +17,8 @@ __all__ = [
     "LookalikeWarning",
     "NotImportable",
     "PendingOpWarning",
+    "PolicyError",
+    "PolicyWarning",
     "ReadOnlyTable",
     "RecordingWarning",
     "ReproductionError",
@@ -112,6 +114,18 @@ class VersionConflict(LedgerError, RuntimeError):
     """The table is not at the expected version, or the tag names another version."""
 
 
+class PolicyError(LedgerError, RuntimeError):
+    """The change breaks a policy of the project, which says `enforce`; nothing was written.
+
+    Attributes:
+        broken: the policies that it breaks, each a :class:`decomp_ledger.BrokenPolicy`.
+    """
+
+    def __init__(self, message: str, broken: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.broken = broken
+
+
 class InvalidName(LedgerError, ValueError):
     """The text cannot name an op, a table or a tag."""
 
@@ -178,6 +192,10 @@ class LookalikeWarning(UserWarning):
 
 class PendingOpWarning(UserWarning):
     """No loaded library has the op, and its name is close to a loaded one."""
+
+
+class PolicyWarning(UserWarning):
+    """A recorded program made a change that breaks a policy of the project, which says `enforce`."""
 
 
 class IdleRuleWarning(UserWarning):

@@ -12,6 +12,7 @@ import click
 
 from decomp_ledger.cli import (
     backup_commands,
+    browse_command,
     catalog_commands,
     change_commands,
     check_commands,
@@ -19,6 +20,7 @@ from decomp_ledger.cli import (
     completion,
     explain_commands,
     export_commands,
+    gate_command,
     hub_commands,
     imports_command,
     inspect_commands,
@@ -51,9 +53,11 @@ _GROUPS = (
     explain_commands,
     compare_commands,
     report_command,
+    browse_command,
     catalog_commands,
     export_commands,
     check_commands,
+    gate_command,
     change_commands,
     verify_commands,
     backup_commands,
@@ -62,7 +66,7 @@ _GROUPS = (
 
 
 # The commands whose output may be long.
-_PAGED = {"blame", "diff", "drift", "explain", "exports", "log", "show", "tables", "upgrade", "why"}
+_PAGED = {"blame", "diff", "drift", "explain", "exports", "gate", "log", "show", "tables", "upgrade", "why"}
 _MAX_MESSAGE = 2000  # characters
 _PROGRAMS = ("run", "imports")  # their arguments are those of a program, which they run
 

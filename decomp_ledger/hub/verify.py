@@ -19,10 +19,14 @@ from decomp_ledger.hub.push import KnownLedger, first_difference, known_ledger, 
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.catalog import Catalog, whole_text
+from decomp_ledger.model.display import Row, displayed, to_rows
 from decomp_ledger.model.events import RESET, Created, Event, Exported, Passed, read_event
 from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
+from decomp_ledger.model.op_names import is_op_name
 from decomp_ledger.model.recorded_names import split_recorded
+from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.model.times import read_time
 from decomp_ledger.storage.event_store import EventRow
 
@@ -54,7 +58,7 @@ JOIN decomp_table AS t ON t.id = c.table_id
 WHERE t.ledger_id = :id AND t.name = :name AND c.version <= :version ORDER BY c.version
 """
 _TABLES = """
-SELECT t.name, t.series, t.base, p.name, t.parent_version, t.version, t.from_dict
+SELECT t.name, t.series, t.base, p.name, t.parent_version, t.version, t.from_dict, t.newest
 FROM decomp_table AS t LEFT JOIN decomp_table AS p ON p.id = t.parent_id WHERE t.ledger_id = :id
 """
 _LINEAGE = """
@@ -62,7 +66,7 @@ SELECT t.name, l.depth, a.name, l.until FROM lineage AS l JOIN decomp_table AS t
 JOIN decomp_table AS a ON a.id = l.ancestor_id WHERE t.ledger_id = :id
 """
 _RULES = """
-SELECT t.name, op.name, r.action, r.decomposition, o.name, r.version, r.seq FROM rule AS r
+SELECT t.name, op.name, r.action, r.decomposition, o.name, r.version, r.seq, r.newest FROM rule AS r
 JOIN decomp_table AS t ON t.id = r.table_id JOIN op ON op.id = r.op_id JOIN decomp_table AS o ON o.id = r.origin_id
 WHERE t.ledger_id = :id
 """
@@ -72,6 +76,11 @@ FROM export AS x JOIN decomp_table AS t ON t.id = x.table_id WHERE x.ledger_id =
 """
 _PROGRAMS = "SELECT series, module, file, seq, succeeded FROM program WHERE ledger_id = :id"
 _CHECKPOINTS = "SELECT number, body FROM checkpoint WHERE ledger_id = :id ORDER BY number"
+_BLOB_READERS: dict[str, Callable[[str], object]] = {
+    "environment": lambda body: as_object(_canonical(body)),
+    "decomposition": lambda body: Decomposition.from_json(_canonical(body)),
+    "catalog": lambda body: _catalog(body),
+}
 # Table -> the statement that counts its rows; the others are compared row by row.
 _COUNTED = ("event", "event_fact", "change", "rule", "export", "program", "decomp_table", "lineage", "head")
 _MAX = 2**63 - 1
@@ -79,6 +88,7 @@ _MAX = 2**63 - 1
 _Rule: TypeAlias = "tuple[str, str | None, str, int, int]"  # action, decomposition, table, version, seq
 
 
+@displayed
 @attrs.frozen
 class HubProblem:
     """One thing that is wrong in a hub.
@@ -98,6 +108,7 @@ class HubProblem:
         return f"{'' if self.ledger is None else f'{self.ledger}: '}{event}{self.text}"
 
 
+@displayed
 @attrs.frozen
 class HubVerification:
     """The result of :meth:`Hub.verify`.
@@ -113,6 +124,10 @@ class HubVerification:
     ledgers: int
     events: int
     problems: tuple[HubProblem, ...] = ()
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each problem: the ledger, the event, and what is wrong."""
+        return to_rows(self.problems)
 
     @property
     def ok(self) -> bool:
@@ -216,8 +231,12 @@ class _Verifier:
 
     def _read_blobs(self) -> None:
         for digest, kind, body in self._hub.stream(_BLOBS):
-            if hashlib.sha256(body.encode()).hexdigest() != digest:
-                self.add(None, None, f"the {kind} {digest:.12} does not match its digest")
+            try:
+                _BLOB_READERS[kind](body)
+                if hashlib.sha256(body.encode()).hexdigest() != digest:
+                    raise ValueError("it does not match its digest")
+            except DAMAGE as error:
+                self.add(None, None, f"the {kind} {digest:.12} is damaged: {error!s:.200}")
             else:
                 self._blobs.add((kind, digest))
 
@@ -311,6 +330,8 @@ class _LedgerCheck:
         if makes:
             table.version, table.from_dict = event.version, int(isinstance(body, Passed))
         for change in body.changes:
+            if not is_op_name(change.op):
+                self.add(event.seq, f"it changes {change.op!r:.80}, which is not the name of an op")
             self._changes.add((event.seq, change.op, change.action, change.decomposition))
             if change.decomposition is not None and not whole.has("decomposition", change.decomposition):
                 self.add(event.seq, f"its decomposition {change.decomposition[:12]} is missing or damaged")
@@ -377,8 +398,12 @@ class _LedgerCheck:
             if table.series in names and table.series != table.name:
                 runs.add(table.name)
         series = {table.name: table.name if table.name in runs else table.series for table in self._tables.values()}
+        last: dict[str, str] = {}  # series -> its newest run
+        for name in sorted(series, key=lambda name: (len(name), name)):
+            last[series[name]] = name
+        newest = {name: int(last[series[name]] == name) for name in series}
         tables = {
-            (t.name, series[t.name], t.base, *(t.parent or (None, None)), t.version, t.from_dict)
+            (t.name, series[t.name], t.base, *(t.parent or (None, None)), t.version, t.from_dict, newest[t.name])
             for t in self._tables.values()
         }
         self._compare("decomp_table", tables, hub.rows(_TABLES, **given))
@@ -388,7 +413,11 @@ class _LedgerCheck:
             for depth, (name, until) in enumerate(table.lineage)
         }
         self._compare("lineage", lineage, hub.rows(_LINEAGE, **given))
-        rules = {(table.name, op, *rule) for table in self._tables.values() for op, rule in table.rules.items()}
+        rules = {
+            (table.name, op, *rule, newest[table.name])
+            for table in self._tables.values()
+            for op, rule in table.rules.items()
+        }
         self._compare("rule", rules, hub.rows(_RULES, **given))
         self._compare("export", set(self._exports.values()), hub.rows(_EXPORTS, **given))
         programs: dict[tuple[str, str, str], tuple[int, int | None]] = {}
@@ -396,7 +425,7 @@ class _LedgerCheck:
             key = (series[name], module, file)
             succeeded = programs.get(key, (0, None))[1] if failed else seq
             programs[key] = (seq, succeeded)
-        expected = {(*key, *newest) for key, newest in programs.items()}
+        expected = {(*key, *found) for key, found in programs.items()}
         self._compare("program", expected, hub.rows(_PROGRAMS, **given))
 
     def _compare(self, table: str, expected: set[tuple[Any, ...]], found: list[tuple[Any, ...]]) -> None:
@@ -444,17 +473,31 @@ _FIELDS = (
 )
 
 
+def _canonical(text: str) -> Any:
+    """Return the value of a text that must be canonical JSON."""
+    value: Any = parse_json(text)
+    if canonical_json(value) != text:
+        raise LedgerError("its text is not canonical JSON")
+    return value
+
+
+def _catalog(text: str) -> Catalog:
+    """Return the catalog of a text that must be its whole text."""
+    catalog = Catalog.from_json(parse_json(text))
+    if whole_text(catalog) != text:
+        raise LedgerError("it is not the text of a catalog")
+    return catalog
+
+
 def _event(text: str, seq: int, prev_hash: bytes, own_hash: bytes) -> Event:
     """Return the event of a text that anyone may have written.
 
     Raises:
         LedgerError, ValueError, TypeError: it is not the text of an event.
     """
-    value: Any = as_object(parse_json(text))
+    value: Any = as_object(_canonical(text))
     if set(value) != set(_FIELDS):
         raise LedgerError("it has other fields than an event has")
-    if canonical_json(value) != text:
-        raise LedgerError("its text is not canonical JSON")
     if value["seq"] != seq or len(value["environment"]) != 64:
         raise LedgerError("its number or its environment is not that of its text")
     site = value["call_site"]

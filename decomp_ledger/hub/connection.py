@@ -39,6 +39,8 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _SCHEMES = {"postgresql": POSTGRESQL, "postgresql+psycopg": POSTGRESQL, "postgres": POSTGRESQL, "sqlite": SQLITE}
 _SECRET = re.compile(
     r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#@\s]*?)(:\S*)?@(?=\S)|(?P<key>\b(ssl)?password=)[^\s&]+"
+    # An address without its scheme, which is an error that may be quoted.
+    r"|(?P<bare>(?<![^\s('\"])[^\s:/@('\"]+):[^\s/@]+@(?=[^\s/@]+/)"
 )
 _IN_AUTHORITY = re.compile(r"[A-Za-z0-9+.-]+://(?P<user>[^/?#@]*@)?[^/?#@]*([/?#][^@]*)?")
 
@@ -171,9 +173,13 @@ class HubUrl:
 
 def without_password(text: str) -> str:
     """Return a text, such as a command line, with the password of each address in it left out."""
-    return _SECRET.sub(
-        lambda found: f"{found['key']}***" if found["key"] else f"{found['before']}{found['user']}:***@", text
-    )
+    return _SECRET.sub(_without_secret, text)
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    if found["key"]:
+        return f"{found['key']}***"
+    return f"{found['bare']}:***@" if found["bare"] else f"{found['before']}{found['user']}:***@"
 
 
 def hub_url(given: str | None, setting: str | None = None) -> str:
@@ -457,6 +463,8 @@ def _check_file(path: Path) -> None:
             raise HubError(f"{path}: {what}; make a hub with `decomp-ledger hub init {path.name}`")
         with path.open("rb") as file:
             header = file.read(100)
+    except HubError:  # which is an OSError too
+        raise
     except PermissionError as error:
         raise HubError(f"{path}: it may not be read: {error.strerror}; make it readable") from None
     except OSError as error:

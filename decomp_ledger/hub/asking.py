@@ -18,6 +18,7 @@ from decomp_ledger.log.ledger_log import stored_moment
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.policy import Policy
+from decomp_ledger.model.state_specs import clamped
 
 __all__ = ["HubQuestions"]
 
@@ -123,7 +124,7 @@ class HubQuestions:
             InvalidName: the text cannot name an op.
         """
         with self.reader() as reader:
-            return questions.blame(reader, op, ledger=ledger, limit=limit)
+            return questions.blame(reader, op, ledger=ledger, limit=clamped(limit))
 
     def explain(
         self,
@@ -181,4 +182,5 @@ class HubQuestions:
 
 
 def _first(limit: int | None, found: Iterable[_Item]) -> list[_Item]:
-    return list(found if limit is None else islice(found, max(limit, 0)))
+    most = clamped(limit)
+    return list(found if most is None else islice(found, max(most, 0)))

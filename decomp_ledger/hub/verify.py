@@ -19,10 +19,14 @@ from decomp_ledger.hub.push import KnownLedger, first_difference, known_ledger, 
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.catalog import Catalog, whole_text
+from decomp_ledger.model.display import Row, displayed, to_rows
 from decomp_ledger.model.events import RESET, Created, Event, Exported, Passed, read_event
 from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
+from decomp_ledger.model.op_names import is_op_name
 from decomp_ledger.model.recorded_names import split_recorded
+from decomp_ledger.model.rules import Decomposition
 from decomp_ledger.model.times import read_time
 from decomp_ledger.storage.event_store import EventRow
 
@@ -72,6 +76,11 @@ FROM export AS x JOIN decomp_table AS t ON t.id = x.table_id WHERE x.ledger_id =
 """
 _PROGRAMS = "SELECT series, module, file, seq, succeeded FROM program WHERE ledger_id = :id"
 _CHECKPOINTS = "SELECT number, body FROM checkpoint WHERE ledger_id = :id ORDER BY number"
+_BLOB_READERS: dict[str, Callable[[str], object]] = {
+    "environment": lambda body: as_object(_canonical(body)),
+    "decomposition": lambda body: Decomposition.from_json(_canonical(body)),
+    "catalog": lambda body: _catalog(body),
+}
 # Table -> the statement that counts its rows; the others are compared row by row.
 _COUNTED = ("event", "event_fact", "change", "rule", "export", "program", "decomp_table", "lineage", "head")
 _MAX = 2**63 - 1
@@ -79,6 +88,7 @@ _MAX = 2**63 - 1
 _Rule: TypeAlias = "tuple[str, str | None, str, int, int]"  # action, decomposition, table, version, seq
 
 
+@displayed
 @attrs.frozen
 class HubProblem:
     """One thing that is wrong in a hub.
@@ -98,6 +108,7 @@ class HubProblem:
         return f"{'' if self.ledger is None else f'{self.ledger}: '}{event}{self.text}"
 
 
+@displayed
 @attrs.frozen
 class HubVerification:
     """The result of :meth:`Hub.verify`.
@@ -113,6 +124,10 @@ class HubVerification:
     ledgers: int
     events: int
     problems: tuple[HubProblem, ...] = ()
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each problem: the ledger, the event, and what is wrong."""
+        return to_rows(self.problems)
 
     @property
     def ok(self) -> bool:
@@ -216,8 +231,12 @@ class _Verifier:
 
     def _read_blobs(self) -> None:
         for digest, kind, body in self._hub.stream(_BLOBS):
-            if hashlib.sha256(body.encode()).hexdigest() != digest:
-                self.add(None, None, f"the {kind} {digest:.12} does not match its digest")
+            try:
+                _BLOB_READERS[kind](body)
+                if hashlib.sha256(body.encode()).hexdigest() != digest:
+                    raise ValueError("it does not match its digest")
+            except DAMAGE as error:
+                self.add(None, None, f"the {kind} {digest:.12} is damaged: {error!s:.200}")
             else:
                 self._blobs.add((kind, digest))
 
@@ -311,6 +330,8 @@ class _LedgerCheck:
         if makes:
             table.version, table.from_dict = event.version, int(isinstance(body, Passed))
         for change in body.changes:
+            if not is_op_name(change.op):
+                self.add(event.seq, f"it changes {change.op!r:.80}, which is not the name of an op")
             self._changes.add((event.seq, change.op, change.action, change.decomposition))
             if change.decomposition is not None and not whole.has("decomposition", change.decomposition):
                 self.add(event.seq, f"its decomposition {change.decomposition[:12]} is missing or damaged")
@@ -452,17 +473,31 @@ _FIELDS = (
 )
 
 
+def _canonical(text: str) -> Any:
+    """Return the value of a text that must be canonical JSON."""
+    value: Any = parse_json(text)
+    if canonical_json(value) != text:
+        raise LedgerError("its text is not canonical JSON")
+    return value
+
+
+def _catalog(text: str) -> Catalog:
+    """Return the catalog of a text that must be its whole text."""
+    catalog = Catalog.from_json(parse_json(text))
+    if whole_text(catalog) != text:
+        raise LedgerError("it is not the text of a catalog")
+    return catalog
+
+
 def _event(text: str, seq: int, prev_hash: bytes, own_hash: bytes) -> Event:
     """Return the event of a text that anyone may have written.
 
     Raises:
         LedgerError, ValueError, TypeError: it is not the text of an event.
     """
-    value: Any = as_object(parse_json(text))
+    value: Any = as_object(_canonical(text))
     if set(value) != set(_FIELDS):
         raise LedgerError("it has other fields than an event has")
-    if canonical_json(value) != text:
-        raise LedgerError("its text is not canonical JSON")
     if value["seq"] != seq or len(value["environment"]) != 64:
         raise LedgerError("its number or its environment is not that of its text")
     site = value["call_site"]

@@ -173,7 +173,11 @@ _POSTGRESQL_TYPES = {
     "genesis": """bytea GENERATED ALWAYS AS (
         sha256(utf8('{"created_at":"' || created_at || '","ledger":"' || ledger || '"}'))
     ) STORED""",
-    "blob_check": ",\n    CHECK (digest = encode(sha256(convert_to(body, 'UTF8')), 'hex'))",
+    # What the views read of an environment is read here too, so that no row makes them fail.
+    "blob_check": """,
+    CHECK (digest = encode(sha256(convert_to(body, 'UTF8')), 'hex')),
+    CHECK (json_typeof(body::json) = 'object'),
+    CHECK (kind <> 'environment' OR position('\\u0000' IN body) > 0 OR length(body::json ->> 'torch') >= 0)""",
     "hash_check": ",\n    CHECK (hash = sha256(prev_hash || convert_to(text, 'UTF8')))",
 }
 _SQLITE_TYPES = {
@@ -195,7 +199,9 @@ _KINDS = "'created', 'set', 'popped', 'updated', 'reset', 'reverted', 'passed', 
 _OTHER_KINDS = "'tagged', 'materialized', 'exported', 'saved', 'traced', 'lowered'"
 
 _POSTGRESQL_UTF8 = """
-CREATE FUNCTION utf8(value text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT convert_to(value, 'UTF8') $$;
+CREATE FUNCTION utf8(value text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT pg_catalog.convert_to(value, 'UTF8')  -- a writer may have functions that are found before
+$$;
 """
 
 # One trigger for a whole statement, because a push sends thousands of events in one.
@@ -213,9 +219,18 @@ BEGIN
     RAISE EXCEPTION '%', problem USING ERRCODE = 'DL001';
 END $$;
 
+-- Whoever may execute the function of a trigger can make it a trigger of a table of their own.
+CREATE FUNCTION refuse_other_table(used regclass, own regclass) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF used <> own THEN
+        PERFORM refuse('a function of the hub was called for another table');
+    END IF;
+END $$;
+
 CREATE FUNCTION accept_ledger() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = decomp_ledger, pg_temp AS $$
 BEGIN
+    PERFORM refuse_other_table(TG_RELID, 'decomp_ledger.ledger');
     INSERT INTO head (ledger_id, seq, hash) VALUES (NEW.id, 0, NEW.genesis);
     RETURN NULL;
 END $$;
@@ -229,6 +244,7 @@ DECLARE
     parent record;
     made integer;
 BEGIN
+    PERFORM refuse_other_table(TG_RELID, 'decomp_ledger.event');
     -- The lock of a ledger's head puts the writers of one ledger one after the other.
     PERFORM 1 FROM head WHERE ledger_id IN (SELECT ledger_id FROM added) ORDER BY ledger_id FOR UPDATE;
 
@@ -464,6 +480,7 @@ END $$;
 CREATE FUNCTION refuse_checkpoint() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = decomp_ledger, pg_temp AS $$
 BEGIN
+    PERFORM refuse_other_table(TG_RELID, 'decomp_ledger.checkpoint');
     PERFORM 1 FROM head WHERE ledger_id = NEW.ledger_id FOR UPDATE;
     IF NEW.number <> (SELECT count(*) FROM checkpoint WHERE ledger_id = NEW.ledger_id) + 1 THEN
         PERFORM refuse('a checkpoint does not follow the one before it');
@@ -471,6 +488,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
+REVOKE EXECUTE ON FUNCTION accept_ledger(), accept_events(), refuse_checkpoint() FROM PUBLIC;
 CREATE TRIGGER accept_ledger AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION accept_ledger();
 CREATE TRIGGER accept_events AFTER INSERT ON event REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION accept_events();
@@ -754,7 +772,10 @@ FROM program AS p
 JOIN ledger ON ledger.id = p.ledger_id
 JOIN export AS x ON x.ledger_id = p.ledger_id AND x.seq = p.seq""",
 }
-_TORCH = {"postgresql": "blob.body::json ->> 'torch'", "sqlite": "json_extract(blob.body, '$.torch')"}
+_TORCH = {
+    "postgresql": "CASE WHEN position('\\u0000' IN blob.body) = 0 THEN blob.body::json ->> 'torch' END",
+    "sqlite": "json_extract(blob.body, '$.torch')",
+}
 
 
 def _statements(dialect: str) -> list[str]:

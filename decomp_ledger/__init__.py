@@ -74,12 +74,14 @@ from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.integrity.problems import Problem
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
 from decomp_ledger.integrity.verify import Verification
-from decomp_ledger.ledger import Ledger, record
+from decomp_ledger.ledger import Ledger, browse, record
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import Settings, project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import LazyRows, Row, Rows
+from decomp_ledger.model.display import show_with as _show_with
 from decomp_ledger.model.events import (
     Body,
     CallSite,
@@ -146,6 +148,7 @@ from decomp_ledger.queries import (
     used_ops,
     why,
 )
+from decomp_ledger.reports.notebook import html_of as _html_of
 from decomp_ledger.reports.pages import report
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.storage.history import Since, TableSeries
@@ -162,6 +165,8 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.would_change import WouldChange
 
 __version__ = "0.1.0"
+
+_show_with(_html_of)  # results show themselves in notebooks
 
 __all__ = [
     "Advice",
@@ -230,6 +235,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LazyRows",
     "LedgerLog",
     "LedgerName",
     "LibraryImport",
@@ -270,6 +276,8 @@ __all__ = [
     "Restoration",
     "Reverted",
     "RootModule",
+    "Row",
+    "Rows",
     "Rule",
     "RuleDiff",
     "Settings",
@@ -322,6 +330,7 @@ __all__ = [
     "VersionConflict",
     "available_catalogs",
     "blame",
+    "browse",
     "capture_catalog",
     "catalog",
     "check_numerics",

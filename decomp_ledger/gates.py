@@ -19,11 +19,13 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
-from decomp_ledger.model.events import Event, Exported, Tagged
+from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.events import Event, Exported, Materialized, Tagged
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.policy import Policy, matching
 from decomp_ledger.model.rules import diff
 from decomp_ledger.queries import ResolvedState, State
+from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["Upgrades", "gate", "gate_of_one"]
@@ -73,14 +75,14 @@ def gate(
         raise LedgerError(
             "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
         )
+    version = _version(torch)
     scope = _whole(ledger, since) if spec is None else _of_spec(spec, since, ledger)
-    found = _judged(scope, _Collected(given, torch, ledger, scope.tables, {}), strict, progress)
-    if torch is not None and not found.programs:
+    if version is not None and not scope.programs:
         raise LedgerError(
             "gate: no export is recorded, so the ops that programs use are not known; record one with "
             "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
         )
-    return found
+    return _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
 
 
 def gate_of_one(
@@ -96,27 +98,41 @@ def gate_of_one(
         strict: as of `gate`.
         upgrades: what an earlier call found, because programs of many ledgers share tables; it is added to.
     """
-    scope = _whole(ledger, since) if ledger.tables() else _Scope((), {})
-    collected = _Collected(policy, torch, ledger, scope.tables, upgrades)
-    if collected.asked and not scope.programs and not scope.missing:
+    scope = _whole(ledger, since) if ledger.tables() else _Scope({}, {})
+    if not scope.programs and not scope.missing:
         recent = "" if since is None else " since then"
         scope = attrs.evolve(scope, missing={ledger.path: f"no export is recorded{recent}, so no program is known"})
-    return _judged(scope, collected, strict, None)
+    return _judged(_Collected(policy, _version(torch), ledger, scope, upgrades), [], strict, None)
+
+
+def _version(torch: str | None) -> str | None:
+    """Return the whole version of a torch whose catalog is shipped."""
+    return None if torch is None else str(catalogs.released(torch).build["torch"]).partition("+")[0]
 
 
 def _judged(
-    scope: _Scope, collected: _Collected, strict: bool, progress: Callable[[int, int], object] | None
+    collected: _Collected,
+    ignored: Sequence[GateUnknown],
+    strict: bool,
+    progress: Callable[[int, int], object] | None,
 ) -> GateResult:
-    torch, policy = collected.torch, collected.policy
+    scope = collected.scope
     facts: list[ProgramFacts] = []
     for number, (program, exports) in enumerate(scope.programs.items(), 1):
         facts.append(collected.program(program, exports))
         if progress is not None:
             progress(number, len(scope.programs))
-    tables = [collected.table(each, facts) for each in scope.tables]
-    version = None if torch is None else str(catalogs.released(torch).build["torch"]).partition("+")[0]
+    tables = collected.tables(facts)
     unknown = [GateUnknown(collected.asked, *each) for each in scope.missing.items()] if collected.asked else []
-    return judge(policy, tables, facts, unknown, torch=version, strict=strict)
+    return judge(
+        collected.policy,
+        tables,
+        facts,
+        [*unknown, *ignored],
+        known=collected.known(),
+        torch=collected.torch,
+        strict=strict,
+    )
 
 
 def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
@@ -125,42 +141,103 @@ def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
     return project_settings().policy if ledger is None else ledger.policy
 
 
+def _ignored(policy: Policy | None, ledger: LedgerLog | None) -> list[GateUnknown]:
+    """Return the settings that were left out although the project's policy is judged by, because it may be in them."""
+    project = project_settings()
+    if policy is not None or (ledger is not None and ledger.policy != project.policy):
+        return []
+    files = [str(file) for file in project.ignored if file.suffix == ".toml"]
+    return [GateUnknown("policy", file, "ignored, because it belongs to another user") for file in files]
+
+
+class _Catalogs:
+    """The catalogs of a ledger, each read once, because reading one takes 60 ms, and completing it 100 ms."""
+
+    def __init__(self, ledger: LedgerLog) -> None:
+        self._ledger = ledger
+        self._stored: dict[str, Catalog] = {}
+        self._whole: dict[str, Catalog] = {}
+
+    def stored(self, digest: str) -> Catalog:
+        """Return a catalog as it is stored."""
+        if digest not in self._stored:
+            self._stored[digest] = self._ledger.catalog(digest)
+        return self._stored[digest]
+
+    def whole(self, digest: str) -> Catalog:
+        """Return a catalog with the schemas and digests that its torch build implies."""
+        if digest not in self._whole:
+            self._whole[digest] = catalogs.completed(self.stored(digest))
+        return self._whole[digest]
+
+    def of_export(self, event: Event) -> ResolvedState:
+        """Return the state of an export."""
+        digest = _body(event).catalog
+        bundle = ExportBundle.from_log(self._ledger, event, self.stored(digest))
+        return ResolvedState(bundle.name, bundle.state, self.whole(digest), event, bundle.blame(), bundle)
+
+    def of_table(self, name: str) -> ResolvedState:
+        """Return the newest state of a table."""
+        state = self._ledger.state(name)
+        event = self._ledger.last_materialization(state.table, state.version)
+        body = None if event is None else event.body
+        found = self.whole(body.catalog) if isinstance(body, Materialized) else None
+        return ResolvedState(f"{state.table}@{state.version}", state, found, event)
+
+
 @attrs.frozen
 class _Scope:
     """What is judged.
 
     Attributes:
-        tables: the tables, at a version.
+        tables: the tables, at a version, by name.
         programs: the exports of each program, oldest first.
         missing: series -> why its newest run tells nothing of its programs.
+        catalogs: those of the ledger; None if one export is judged, which has its own.
     """
 
-    tables: Sequence[ResolvedState]
+    tables: Mapping[str, ResolvedState]
     programs: Mapping[Program, Sequence[Event]]
     missing: Mapping[str, str] = attrs.field(factory=dict)
+    catalogs: _Catalogs | None = None
 
 
 def _whole(ledger: LedgerLog | None, since: _Moment) -> _Scope:
     """Return all tables, of each series the newest run, and all their programs."""
     if ledger is None:
         raise LedgerError("gate: needs a ledger or a state spec; open one with Ledger(path), or name a stamped file")
-    found = ledger.table_series()
-    if not found:
+    series = ledger.table_series()
+    if not series:
         raise LedgerError(f"{ledger.path}: the ledger has no table to judge; record something first")
-    names = {each.newest.name: each.name for each in found}
-    exports = [each for name in names for each in ledger.events(table=name, kind=Exported.kind, since=since)]
+    names = {each.newest.name: each.name for each in series}
+    exports = [event for event in ledger.events(kind=Exported.kind, since=since) if event.table in names]
+    exported = {event.table for event in exports}
     missing: dict[str, str] = {}
-    for each in found:
-        earlier = [info.name for info in each.tables[:-1]]
-        if earlier and not any(event.table == each.newest.name for event in exports):
-            last = [next(ledger.events(table=name, kind=Exported.kind, desc=True, limit=1), None) for name in earlier]
-            if exported := [event for event in last if event is not None]:
-                missing[each.name] = (
-                    f"its newest run, {each.newest.name}, has no export; the last one is export:{exported[-1].seq}"
-                )
-    tables = [queries.show(name, ledger=ledger) for name in names]
-    exports.sort(key=lambda event: event.seq)
-    return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing)
+    for each in series:
+        if each.newest.name not in exported and (last := _last_export(each.tables[:-1], ledger)) is not None:
+            because = f"its newest run, {each.newest.name}, has no export; the last one is export:{last.seq}"
+            missing[each.name] = because
+    read = _Catalogs(ledger)
+    tables = {name: read.of_table(name) for name in names}
+    return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing, read)
+
+
+def _last_export(runs: Sequence[TableInfo], ledger: LedgerLog) -> Event | None:
+    """Return the last export of the newest of some runs that has one."""
+    found = (next(ledger.events(table=run.name, kind=Exported.kind, desc=True, limit=1), None) for run in runs[::-1])
+    return next((event for event in found if event is not None), None)
+
+
+def _of_spec(spec: State, since: _Moment, ledger: LedgerLog | None) -> _Scope:
+    found = queries.show(spec, ledger=ledger)
+    name = found.state.table
+    if found.bundle is not None:
+        return _Scope({name: found}, programs([found.bundle.event], {}, {}))
+    if found.state.version == 0 or ledger is None:
+        raise LedgerError(f"{found.name}: not of a ledger or a file, so nothing is judged; name a table or an export")
+    events = ledger.events(table=name, kind=Exported.kind, since=since)
+    exports = [event for event in events if event.version <= found.state.version]
+    return _Scope({name: found}, programs(exports, {}, _commits(exports, ledger)), {}, _Catalogs(ledger))
 
 
 def _commits(exports: Sequence[Event], ledger: LedgerLog) -> dict[str, str]:
@@ -168,18 +245,6 @@ def _commits(exports: Sequence[Event], ledger: LedgerLog) -> dict[str, str]:
     digests = dict.fromkeys(event.environment for event in exports)
     found = {digest: ledger.environment(digest).get("git_commit") for digest in digests}
     return {digest: commit for digest, commit in found.items() if isinstance(commit, str)}
-
-
-def _of_spec(spec: State, since: _Moment, ledger: LedgerLog | None) -> _Scope:
-    found = queries.show(spec, ledger=ledger)
-    if found.bundle is not None:
-        return _Scope([found], programs([found.bundle.event], {}, {}))
-    if found.state.version == 0 or ledger is None:
-        raise LedgerError(f"{found.name}: not of a ledger or a file, so nothing is judged; name a table or an export")
-    name = found.state.table
-    events = ledger.events(table=name, kind=Exported.kind, since=since)
-    exports = [event for event in events if event.version <= found.state.version]
-    return _Scope([found], programs(exports, {}, _commits(exports, ledger)))
 
 
 @attrs.frozen
@@ -190,15 +255,17 @@ class _Collected:
         policy: the policy.
         torch: the other torch.
         ledger: the ledger of tables and exports.
-        tables: the tables that are judged.
+        scope: what is judged.
         upgrades: base, rules and catalog of a table -> the upgrade, because many programs share it.
+        ops: the ops of the programs.
     """
 
     policy: Policy
     torch: str | None
     ledger: LedgerLog | None
-    tables: Sequence[ResolvedState]
-    upgrades: Upgrades
+    scope: _Scope
+    upgrades: Upgrades = attrs.field(factory=dict)
+    ops: set[str] = attrs.field(factory=set)
 
     @property
     def asked(self) -> str:
@@ -209,9 +276,10 @@ class _Collected:
         """Return the facts of a program."""
         newest = exports[-1]
         judged = next((each for each in reversed(exports) if _body(each).error is None), None)
-        unknown = list(self._doubts(newest, judged))
-        if judged is None:
-            return ProgramFacts(program, newest, unknown=tuple(unknown))
+        unknown = tuple(self._doubts(newest, judged))
+        if judged is None or not self.asked:
+            return ProgramFacts(program, newest, judged, unknown=unknown)
+        self.ops.update(_ops_of(judged))
         state = self._state(judged)
         outcomes = state.outcomes if self.policy.keep else {}
         kept = {op: each for op, each in outcomes.items() if matching(self.policy.keep, op) is not None}
@@ -219,11 +287,12 @@ class _Collected:
             program,
             newest,
             judged,
-            {} if state.bundle is None else state.bundle.blame(),
+            state.bundle.blame() if state.bundle is not None else {},
             kept,
             {op: self._to_keep(op, state) for op, each in kept.items() if each.word == DECOMPOSED},
-            self._changed(state) if self.policy.no_outdated_exports or self.policy.keep else {},
-            unknown=tuple(unknown),
+            self._changed(state),
+            unknown=unknown,
+            file="" if state.stamp is None else state.name,
         )
         if self.policy.opset is not None:
             facts = self._with_opset(facts, state, self.policy.opset)
@@ -231,26 +300,22 @@ class _Collected:
 
     def _doubts(self, newest: Event, judged: Event | None) -> Iterator[tuple[str, str]]:
         """Give why answers about a program are not those of its newest export."""
-        asked = self.asked
-        if not asked:
+        if not self.asked:
             return
         if judged is None:
-            yield asked, f"no export of it succeeded; export:{newest.seq} is the newest"
+            yield self.asked, f"no export of it succeeded; export:{newest.seq} is the newest"
         elif judged is not newest:
-            yield asked, f"its newest export, export:{newest.seq}, failed; export:{judged.seq} was judged"
+            yield self.asked, f"its newest export, export:{newest.seq}, failed; export:{judged.seq} was judged"
 
     def _state(self, event: Event) -> ResolvedState:
-        """Return the state of an export."""
-        for each in self.tables:
-            if each.bundle is not None and each.bundle.event == event:
-                return each
-        bundle = ExportBundle.from_log(cast("LedgerLog", self.ledger), event)
-        return ResolvedState(bundle.name, bundle.state, bundle.catalog, event, bundle.blame(), bundle)
+        found = self.scope.tables[event.table]
+        return found if self.scope.catalogs is None else self.scope.catalogs.of_export(event)
 
     def _with_opset(self, facts: ProgramFacts, state: ResolvedState, opset: str) -> ProgramFacts:
-        odd = [op for op in _body(state.materialization or facts.newest).ops_after if not op_names.is_op_name(op)]
-        if odd:  # of a ledger that no torch wrote
-            because = f"its result has {shown(odd[0])}, which is not the name of an op"
+        after = _body(facts.judged or facts.newest).ops_after
+        odd = next((op for op in after if not op_names.is_op_name(op)), None)
+        if odd is not None:  # no torch made it
+            because = f"its result has {shown(odd)}, which is not the name of an op"
             return attrs.evolve(facts, unknown=(*facts.unknown, ("opset", because)))
         return attrs.evolve(facts, opset=queries.check_opset(state, opset, ledger=self.ledger))
 
@@ -261,41 +326,59 @@ class _Collected:
 
     def _changed(self, state: ResolvedState) -> dict[str, Event]:
         """Return the ops whose rules changed after an export, each with the event that did."""
-        for each in self.tables:
-            if each.bundle is None and each.state.table == state.state.table:
-                last = self._last_events(each)
-                return {found.op: last[found.op] for found in diff(state.state, each.state)}
-        return {}
+        table = self.scope.tables[state.state.table]
+        if table.state.version == state.state.version:
+            return {}
+        last = self._last_events(table)
+        return {found.op: last[found.op] for found in diff(state.state, table.state)}
 
     def _with_check(self, facts: ProgramFacts, state: ResolvedState) -> ProgramFacts:
-        rules = frozenset(state.state.rules.items())
-        key = (state.state.base, state.state.from_dict, rules, None if state.catalog is None else state.catalog.digest)
+        table, body = state.state, _body(facts.judged or facts.newest)
+        key = (table.base, table.from_dict, frozenset(table.rules.items()), body.catalog)
         if key not in self.upgrades:
             self.upgrades[key] = queries.upgrade(state, torch=self.torch)
-        return attrs.evolve(facts, check=upgrading.check_upgrade(self.upgrades[key], queries.used_ops(state)))
+        return attrs.evolve(facts, check=upgrading.check_upgrade(self.upgrades[key], _ops_of(facts.judged)))
 
-    def table(self, found: ResolvedState, programs: Sequence[ProgramFacts]) -> TableFacts:
-        """Return the facts of a table.
+    def tables(self, programs: Sequence[ProgramFacts]) -> list[TableFacts]:
+        """Return the facts of the tables.
 
         Args:
-            found: the table.
-            programs: all programs, those of other tables too.
+            programs: those of all programs.
         """
-        own = [each for each in programs if each.judged is not None and each.judged.table == found.state.table]
-        used = [_ops_of(each.judged) for each in own if each.judged is not None]
-        moved = [ops.intersection(each.changed) for each, ops in zip(own, used, strict=True)]
-        loaded = {} if found.catalog is None else found.catalog.ops
-        defaults = (op for op, entry in loaded.items() if _decomposes(found, default=entry.default))
+        of_table: dict[str, list[ProgramFacts]] = {}
+        for each in programs:
+            if each.judged is not None:
+                of_table.setdefault(each.judged.table, []).append(each)
+        return [self._table(found, of_table.get(name)) for name, found in self.scope.tables.items()]
+
+    def _table(self, found: ResolvedState, programs: Sequence[ProgramFacts] | None) -> TableFacts:
+        moved = {op for each in programs or () for op in _ops_of(each.judged) if op in each.changed}
         return TableFacts(
             found.name,
             found.state,
             self._last_events(found),
-            None if found.catalog is None else frozenset(defaults),
-            frozenset().union(found.state.rules, loaded, *used),
-            frozenset().union(*moved) if own else None,
+            self._defaults(found),
+            None if programs is None else frozenset(moved),
             self._tag(found),
             found.bundle is not None and found.bundle.redacted,
         )
+
+    def _defaults(self, found: ResolvedState) -> frozenset[str] | None:
+        """Return the ops that are to stay and that the table decomposes where it has no rule for them."""
+        if found.catalog is None:
+            return None
+        return frozenset(
+            op
+            for op, entry in (found.catalog.ops.items() if self.policy.keep else ())
+            if choose(None, found.state.base, loaded=True, default=entry.default) == DEFAULT
+            and matching(self.policy.keep, op) is not None
+        )
+
+    def known(self) -> frozenset[str]:
+        """Return the ops of the tables, of their catalogs and of the programs."""
+        tables = self.scope.tables.values()
+        loaded = {id(each.catalog): each.catalog.ops for each in tables if each.catalog is not None}
+        return frozenset(self.ops).union(*(each.state.rules for each in tables), *loaded.values())
 
     def _last_events(self, found: ResolvedState) -> dict[str, Event]:
         if found.bundle is not None:
@@ -318,11 +401,8 @@ def _body(event: Event) -> Exported:
     return cast("Exported", event.body)
 
 
-def _ops_of(event: Event) -> frozenset[str]:
+def _ops_of(event: Event | None) -> frozenset[str]:
+    if event is None:
+        return frozenset()
     body = _body(event)
     return frozenset([*body.ops_before, *body.ops_after, *body.fired])
-
-
-def _decomposes(found: ResolvedState, *, default: bool) -> bool:
-    """Tell whether a table without a rule for an op decomposes it."""
-    return choose(None, found.state.base, loaded=True, default=default) == DEFAULT

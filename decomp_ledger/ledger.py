@@ -19,7 +19,7 @@ from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
-from decomp_ledger.errors import DamagedSchema, UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, UnusableValue
 from decomp_ledger.hub import clone as cloning
 from decomp_ledger.hub import push as pushing
 from decomp_ledger.hub.clone import Fetched
@@ -34,6 +34,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import Rows
 from decomp_ledger.model.events import Event
 from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import RuleDiff
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.table import DecompTable
     from decomp_ledger.pytorch.would_change import WouldChange
 
-__all__ = ["Ledger", "record"]
+__all__ = ["Ledger", "browse", "record"]
 
 
 @checked
@@ -74,9 +75,6 @@ class Ledger(LedgerLog):
         LedgerFileError: the file is not a ledger, or cannot be opened.
         SchemaError: a newer version wrote it.
     """
-
-    def __repr__(self) -> str:
-        return f"<Ledger {self.path}>"
 
     # Tables
 
@@ -194,7 +192,7 @@ class Ledger(LedgerLog):
         """Return, for each op that has a rule, the event that set it; see :func:`decomp_ledger.blame`."""
         return queries.blame(spec, op=op, ledger=self)
 
-    def explain(self, op: object, spec: State | None = None) -> list[Explanation]:
+    def explain(self, op: object, spec: State | None = None) -> Rows[Explanation]:
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
 
@@ -209,11 +207,11 @@ class Ledger(LedgerLog):
         """
         return queries.changed_rules(number, ledger=self)
 
-    def why(self, op: object, spec: State | None = None) -> list[Why]:
+    def why(self, op: object, spec: State | None = None) -> Rows[Why]:
         """Return why an op is, or is not, decomposed, and the line that changes it; see :func:`decomp_ledger.why`."""
         return queries.why(op, spec, ledger=self)
 
-    def explain_releases(self, op: object) -> list[OpReleases]:
+    def explain_releases(self, op: object) -> Rows[OpReleases]:
         """Return what each torch release does with an op by default; see :func:`decomp_ledger.explain_releases`."""
         return queries.explain_releases(op)
 
@@ -228,7 +226,7 @@ class Ledger(LedgerLog):
         """
         return queries.export_totals(table, ledger=self)
 
-    def export_results(self, table: str | None = None) -> list[ExportResult]:
+    def export_results(self, table: str | None = None) -> Rows[ExportResult]:
         """Return each export with what became of its result: an earlier export with the same graph, and files.
 
         Args:
@@ -345,6 +343,29 @@ class Ledger(LedgerLog):
     ) -> str:
         """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
         return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
+
+    def browse(
+        self,
+        *,
+        port: int = 0,
+        open: bool = False,
+        ready: Callable[[str], object] = print,
+    ) -> None:
+        """Serve the ledger to the browsers of this machine, for reading only, until KeyboardInterrupt.
+
+        Args:
+            port: the port; 0 means any free one.
+            open: open a browser.
+            ready: called with the address once it is served.
+
+        Raises:
+            LedgerError: the extra `web` is not installed, or the port cannot be used.
+        """
+        try:
+            from decomp_ledger.web.server import serve
+        except ImportError as error:
+            raise LedgerError(f"browse: needs Datasette 0.65 ({error}); pip install 'decomp-ledger[web]'") from None
+        serve(self, port=port, open=open, ready=ready)
 
     # Exports
 
@@ -578,6 +599,32 @@ def record(
         return Recording(ledger, **options)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
     return Recording(opened, **options, owns_ledger=True)
+
+
+@checked
+def browse(
+    ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
+    *,
+    port: int = 0,
+    open: bool = False,
+    ready: Callable[[str], object] = print,
+) -> None:
+    """Serve a ledger to the browsers of this machine, for reading only, until KeyboardInterrupt.
+
+    Args:
+        ledger: a file, or an open Ledger.
+        port: the port; 0 means any free one.
+        open: open a browser.
+        ready: called with the address once it is served.
+
+    Raises:
+        LedgerError: the file is not a ledger, the extra `web` is not installed, or the port cannot be used.
+    """
+    if isinstance(ledger, Ledger):
+        ledger.browse(port=port, open=open, ready=ready)
+        return
+    with Ledger(ledger, read_only=True) as opened:
+        opened.browse(port=port, open=open, ready=ready)
 
 
 def _first_problem(path: Path) -> str:

@@ -17,6 +17,7 @@ from decomp_ledger.analysis.programs import Program
 from decomp_ledger.analysis.upgrade import FINDINGS, Finding, UpgradeCheck
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_rows
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Event, Exported, Found
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.policy import Policy, matching, single_op
@@ -55,10 +56,10 @@ class TableFacts:
         name: the table with its version: `edge@4`.
         state: its rules.
         last: op -> the last event that changed its rule, also where a reset left none.
-        defaults: the ops that torch's default decomposes in its catalog; None if it was never materialized.
-        known: the ops of its catalog, of its rules and of the programs that were exported with it.
-        used: those ops of these programs whose rules changed after their exports, which tell of the other ops what
-            the table does with them; None if no export of it succeeded.
+        defaults: the ops that are to stay and that torch's default decomposes in its catalog; None if it was never
+            materialized.
+        moved: the ops of the programs that were exported with it whose rules changed afterwards. Of the other ops,
+            the exports tell what the table does with them. None if no export of it succeeded.
         tag: its newest tag; None if it has none.
         redacted: whether the actors and reasons of its events are not known, because a minimal stamp leaves them out.
     """
@@ -67,12 +68,12 @@ class TableFacts:
     state: TableState
     last: Mapping[str, Event]
     defaults: frozenset[str] | None
-    known: Collection[str]
-    used: frozenset[str] | None
+    moved: frozenset[str] | None
     tag: TagFacts | None = None
     redacted: bool = False
 
 
+@displayed
 @attrs.frozen
 class ProgramFacts:
     """What is judged of a program: its newest export, and the newest one that succeeded.
@@ -88,6 +89,7 @@ class ProgramFacts:
         opset: the check of its result against the opset of the policy; None if that is not asked.
         check: what another torch changes for it; None if that is not asked, or not known.
         unknown: (policy, why it cannot be judged).
+        file: the stamped file that has the export; "" if it is judged from a ledger.
     """
 
     program: Program
@@ -100,13 +102,15 @@ class ProgramFacts:
     opset: OpsetCheck | None = None
     check: UpgradeCheck | None = None
     unknown: tuple[tuple[str, str], ...] = ()
+    file: str = ""
 
     @property
     def name(self) -> str:
-        """The export that is judged: `export:7`."""
-        return f"export:{(self.judged or self.newest).seq}"
+        """The export that is judged, as a state spec: `export:7`, `model.pt2`."""
+        return self.file or f"export:{(self.judged or self.newest).seq}"
 
 
+@displayed
 @attrs.frozen
 class GateFinding:
     """One thing that breaks a policy, or that another torch changes.
@@ -133,6 +137,15 @@ class GateFinding:
     event: Event | None
     change: Finding | None = attrs.field(default=None, repr=False)
 
+    def _row(self) -> Row:
+        event = self.event
+        return {
+            **columns_of(self, without=("event", "change")),
+            "event": None if event is None else event.seq,
+            "actor": None if event is None else event.actor,
+            "change": None if self.change is None else self.change.kind,
+        }
+
     @property
     def subject(self) -> str:
         """The program with its export, else the table."""
@@ -153,6 +166,7 @@ class GateFinding:
         }
 
 
+@displayed
 @attrs.frozen
 class GateUnknown:
     """One thing that could not be judged.
@@ -175,6 +189,7 @@ class GateUnknown:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen(repr=False)
 class GateResult:
     """Whether tables and programs pass a gate.
@@ -197,9 +212,14 @@ class GateResult:
     findings: tuple[GateFinding, ...]
     unknown: tuple[GateUnknown, ...]
 
+    @guarded
     def __repr__(self) -> str:
         verdict = "passed" if self.passed else "did not pass"
         return f"<GateResult: {verdict}; {len(self.findings)} findings, {len(self.unknown)} unknown>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each finding."""
+        return to_rows(self.findings)
 
     @property
     def passed(self) -> bool:
@@ -249,6 +269,7 @@ def judge(
     programs: Sequence[ProgramFacts],
     unknown: Sequence[GateUnknown] = (),
     *,
+    known: Collection[str] = (),
     torch: str | None = None,
     strict: bool = False,
 ) -> GateResult:
@@ -259,6 +280,7 @@ def judge(
         tables: the tables.
         programs: the programs.
         unknown: what is known not to be judged.
+        known: the ops of the tables, of their catalogs and of the programs.
         torch: the other torch that the checks of the programs are for.
         strict: whether what could not be judged fails.
     """
@@ -273,7 +295,7 @@ def judge(
     for table in tables:
         for of_table in _OF_TABLES:
             answers += (e for e in of_table(policy, table) if not _is_known(e, table, decomposed))
-    answers += _of_patterns(policy, tables)
+    answers += _of_patterns(policy, known)
     found = [each for each in answers if isinstance(each, GateFinding)]
     found.sort(key=lambda each: (_RANK[each.policy], each.program is None, each.subject, each.op))
     doubts = tuple(dict.fromkeys(each for each in answers if isinstance(each, GateUnknown)))
@@ -319,9 +341,6 @@ def _takes(policy: Policy, program: ProgramFacts, torch: str | None) -> _Answers
         answer = each.why.answer
         detail = f"{program.name} has it, and {check.opset.name} does not; {answer.outcome}, since {answer.because}"
         yield _found("opset", program, each.op, detail, str(each.why.decompose), program.blame.get(each.op))
-    if check.not_judged:
-        because = f"{check.opset.name} is not about {_some(check.not_judged)}"
-        yield GateUnknown("opset", f"{program.program} ({program.name})", because)
 
 
 def _succeeded(policy: Policy, program: ProgramFacts, torch: str | None) -> _Answers:
@@ -405,7 +424,7 @@ def _keeps(policy: Policy, table: TableFacts) -> _Answers:
         if rule is not None and rule.action == OVERRIDE:
             fix = _instead(table, f"table.preserve({op!r})")
             yield _of_table("keep", table, op, _override_text(table, rule), fix, event)
-        elif rule is None and op in (table.defaults or ()) and (table.used is None or op in table.used):
+        elif rule is None and op in (table.defaults or ()) and (table.moved is None or op in table.moved):
             reset = "" if event is None else f", since #{event.seq} reset its rule"
             detail = f"{table.name} has torch's default decomposition of it{reset}"
             yield _of_table("keep", table, op, detail, f"table.preserve({op!r})", event)
@@ -486,10 +505,9 @@ _POLICIES = (
 _RANK = {name: rank for rank, name in enumerate(_POLICIES)}
 
 
-def _of_patterns(policy: Policy, tables: Sequence[TableFacts]) -> _Answers:
+def _of_patterns(policy: Policy, known: Collection[str]) -> _Answers:
     """Give the names that name nothing, because a wrong one would never be broken."""
     names = [(name, text) for name in ("keep", "no_override") for text in getattr(policy, name) if single_op(text)]
-    known = {op for table in tables for op in table.known} if names else set()
     for name, text in names:
         if not any(matching([text], op) for op in known):
             near = did_you_mean(op_names.normalize(text), known) if "::" in text else ""
@@ -504,6 +522,7 @@ def _some(ops: Collection[str]) -> str:
 # Before a change is made
 
 
+@displayed
 @attrs.frozen
 class BrokenPolicy:
     """A policy that a change would break.

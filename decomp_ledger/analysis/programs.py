@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import Event, Exported, RootModule
 
 __all__ = ["Program", "programs"]
@@ -22,6 +23,7 @@ __all__ = ["Program", "programs"]
 _DIGITS = 8  # of a graph's digest that a name shows
 
 
+@displayed
 @attrs.frozen
 class Program:
     """A root module that is lowered with a table.

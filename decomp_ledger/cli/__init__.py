@@ -12,6 +12,7 @@ import click
 
 from decomp_ledger.cli import (
     backup_commands,
+    browse_command,
     catalog_commands,
     change_commands,
     check_commands,
@@ -52,6 +53,7 @@ _GROUPS = (
     explain_commands,
     compare_commands,
     report_command,
+    browse_command,
     catalog_commands,
     export_commands,
     check_commands,

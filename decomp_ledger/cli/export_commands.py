@@ -115,7 +115,9 @@ def exports(
             for each in found
             for event in (each.event,)
         )
-        columns(("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows)
+        columns(
+            ("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows, names_break=False
+        )
         print_totals(ledger.export_totals())
         _print_tracings(list(ledger.tracings()))
     return 0
@@ -136,7 +138,7 @@ def _print_tracings(found: list[Event]) -> None:
     )
     if found:
         note("")
-        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
+        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows, names_break=False)
 
 
 def _same_graph(found: ExportResult) -> str:

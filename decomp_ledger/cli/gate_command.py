@@ -31,7 +31,9 @@ __all__ = ["COMMANDS"]
 
 @click.command()
 @click.argument("state", required=False, metavar="[TABLE|TABLE@VERSION|TABLE@TAG|export:N|FILE.pt2]")
-@click.option("--torch", metavar="VERSION", help="Judge what this torch version changes; its catalog is shipped.")
+@click.option(
+    "--torch", "version", metavar="VERSION", help="Judge what this torch version changes; its catalog is shipped."
+)
 @click.option("--since", metavar="WHEN", help="Only exports since then: 2w, '3 days ago', yesterday, 2026-01-31.")
 @click.option("--strict", is_flag=True, help="Exit with 1 also if something could not be judged.")
 @hub_options("of")
@@ -41,7 +43,7 @@ __all__ = ["COMMANDS"]
 def gate(
     option: LedgerOption,
     state: str | None,
-    torch: str | None,
+    version: str | None,
     since: str | None,
     strict: bool,
     hub: str | None,
@@ -62,7 +64,7 @@ def gate(
         without_hub(STATE=state)
         opened = open_hub(hub)
         with progress("judge the ledgers") as report:
-            of_hub = opened.gate(torch=torch, strict=strict, since=since, ledger=of, progress=report)
+            of_hub = opened.gate(torch=version, strict=strict, since=since, ledger=of, progress=report)
         if as_json:
             write_json(of_hub.to_json())
         elif markdown:
@@ -72,7 +74,7 @@ def gate(
         return 0 if of_hub.passed else FOUND
     needs_hub(of=of)
     with option.ask() as ledger, progress("judge the programs") as report:
-        found = ledger.gate(state, torch=torch, strict=strict, since=since, progress=report)
+        found = ledger.gate(state, torch=version, strict=strict, since=since, progress=report)
     if as_json:
         write_json(found.to_json())
     elif markdown:

@@ -46,9 +46,17 @@ class _LogCommand(click.Command):
     """A command that reads `-3` as `-n 3`, as git does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(
-            ctx, [_COUNT.sub(r"--limit=\1", each) if _COUNT.fullmatch(each) else each for each in args]
-        )
+        takers = {
+            name for each in self.params if isinstance(each, click.Option) and not each.is_flag for name in each.opts
+        }
+        read, rest = [], iter(args)
+        for each in rest:
+            read.append(_COUNT.sub(r"--limit=\1", each) if _COUNT.fullmatch(each) else each)
+            if each == "--":
+                read.extend(rest)
+            elif each in takers:  # the next is its value, also if it is `-3`
+                read.extend(itertools.islice(rest, 1))
+        return super().parse_args(ctx, read)
 
 
 @click.command(cls=_LogCommand)

@@ -19,6 +19,7 @@ from decomp_ledger.integrity.verify import Verification, verify
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.transfer import jsonl
@@ -40,6 +41,7 @@ _CHECKPOINTS = "SELECT number, body FROM checkpoint WHERE ledger_id = :id AND nu
 _WITH_CATALOG = ("materialized", "exported", "traced")
 
 
+@displayed
 @attrs.frozen
 class Fetched:
     """What a fetch did.

@@ -20,6 +20,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Rows, displayed, guarded
 
 __all__ = ["Collected", "Hub", "HubLedger"]
 
@@ -30,6 +31,7 @@ FROM ledger JOIN head ON head.ledger_id = ledger.id ORDER BY ledger.name
 """
 
 
+@displayed
 @attrs.frozen
 class HubLedger:
     """A ledger of a hub.
@@ -57,6 +59,7 @@ class HubLedger:
         return dict(attrs.asdict(self))
 
 
+@displayed
 @attrs.frozen
 class Collected:
     """What became of one file that was collected.
@@ -77,6 +80,7 @@ class Collected:
         return {"path": self.path, "pushed": pushed, "problem": self.problem}
 
 
+@displayed
 @checked
 class Hub(HubQuestions):
     """Many ledgers in one database.
@@ -95,6 +99,7 @@ class Hub(HubQuestions):
     def __init__(self, url: str | None = None) -> None:
         self.url = HubUrl.parse(hub_url(url, None if url else project_settings().hub))
 
+    @guarded
     def __repr__(self) -> str:
         return f"<Hub {self.url.label}>"
 
@@ -107,7 +112,7 @@ class Hub(HubQuestions):
         """
         return migrations.init(self.url)
 
-    def ledgers(self) -> list[HubLedger]:
+    def ledgers(self) -> Rows[HubLedger]:
         """Return the ledgers of the hub, by name.
 
         Raises:
@@ -115,7 +120,7 @@ class Hub(HubQuestions):
         """
         with open_hub(self.url) as hub:
             rows = hub.rows(_LEDGERS)
-        return [_ledger(row) for row in rows]
+        return Rows(_ledger(row) for row in rows)
 
     def verify(
         self, ledger: str | None = None, *, progress: Callable[[int, int], object] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from typing import Any
 
 from decomp_ledger.errors import HubError, UnusableValue
@@ -11,6 +10,7 @@ from decomp_ledger.hub.reading import EVENT, HubReader, TableAt
 from decomp_ledger.log.ledger_log import LedgerLog, stored_moment
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import LazyRows, Rows
 from decomp_ledger.model.events import Event, makes_version
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import unknown_version
@@ -59,12 +59,12 @@ class LedgerInHub(LedgerLog):
         return self.name.name
 
     def close(self) -> None:
-        """Do nothing: whoever opened the hub closes it."""
+        """Do nothing: the caller that opened the hub closes it."""
 
-    def tables(self) -> list[TableInfo]:
+    def tables(self) -> Rows[TableInfo]:
         """Return all tables, in the order of their first events. Only the first time of each is known."""
         rows = self._reader.rows(_TABLES, {"ledger": self._row})
-        return [TableInfo(name, version, 0, at, at) for name, version, at in rows]
+        return Rows(TableInfo(name, version, 0, at, at) for name, version, at in rows)
 
     def version_of(self, table: str, version: int | str | None = None) -> int:
         """Return the number of a version; only numbers name one here.
@@ -128,7 +128,7 @@ class LedgerInHub(LedgerLog):
         lte: int | None = None,
         limit: int | None = None,
         desc: bool = False,
-    ) -> Iterator[Event]:
+    ) -> LazyRows[Event]:
         """Give the events that match every given condition, by seq; other conditions are those of `Hub.events`."""
         if not op is actor is author is grep is None:
             raise UnusableValue("events of a ledger in a hub: op, actor, author and grep are those of Hub.events")
@@ -147,7 +147,7 @@ class LedgerInHub(LedgerLog):
         order = f"ORDER BY event_fact.seq {'DESC' if desc else 'ASC'}"
         most = "" if limit is None else f"LIMIT {max(limit, 0):d}"
         found = self._reader.events(f"{_EVENTS}{conditions} {order} {most}", {"ledger": self._row, **values})
-        return (event for _, event in found)
+        return LazyRows(event for _, event in found)
 
     def catalog(self, digest: str) -> Catalog:
         """Return a catalog by its digest."""

@@ -12,6 +12,7 @@ import attrs
 from decomp_ledger.errors import HubError, SchemaError
 from decomp_ledger.hub.connection import POSTGRESQL, SCHEMA, HubConnection, HubUrl, connect
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.storage import migrations as ledger_migrations
 from decomp_ledger.storage.event_store import utc_now
 
@@ -38,6 +39,7 @@ _GRANTS = (
 )
 
 
+@displayed
 @attrs.frozen
 class HubInit:
     """What `hub init` did.

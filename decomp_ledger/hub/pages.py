@@ -69,7 +69,7 @@ def hub_gate_summary(found: HubGate) -> str:
 
 
 def hub_gate_page(hub: str, found: HubGate) -> Page:
-    """Return the page of a gate over a hub: the ledgers with findings, and those of which something is unknown.
+    """Return the page of a gate over a hub: the ledgers with findings or with something unknown.
 
     Args:
         hub: the address of the hub, without a password.

@@ -20,6 +20,7 @@ from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.catalog import whole_text
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.storage import audit_rows
 from decomp_ledger.storage.hashed_texts import HashedText, hashed_texts, stored_text
@@ -90,6 +91,7 @@ class KnownLedger:
     hash: bytes
 
 
+@displayed
 @attrs.frozen
 class Pushed:
     """What a push did.

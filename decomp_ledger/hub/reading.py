@@ -18,7 +18,6 @@ from decomp_ledger.hub.connection import HubConnection
 from decomp_ledger.model.canonical_json import Json, canonical_json, check_text
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Event, Exported, read_event
-from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
 from decomp_ledger.model.limits import DUMP_LINE, DUMP_VALUES
 from decomp_ledger.model.rules import Decomposition, TableState
@@ -167,8 +166,10 @@ class HubReader:
             fields = as_object(parse_json(text, DUMP_LINE, DUMP_VALUES))
             if fields.keys() != _FIELDS or fields["seq"] != seq:
                 raise ValueError("it has other fields than an event has")
-            if event_hash(bytes(prev_hash), cast("dict[str, Json]", fields)) != bytes(own_hash):
+            if hashlib.sha256(bytes(prev_hash) + text.encode()).digest() != bytes(own_hash):
                 raise ValueError("its text does not match its hash")
+            if canonical_json(cast("dict[str, Json]", fields)) != text:  # a key that is there twice is read once
+                raise ValueError("its text is not canonical JSON")
             return ledger, _event_of(cast("dict[str, Any]", fields), bytes(prev_hash), bytes(own_hash))
         except SchemaError as error:
             raise SchemaError(f"{_place(ledger, seq)}: {error}") from None

@@ -20,6 +20,7 @@ from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.catalog import Catalog, whole_text
+from decomp_ledger.model.display import Row, displayed, to_rows
 from decomp_ledger.model.events import RESET, Created, Event, Exported, Passed, read_event
 from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
@@ -87,6 +88,7 @@ _MAX = 2**63 - 1
 _Rule: TypeAlias = "tuple[str, str | None, str, int, int]"  # action, decomposition, table, version, seq
 
 
+@displayed
 @attrs.frozen
 class HubProblem:
     """One thing that is wrong in a hub.
@@ -106,6 +108,7 @@ class HubProblem:
         return f"{'' if self.ledger is None else f'{self.ledger}: '}{event}{self.text}"
 
 
+@displayed
 @attrs.frozen
 class HubVerification:
     """The result of :meth:`Hub.verify`.
@@ -121,6 +124,10 @@ class HubVerification:
     ledgers: int
     events: int
     problems: tuple[HubProblem, ...] = ()
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each problem: the ledger, the event, and what is wrong."""
+        return to_rows(self.problems)
 
     @property
     def ok(self) -> bool:

@@ -24,6 +24,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import LazyRows, Rows, displayed, guarded
 from decomp_ledger.model.events import Body, Created, Event, Exported, Lowered, Materialized, Traced
 from decomp_ledger.model.op_lookup import ops_named
 from decomp_ledger.model.policy import Policy
@@ -41,6 +42,7 @@ _Self = TypeVar("_Self", bound="LedgerLog")
 _reasons: ContextVar[tuple[weakref.ref[_Because], ...]] = ContextVar("reasons", default=())
 
 
+@displayed
 @checked
 class LedgerLog(History):
     """One open ledger file: its history, and appending to it.
@@ -83,6 +85,11 @@ class LedgerLog(History):
         self.functions = ProcessFunctions(one_or_more(trust))
         self.database = Database(path, read_only=read_only, timeout=timeout, durability=durability, lazy=lazy)
         self.event_store = EventStore(self.database)
+
+    @guarded
+    def __repr__(self) -> str:
+        read_only = ", read-only" if self.database.read_only else ""
+        return f"<{type(self).__name__} {self.path}, {self.database.status}{read_only}>"
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -134,7 +141,7 @@ class LedgerLog(History):
         lte: int | None = None,
         limit: int | None = None,
         desc: bool = False,
-    ) -> Iterator[Event]:
+    ) -> LazyRows[Event]:
         """Give the events that match every given condition, by seq.
 
         Args:
@@ -170,10 +177,10 @@ class LedgerLog(History):
         )
         first, *others = [None] if op is None else ops_named(op, self.changed_ops)
         if not others:
-            return of_op(op=first)
+            return LazyRows(of_op(op=first))
         merged = heapq.merge(*(of_op(op=name) for name in (first, *others)), key=_seq, reverse=desc)
         once = (next(same) for _, same in itertools.groupby(merged, key=_seq))
-        return once if most is None or most < 0 else itertools.islice(once, most)
+        return LazyRows(once if most is None or most < 0 else itertools.islice(once, most))
 
     @property
     def changed_ops(self) -> Collection[str]:
@@ -196,13 +203,13 @@ class LedgerLog(History):
         any_table = self.events(kind=Materialized.kind, desc=True, limit=1)
         return next(earlier, None) or next(iter(own), None) or next(any_table, None)
 
-    def exports(self) -> Iterator[Event]:
-        """Give the exports, oldest first; the number of each is its event's seq."""
-        return self.events(kind=Exported.kind)
+    def exports(self) -> Rows[Event]:
+        """Return the exports, oldest first; the number of each is its event's seq."""
+        return Rows(self.events(kind=Exported.kind))
 
-    def tracings(self) -> Iterator[Event]:
+    def tracings(self) -> LazyRows[Event]:
         """Give what torch traced outside of exports, and the exports whose results it lowered again, by seq."""
-        return heapq.merge(*(self.events(kind=body.kind) for body in (Traced, Lowered)), key=_seq)
+        return LazyRows(heapq.merge(*(self.events(kind=body.kind) for body in (Traced, Lowered)), key=_seq))
 
     def export(self, number: int) -> Event:
         """Return one export by its number.

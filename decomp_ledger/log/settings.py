@@ -13,6 +13,7 @@ import attrs
 from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.policy import Policy, policy_from_settings
 from decomp_ledger.storage.file_checks import absolute
 
@@ -22,6 +23,7 @@ DEFAULT_LEDGER = "decomp_ledger.db"
 _FILE, _TABLE = "pyproject.toml", "decomp-ledger"
 
 
+@displayed
 @attrs.frozen
 class Settings:
     """The settings of a project.

@@ -36,6 +36,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import Row, Rows, displayed, guarded
 from decomp_ledger.model.events import (
     BASES,
     PRESERVE,
@@ -67,6 +68,9 @@ __all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted", "to_preserve"
 Wanted: TypeAlias = "list[tuple[str, str, Decomposition | None]]"  # (op, action, decomposition), each op once
 Decide: TypeAlias = "Callable[[Mapping[str, Rule]], Wanted]"
 Make: TypeAlias = "Callable[..., Changing]"
+
+# What a row of a rule has of the event that set it.
+_BLAMED = ("version", "seq", "kind", "recorded_at", "actor", "reason")
 
 
 class Status(enum.Enum):
@@ -130,6 +134,7 @@ class Now(NamedTuple):
     synced_to: tuple[int, bytes] | None = None
 
 
+@displayed
 @checked
 class TableLog(Handle):
     """One table's log, and its current rules.
@@ -181,6 +186,13 @@ class TableLog(Handle):
         self.is_loaded: Callable[[str], bool] | None = None
         self.before_change: Callable[[], object] | None = None
         self._prefix = prefix
+
+    @guarded
+    def __repr__(self) -> str:
+        known = self._known  # what memory has, so that a repr reads no file
+        past = "" if self.writable else ", read-only"
+        rules = f"{len(known.rules)} rule{'' if len(known.rules) == 1 else 's'}"
+        return f"<TableLog {known.name or self._prefix} version {known.version}: base {self.base}, {rules}{past}>"
 
     @classmethod
     def open(cls, ledger: LedgerLog, name: str) -> TableLog:
@@ -606,11 +618,11 @@ class TableLog(Handle):
             raise UnknownVersion(f"{self.name}@{version}: the table has no version yet; change or use it first")
         return self._recorded().state(self.name, version)
 
-    def diff(self, before: int | str, after: int | str | None = None) -> list[RuleDiff]:
+    def diff(self, before: int | str, after: int | str | None = None) -> Rows[RuleDiff]:
         """Return the ops whose rules differ between two versions; `after` is now if None."""
-        return diff(self.at(before), self.state if after is None else self.at(after))
+        return Rows(diff(self.at(before), self.state if after is None else self.at(after)))
 
-    def history(self, op: str) -> list[Event]:
+    def history(self, op: str) -> Rows[Event]:
         """Return every event that changed an op, oldest first, with those before a fork.
 
         Args:
@@ -618,20 +630,30 @@ class TableLog(Handle):
         """
         source = self._source()
         if source is None:
-            return []
+            return Rows()
         ledger = self._recorded()
         names = ops_named(op, Lists(self.rules, ledger.changed_ops))
         events = {event.seq: event for name in names for event in ledger.history(source[0], name, source[1])}
-        return [events[seq] for seq in sorted(events)]
+        return Rows(events[seq] for seq in sorted(events))
 
     def blame(self) -> dict[str, Event]:
         """Return, for each op with a rule, the event that made the rule."""
         source = self._source()
         return {} if source is None else self._recorded().state_and_blame(*source)[1]
 
-    def events(self) -> list[Event]:
+    def events(self) -> Rows[Event]:
         """Return its events, oldest first."""
-        return list(self._recorded().events(table=self.name)) if self.version else []
+        return Rows(self._recorded().events(table=self.name) if self.version else ())
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each rule: its op, its action, the decomposition, and the event that set it."""
+        blame = self.blame()
+        rows = self.state.to_dicts()
+        for row in rows:
+            event = blame.get(str(row["op"]))
+            row |= {name: getattr(event, name, None) for name in _BLAMED}
+            row["call_site"] = None if event is None or event.call_site is None else str(event.call_site)
+        return rows
 
     def _source(self) -> tuple[str, int] | None:
         """Return the (table, version) whose history is its own: before the first event, that of its parent."""

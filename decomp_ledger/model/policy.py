@@ -16,6 +16,7 @@ from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import one_or_more, shown
 from decomp_ledger.model.canonical_json import Json, check_text
+from decomp_ledger.model.display import displayed
 
 __all__ = ["Policy", "matching", "policy_from_settings", "single_op"]
 
@@ -24,6 +25,7 @@ def _texts(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, Mapping) else one_or_more(value)
 
 
+@displayed
 @attrs.frozen(kw_only=True)
 class Policy:
     """What the tables and the exports of a project must hold to; what is not given is not judged.

@@ -20,6 +20,7 @@ from decomp_ledger.errors import SchemaError, StampError, UnknownCatalog
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json, digest_of
 from decomp_ledger.model.catalog import Catalog, CatalogDelta
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import BASES, CallSite, Event, Exported, Passed, RootModule, decode_body, encode_body
 from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
@@ -41,6 +42,7 @@ _PRIVATE = ("actor", "reason", "call_site")
 REDACTED = "(redacted)"
 
 
+@displayed
 @attrs.define(frozen=True, slots=False)
 class ExportBundle:
     """One export, with everything that determines its table.

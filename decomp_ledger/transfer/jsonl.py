@@ -153,7 +153,10 @@ def _catalog_value(row: CatalogRow) -> dict[str, Any]:
 
 
 def load(
-    source: str | os.PathLike[str] | Iterable[str], path: str | os.PathLike[str], progress: Progress | None = None
+    source: str | os.PathLike[str] | Iterable[str],
+    path: str | os.PathLike[str],
+    progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> Verification:
     """Make a ledger from a dump, verify it, and only then put it in its place.
 
@@ -161,6 +164,8 @@ def load(
         source: the file that `dump` was written to, "-" for standard input, or its lines.
         path: the new ledger.
         progress: called with the number of events verified, and of all events.
+        reading: called with the number of bytes read, and of all bytes; not for standard input and lines, because
+            nothing tells how many will come.
 
     Raises:
         LedgerFileError: the ledger exists or cannot be written, or the dump cannot be read.
@@ -170,7 +175,7 @@ def load(
     if target.exists():
         raise LedgerFileError(f"{target}: the file exists already; load into another file, or move it away")
     check_no_log(target)
-    lines = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
+    lines = _read_lines(source, reading) if isinstance(source, (str, os.PathLike)) else source
     with draft_of(target) as draft:
         with LedgerLog(draft) as ledger, ledger.database.write_transaction() as connection:
             _Loader(ledger.event_store, connection).load(lines)
@@ -303,7 +308,7 @@ _READERS = {
 }
 
 
-def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+def _read_lines(path: str | os.PathLike[str], progress: Progress | None) -> Iterator[str]:
     """Give the lines of a file; "-" is standard input."""
     try:
         if os.fspath(path) == "-":
@@ -312,7 +317,14 @@ def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             yield from _bounded_lines(sys.stdin)
             return
         with Path(path).open(encoding="utf-8") as file:
-            yield from _bounded_lines(file)
+            size, done = os.fstat(file.fileno()).st_size, 0
+            for number, line in enumerate(_bounded_lines(file), 1):
+                yield line
+                done += len(line)  # its bytes, because a dump is ASCII
+                if progress is not None and number % _STEP == 0:
+                    progress(min(done, size), size)
+            if progress is not None:
+                progress(size, size)
     except LedgerFileError:  # which is an OSError too
         raise
     except OSError as error:

@@ -12,6 +12,7 @@ from decomp_ledger.cli import cli
 PYTHON = {
     "backup": "ledger.backup(FILE)",
     "blame": "ledger.blame(STATE)` or `dl.Hub(URL).blame(OP)",
+    "browse": "ledger.browse()",
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
     "catalog list": "dl.available_catalogs()",
     "catalog show": "dl.catalog(STATE)",

@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
         *("catalog", "available_catalogs", "capture_catalog", "read_samples", "trace"),
-        *("check_numerics", "check_opset", "check_program", "gate", "report"),
+        *("check_numerics", "check_opset", "check_program", "gate", "report", "browse"),
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
     "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from decomp_ledger import Ledger, LedgerError, Policy, project_settings
+from decomp_ledger import Ledger, LedgerError, project_settings
 from decomp_ledger.log import settings
+from decomp_ledger.model.policy import Policy
 
 
 @pytest.fixture

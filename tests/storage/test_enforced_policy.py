@@ -91,7 +91,19 @@ def test_each_kind_of_change_of_a_table_log_is_tried() -> None:
     changing = {"preserve", "reset", "revert", "tag", "change"}
     others = {
         *("adopt", "at", "blame", "changed_since", "create", "create_or_open", "detach", "diff", "events", "exported"),
-        *("fork", "fork_as", "history", "is_recorded", "materialize", "open", "past", "replace_rules", "sync", "used"),
+        *(
+            "fork",
+            "fork_as",
+            "history",
+            "is_recorded",
+            "materialize",
+            "open",
+            "past",
+            "replace_rules",
+            "sync",
+            "to_dicts",
+            "used",
+        ),
     }
     public = {name for name in dir(TableLog) if callable(getattr(TableLog, name)) and not name.startswith("_")}
     assert public == changing | others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -441,6 +442,17 @@ def test_a_wrong_policy_is_one_error(project: Path) -> None:
     (project / "pyproject.toml").write_text("[tool.decomp-ledger.policy]\nkep = []\n")
     with pytest.raises(dl.UnusableValue, match=r"pyproject\.toml: \[tool\.decomp-ledger\.policy\]: 'kep' is unknown"):
         run()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_policy_that_was_ignored_is_unknown(project: Path) -> None:
+    os.chown(project / "pyproject.toml", 12345, 12345)
+    status, text = run("--torch", "2.13.0")
+    assert (status, run("--torch", "2.13.0", "--strict")[0]) == (0, 1)
+    because = "ignored, because it belongs to another user"
+    assert f"unknown: policy: {project / 'pyproject.toml'}: {because}" in " ".join(text.split())
+    with Ledger(project / "decomp_ledger.db", policy=Policy(keep="aten::mm")) as ledger:
+        assert ledger.gate().unknown == () == ledger.gate(policy=Policy(keep="aten::mm")).unknown
 
 
 def test_the_opset_of_a_policy_is_a_file_next_to_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

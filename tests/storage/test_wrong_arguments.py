@@ -23,9 +23,10 @@ VALID = {
 }  # fmt: skip
 # They take no arguments, or need torch; `capture_catalog` runs it for a minute.
 NEED_TORCH = {"check_numerics", "check_program", "reproduce", "reproduce_export", "trace", "would_change"}
-LATER = {"close", "table", "capture_catalog", *NEED_TORCH}
+# `browse` serves until it is interrupted: tests/storage/test_browse.py.
+LATER = {"close", "table", "capture_catalog", "browse", *NEED_TORCH}
 INTERNAL = {"change", "open", "create_or_open", "exported", "used", "adopt", "changed_since", "replace_rules"}
-CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
+CALLBACKS = {"progress", "reading", "passphrase"}  # a function of the caller's; what it raises is passed on
 
 
 def public(owner: Any, omitted: set[str]) -> Iterator[str]:

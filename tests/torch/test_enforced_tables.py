@@ -76,7 +76,7 @@ def test_each_method_that_changes_a_dict_or_a_table_is_tried() -> None:
     assert {way.partition(" ")[0] for way in WAYS} == own | of_dict
     reading = {
         *("get", "items", "keys", "values", "fromkeys", "at", "blame", "check_numerics", "diff", "events", "fork"),
-        *("history", "materialize", "materialize_for_export", "refresh"),
+        *("history", "materialize", "materialize_for_export", "refresh", "to_dicts"),
     }
     public = {name for name in dir(dl.DecompTable) if callable(getattr(dl.DecompTable, name)) and name[0] != "_"}
     assert public - reading == {*own, *(name for name in of_dict if name[0] != "_")}

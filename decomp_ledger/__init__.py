@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from decomp_ledger.errors import (
     DamagedSchema,
     DecompositionChanged,
+    HubDiverged,
+    HubError,
     IdleRuleWarning,
     InvalidName,
     LedgerError,
@@ -19,6 +21,8 @@ from decomp_ledger.errors import (
     MissingStamp,
     NotImportable,
     PendingOpWarning,
+    PolicyError,
+    PolicyWarning,
     ReadOnlyTable,
     RecordingWarning,
     ReproductionError,
@@ -38,6 +42,7 @@ from decomp_ledger.errors import (
     UnusableValue,
     VersionConflict,
 )
+from decomp_ledger.model.display import show_with as _show_with
 from decomp_ledger.storage import fork_safety
 
 if TYPE_CHECKING:
@@ -47,27 +52,40 @@ if TYPE_CHECKING:
     from decomp_ledger.analysis.explain import Explanation
     from decomp_ledger.analysis.export_diff import ExportDiff
     from decomp_ledger.analysis.export_results import ExportResult
+    from decomp_ledger.analysis.gate import GateFinding, GateResult, GateUnknown, ProgramFacts
     from decomp_ledger.analysis.idle import IdleRule
     from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange
     from decomp_ledger.analysis.numerics import NumericDifference, NumericsCheck, OpNumerics, ProgramCheck, SampleRun
     from decomp_ledger.analysis.op_releases import OpRelease, OpReleases
     from decomp_ledger.analysis.opset_check import OpsetCheck, OutsideOp
     from decomp_ledger.analysis.outcome import Outcome
+    from decomp_ledger.analysis.programs import Program
+    from decomp_ledger.analysis.refusal import BrokenPolicy
     from decomp_ledger.analysis.reproduction import TableDifference
     from decomp_ledger.analysis.totals import ExportTotals, LostOp, UnusedRule
     from decomp_ledger.analysis.upgrade import Finding, RuleEffect, Upgrade, UpgradeCheck
+    from decomp_ledger.gates import gate
+    from decomp_ledger.hub.clone import Fetched, clone
+    from decomp_ledger.hub.gating import HubGate
+    from decomp_ledger.hub.hub import Collected, Hub, HubLedger
+    from decomp_ledger.hub.migrations import HubInit
+    from decomp_ledger.hub.push import Pushed
+    from decomp_ledger.hub.questions import HubBlame, HubEvent, HubExplanation, HubExport, HubRule
+    from decomp_ledger.hub.reading import LedgerName
+    from decomp_ledger.hub.verify import HubProblem, HubVerification
     from decomp_ledger.integrity.allowed_signers import Signer, read_signers
     from decomp_ledger.integrity.anchors import ValidSignature
     from decomp_ledger.integrity.checkpoints import Checkpoint
     from decomp_ledger.integrity.problems import Problem
     from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
     from decomp_ledger.integrity.verify import Verification
-    from decomp_ledger.ledger import Ledger, record
+    from decomp_ledger.ledger import Ledger, browse, record
     from decomp_ledger.log.ledger_log import LedgerLog
     from decomp_ledger.log.settings import Settings, project_settings
     from decomp_ledger.log.table_log import TableLog
     from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
     from decomp_ledger.model.catalog import Catalog, Entry
+    from decomp_ledger.model.display import LazyRows, Row, Rows
     from decomp_ledger.model.events import (
         Body,
         CallSite,
@@ -93,6 +111,7 @@ if TYPE_CHECKING:
     )
     from decomp_ledger.model.materialize import Snapshot, materialize
     from decomp_ledger.model.opset import Opset
+    from decomp_ledger.model.policy import Policy
     from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
     from decomp_ledger.model.state_specs import (
         CatalogSpec,
@@ -163,6 +182,7 @@ __all__ = [
     "WouldChange",
     "Behaviour",
     "Body",
+    "BrokenPolicy",
     "CallSite",
     "Catalog",
     "CatalogSpec",
@@ -173,6 +193,22 @@ __all__ = [
     "Decomposition",
     "DamagedSchema",
     "DecompositionChanged",
+    "HubDiverged",
+    "HubError",
+    "Hub",
+    "HubBlame",
+    "HubEvent",
+    "HubExplanation",
+    "HubExport",
+    "HubGate",
+    "HubInit",
+    "HubLedger",
+    "HubProblem",
+    "HubRule",
+    "HubVerification",
+    "Collected",
+    "Fetched",
+    "Pushed",
     "DiffRow",
     "Drift",
     "DriftChange",
@@ -186,6 +222,9 @@ __all__ = [
     "Exported",
     "Finding",
     "Frame",
+    "GateFinding",
+    "GateResult",
+    "GateUnknown",
     "GraphDifference",
     "IdleRule",
     "IdleRuleWarning",
@@ -195,7 +234,9 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerFileError",
+    "LazyRows",
     "LedgerLog",
+    "LedgerName",
     "LibraryImport",
     "Materialized",
     "NamedState",
@@ -211,9 +252,14 @@ __all__ = [
     "Traced",
     "Outcome",
     "PendingOpWarning",
+    "Policy",
+    "PolicyError",
+    "PolicyWarning",
     "Popped",
     "Problem",
+    "Program",
     "ProgramCheck",
+    "ProgramFacts",
     "ReadOnlyTable",
     "Recording",
     "RecordingSummary",
@@ -229,6 +275,8 @@ __all__ = [
     "Restoration",
     "Reverted",
     "RootModule",
+    "Row",
+    "Rows",
     "Rule",
     "RuleDiff",
     "Settings",
@@ -281,16 +329,19 @@ __all__ = [
     "VersionConflict",
     "available_catalogs",
     "blame",
+    "browse",
     "capture_catalog",
     "catalog",
     "check_numerics",
     "check_opset",
     "check_program",
     "check_upgrade",
+    "clone",
     "diff",
     "drift",
     "explain",
     "explain_releases",
+    "gate",
     "load",
     "load_dump",
     "load_key",
@@ -322,27 +373,40 @@ _NAMES = {
     "analysis.explain": ("Explanation",),
     "analysis.export_diff": ("ExportDiff",),
     "analysis.export_results": ("ExportResult",),
+    "analysis.gate": ("GateFinding", "GateResult", "GateUnknown", "ProgramFacts"),
     "analysis.idle": ("IdleRule",),
     "analysis.imports": ("ImportReport", "LibraryImport", "Registration", "TableChange"),
     "analysis.numerics": ("NumericDifference", "NumericsCheck", "OpNumerics", "ProgramCheck", "SampleRun"),
     "analysis.op_releases": ("OpRelease", "OpReleases"),
     "analysis.opset_check": ("OpsetCheck", "OutsideOp"),
     "analysis.outcome": ("Outcome",),
+    "analysis.programs": ("Program",),
+    "analysis.refusal": ("BrokenPolicy",),
     "analysis.reproduction": ("TableDifference",),
     "analysis.totals": ("ExportTotals", "LostOp", "UnusedRule"),
     "analysis.upgrade": ("Finding", "RuleEffect", "Upgrade", "UpgradeCheck"),
+    "gates": ("gate",),
+    "hub.clone": ("Fetched", "clone"),
+    "hub.gating": ("HubGate",),
+    "hub.hub": ("Collected", "Hub", "HubLedger"),
+    "hub.migrations": ("HubInit",),
+    "hub.push": ("Pushed",),
+    "hub.questions": ("HubBlame", "HubEvent", "HubExplanation", "HubExport", "HubRule"),
+    "hub.reading": ("LedgerName",),
+    "hub.verify": ("HubProblem", "HubVerification"),
     "integrity.allowed_signers": ("Signer", "read_signers"),
     "integrity.anchors": ("ValidSignature",),
     "integrity.checkpoints": ("Checkpoint",),
     "integrity.problems": ("Problem",),
     "integrity.ssh_signatures": ("SigningKey", "load_key"),
     "integrity.verify": ("Verification",),
-    "ledger": ("Ledger", "record"),
+    "ledger": ("Ledger", "browse", "record"),
     "log.ledger_log": ("LedgerLog",),
     "log.settings": ("Settings", "project_settings"),
     "log.table_log": ("TableLog",),
     "model.behaviour": ("Trace", "Traces", "TraceSet"),
     "model.catalog": ("Catalog", "Entry"),
+    "model.display": ("LazyRows", "Row", "Rows"),
     "model.events": (
         "Body",
         "CallSite",
@@ -368,6 +432,7 @@ _NAMES = {
     ),
     "model.materialize": ("Snapshot", "materialize"),
     "model.opset": ("Opset",),
+    "model.policy": ("Policy",),
     "model.rules": ("Decomposition", "Rule", "RuleDiff", "TableState"),
     "model.state_specs": (
         "CatalogSpec",
@@ -424,14 +489,26 @@ _NAMES = {
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
+def _part(name: str) -> Any:
+    module = f"decomp_ledger.{name}"
+    with fork_safety.importing(module):
+        return importlib.import_module(module)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'decomp_ledger' has no attribute {name!r}")
-    module = f"decomp_ledger.{_MODULE_OF[name]}"
-    with fork_safety.importing(module):
-        found = globals()[name] = getattr(importlib.import_module(module), name)
+    found = globals()[name] = getattr(_part(_MODULE_OF[name]), name)
     return found
 
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+def _html_of(result: object) -> str:
+    html: str = _part("reports.notebook").html_of(result)
+    return html
+
+
+_show_with(_html_of)  # results show themselves in notebooks

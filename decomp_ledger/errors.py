@@ -9,12 +9,16 @@ from __future__ import annotations
 __all__ = [
     "DamagedSchema",
     "DecompositionChanged",
+    "HubDiverged",
+    "HubError",
     "InvalidName",
     "LedgerError",
     "LedgerFileError",
     "LookalikeWarning",
     "NotImportable",
     "PendingOpWarning",
+    "PolicyError",
+    "PolicyWarning",
     "ReadOnlyTable",
     "RecordingWarning",
     "ReproductionError",
@@ -64,6 +68,24 @@ class SchemaError(LedgerError, RuntimeError):
     """A newer decomp_ledger wrote the ledger, or one of its events."""
 
 
+class HubError(LedgerError, OSError):
+    """A hub cannot be reached or used, or refused what was sent."""
+
+
+class HubDiverged(HubError):
+    """A ledger and a hub, or a clone and a hub, have different events of one number.
+
+    Attributes:
+        seq: the first event that differs, or that one of them lacks.
+        is_shorter: whether the ledger has nothing but events of the hub, and lacks the later ones.
+    """
+
+    def __init__(self, message: str, seq: int, *, is_shorter: bool = False) -> None:
+        super().__init__(message)
+        self.seq = seq
+        self.is_shorter = is_shorter
+
+
 class SigningError(LedgerError, ValueError):
     """A key, a list of signers or a checkpoint cannot be read or used."""
 
@@ -90,6 +112,18 @@ class UnknownVersion(LedgerError, LookupError):
 
 class VersionConflict(LedgerError, RuntimeError):
     """The table is not at the expected version, or the tag names another version."""
+
+
+class PolicyError(LedgerError, RuntimeError):
+    """The change breaks a policy of the project, which says `enforce`; nothing was written.
+
+    Attributes:
+        broken: the policies that it breaks, each a :class:`decomp_ledger.BrokenPolicy`.
+    """
+
+    def __init__(self, message: str, broken: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.broken = broken
 
 
 class InvalidName(LedgerError, ValueError):
@@ -158,6 +192,10 @@ class LookalikeWarning(UserWarning):
 
 class PendingOpWarning(UserWarning):
     """No loaded library has the op, and its name is close to a loaded one."""
+
+
+class PolicyWarning(UserWarning):
+    """A recorded program made a change that breaks a policy of the project, which says `enforce`."""
 
 
 class IdleRuleWarning(UserWarning):

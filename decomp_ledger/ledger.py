@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decomp_ledger import queries
+from decomp_ledger import gates, queries
 from decomp_ledger.analysis.advice import Why
 from decomp_ledger.analysis.drift import Drift
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.export_results import ExportResult
+from decomp_ledger.analysis.gate import GateResult
 from decomp_ledger.analysis.numerics import NumericsCheck, ProgramCheck
 from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
-from decomp_ledger.errors import UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, UnusableValue
+from decomp_ledger.hub import clone as cloning
+from decomp_ledger.hub import push as pushing
+from decomp_ledger.hub.clone import Fetched
+from decomp_ledger.hub.connection import hub_url
+from decomp_ledger.hub.push import Pushed
+from decomp_ledger.hub.verify import anchors_in
 from decomp_ledger.integrity.allowed_signers import Signer
 from decomp_ledger.integrity.checkpoints import Checkpoint, sign_head
 from decomp_ledger.integrity.ssh_signatures import SigningKey, load_key
-from decomp_ledger.integrity.verify import Verification
+from decomp_ledger.integrity.verify import Verification, refused
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.settings import project_settings
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import Rows
 from decomp_ledger.model.events import Event
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import RuleDiff
 from decomp_ledger.pytorch import patches
 from decomp_ledger.pytorch.children import Children
@@ -41,7 +52,7 @@ if TYPE_CHECKING:
     from decomp_ledger.pytorch.table import DecompTable
     from decomp_ledger.pytorch.would_change import WouldChange
 
-__all__ = ["Ledger", "record"]
+__all__ = ["Ledger", "browse", "record"]
 
 
 @checked
@@ -57,14 +68,13 @@ class Ledger(LedgerLog):
         timeout: seconds to wait for another writer.
         lazy: open the file when it is first needed; errors in it are then raised there.
         durability: "process" (default) or "power": what an event survives once the call returned.
+        policy: what :meth:`gate` judges by, and what changes must hold to if it is enforced; None takes the
+            `[tool.decomp-ledger.policy]` of the project of the current folder.
 
     Raises:
         LedgerFileError: the file is not a ledger, or cannot be opened.
         SchemaError: a newer version wrote it.
     """
-
-    def __repr__(self) -> str:
-        return f"<Ledger {self.path}>"
 
     # Tables
 
@@ -182,7 +192,7 @@ class Ledger(LedgerLog):
         """Return, for each op that has a rule, the event that set it; see :func:`decomp_ledger.blame`."""
         return queries.blame(spec, op=op, ledger=self)
 
-    def explain(self, op: object, spec: State | None = None) -> list[Explanation]:
+    def explain(self, op: object, spec: State | None = None) -> Rows[Explanation]:
         """Return why an op is, or is not, decomposed; see :func:`decomp_ledger.explain`."""
         return queries.explain(op, spec, ledger=self)
 
@@ -197,11 +207,11 @@ class Ledger(LedgerLog):
         """
         return queries.changed_rules(number, ledger=self)
 
-    def why(self, op: object, spec: State | None = None) -> list[Why]:
+    def why(self, op: object, spec: State | None = None) -> Rows[Why]:
         """Return why an op is, or is not, decomposed, and the line that changes it; see :func:`decomp_ledger.why`."""
         return queries.why(op, spec, ledger=self)
 
-    def explain_releases(self, op: object) -> list[OpReleases]:
+    def explain_releases(self, op: object) -> Rows[OpReleases]:
         """Return what each torch release does with an op by default; see :func:`decomp_ledger.explain_releases`."""
         return queries.explain_releases(op)
 
@@ -216,7 +226,7 @@ class Ledger(LedgerLog):
         """
         return queries.export_totals(table, ledger=self)
 
-    def export_results(self, table: str | None = None) -> list[ExportResult]:
+    def export_results(self, table: str | None = None) -> Rows[ExportResult]:
         """Return each export with what became of its result: an earlier export with the same graph, and files.
 
         Args:
@@ -283,6 +293,19 @@ class Ledger(LedgerLog):
         """Return whether exported programs stay what they are; see :func:`decomp_ledger.check_upgrade`."""
         return queries.check_upgrade(spec, torch=torch, python=python, ledger=self)
 
+    def gate(
+        self,
+        spec: State | None = None,
+        *,
+        torch: str | None = None,
+        policy: Policy | None = None,
+        strict: bool = False,
+        since: str | datetime.datetime | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> GateResult:
+        """Judge programs and tables by policies and for another torch; see :func:`decomp_ledger.gate`."""
+        return gates.gate(spec, torch=torch, policy=policy, strict=strict, since=since, progress=progress, ledger=self)
+
     def check_numerics(
         self,
         spec: State | None = None,
@@ -320,6 +343,29 @@ class Ledger(LedgerLog):
     ) -> str:
         """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
         return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
+
+    def browse(
+        self,
+        *,
+        port: int = 0,
+        open: bool = False,
+        ready: Callable[[str], object] = print,
+    ) -> None:
+        """Serve the ledger to the browsers of this machine, for reading only, until KeyboardInterrupt.
+
+        Args:
+            port: the port; 0 means any free one.
+            open: open a browser.
+            ready: called with the address once it is served.
+
+        Raises:
+            LedgerError: the extra `web` is not installed, or the port cannot be used.
+        """
+        try:
+            from decomp_ledger.web.server import serve
+        except ImportError as error:
+            raise LedgerError(f"browse: needs Datasette 0.65 ({error}); pip install 'decomp-ledger[web]'") from None
+        serve(self, port=port, open=open, ready=ready)
 
     # Exports
 
@@ -368,6 +414,7 @@ class Ledger(LedgerLog):
         signers: Sequence[Signer] | str | os.PathLike[str] | None = None,
         checkpoints: Sequence[Checkpoint | str | os.PathLike[str]] = (),
         against: Sequence[str | os.PathLike[str]] = (),
+        hub: str | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Verification:
         """Check that nothing in the ledger was changed after it was written.
@@ -381,20 +428,74 @@ class Ledger(LedgerLog):
                 checkpoints must be signed by one of them.
             checkpoints: checkpoints that were kept outside the ledger, or files of them.
             against: stamped `.pt2` files whose exports were recorded in this ledger.
+            hub: the address of a hub that this ledger was pushed to.
             progress: called with the number of events read, and the number of all events.
 
         Raises:
             LedgerError: a hash is not one, or a file cannot be read.
+            HubError: the hub cannot be used, or does not have this ledger.
         """
+        try:
+            pushed = () if hub is None else anchors_in(self, hub)[1]
+        except DamagedSchema as error:
+            return refused(error)
         return queries.verify(
             self,
             expect=expect,
-            anchors=anchors,
+            anchors=(*anchors, *pushed),
             signers=signers,
             checkpoints=checkpoints,
             against=against,
             progress=progress,
         )
+
+    def push(
+        self, hub: str | None = None, *, name: str | None = None, progress: Callable[[int, int], object] | None = None
+    ) -> Pushed:
+        """Send the events that a hub lacks, and what they name. Calling it again sends what is new.
+
+        Each batch of events is one transaction of the hub, so that a push that was interrupted goes on where it ended.
+        The ledger is only read, and others may write to it meanwhile.
+
+        Args:
+            hub: the address; by default what `DECOMP_LEDGER_HUB` or the project says.
+            name: what people call the ledger, at its first push; by default `FOLDER/FILE` of its path.
+            progress: called with the number of events sent, and the number of all events to send.
+
+        Raises:
+            HubDiverged: the hub has other events than this ledger, or more; nothing was sent.
+            HubError: the hub cannot be used, or another ledger has the name.
+            LedgerError: the ledger is damaged; nothing was sent.
+        """
+        return pushing.push(self, _address(hub), name=name, progress=progress)
+
+    def follow(
+        self, hub: str | None = None, *, name: str | None = None, report: Callable[[Pushed], object] = lambda _: None
+    ) -> None:
+        """Push now, and again each time the ledger has grown, until an interrupt.
+
+        Args:
+            hub: the address; by default what `DECOMP_LEDGER_HUB` or the project says.
+            name: as of `push`.
+            report: called with the first push, and with each that sent something.
+
+        Raises:
+            HubError: as `push` does.
+        """
+        pushing.follow(self, _address(hub), name=name, report=report)
+
+    def fetch(self, hub: str | None = None, *, progress: Callable[[int, int], object] | None = None) -> Fetched:
+        """Append the events that a hub has more of this ledger, once the whole verifies.
+
+        Args:
+            hub: the address; by default what `DECOMP_LEDGER_HUB` or the project says.
+            progress: called with the number of events verified, and the number of all events.
+
+        Raises:
+            HubDiverged: the ledger has events of its own, or differs from the hub; nothing was appended.
+            HubError: the hub cannot be used, does not have the ledger, or what it has is not a ledger.
+        """
+        return cloning.fetch(self, _address(hub), progress=progress)
 
     def checkpoint(
         self, key: SigningKey | str | os.PathLike[str], *, passphrase: Callable[[], str | None] = lambda: None
@@ -447,6 +548,10 @@ class Ledger(LedgerLog):
         return jsonl.dump(self, progress)
 
 
+def _address(hub: str | None) -> str:
+    return hub_url(hub, None if hub else project_settings().hub)
+
+
 @checked
 def record(
     ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
@@ -494,6 +599,32 @@ def record(
         return Recording(ledger, **options)
     opened = Ledger(ledger, actor=actor, trust=trust, lazy=True)
     return Recording(opened, **options, owns_ledger=True)
+
+
+@checked
+def browse(
+    ledger: str | os.PathLike[str] | Ledger = "decomp_ledger.db",
+    *,
+    port: int = 0,
+    open: bool = False,
+    ready: Callable[[str], object] = print,
+) -> None:
+    """Serve a ledger to the browsers of this machine, for reading only, until KeyboardInterrupt.
+
+    Args:
+        ledger: a file, or an open Ledger.
+        port: the port; 0 means any free one.
+        open: open a browser.
+        ready: called with the address once it is served.
+
+    Raises:
+        LedgerError: the file is not a ledger, the extra `web` is not installed, or the port cannot be used.
+    """
+    if isinstance(ledger, Ledger):
+        ledger.browse(port=port, open=open, ready=ready)
+        return
+    with Ledger(ledger, read_only=True) as opened:
+        opened.browse(port=port, open=open, ready=ready)
 
 
 def _first_problem(path: Path) -> str:

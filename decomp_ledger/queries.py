@@ -61,6 +61,7 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.behaviour import Traces, TraceSet
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import Row, Rows, displayed, guarded, to_rows
 from decomp_ledger.model.events import PRESERVE, Event, Exported, Materialized, Saved
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import FILE_BYTES, JSON_BYTES
@@ -143,6 +144,7 @@ Progress: TypeAlias = Callable[[int, int], object]
 Path_: TypeAlias = str | os.PathLike[str]
 
 
+@displayed
 @attrs.frozen(repr=False)
 class ResolvedState:
     """A table state that a state spec names, with the facts that are known about it.
@@ -172,6 +174,7 @@ class ResolvedState:
     result: ExportResult | None = None
     artefact: Event | None = None
 
+    @guarded
     def __repr__(self) -> str:
         torch = "never materialized" if self.catalog is None else f"torch {self.catalog.build.get('torch')}"
         return f"<ResolvedState {self.name}: base {self.state.base}, {len(self.state.rules)} rules, {torch}>"
@@ -207,6 +210,14 @@ class ResolvedState:
         whole = self.bundle.catalog if self.bundle.body.kinds is not None else catalogs.completed(self.bundle.catalog)
         return outcomes(self.bundle.body, self.state, whole, self.bundle.blame())
 
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each rule, with the version and the event that set it, and why."""
+        rows = self.state.to_dicts()
+        for row in rows:
+            since = self.since.get(str(row["op"]))
+            row |= {name: getattr(since, name, None) for name in ("version", "seq", "reason")}
+        return rows
+
     def whole_catalog(self) -> Catalog:
         """Return the catalog with the schemas and digests that its torch build implies; it reads no traces.
 
@@ -239,6 +250,7 @@ class ResolvedState:
 State: TypeAlias = str | os.PathLike[str] | StateSpec | Catalog | ResolvedState
 
 
+@displayed
 @attrs.frozen(repr=False)
 class StateDiff:
     """The difference between two table states. True if anything differs.
@@ -267,6 +279,10 @@ class StateDiff:
         names = dict.fromkeys([*one, *other]) if one and other else ()
         return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each op whose rule differs: the op, and its rule before and after."""
+        return to_rows(self.rules)
+
     @property
     def same_base(self) -> bool:
         """Whether both tables have the same base."""
@@ -275,10 +291,12 @@ class StateDiff:
     def __bool__(self) -> bool:
         return bool(self.rules or self.exports) or not self.same_base
 
+    @guarded
     def __repr__(self) -> str:
         return f"<StateDiff {self.before.name} -> {self.after.name}: {len(self.rules)} rules differ>"
 
 
+@displayed
 @attrs.frozen(repr=False)
 class UpgradeReport:
     """An upgrade, judged by the programs that were exported with the table.
@@ -298,10 +316,16 @@ class UpgradeReport:
         """Whether no change touches the programs."""
         return not self.check.findings
 
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each change that touches the programs."""
+        return self.check.to_dicts()
+
+    @guarded
     def __repr__(self) -> str:
         return f"<UpgradeReport: {len(self.check.findings)} findings for {self.exports} exports>"
 
 
+@displayed
 @attrs.frozen(repr=False)
 class RecordedEvent:
     """One event with everything that it names.
@@ -316,10 +340,12 @@ class RecordedEvent:
     environment: Mapping[str, Json]
     decompositions: Mapping[str, Decomposition]
 
+    @guarded
     def __repr__(self) -> str:
         return f"<RecordedEvent #{self.event.seq}: {self.event.table}@{self.event.version} {self.event.kind}>"
 
 
+@displayed
 @attrs.frozen(repr=False)
 class Reproduction:
     """An export whose table was made again, and which was run again if a program was given.
@@ -353,6 +379,7 @@ class Reproduction:
         found = self.bundle.environment.get("git_dirty")
         return found if isinstance(found, bool | str) else None
 
+    @guarded
     def __repr__(self) -> str:
         run = "not run" if self.rerun is None else "the same graph" if self.rerun.same else "another graph"
         return f"<Reproduction of {self.bundle.name}: {len(self.table.differences)} differences, {run}>"
@@ -475,7 +502,7 @@ def state_and_blame(
 
 
 @checked
-def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> list[Explanation]:
+def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> Rows[Explanation]:
     """Return why an op is, or is not, decomposed.
 
     Args:
@@ -492,7 +519,7 @@ def explain(op: object, spec: State | None = None, *, ledger: LedgerLog | None =
         InvalidName: the text cannot name an op.
         LedgerError: the spec names nothing, or needs a ledger.
     """
-    return [_explain(name, state, ledger) for name, state in _asked(op, spec, ledger)]
+    return Rows(_explain(name, state, ledger) for name, state in _asked(op, spec, ledger))
 
 
 def _asked(op: object, spec: State | None, ledger: LedgerLog | None) -> list[tuple[str, ResolvedState]]:
@@ -505,13 +532,13 @@ def _asked(op: object, spec: State | None, ledger: LedgerLog | None) -> list[tup
 
 
 @checked
-def why(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> list[Why]:
+def why(op: object, spec: State | None = None, *, ledger: LedgerLog | None = None) -> Rows[Why]:
     """Return why an op is, or is not, decomposed, with the line to write to get the other; see :func:`explain`."""
-    return [_why(name, state, ledger) for name, state in _asked(op, spec, ledger)]
+    return Rows(_why(name, state, ledger) for name, state in _asked(op, spec, ledger))
 
 
 @checked
-def explain_releases(op: object) -> list[OpReleases]:
+def explain_releases(op: object) -> Rows[OpReleases]:
     """Return what each torch whose catalog is shipped does with an op by default, oldest first.
 
     Args:
@@ -531,7 +558,7 @@ def explain_releases(op: object) -> list[OpReleases]:
     if names[0] not in known:
         hint = did_you_mean(names[0], known) or "; catalogs have only the ops of torch itself"
         raise UnknownOp(f"{names[0]}: no torch whose catalog is shipped has the op{hint}")
-    return [op_releases(name, states, _trace_data()) for name in names]
+    return Rows(op_releases(name, states, _trace_data()) for name in names)
 
 
 # Two states
@@ -844,7 +871,7 @@ def export_totals(table: str | None = None, *, ledger: LedgerLog) -> ExportTotal
 
 
 @checked
-def export_results(table: str | None = None, *, ledger: LedgerLog) -> list[ExportResult]:
+def export_results(table: str | None = None, *, ledger: LedgerLog) -> Rows[ExportResult]:
     """Return each export with what became of its result: an earlier export with the same graph, and files.
 
     Args:
@@ -856,7 +883,7 @@ def export_results(table: str | None = None, *, ledger: LedgerLog) -> list[Expor
     """
     own = None if table is None else {event.seq for event in ledger.events(table=table, kind=Exported.kind)}
     found = results_of(ledger.events(kind=Exported.kind), ledger.events(kind=Saved.kind))
-    return [each for each in found if own is None or each.event.seq in own]
+    return Rows(each for each in found if own is None or each.event.seq in own)
 
 
 @checked
@@ -1116,7 +1143,11 @@ def verify(
 
 @checked
 def load_dump(
-    dump: str | os.PathLike[str], ledger: str | os.PathLike[str], *, progress: Progress | None = None
+    dump: str | os.PathLike[str],
+    ledger: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> Verification:
     """Make a new ledger file from what `dump` wrote, once it verifies.
 
@@ -1124,12 +1155,13 @@ def load_dump(
         dump: the JSON Lines file; `-` is standard input.
         ledger: the new ledger file.
         progress: called with the number of events verified, and the number of all events.
+        reading: called before that, with the number of bytes read, and of all bytes of the file.
 
     Raises:
         LedgerFileError: the ledger file exists, or a file cannot be read or written.
         LedgerError: a line is damaged or missing, or the whole does not verify.
     """
-    return jsonl.load(dump, ledger, progress)
+    return jsonl.load(dump, ledger, progress, reading)
 
 
 @checked
@@ -1169,6 +1201,21 @@ def ops_of(op: object, known: Collection[str]) -> list[str]:
     if not isinstance(name, str):
         raise UnusableValue(f"{shown(op)}: not an op; give its name, or an OpOverload")
     return [op_names.normalize(name)]
+
+
+def newest_ops() -> Collection[str]:
+    """Return the ops of the newest released torch, whose catalog is read when it is asked for."""
+    return _NewestOps()
+
+
+def state_of_bundle(name: str, bundle: ExportBundle) -> ResolvedState:
+    """Return the state of an export that no open ledger has, as `show` returns that of a stamp.
+
+    Args:
+        name: what people call it.
+        bundle: the export.
+    """
+    return _of_bundle(name, bundle)
 
 
 def _one_op(op: object) -> str:

@@ -11,6 +11,7 @@ from decomp_ledger.analysis.idle import idle_rule, mutates
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Entry
+from decomp_ledger.model.display import Row, displayed, guarded, row_of
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.rules import TableState
@@ -18,6 +19,7 @@ from decomp_ledger.model.rules import TableState
 __all__ = ["Advice", "Why", "advise"]
 
 
+@displayed
 @attrs.frozen
 class Advice:
     """How to get what an op should become.
@@ -38,6 +40,7 @@ class Advice:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen
 class Why:
     """Why a table decomposes or keeps an op, and what to write to get the other.
@@ -51,6 +54,16 @@ class Why:
     answer: Explanation
     keep: Advice
     decompose: Advice
+
+    @guarded
+    def __repr__(self) -> str:
+        answer = f"{self.answer.op} in {self.answer.table}@{self.answer.version}: {self.answer.outcome}"
+        return (
+            f"<Why {answer}, because {self.answer.because}; to keep it: {self.keep}; to decompose it: {self.decompose}>"
+        )
+
+    def _row(self) -> Row:
+        return {**row_of(self.answer), "keep": str(self.keep), "decompose": str(self.decompose)}
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data, without the events."""

@@ -14,6 +14,7 @@ import attrs
 from decomp_ledger.model import op_names
 from decomp_ledger.model.behaviour import Trace, is_dynamic
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed, guarded
 from decomp_ledger.model.schemas import schema_arguments
 
 __all__ = [
@@ -67,6 +68,7 @@ class TraceData:
     without_samples: Mapping[str, str] = attrs.field(factory=dict)
 
 
+@displayed
 @attrs.define(frozen=True, slots=False)
 class SampleDifference:
     """One sample on which an op behaves differently.
@@ -99,6 +101,7 @@ class SampleDifference:
         }
 
 
+@displayed
 @attrs.frozen
 class Behaviour:
     """Whether one op behaves the same in two torch versions.
@@ -118,6 +121,7 @@ class Behaviour:
     differences: tuple[SampleDifference, ...] = ()
     reason: str = ""
 
+    @guarded
     def __repr__(self) -> str:
         of = f" on {len(self.differences)} of {self.samples} samples" if self.differences else ""
         return f"<Behaviour {self.op}: {VERDICTS[self.verdict]}{of}>"
@@ -248,6 +252,7 @@ def _arguments(call: str) -> list[str]:
 # Two graphs side by side
 
 
+@displayed
 @attrs.frozen
 class DiffRow:
     """One row of two graphs side by side.

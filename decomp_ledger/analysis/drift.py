@@ -24,6 +24,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.behaviour import Trace, Traces
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import Row, displayed, guarded, to_rows
 from decomp_ledger.model.materialize import Snapshot, materialize, own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, TableState
 from decomp_ledger.model.schemas import schema_arguments
@@ -72,6 +73,7 @@ NEVER_DECOMPOSED = (IN_GRAPH, FUNCTIONALIZED)
 _NO_DATA = TraceData()
 
 
+@displayed
 @attrs.define(frozen=True, slots=False)
 class NamedState:
     """A table state with the catalog on which it is compared, and the name that the user gave to it.
@@ -93,6 +95,10 @@ class NamedState:
     bare: bool = False
     foreign: frozenset[str] = attrs.field(default=frozenset(), repr=False)
 
+    @guarded
+    def __repr__(self) -> str:
+        return f"<NamedState {self.name}: {len(self.state.rules)} rules, torch {self.catalog.build.get('torch')}>"
+
     @classmethod
     def of_catalog(cls, name: str, catalog: Catalog, traces: Traces | None = None) -> NamedState:
         """Return the state of torch's default table on the catalog of a torch alone."""
@@ -112,6 +118,7 @@ class NamedState:
         return {"name": self.name, "build": dict(self.catalog.build), "table": len(self.snapshot.ops)}
 
 
+@displayed
 @attrs.frozen
 class DriftChange:
     """One difference between two states for one op.
@@ -140,6 +147,7 @@ class DriftChange:
         return (self.kind == WRAPPERS, not self.in_table, _RANK[self.kind], self.op)
 
 
+@displayed
 @attrs.define(frozen=True, slots=False, repr=False)
 class Drift:
     """The differences between two states, and what could not be compared.
@@ -170,6 +178,7 @@ class Drift:
     unclear: tuple[str, ...] = ()
     not_judged: tuple[str, ...] = ()
 
+    @guarded
     def __repr__(self) -> str:
         differing = sum(each.differs for each in self.behaviours)
         names = f"{self.before.name} -> {self.after.name}"
@@ -183,6 +192,10 @@ class Drift:
             in_table: True for ops of a table, False for other ops, None for both.
         """
         return [c for c in self.changes if c.kind == kind and (in_table is None or c.in_table == in_table)]
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each difference, the strongest effect on exports first."""
+        return to_rows(self.changes)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return, for each kind of change, the number of ops of a table and the number of other ops."""

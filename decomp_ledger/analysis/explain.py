@@ -18,12 +18,14 @@ from decomp_ledger.analysis.outcome import (
 )
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import Row, columns_of, displayed, guarded
 from decomp_ledger.model.events import Emission, Event, Exported
 from decomp_ledger.model.rules import TableState
 
 __all__ = ["Explanation", "explain", "explain_export"]
 
 
+@displayed
 @attrs.frozen
 class Explanation:
     """Why a table decomposes or keeps an op.
@@ -62,6 +64,10 @@ class Explanation:
     declined: int | None = None
     emitted_by: tuple[Emission, ...] | None = None
 
+    @guarded
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.op} in {self.table}@{self.version}: {self.outcome}, because {self.because}>"
+
     @property
     def evidence(self) -> str:
         """The torch on which the answer rests; without one, what to do to get it."""
@@ -72,6 +78,11 @@ class Explanation:
             )
         by = f", as materialized by {self.materialization}" if self.materialization else ""
         return f"torch {self.torch}{by}"
+
+    def _row(self) -> Row:
+        row = columns_of(self, without=("events", "counts", "emitted_by"))
+        row |= {name: None if self.counts is None else self.counts.get(name) for name in ("before", "after", "fired")}
+        return {**row, "events": ", ".join(f"#{event.seq}" for event in self.events)}
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data, without the events."""

@@ -8,11 +8,13 @@ import attrs
 
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import Exported
 
 __all__ = ["ExportDiff", "export_diff"]
 
 
+@displayed
 @attrs.frozen
 class ExportDiff:
     """The differences between two exports, apart from their tables. It is true if anything differs.

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 import attrs
 
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, displayed, guarded, row_of
 from decomp_ledger.model.events import Event, Exported, Saved
 
 __all__ = ["ExportResult", "export_results"]
 
 
+@displayed
 @attrs.frozen(repr=False)
 class ExportResult:
     """One export, and what the ledger tells of its result.
@@ -27,9 +29,13 @@ class ExportResult:
     same_graph_as: int | None = None
     saved: tuple[Event, ...] = ()
 
+    @guarded
     def __repr__(self) -> str:
         same = "" if self.same_graph_as is None else f", same graph as export:{self.same_graph_as}"
         return f"<ExportResult export:{self.event.seq}{same}, saved as {', '.join(self.files) or 'nothing'}>"
+
+    def _row(self) -> Row:
+        return {**row_of(self.event), "same_graph_as": self.same_graph_as, "saved": ", ".join(self.files)}
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from decomp_ledger.analysis.outcome import EARLY, is_early
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.rules import TableState
 
 __all__ = ["IdleRule", "functional_name", "idle_rule", "idle_rules"]
@@ -17,6 +18,7 @@ __all__ = ["IdleRule", "functional_name", "idle_rule", "idle_rules"]
 _COMPOSITE = ("cia", "py_cia")
 
 
+@displayed
 @attrs.frozen
 class IdleRule:
     """A rule that cannot act.

@@ -9,12 +9,14 @@ import attrs
 from decomp_ledger.analysis.outcome import origin_text
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Entry
+from decomp_ledger.model.display import Row, displayed, to_rows
 
 __all__ = ["ImportReport", "LibraryImport", "Registration", "TableChange", "table_changes"]
 
 ADDED, REPLACED, REMOVED = "added", "replaced", "removed"
 
 
+@displayed
 @attrs.frozen
 class Registration:
     """One thing that a library registered with torch.
@@ -46,6 +48,7 @@ class Registration:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen
 class TableChange:
     """A change of torch's default table: for one op.
@@ -67,6 +70,7 @@ class TableChange:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen
 class LibraryImport:
     """What one library registered.
@@ -95,6 +99,7 @@ class LibraryImport:
         }
 
 
+@displayed
 @attrs.frozen
 class ImportReport:
     """What a program registered with torch.
@@ -112,6 +117,10 @@ class ImportReport:
     libraries: tuple[LibraryImport, ...]
     others: tuple[TableChange, ...] = ()
     missed: tuple[str, ...] = ()
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each registration, with the library that made it."""
+        return [{"library": each.library, **row} for each in self.libraries for row in to_rows(each.registrations)]
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""

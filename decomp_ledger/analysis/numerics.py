@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import attrs
 
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, displayed, guarded, to_rows
 
 __all__ = [
     *("ACCEPTS", "ALIASING", "DTYPE", "INPUTS", "LAYOUT", "RAISES", "RESULTS", "SHAPE", "STRIDES", "VALUES"),
@@ -93,6 +94,7 @@ class TensorFacts:
     shares: tuple[str, ...] = ()
 
 
+@displayed
 @attrs.frozen
 class NumericDifference:
     """One respect in which a decomposition differs from the op's kernel.
@@ -143,6 +145,7 @@ def _with(shares: tuple[str, ...]) -> str:
     return f"with {' and '.join(shares) or 'nothing'}"
 
 
+@displayed
 @attrs.frozen
 class SampleRun:
     """A sample call, run by the kernel and by the decomposition.
@@ -174,6 +177,7 @@ class SampleRun:
         }
 
 
+@displayed
 @attrs.frozen(repr=False)
 class OpNumerics:
     """A decomposition, compared with the kernel of its op.
@@ -193,8 +197,21 @@ class OpNumerics:
     not_run: str = ""
     reason: str = ""
 
+    @guarded
     def __repr__(self) -> str:
         return f"<OpNumerics {self.op}: {self.verdict}, {len(self.runs)} runs>"
+
+    def _row(self) -> Row:
+        return {
+            "op": self.op,
+            "decomposition": self.decomposition,
+            "verdict": self.verdict,
+            "error": self.error,
+            "runs": len(self.runs),
+            "differing": len(self.differing),
+            "kinds": ", ".join(self.kinds),
+            "reason": self.reason,
+        }
 
     @property
     def verdict(self) -> str:
@@ -240,6 +257,7 @@ class OpNumerics:
         }
 
 
+@displayed
 @attrs.frozen(repr=False)
 class NumericsCheck:
     """The decompositions of a table, compared with the kernels of their ops.
@@ -254,9 +272,14 @@ class NumericsCheck:
     torch: str
     ops: tuple[OpNumerics, ...]
 
+    @guarded
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
         return f"<NumericsCheck of {self.name} in torch {self.torch}: {counts or 'no overrides'}>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each op: its verdict, the largest error, and how many runs differ."""
+        return to_rows(self.ops)
 
     @property
     def passed(self) -> bool:
@@ -300,6 +323,7 @@ def _counts(words: Iterable[str]) -> dict[str, int]:
     return found
 
 
+@displayed
 @attrs.frozen(repr=False)
 class ProgramCheck:
     """A program, run before and after it was lowered with a table.
@@ -329,6 +353,7 @@ class ProgramCheck:
     reason: str = ""
     raised: str = ""
 
+    @guarded
     def __repr__(self) -> str:
         what = f"first of {self.culprit}" if self.culprit else self.reason
         return f"<ProgramCheck of {self.program} with {self.name}: {'same' if self.passed else f'differs, {what}'}>"

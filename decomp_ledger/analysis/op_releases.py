@@ -11,10 +11,12 @@ from decomp_ledger.analysis.behaviour import VERDICTS, TraceData
 from decomp_ledger.analysis.drift import IN_TABLE, NamedState, behaviour_of, treatment
 from decomp_ledger.analysis.idle import mutates
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, displayed, guarded, to_rows
 
 __all__ = ["OpRelease", "OpReleases", "op_releases"]
 
 
+@displayed
 @attrs.frozen
 class OpRelease:
     """One op in one release of torch.
@@ -44,6 +46,7 @@ class OpRelease:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen
 class OpReleases:
     """One op in all releases whose catalogs are shipped, oldest first.
@@ -56,6 +59,10 @@ class OpReleases:
     op: str
     releases: tuple[OpRelease, ...]
 
+    @guarded
+    def __repr__(self) -> str:
+        return f"<OpReleases of {self.op}: {'; '.join(self.steps)}>"
+
     @property
     def steps(self) -> tuple[str, ...]:
         """What changed, a sentence for each run of releases that treat the op alike: `in the table until 2.7.1`."""
@@ -66,6 +73,13 @@ class OpReleases:
             else:
                 runs.append([each])
         return tuple(_step(run, first=run is runs[0], last=run is runs[-1]) for run in runs)
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each release, oldest first."""
+        return [{"op": self.op, **row} for row in to_rows(self.releases)]
+
+    def _row(self) -> Row:
+        return {"op": self.op, "steps": "; ".join(self.steps)}
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""

@@ -9,12 +9,14 @@ import attrs
 from decomp_ledger.analysis.advice import Why
 from decomp_ledger.analysis.outcome import facts, makers
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_rows
 from decomp_ledger.model.events import Emission, Exported
 from decomp_ledger.model.opset import Opset
 
 __all__ = ["OpsetCheck", "OutsideOp", "check_opset"]
 
 
+@displayed
 @attrs.frozen
 class OutsideOp:
     """An op of a lowered program that is not in the opset.
@@ -33,6 +35,15 @@ class OutsideOp:
     decomposers: tuple[str, ...]
     why: Why
 
+    def _row(self) -> Row:
+        answer = self.why.answer
+        return {
+            **columns_of(self, without=("why",)),
+            "outcome": answer.outcome,
+            "because": answer.because,
+            "decompose": str(self.why.decompose),
+        }
+
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""
         return {
@@ -46,6 +57,7 @@ class OutsideOp:
         }
 
 
+@displayed
 @attrs.frozen
 class OpsetCheck:
     """A lowered program, compared with the ops that a backend takes.
@@ -63,6 +75,14 @@ class OpsetCheck:
     ops: int
     outside: tuple[OutsideOp, ...]
     not_judged: tuple[str, ...] = ()
+
+    @guarded
+    def __repr__(self) -> str:
+        return f"<OpsetCheck of {self.name}: {len(self.outside)} of {self.ops} ops are not in {self.opset.name}>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each op outside of the opset."""
+        return to_rows(self.outside)
 
     @property
     def passed(self) -> bool:

@@ -14,6 +14,7 @@ import attrs
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import ALWAYS, MUTATES, OVERRIDE, PRESERVE, VIEWS, Emission, Event, Exported, Passed
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.op_lookup import did_you_mean
@@ -64,6 +65,7 @@ _MUTATES = "the op changes its argument, so torch replaces it by its functional 
 _NAMED = 3  # makers that a sentence names
 
 
+@displayed
 @attrs.frozen
 class Outcome:
     """What happened to an op, or what would happen to it, and why.

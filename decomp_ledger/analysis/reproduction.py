@@ -23,6 +23,7 @@ from decomp_ledger.analysis.drift import (
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.model.materialize import ABSENT, choose
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, TableState
@@ -33,6 +34,7 @@ __all__ = ["NOT_COMPARED", "NOT_FOUND", "TableDifference", "Plan", "plan"]
 NOT_FOUND, NOT_COMPARED = "not_found", "not_compared"
 
 
+@displayed
 @attrs.frozen
 class TableDifference:
     """One difference between a recorded table and its reproduction.

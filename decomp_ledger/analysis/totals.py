@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import PRESERVE, Event, Exported
 from decomp_ledger.model.rules import TableState
 
 __all__ = ["ExportTotals", "LostOp", "UnusedRule", "export_totals"]
 
 
+@displayed
 @attrs.frozen
 class UnusedRule:
     """A rule that did nothing in any successful export of its table.
@@ -34,6 +36,7 @@ class UnusedRule:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen
 class LostOp:
     """An op that one export kept by a rule, and a later export of its result did not.
@@ -53,6 +56,7 @@ class LostOp:
         return attrs.asdict(self)
 
 
+@displayed
 @attrs.frozen
 class ExportTotals:
     """What all exports of a ledger, or of one table, show together.

@@ -32,6 +32,7 @@ from decomp_ledger.analysis.drift import (
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Catalog, Entry
+from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_rows
 from decomp_ledger.model.materialize import Snapshot, own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule, TableState
 
@@ -77,6 +78,7 @@ _NO_DATA = TraceData()
 _FINDING_RANK = {kind: rank for rank, kind in enumerate(FINDINGS)}
 
 
+@displayed
 @attrs.frozen
 class RuleEffect:
     """What the move does to one rule.
@@ -95,7 +97,11 @@ class RuleEffect:
     detail: str = ""
     successors: tuple[tuple[str, str], ...] = ()
 
+    def _row(self) -> Row:
+        return {**columns_of(self), "successors": ", ".join(op for op, _ in self.successors)}
 
+
+@displayed
 @attrs.frozen
 class Upgrade:
     """A table state on another torch.
@@ -117,10 +123,20 @@ class Upgrade:
     namespaces: frozenset[str]
     used: frozenset[str] | None = None
 
+    @guarded
+    def __repr__(self) -> str:
+        torch = self.after.catalog.build.get("torch")
+        changed = sum(each.effect != UNCHANGED for each in self.effects)
+        return f"<Upgrade of {self.after.name} to torch {torch}: {len(self.effects)} rules, {changed} affected>"
+
     @property
     def snapshot(self) -> Snapshot:
         """The rules applied to the other torch's catalog."""
         return self.after.snapshot
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each effect on a rule; what needs a decision comes first."""
+        return to_rows(self.effects)
 
     def without_rule(self, kind: str) -> list[DriftChange]:
         """Return the changes of a kind to ops of the table that have no rule, without foreign ops."""
@@ -176,6 +192,7 @@ def upgrade(
     )
 
 
+@displayed
 @attrs.frozen
 class Finding:
     """One thing that the move does to an op that the exports use: a reason why they may change, or only a note.
@@ -194,7 +211,16 @@ class Finding:
     change: DriftChange | None = None
     behaviour: Behaviour | None = None
 
+    def _row(self) -> Row:
+        return {
+            **columns_of(self, without=("change", "behaviour")),
+            "before": None if self.change is None else self.change.before,
+            "after": None if self.change is None else self.change.after,
+            "verdict": None if self.behaviour is None else self.behaviour.verdict,
+        }
 
+
+@displayed
 @attrs.frozen
 class UpgradeCheck:
     """Whether programs that were exported with a table stay the same on another torch.
@@ -217,6 +243,14 @@ class UpgradeCheck:
     notes: tuple[Finding, ...]
     kernels: tuple[str, ...]
     foreign: tuple[str, ...]
+
+    @guarded
+    def __repr__(self) -> str:
+        return f"<UpgradeCheck of {len(self.used)} ops: {len(self.findings)} findings, {len(self.notes)} notes>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each finding."""
+        return to_rows(self.findings)
 
 
 def check_upgrade(found: Upgrade, used: Collection[str]) -> UpgradeCheck:

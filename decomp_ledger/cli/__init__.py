@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shlex
 import sys
 from contextlib import suppress
-from typing import Any
 
 import click
 
@@ -20,8 +18,10 @@ from decomp_ledger.cli.ledger_choice import (
     WRONG_USE,
     LedgerChoice,
     explain_nothing,
+    part,
 )
 from decomp_ledger.errors import LedgerError, UnknownOp
+from decomp_ledger.hub.connection import without_password
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.printable import printable
 
@@ -36,24 +36,23 @@ _GROUPS = {
     "explain_commands": ("explain", "why"),
     "compare_commands": ("diff", "drift", "upgrade"),
     "report_command": ("report",),
+    "browse_command": ("browse",),
     "catalog_commands": ("catalog",),
     "export_commands": ("exports", "reproduce", "would-change"),
     "check_commands": ("check",),
+    "gate_command": ("gate",),
     "change_commands": ("tag", "revert"),
     "verify_commands": ("verify",),
     "backup_commands": ("checkpoint", "backup", "restore", "dump", "load"),
+    "hub_commands": ("push", "clone", "fetch", "collect", "hub"),
 }
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
 # The commands whose output may be long.
-_PAGED = {"blame", "diff", "drift", "explain", "exports", "log", "show", "tables", "upgrade", "why"}
+_PAGED = {"blame", "diff", "drift", "explain", "exports", "gate", "log", "show", "tables", "upgrade", "why"}
 _MAX_MESSAGE = 2000  # characters
 _PROGRAMS = ("run", "imports")  # their arguments are those of a program, which they run
-
-
-def _part(name: str) -> Any:
-    return importlib.import_module(f"decomp_ledger.cli.{name}")
 
 
 class _Commands(click.Group):
@@ -72,7 +71,7 @@ class _Commands(click.Group):
         """Return a command. For an unknown name all are imported, because click suggests similar names."""
         if cmd_name not in self.commands:
             for group in [_GROUP_OF[cmd_name]] if cmd_name in _GROUP_OF else _GROUPS:
-                for command in _part(group).COMMANDS:
+                for command in part(group).COMMANDS:
                     self.add_command(command)
         return self.commands.get(cmd_name)
 
@@ -81,7 +80,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
         self.given = found[0]
-        ctx.meta[COMMAND_LINE] = shlex.join(["decomp-ledger", *args])
+        ctx.meta[COMMAND_LINE] = shlex.join(["decomp-ledger", *map(without_password, args)])
         return found
 
 
@@ -107,7 +106,7 @@ def cli(context: click.Context, path: str | None, no_pager: bool) -> None:
     for each in found.ignored:
         explain_nothing(f"{each}: ignored, because it belongs to another user")
     ledger = os.path.relpath(found.ledger) if found.ledger.is_absolute() else str(found.ledger)
-    context.obj = LedgerChoice(ledger if path is None else path, path is not None, found.actor, found.trust)
+    context.obj = LedgerChoice(ledger if path is None else path, path is not None, found.actor, found.trust, found.hub)
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
     # Programs read JSON, and a pager would hide it from a person who looks for the end.
@@ -120,7 +119,7 @@ def main() -> None:
     """Run the command, and exit as documented: one line for an error, no traceback."""
     arguments = sys.argv[1:]
     if "_DECOMP_LEDGER_COMPLETE" in os.environ:
-        _part("completion").complete(cli)
+        part("completion").complete(cli)
     else:  # to complete, click writes bytes
         streams.guard()
     try:
@@ -145,6 +144,7 @@ def _fail(error: click.ClickException | LedgerError, arguments: list[str]) -> No
     """Print an error, and exit: as JSON on standard output if that was asked for, else as a line on standard error."""
     streams.guard()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    message = without_password(message)  # click quotes arguments, such as the address of a hub
     message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."  # click quotes any argument
     # A process that starts with a closed output has None.
     is_asked = "--json" in arguments and cli.given not in _PROGRAMS

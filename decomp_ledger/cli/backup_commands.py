@@ -17,6 +17,7 @@ from decomp_ledger.cli.output import (
     json_option,
     note,
     pass_ledger,
+    phases,
     printable,
     progress,
     write_json,
@@ -107,8 +108,8 @@ def dump(option: LedgerOption, output: str | None) -> None:
 @pass_ledger
 def load(option: LedgerOption, file: str, as_json: bool) -> None:
     """Make a new ledger from what `dump` printed, once it verifies. FILE may be - for standard input."""
-    with progress("verify the new ledger") as report:
-        result = queries.load_dump(file, option.path, progress=report)
+    with phases("read the dump (bytes)", "verify the new ledger") as (reading, verifying):
+        result = queries.load_dump(file, option.path, progress=verifying, reading=reading)
     if as_json:
         write_json({"ledger": option.path, "events": result.events, "head": result.head})
     else:

@@ -10,6 +10,7 @@ from decomp_ledger import queries
 from decomp_ledger.analysis.explain import Explanation
 from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.outcome import makers
+from decomp_ledger.cli.hub_answers import hub_options, needs_hub, open_hub, print_explanations, without_hub
 from decomp_ledger.cli.output import (
     LedgerOption,
     columns,
@@ -35,21 +36,37 @@ __all__ = ["COMMANDS", "explanation_lines"]
 @click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--export", "export", metavar="N|FILE.pt2", help="Explain this export; the same as STATE export:N.")
 @click.option("--all-torch", is_flag=True, help="Show what each torch release does with OP by default.")
+@hub_options("of", "program")
 @json_option
 @pass_ledger
 def explain_command(
-    option: LedgerOption, op: str, state: str | None, export: str | None, all_torch: bool, as_json: bool
-) -> None:
+    option: LedgerOption,
+    op: str,
+    state: str | None,
+    export: str | None,
+    all_torch: bool,
+    hub: str | None,
+    of: str | None,
+    program: str | None,
+    as_json: bool,
+) -> int:
     """Explain why OP is, or is not, decomposed: by a table, in an export, or by every table with a rule for it.
 
     OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
     Exit with 1 if no such op is known.
+
+    With --hub, tell what happened to OP in the newest export of each program of a hub, by answer.
     """
+    if hub is not None:
+        without_hub(STATE=state, **{"--export": export, "--all-torch": all_torch})
+        opened = open_hub(hub)
+        return print_explanations(opened.explain(op, ledger=of, program=program), opened, op, as_json=as_json)
+    needs_hub(of=of, program=program)
     if all_torch and (export is not None or state is not None):
         raise click.UsageError("--all-torch is about torch itself; give no STATE and no --export with it")
     if all_torch:
         _print_releases(queries.explain_releases(op), as_json=as_json)
-        return
+        return 0
     if export is not None and state is not None:
         raise click.UsageError("STATE and --export exclude each other; give one of them")
     with option.ask() as ledger:
@@ -58,9 +75,10 @@ def explain_command(
         write_json(
             [{**answer.to_json(), "events": [event_json(event) for event in answer.events]} for answer in answers]
         )
-        return
+        return 0
     for answer in answers:
         print_lines(explanation_lines(answer))
+    return 0
 
 
 def _print_releases(answers: Sequence[OpReleases], *, as_json: bool) -> None:

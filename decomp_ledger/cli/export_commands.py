@@ -11,6 +11,7 @@ import click
 from decomp_ledger.analysis.export_results import ExportResult
 from decomp_ledger.analysis.outcome import facts, without_effect
 from decomp_ledger.analysis.totals import ExportTotals
+from decomp_ledger.cli.hub_answers import LIMIT, hub_options, needs_hub, open_hub, print_exports, without_hub
 from decomp_ledger.cli.output import (
     FOUND,
     STAR,
@@ -53,15 +54,34 @@ _MAKERS = 2  # makers that a row names
 
 @click.command()
 @click.option("--totals", is_flag=True, help="Show only what all exports show together.")
+@hub_options("of", "program", "failed", "limit")
 @markdown_option
 @json_option
 @pass_ledger
-def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -> None:
+def exports(
+    option: LedgerOption,
+    totals: bool,
+    hub: str | None,
+    of: str | None,
+    program: str | None,
+    failed: bool,
+    limit: int | None,
+    markdown: bool,
+    as_json: bool,
+) -> int:
     """List the exports: the model, the table, the torch, the result and its files; then what they show together.
 
     That is: rules that did nothing in any export, ops that one export kept and the next one lost, and results that no
     later export lowered. What torch traced outside of exports comes after them, with its kind.
+
+    With --hub, list the exports of all ledgers of a hub, newest first; exit with 1 if none matches.
     """
+    if hub is not None:
+        without_hub(**{"--totals": totals})
+        opened = open_hub(hub)
+        of_hub = opened.exports(ledger=of, program=program, failed=failed, limit=limit or LIMIT)
+        return print_exports(of_hub, opened, as_json=as_json, markdown=markdown)
+    needs_hub(of=of, program=program, failed=failed, limit=limit)
     with option.read() as ledger:
         if totals:
             together = ledger.export_totals()
@@ -71,16 +91,16 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
                 print_page(exports_page(ledger.path, ledger.id, [], together, {}))
             else:
                 print_totals(together, counts=True)
-            return
+            return 0
         found = ledger.export_results()
         if as_json:
             results: list[Json] = [{**event_json(each.event), **each.to_json()} for each in found]
             write_json([*results, *map(event_json, ledger.tracings())])
-            return
+            return 0
         if markdown:
             together, torches = ledger.export_totals(), torches_of(found, ledger)
             print_page(exports_page(ledger.path, ledger.id, found, together, torches, list(ledger.tracings())))
-            return
+            return 0
         rows = (
             (
                 f"export:{event.seq}",
@@ -95,9 +115,12 @@ def exports(option: LedgerOption, totals: bool, markdown: bool, as_json: bool) -
             for each in found
             for event in (each.event,)
         )
-        columns(("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows)
+        columns(
+            ("export", "model", "table", "when (UTC)", "torch", "result", "saved as", "where"), rows, names_break=False
+        )
         print_totals(ledger.export_totals())
         _print_tracings(list(ledger.tracings()))
+    return 0
 
 
 def _print_tracings(found: list[Event]) -> None:
@@ -115,7 +138,7 @@ def _print_tracings(found: list[Event]) -> None:
     )
     if found:
         note("")
-        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows)
+        columns(("event", "kind", "table", "when (UTC)", "what", "where"), rows, names_break=False)
 
 
 def _same_graph(found: ExportResult) -> str:

@@ -10,6 +10,7 @@ from decomp_ledger import queries
 from decomp_ledger.analysis.outcome import NOT_IN_PROGRAM, Outcome
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.cli.export_commands import export_json, print_export, print_stamp, print_totals, stamp_json
+from decomp_ledger.cli.hub_answers import LIMIT, hub_options, needs_hub, open_hub, print_blame, without_hub
 from decomp_ledger.cli.output import (
     FOUND,
     STAR,
@@ -246,13 +247,29 @@ def _print_rules(found: ResolvedState, rules: Mapping[str, Rule], pending: tuple
 @click.argument("state", required=False, metavar=f"[{STATE}]")
 @click.option("--op", help="Only this op, or the overloads of this family.")
 @click.option("--all", "everything", is_flag=True, help="Show the event of each op, also where many have the same one.")
+@hub_options("of", "limit")
 @json_option
 @pass_ledger
-def blame(option: LedgerOption, state: str | None, op: str | None, everything: bool, as_json: bool) -> int:
+def blame(
+    option: LedgerOption,
+    state: str | None,
+    op: str | None,
+    everything: bool,
+    hub: str | None,
+    of: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> int:
     """Show, for each rule of a table, the event that set it: who, where, why. For an export, also what happened.
 
     Ops that one event preserved, or overrode, are shown together. Exit with 1 if --op has no rule.
+
+    With --hub, `blame OP --hub URL` shows which tables of all ledgers have a rule for OP now.
     """
+    if hub is not None:
+        without_hub(**{"--all": everything})
+        return _blame_hub(hub, [each for each in (state, op) if each is not None], of, limit or LIMIT, as_json=as_json)
+    needs_hub(of=of, limit=limit)
     with option.ask() as ledger:
         found, events = queries.state_and_blame(state, op=op, ledger=ledger)
         outcomes = queries.show(state, ledger=ledger).outcomes if _is_export(state) else {}
@@ -267,6 +284,13 @@ def blame(option: LedgerOption, state: str | None, op: str | None, everything: b
     if not as_json:
         explain_nothing(f"{op}: it has no rule in {found.table}@{found.version}{hint}")
     return FOUND
+
+
+def _blame_hub(hub: str, ops: Sequence[str], of: str | None, limit: int, *, as_json: bool) -> int:
+    if len(ops) != 1:
+        raise click.UsageError("blame --hub: name one op: blame OP --hub URL")
+    opened = open_hub(hub)
+    return print_blame(opened.blame(ops[0], ledger=of, limit=limit), opened, ops[0], as_json=as_json)
 
 
 def _print_blame(

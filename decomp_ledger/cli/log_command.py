@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from decomp_ledger import queries
+from decomp_ledger.cli.hub_answers import LIMIT, hub_options, needs_hub, open_hub, print_log, without_hub
 from decomp_ledger.cli.output import (
     FOUND,
     LedgerOption,
@@ -45,9 +46,17 @@ class _LogCommand(click.Command):
     """A command that reads `-3` as `-n 3`, as git does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(
-            ctx, [_COUNT.sub(r"--limit=\1", each) if _COUNT.fullmatch(each) else each for each in args]
-        )
+        takers = {
+            name for each in self.params if isinstance(each, click.Option) and not each.is_flag for name in each.opts
+        }
+        read, rest = [], iter(args)
+        for each in rest:
+            read.append(_COUNT.sub(r"--limit=\1", each) if _COUNT.fullmatch(each) else each)
+            if each == "--":
+                read.extend(rest)
+            elif each in takers:  # the next is its value, also if it is `-3`
+                read.extend(itertools.islice(rest, 1))
+        return super().parse_args(ctx, read)
 
 
 @click.command(cls=_LogCommand)
@@ -67,6 +76,7 @@ class _LogCommand(click.Command):
     "-p", "--patch", is_flag=True, help="Show the rules that each event changed, with the differences of sources."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show all of each event, with the environment that it was made in.")
+@hub_options("of")
 @click.option("--date", type=click.Choice(STYLES), default="utc", show_default=True, help="How to show times.")
 @json_option
 @pass_ledger
@@ -80,6 +90,8 @@ def log(
     patch: bool,
     verbose: bool,
     date: str,
+    hub: str | None,
+    of: str | None,
     as_json: bool,
     **filters: Any,
 ) -> int:
@@ -87,6 +99,9 @@ def log(
 
     OP is a name such as aten::linear or aten.add.Tensor. A family such as aten.add, add or linear means its overloads.
     WHEN without a time zone is local time. `show '#5'` shows one event.
+
+    With --hub, show the events of all ledgers of a hub, by the time that the clock of each writer showed; 100 unless -n
+    tells otherwise. TABLE is then the whole name of a table.
     """
     spec = None if table is None else parse_state_spec(table)
     if spec is not None and not (isinstance(spec, TableSpec) and spec.version is None):
@@ -97,6 +112,12 @@ def log(
         raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
     if oneline + verbose > 1:
         raise click.UsageError("--oneline and --verbose: give one of them")
+    if hub is not None:
+        without_hub(**{"--after": filters.pop("gt"), "--reverse": reverse, "--patch": patch})
+        opened = open_hub(hub)
+        answer = opened.events(table=table, ledger=of, limit=limit or LIMIT, **filters)
+        return print_log(answer, opened, as_json=as_json, oneline=oneline, verbose=verbose, date=date)
+    needs_hub(of=of)
     with option.read() as ledger:
         found = ledger.events(table=table, **filters, limit=limit, desc=not reverse)
         first = next(found, None)

@@ -11,6 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TextIO
 
 import attrs
@@ -51,6 +52,7 @@ __all__ = [
     "markdown_option",
     "note",
     "pass_ledger",
+    "phases",
     "print_lines",
     "print_page",
     "printable",
@@ -68,7 +70,7 @@ __all__ = [
 ]
 
 STAR = " *"  # after the name of an op that is not Core ATen
-_LINE = 120  # characters of a line of prose
+_LINE, _SHORTEST_LINE = 120, 40  # characters of a line of prose; the fewest, on a narrow terminal
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
@@ -144,7 +146,7 @@ def hanging(text: str) -> list[str]:
     # At spaces alone, because a word may be something to copy.
     return textwrap.wrap(
         line.lstrip(" "),
-        _LINE,
+        _line(),
         initial_indent=indent,
         subsequent_indent=indent + "    ",
         break_long_words=False,
@@ -156,7 +158,7 @@ def folded(text: str, indent: str) -> Iterator[str]:
     """Give the escaped lines of a text of any origin: its own lines, each folded at spaces."""
     for line in text.split("\n"):
         more = {"initial_indent": indent, "subsequent_indent": indent}
-        yield from textwrap.wrap(printable(line), _LINE, **more, break_long_words=False, break_on_hyphens=False)  # type: ignore[arg-type]
+        yield from textwrap.wrap(printable(line), _line(), **more, break_long_words=False, break_on_hyphens=False)  # type: ignore[arg-type]
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -176,18 +178,59 @@ def write_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people: escape the cells, and wrap them where the terminal is too narrow."""
+def _line() -> int:
+    """Return the characters of a line of prose: those of the terminal, if that is narrow."""
+    return min(_LINE, max(shutil.get_terminal_size().columns, _SHORTEST_LINE)) if _is_terminal(sys.stdout) else _LINE
+
+
+def columns(heads: Sequence[str], rows: Iterable[Sequence[str]], *, names_break: bool = True) -> None:
+    """Print a table for people: escape the cells, and wrap them where the terminal is too narrow.
+
+    Args:
+        heads: the names of the columns.
+        rows: the cells.
+        names_break: whether a word may be broken where the terminal is narrower than the longest words together. Else
+            each row is printed as lines, a column on each, so that a name can be copied.
+    """
     cells = [[printable(cell) for cell in row] for row in rows]
     padded = list(map(_padded, zip(heads, *cells, strict=True)))
     head, *lines = ("".join(row).rstrip() for row in zip(*padded, strict=True))
     total = sum(_width(column[0]) for column in padded) - _GAP
     width = shutil.get_terminal_size().columns
     if _is_terminal(sys.stdout) and total > width:
-        _wrapped(heads, cells, max(width, _NARROWEST * len(heads)))
+        room = width - _GAP * (len(heads) - 1)
+        widths = _shared(room, [[head, *(row[n] for row in cells)] for n, head in enumerate(heads)])
+        if widths is None and cells and not names_break:
+            _in_lines(heads, cells, _rule(min(width, total)))
+            return
+        _wrapped(heads, cells, max(width, _NARROWEST * len(heads)), widths)
         return
-    line = streams.encodable("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")
-    print_lines([click.style(head, bold=True), line * total, *lines])
+    print_lines([click.style(head, bold=True), _rule(total), *lines])
+
+
+def _rule(width: int) -> str:
+    """Return a line of some cells."""
+    return streams.encodable("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-") * width
+
+
+def _shared(room: int, columns: Sequence[Sequence[str]]) -> list[int] | None:
+    """Return the width of each column of wrapped cells, so that no word is broken; None if the words do not fit.
+
+    Args:
+        room: the width of all columns together.
+        columns: the cells of each, with its head.
+    """
+    widths = [max((_width(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    room -= sum(widths)
+    if room < 0:
+        return None
+    wanted = [max(map(_width, column)) for column in columns]
+    while room and widths != wanted:
+        for number in range(len(widths)):
+            if room and widths[number] < wanted[number]:
+                widths[number] += 1
+                room -= 1
+    return widths
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -210,7 +253,28 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
+def _in_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], rule: str) -> None:
+    """Print each row as lines: its first cell, then each other column with its name."""
+    print_lines([click.style(heads[0], bold=True), rule])
+    indent = " " * (_GAP + max(map(_width, heads)) + _GAP)
+    for first, *others in rows:
+        print_lines([first])
+        for head, cell in zip(heads[1:], others, strict=True):
+            begin = f"{' ' * _GAP}{head}"
+            begin += " " * (len(indent) - _width(begin))
+            options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
+            print_lines(textwrap.wrap(cell, _line(), initial_indent=begin, **options) or [begin.rstrip()])  # type: ignore[arg-type]
+
+
+def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int, widths: Sequence[int] | None) -> None:
+    """Print a table whose cells are wrapped.
+
+    Args:
+        heads: the names of the columns.
+        rows: the cells.
+        width: that of the table.
+        widths: those of the columns; None to break words.
+    """
     # Imported late, because importing rich takes 27 ms, and few commands wrap anything.
     from rich import box
     from rich.console import Console
@@ -218,8 +282,9 @@ def _wrapped(heads: Sequence[str], rows: Iterable[Sequence[str]], width: int) ->
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")  # rich would cut a long word off
+    for number, head in enumerate(heads):
+        # With `fold`, because rich would cut a long word off.
+        table.add_column(head, overflow="fold", width=None if widths is None else widths[number])
     for row in rows:
         table.add_row(*map(Text, row))
     # With both sizes given, rich does not read COLUMNS and LINES, which may be 0 or not numbers.
@@ -236,19 +301,38 @@ def progress(label: str) -> Iterator[Callable[[int, int], object] | None]:
     Yields:
         A function to call with (done, total); None where standard error is not a terminal.
     """
+    with phases(label) as (report,):
+        yield report
+
+
+@contextmanager
+def phases(*labels: str) -> Iterator[tuple[Callable[[int, int], object] | None, ...]]:
+    """Show a progress bar for each part of a command, from its first report on; the first one at once.
+
+    Yields:
+        A function for each label, as :func:`progress` has it.
+    """
     if not _is_terminal(sys.stderr):
-        yield None
+        yield (None,) * len(labels)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     left = TimeRemainingColumn(elapsed_when_finished=True)
     parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
     size = shutil.get_terminal_size()  # given, because rich fails on COLUMNS and LINES that are not numbers
     console = Console(stderr=True, width=max(size.columns, _NARROWEST), height=max(size.lines, 1))
     with Progress(*parts, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks = [
+            bar.add_task(label, total=None, start=number == 0, visible=number == 0)
+            for number, label in enumerate(labels)
+        ]
+
+        def report(task: TaskID, done: int, total: int) -> None:
+            bar.start_task(task)  # the time left is counted from its first report
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(partial(report, task) for task in tasks)
 
 
 def event_json(event: Event) -> dict[str, Json]:
@@ -347,7 +431,7 @@ def _wrapped_field(name: str, value: object) -> Iterator[str]:
     # At spaces alone, because a word may be something to copy.
     yield from textwrap.wrap(
         printable(f"{name}: {text}"),
-        _LINE,
+        _line(),
         initial_indent="    ",
         subsequent_indent="      ",
         break_long_words=False,

@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import click
 
 from decomp_ledger.cli import streams
-from decomp_ledger.cli.ledger_choice import LedgerChoice
+from decomp_ledger.cli.ledger_choice import LedgerChoice, part
 from decomp_ledger.errors import LedgerError, LedgerFileError
+from decomp_ledger.hub.connection import check_address
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.printable import printable
 from decomp_ledger.pytorch.children import Children
@@ -48,6 +49,8 @@ __all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "rep
 @click.option("--all-tracing", is_flag=True,
               help="Record what torch traces outside of exports too: make_fx, torch.compile, AOTInductor.")  # fmt: skip
 @click.option("--sidecars", is_flag=True, help="Write model.pte.decomp.json, a stamp, next to each .pte that is saved.")
+@click.option("--push", is_flag=True,
+              help="At the end, push the ledger to the hub of $DECOMP_LEDGER_HUB or of the project.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded.")
 @click.option("-m", "as_module", is_flag=True, help="SCRIPT is a module, as for python -m.")
 @click.argument("script")
@@ -63,6 +66,7 @@ def run(
     children: bool,
     all_tracing: bool,
     sidecars: bool,
+    push: bool,
     quiet: bool,
     as_module: bool,
     script: str,
@@ -71,9 +75,13 @@ def run(
     """Run a Python program as `python SCRIPT ARGS` would, and record all its tables and exports.
 
     The exit status and the traceback are the program's own. A crash keeps what was recorded before it. At the end one
-    line on standard error says what was recorded, and which children were not.
+    line on standard error says what was recorded, and which children were not. If --push fails, another line says so,
+    and the next push sends the rest.
     """
     streams.unguard()
+    hub = option.hub_or(None) if push else None
+    if hub is not None:
+        check_address(hub)  # now, not after hours of the program's work
     last = last_seq(option)
     load = load_module if as_module else load_script
     code, main = load(script, list(args))
@@ -91,7 +99,7 @@ def run(
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option, last))
+    end = _End(recording, None if quiet else _Report(option, last), None if hub is None else _Push(option, hub, quiet))
     atexit.register(end)
     sys.modules["__main__"] = main
     return Program(code, main, end)
@@ -184,28 +192,63 @@ class _Report:
             lines = [line, *(f"not recorded: {each}" for each in found.missed)]
         except LedgerError as error:
             lines = [str(error)]
-        # The program may have closed standard error, or replaced it.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            sys.stderr.flush()  # if this fails, Python exits with a status of its own, as without us
-            try:
-                for line in lines:
-                    click.echo(f"decomp-ledger: {printable(line)}", err=True)
-            except OSError:
-                streams.drop(sys.stderr)  # or Python would try to write it again, and exit with another status
+        _print(lines)
+
+
+def _print(lines: list[str]) -> None:
+    """Print lines to standard error, which the program may have closed or replaced."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.flush()  # if this fails, Python exits with a status of its own, as without us
+        try:
+            for line in lines:
+                click.echo(f"decomp-ledger: {printable(line)}", err=True)
+        except OSError:
+            streams.drop(sys.stderr)  # or Python would try to write it again, and exit with another status
+
+
+class _Push:
+    """Pushes the ledger when the program has ended. A failure is one line, and never the program's.
+
+    Args:
+        option: the ledger.
+        hub: the address of the hub.
+        quiet: print failures only.
+    """
+
+    def __init__(self, option: LedgerChoice, hub: str, quiet: bool) -> None:
+        self.hub, self.quiet = hub, quiet
+        self.push_file = part("pushing").push_file
+        self.path = absolute(option.path)  # the program may go to another folder
+        self.process = os.getpid()
+
+    def push(self) -> None:
+        if os.getpid() != self.process:
+            return  # a forked child that ends as a process of its own
+        try:
+            if not Path(self.path).exists():
+                return  # nothing was recorded
+            line = self.push_file(self.path, self.hub)
+            lines = [] if self.quiet else [line]
+        except LedgerError as error:
+            lines = [f"not pushed: {error}"]
+        _print(lines)
 
 
 class _End:
     """Ends the recording when the process exits, and lets an interrupted process die of its signal."""
 
-    def __init__(self, recording: Recording, report: _Report | None) -> None:
+    def __init__(self, recording: Recording, report: _Report | None, push: _Push | None = None) -> None:
         self.recording = recording
         self.report = report
+        self.push = push
         self.interrupted = False
 
     def __call__(self) -> None:
         if self.report is not None:
             self.report.print(self.recording)
         self.recording.__exit__(None, None, None)
+        if self.push is not None and not self.interrupted:
+            self.push.push()
         if self.interrupted:
             # Die of the signal, as Python does, so that a shell's loop stops too.
             for stream in (sys.stdout, sys.stderr):

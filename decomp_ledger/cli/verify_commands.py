@@ -17,6 +17,7 @@ from decomp_ledger.cli.output import (
     when,
     write_json,
 )
+from decomp_ledger.hub.connection import HubUrl
 from decomp_ledger.integrity.verify import Verification
 from decomp_ledger.model.canonical_json import Json
 
@@ -28,6 +29,7 @@ __all__ = ["COMMANDS"]
 @click.option("--signers", metavar="FILE", help="Whose checkpoints count: OpenSSH's allowed_signers, or .pub lines.")
 @click.option("--checkpoint", "files", metavar="FILE", multiple=True, help="A file that `checkpoint --output` wrote.")
 @click.option("--against", metavar="FILE.pt2", multiple=True, help="A stamped file whose exports this ledger recorded.")
+@click.option("--hub", metavar="URL", help="A hub that the ledger was pushed to.")
 @json_option
 @pass_ledger
 def verify(
@@ -36,23 +38,31 @@ def verify(
     signers: str | None,
     files: Sequence[str],
     against: Sequence[str],
+    hub: str | None,
     as_json: bool,
 ) -> int:
     """Check that nothing in the ledger was changed after it was written; exit with 1 if something was.
 
     Anyone with write access can truncate the chain, or rewrite all of it. To notice that, keep elsewhere the hash that
     this command prints (--expect), or a checkpoint (--checkpoint): the last checkpoint in the ledger can be removed
-    unnoticed. The stamp of a .pt2 has hashes too (--against). --expect, --checkpoint and --against can be repeated.
+    unnoticed. The stamp of a .pt2 has hashes too (--against), and so has a hub (--hub). --expect, --checkpoint and
+    --against can be repeated.
     """
     with option.ask() as ledger, progress("verify") as report:
-        result = ledger.verify(expect=expect, signers=signers, checkpoints=files, against=against, progress=report)
+        result = ledger.verify(
+            expect=expect, signers=signers, checkpoints=files, against=against, hub=hub, progress=report
+        )
     if as_json:
         compared: dict[str, Json] = {"expect": [*expect], "checkpoints": [*files], "against": [*against]}
+        if hub is not None:
+            compared["hub"] = HubUrl.parse(hub).label
         write_json({**result.to_json(), "compared": compared})
     else:
         _print(result)
         if result.ok:
             _print_compared(expect, files, against)
+            if hub is not None:
+                note(f"it has the events that {HubUrl.parse(hub).label} has of it")
     return 0 if result.ok else FOUND
 
 

@@ -18,6 +18,7 @@ import attrs
 from decomp_ledger.errors import SigningError
 from decomp_ledger.integrity.ssh_signatures import NAMESPACE, check_other_key, fingerprint, key_of, read_small_file
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import displayed
 
 __all__ = ["Signer", "read_signers", "signer_of"]
 
@@ -37,6 +38,7 @@ _FLAGS, _VALUES = {"cert-authority"}, {"namespaces", "valid-after", "valid-befor
 _MAX_PATTERN = 1000  # OpenSSH's limit is 1024
 
 
+@displayed
 @attrs.frozen
 class Signer:
     """A person whose signatures count.

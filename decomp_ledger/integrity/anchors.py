@@ -18,6 +18,7 @@ from decomp_ledger.integrity.content_checks import Contents
 from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.integrity.ssh_signatures import fingerprint
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.state_specs import MAX_NUMBER
 from decomp_ledger.storage import audit_rows
 
@@ -70,6 +71,7 @@ class Anchors:
     checkpoints: Sequence[Checkpoint] = ()
 
 
+@displayed
 @attrs.frozen
 class ValidSignature:
     """A valid signature of an event, and with it of all events before.

@@ -15,6 +15,7 @@ from decomp_ledger.errors import SigningError, UnusableValue
 from decomp_ledger.integrity import ssh_signatures
 from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.json_values import as_object, as_string, parse_json
 from decomp_ledger.model.limits import FILE_BYTES
 from decomp_ledger.model.times import read_time
@@ -38,6 +39,7 @@ def _abbreviated(digest: str | None) -> str:
     return repr(digest if digest is None else digest[:12])
 
 
+@displayed
 @attrs.frozen
 class Checkpoint:
     """A signature of (ledger, event, hash): the signer vouches for the chain up to that event.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import attrs
 
+from decomp_ledger.model.display import displayed
+
 __all__ = ["MAX_PROBLEMS", "Problem", "Problems", "reason_of"]
 
 MAX_PROBLEMS = 20  # in a result; of more, only a count would be read
 _MAX_NOTED = 100 * MAX_PROBLEMS  # in memory, because they are sorted by seq before the first 20 are taken
 
 
+@displayed
 @attrs.frozen
 class Problem:
     """Something in a ledger that differs from what was written.

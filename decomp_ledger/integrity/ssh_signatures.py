@@ -19,6 +19,7 @@ import attrs
 
 from decomp_ledger.errors import SigningError, UnusableValue
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.limits import FILE_BYTES
 from decomp_ledger.storage.bounded_read import read_bounded
@@ -49,6 +50,7 @@ _PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _MIN_RSA, _MAX_RSA = 1024, 16384  # bits that OpenSSH reads
 
 
+@displayed
 @attrs.frozen
 class SigningKey(Handle):
     """A private key.

@@ -25,6 +25,7 @@ from decomp_ledger.integrity.numbering import Numbering
 from decomp_ledger.integrity.problems import Problem, Problems, reason_of
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog, unpack
+from decomp_ledger.model.display import Row, displayed, guarded, to_rows
 from decomp_ledger.model.events import (
     Change,
     Created,
@@ -49,6 +50,7 @@ __all__ = ["EventCheck", "Problem", "Verification", "refused", "verify"]
 _STEP = 2000  # events between two reports of progress
 
 
+@displayed
 @attrs.frozen
 class Verification:
     """The result of :meth:`Ledger.verify`.
@@ -66,6 +68,15 @@ class Verification:
     head: str
     problems: tuple[Problem, ...] = ()
     signatures: tuple[ValidSignature, ...] = ()
+
+    @guarded
+    def __repr__(self) -> str:
+        found = f"{len(self.problems)} problems, the first: {self.problems[0]}" if self.problems else "nothing is wrong"
+        return f"<Verification of {self.events} events, up to {self.head[:12] or 'none'}: {found}>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each problem: the event, and what is wrong."""
+        return to_rows(self.problems)
 
     @property
     def ok(self) -> bool:

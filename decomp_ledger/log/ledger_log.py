@@ -19,19 +19,22 @@ from decomp_ledger.log import provenance
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.process_functions import ProcessFunctions
 from decomp_ledger.log.provenance import Origin
+from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import LazyRows, Rows, displayed, guarded
 from decomp_ledger.model.events import Body, Created, Event, Exported, Lowered, Materialized, Traced
 from decomp_ledger.model.op_lookup import ops_named
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.state_specs import clamped, parse_number
 from decomp_ledger.model.times import read_moment, stored_time
 from decomp_ledger.storage.database import Database
 from decomp_ledger.storage.event_store import EventFilter, EventStore, Provenance
 from decomp_ledger.storage.history import History
 
-__all__ = ["LedgerLog"]
+__all__ = ["LedgerLog", "stored_moment"]
 
 _Self = TypeVar("_Self", bound="LedgerLog")
 # The `because` blocks of this context, outermost first. By weak reference, so that a block that an interrupt kept from
@@ -39,6 +42,7 @@ _Self = TypeVar("_Self", bound="LedgerLog")
 _reasons: ContextVar[tuple[weakref.ref[_Because], ...]] = ContextVar("reasons", default=())
 
 
+@displayed
 @checked
 class LedgerLog(History):
     """One open ledger file: its history, and appending to it.
@@ -54,6 +58,7 @@ class LedgerLog(History):
         timeout: seconds to wait for another writer.
         lazy: open the file at the first use, which then raises the errors below.
         durability: "process" or "power": what an event survives once its call returned.
+        policy: what changes must hold to, if it is enforced; None takes that of the project of the current folder.
 
     Raises:
         LedgerFileError: the file is not a ledger, or cannot be opened.
@@ -71,13 +76,20 @@ class LedgerLog(History):
         timeout: float = 30.0,
         durability: str = "process",
         lazy: bool = False,
+        policy: Policy | None = None,
     ) -> None:
+        self._policy = policy
         self.command: str | None = None  # the command line that acts, if one does
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
         self.functions = ProcessFunctions(one_or_more(trust))
         self.database = Database(path, read_only=read_only, timeout=timeout, durability=durability, lazy=lazy)
         self.event_store = EventStore(self.database)
+
+    @guarded
+    def __repr__(self) -> str:
+        read_only = ", read-only" if self.database.read_only else ""
+        return f"<{type(self).__name__} {self.path}, {self.database.status}{read_only}>"
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -96,6 +108,15 @@ class LedgerLog(History):
     def id(self) -> str:
         """The ledger's own id: 32 random hex digits."""
         return self.event_store.identity()[0]
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What changes must hold to: as given, else that of the project of the folder in which it is first asked for.
+
+        Raises:
+            UnusableValue: the settings of the project have an unknown key or a wrong value.
+        """
+        return project_settings().policy if self._policy is None else self._policy
 
     def next_name(self, prefix: str) -> str:
         """Return `<prefix>/<n>` with the first free n; within a write transaction it stays free."""
@@ -120,7 +141,7 @@ class LedgerLog(History):
         lte: int | None = None,
         limit: int | None = None,
         desc: bool = False,
-    ) -> Iterator[Event]:
+    ) -> LazyRows[Event]:
         """Give the events that match every given condition, by seq.
 
         Args:
@@ -145,7 +166,8 @@ class LedgerLog(History):
             UnusableValue: `since` or `until` names no moment, or has no zone.
         """
         most = clamped(limit)
-        where = EventFilter(actor, author, grep, kind, clamped(gt), clamped(lte), _stored(since), _stored(until))
+        moments = stored_moment(since), stored_moment(until)
+        where = EventFilter(actor, author, grep, kind, clamped(gt), clamped(lte), *moments)
         of_op = partial(
             self.event_store.events,
             table_id=None if table is None else self._table_id(table),
@@ -155,10 +177,10 @@ class LedgerLog(History):
         )
         first, *others = [None] if op is None else ops_named(op, self.changed_ops)
         if not others:
-            return of_op(op=first)
+            return LazyRows(of_op(op=first))
         merged = heapq.merge(*(of_op(op=name) for name in (first, *others)), key=_seq, reverse=desc)
         once = (next(same) for _, same in itertools.groupby(merged, key=_seq))
-        return once if most is None or most < 0 else itertools.islice(once, most)
+        return LazyRows(once if most is None or most < 0 else itertools.islice(once, most))
 
     @property
     def changed_ops(self) -> Collection[str]:
@@ -181,13 +203,13 @@ class LedgerLog(History):
         any_table = self.events(kind=Materialized.kind, desc=True, limit=1)
         return next(earlier, None) or next(iter(own), None) or next(any_table, None)
 
-    def exports(self) -> Iterator[Event]:
-        """Give the exports, oldest first; the number of each is its event's seq."""
-        return self.events(kind=Exported.kind)
+    def exports(self) -> Rows[Event]:
+        """Return the exports, oldest first; the number of each is its event's seq."""
+        return Rows(self.events(kind=Exported.kind))
 
-    def tracings(self) -> Iterator[Event]:
+    def tracings(self) -> LazyRows[Event]:
         """Give what torch traced outside of exports, and the exports whose results it lowered again, by seq."""
-        return heapq.merge(*(self.events(kind=body.kind) for body in (Traced, Lowered)), key=_seq)
+        return LazyRows(heapq.merge(*(self.events(kind=body.kind) for body in (Traced, Lowered)), key=_seq))
 
     def export(self, number: int) -> Event:
         """Return one export by its number.
@@ -225,7 +247,7 @@ class LedgerLog(History):
             InvalidName: the event changes something that is not the name of an op.
         """
         actor, call_site, environment = origin or self.origin()
-        given = Provenance(actor, self._joined_reasons(reason), call_site, environment)
+        given = Provenance(actor, self.joined_reasons(reason), call_site, environment)
         with self.database.write_transaction():
             self._check_version(table, version, body)
             return self.event_store.append(table, version, body, given)
@@ -266,7 +288,8 @@ class LedgerLog(History):
         """
         return _Because(self, check_text(reason, "the reason"))
 
-    def _joined_reasons(self, reason: str | None) -> str | None:
+    def joined_reasons(self, reason: str | None) -> str | None:
+        """Return the whole reason of an event: that of the ledger, those of the `because` blocks, and its own."""
         own = [block.reason for block in _open_blocks() if block.ledger is self]
         parts = dict.fromkeys(part for part in (self.reason, *own, reason) if part)  # each once, in order
         return " / ".join(parts) or None
@@ -339,8 +362,8 @@ def _open_blocks() -> list[_Because]:
     return [block for block in blocks if block is not None and block.is_open]
 
 
-def _stored(moment: str | datetime.datetime | None) -> str | None:
-    """Return a moment as times are stored."""
+def stored_moment(moment: str | datetime.datetime | None) -> str | None:
+    """Return a moment as times are stored: a datetime with a zone, or a text such as `2w`, in local time."""
     if moment is None:
         return None
     return stored_time(moment if isinstance(moment, datetime.datetime) else read_moment(moment, _local_now()))

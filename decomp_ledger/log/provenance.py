@@ -223,6 +223,8 @@ def _stack(frame: FrameType | None) -> _Stack:
             elif kind == _OWN:
                 callers[-1] = frame
         has_own = has_own or kind == _OWN
+        if kind == _OWN and frame.f_code.co_name == "<module>" and notebook.cell(frame.f_code.co_filename) is not None:
+            break  # outside a cell is the kernel
         frame = frame.f_back
     return _Stack(inner, where, callers)
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import attrs
 
-from decomp_ledger.errors import LedgerFileError, UnusableValue
+from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
+from decomp_ledger.model.display import displayed
+from decomp_ledger.model.policy import Policy, policy_from_settings
 from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["DEFAULT_LEDGER", "Settings", "project_settings"]
@@ -21,6 +23,7 @@ DEFAULT_LEDGER = "decomp_ledger.db"
 _FILE, _TABLE = "pyproject.toml", "decomp-ledger"
 
 
+@displayed
 @attrs.frozen
 class Settings:
     """The settings of a project.
@@ -29,15 +32,19 @@ class Settings:
         ledger: the ledger file. It may not exist yet.
         actor: who makes changes with commands; None if the project does not say.
         trust: names of modules that may be imported to find decompositions.
+        hub: the address of the hub, which may have a password; None if the project does not say.
         file: the pyproject.toml that says so; None if no file does.
         ignored: the files that were left out because they belong to another user.
+        policy: what its tables and exports must hold to; of its opset, a file is named by its whole path.
     """
 
     ledger: Path
     actor: str | None = None
     trust: tuple[str, ...] = ()
+    hub: str | None = attrs.field(default=None, repr=lambda value: repr(value and "..."), kw_only=True)
     file: Path | None = None
     ignored: tuple[Path, ...] = ()
+    policy: Policy = attrs.field(factory=Policy)
 
 
 @checked
@@ -81,7 +88,9 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         if values is None:
             continue
         its_ledger = each / values.get("ledger", DEFAULT_LEDGER)
-        return Settings(ledger or its_ledger, values.get("actor"), tuple(values.get("trust", ())), file, tuple(ignored))
+        trust, hub = tuple(values.get("trust", ())), values.get("hub")
+        policy = values.get("policy", Policy())
+        return Settings(ledger or its_ledger, values.get("actor"), trust, file, tuple(ignored), policy, hub=hub)
     return Settings(ledger or start / DEFAULT_LEDGER, ignored=tuple(ignored))
 
 
@@ -123,12 +132,25 @@ def _checked(file: Path, found: object) -> Iterator[tuple[str, Any]]:
         raise UnusableValue(f"{where}: not a table; write it as [tool.{_TABLE}]")
     for key, value in found.items():
         is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
-        if key in ("ledger", "actor") and isinstance(value, str) and value:
+        if key in ("ledger", "actor", "hub") and isinstance(value, str) and value:
             yield key, check_text(value, f"{where}: {key}")
         elif key == "trust" and is_list:
             yield key, value
-        elif key in ("ledger", "actor", "trust"):
+        elif key == "policy":
+            yield key, _policy(file, value)
+        elif key in ("ledger", "actor", "trust", "hub"):
             expected = "a list of module names" if key == "trust" else "a text"
-            raise UnusableValue(f"{where}: {key} is {value!r:.60}; give {expected}")
+            what = "of another type, or empty" if key == "hub" else f"{value!r:.60}"  # it may have a password
+            raise UnusableValue(f"{where}: {key} is {what}; give {expected}")
         else:
-            raise UnusableValue(f"{where}: {key!r:.60} is unknown; the keys are ledger, actor and trust")
+            raise UnusableValue(f"{where}: {key!r:.60} is unknown; the keys are ledger, actor, trust, hub and policy")
+
+
+def _policy(file: Path, value: object) -> Policy:
+    """Return the policy of a file, which names the file of an opset relative to itself."""
+    try:
+        found = policy_from_settings(value)
+    except LedgerError as error:
+        raise UnusableValue(f"{file}: [tool.{_TABLE}.policy]: {error}") from None
+    named = None if found.opset is None else file.parent / found.opset
+    return attrs.evolve(found, opset=str(named)) if named is not None and named.is_file() else found

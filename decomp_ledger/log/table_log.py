@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import enum
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 from decomp_ledger import catalogs
+from decomp_ledger.analysis.refusal import BrokenPolicy, refused, refused_tag
 from decomp_ledger.errors import (
     InvalidName,
     LedgerError,
     LedgerFileError,
     LookalikeWarning,
+    PolicyError,
+    PolicyWarning,
     ReadOnlyTable,
     SchemaError,
     UnknownOp,
@@ -33,6 +36,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import Row, Rows, displayed, guarded
 from decomp_ledger.model.events import (
     BASES,
     PRESERVE,
@@ -53,6 +57,7 @@ from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.lookalikes import lookalike
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.op_lookup import Lists, ops_named
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState, changes_between, diff, fold
 from decomp_ledger.model.state_specs import LATEST, is_number_like, parse_runs_back
 from decomp_ledger.storage.block_lock import BlockLock
@@ -63,6 +68,9 @@ __all__ = ["Decide", "Status", "TableLog", "TableOwner", "Wanted", "to_preserve"
 Wanted: TypeAlias = "list[tuple[str, str, Decomposition | None]]"  # (op, action, decomposition), each op once
 Decide: TypeAlias = "Callable[[Mapping[str, Rule]], Wanted]"
 Make: TypeAlias = "Callable[..., Changing]"
+
+# What a row of a rule has of the event that set it.
+_BLAMED = ("version", "seq", "kind", "recorded_at", "actor", "reason")
 
 
 class Status(enum.Enum):
@@ -126,6 +134,7 @@ class Now(NamedTuple):
     synced_to: tuple[int, bytes] | None = None
 
 
+@displayed
 @checked
 class TableLog(Handle):
     """One table's log, and its current rules.
@@ -177,6 +186,13 @@ class TableLog(Handle):
         self.is_loaded: Callable[[str], bool] | None = None
         self.before_change: Callable[[], object] | None = None
         self._prefix = prefix
+
+    @guarded
+    def __repr__(self) -> str:
+        known = self._known  # what memory has, so that a repr reads no file
+        past = "" if self.writable else ", read-only"
+        rules = f"{len(known.rules)} rule{'' if len(known.rules) == 1 else 's'}"
+        return f"<TableLog {known.name or self._prefix} version {known.version}: base {self.base}, {rules}{past}>"
 
     @classmethod
     def open(cls, ledger: LedgerLog, name: str) -> TableLog:
@@ -327,6 +343,7 @@ class TableLog(Handle):
             ReadOnlyTable: this is a past version.
             VersionConflict: the table has another version.
             LedgerFileError: the ledger cannot be written.
+            PolicyError: the change breaks a policy that the project enforces.
         """
         if not self.writable:
             raise ReadOnlyTable(f"{self.name}@{self.version}: a past version cannot change; copy() it, or revert to it")
@@ -346,14 +363,19 @@ class TableLog(Handle):
         self, make: Make, decide: Decide, reason: str | None, expected_version: int | None
     ) -> Event | None:
         ledger, origin = self._recorded(), self._recorded().origin()
+        policy = self._enforced(ledger)
+        why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
         with ledger.database.write_transaction():
             self.sync()
             wanted = self._decided(decide, expected_version)
             if not wanted:
                 return None
+            if policy is not None:
+                given = ledger.joined_reasons(why)
+                changes = ((op, action) for op, action, _ in wanted)
+                self._refuse(refused(policy, self.rules, self.base, changes, actor=origin[0], reason=given))
             self._create(ledger, origin)
             body = self._body(make, wanted, ledger)
-            why = f"{self.reason} / {reason}" if self.reason and reason else self.reason or reason
             event = ledger.append(self.name, self.version + 1, body, reason=why, origin=origin)
             then = _changed(self.now, wanted, event.version)
             self._set(then._replace(synced_to=(event.seq, bytes.fromhex(event.hash))))
@@ -365,6 +387,29 @@ class TableLog(Handle):
                 f"{self.name}: the table is at version {self.version}, not {expected_version}; read it again"
             )
         return decide(self.rules)
+
+    def _enforced(self, ledger: LedgerLog) -> Policy | None:
+        """Return the policy that changes must hold to; None if the project enforces none."""
+        try:
+            policy = ledger.policy
+        except LedgerError:
+            if self.owner is None:
+                raise
+            return None  # a recorded program goes on; `gate` reports the settings
+        return policy if policy.enforce else None
+
+    def _refuse(self, broken: Sequence[BrokenPolicy]) -> None:
+        """Refuse a change that breaks policies; only warn if a recorded program makes it."""
+        if not broken:
+            return
+        more = f" ({len(broken) - 1} more)" if len(broken) > 1 else ""
+        which = f"the policy {broken[0].policy!r} of the project"
+        if self.owner is None:
+            raise PolicyError(f"{self.name}: {which} refuses the change: {broken[0]}{more}", tuple(broken))
+        message = f"{self.name}: the change is recorded, and breaks {which}: {broken[0]}{more}"
+        # Not even where the program makes errors of warnings, because without the recording there were none.
+        with contextlib.suppress(PolicyWarning):
+            warnings.warn(message, PolicyWarning, stacklevel=provenance.stack_level())
 
     def _body(self, make: Make, wanted: Wanted, ledger: LedgerLog) -> Changing:
         """Store the decompositions of the changes, and return the event's body."""
@@ -539,6 +584,7 @@ class TableLog(Handle):
             InvalidName: the name is invalid.
             UnknownVersion: the table has no such version or tag.
             VersionConflict: the tag names another version.
+            PolicyError: the tag breaks a policy that the project enforces.
         """
         op_names.check_label(name, "a tag")
         if is_number_like(name):
@@ -546,6 +592,7 @@ class TableLog(Handle):
         if name == LATEST:
             raise InvalidName(f"{name!r}: it always names the newest version, so it cannot be a tag; give another word")
         ledger, origin = self._recorded(), self._recorded().origin()
+        policy = self._enforced(ledger)
         with self.lock, ledger.database.write_transaction():
             self.sync()
             self._create(ledger, origin)
@@ -557,6 +604,8 @@ class TableLog(Handle):
                 raise VersionConflict(
                     f"{self.name}@{name}: the tag is version {found} and never moves; choose another tag"
                 )
+            if policy is not None:
+                self._refuse(refused_tag(policy, actor=origin[0], dirty=origin[2].get("git_dirty")))
             return ledger.append(self.name, at, Tagged(name), reason=reason, origin=origin)
 
     # Reading
@@ -569,11 +618,11 @@ class TableLog(Handle):
             raise UnknownVersion(f"{self.name}@{version}: the table has no version yet; change or use it first")
         return self._recorded().state(self.name, version)
 
-    def diff(self, before: int | str, after: int | str | None = None) -> list[RuleDiff]:
+    def diff(self, before: int | str, after: int | str | None = None) -> Rows[RuleDiff]:
         """Return the ops whose rules differ between two versions; `after` is now if None."""
-        return diff(self.at(before), self.state if after is None else self.at(after))
+        return Rows(diff(self.at(before), self.state if after is None else self.at(after)))
 
-    def history(self, op: str) -> list[Event]:
+    def history(self, op: str) -> Rows[Event]:
         """Return every event that changed an op, oldest first, with those before a fork.
 
         Args:
@@ -581,20 +630,30 @@ class TableLog(Handle):
         """
         source = self._source()
         if source is None:
-            return []
+            return Rows()
         ledger = self._recorded()
         names = ops_named(op, Lists(self.rules, ledger.changed_ops))
         events = {event.seq: event for name in names for event in ledger.history(source[0], name, source[1])}
-        return [events[seq] for seq in sorted(events)]
+        return Rows(events[seq] for seq in sorted(events))
 
     def blame(self) -> dict[str, Event]:
         """Return, for each op with a rule, the event that made the rule."""
         source = self._source()
         return {} if source is None else self._recorded().state_and_blame(*source)[1]
 
-    def events(self) -> list[Event]:
+    def events(self) -> Rows[Event]:
         """Return its events, oldest first."""
-        return list(self._recorded().events(table=self.name)) if self.version else []
+        return Rows(self._recorded().events(table=self.name) if self.version else ())
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each rule: its op, its action, the decomposition, and the event that set it."""
+        blame = self.blame()
+        rows = self.state.to_dicts()
+        for row in rows:
+            event = blame.get(str(row["op"]))
+            row |= {name: getattr(event, name, None) for name in _BLAMED}
+            row["call_site"] = None if event is None or event.call_site is None else str(event.call_site)
+        return rows
 
     def _source(self) -> tuple[str, int] | None:
         """Return the (table, version) whose history is its own: before the first event, that of its parent."""

@@ -8,6 +8,7 @@ import attrs
 
 from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.json_values import as_object, as_string, as_strings
 
 __all__ = ["DYNAMIC", "Trace", "TraceSet", "Traces", "is_dynamic"]
@@ -17,6 +18,7 @@ DYNAMIC = "dynamic"
 _ERROR = "!"
 
 
+@displayed
 @attrs.frozen
 class Trace:
     """What tracing one sample gave: a graph or an error; exactly one of the two is set.
@@ -52,6 +54,7 @@ class Trace:
         return cls(error=text[len(_ERROR) :]) if text.startswith(_ERROR) else cls(digest=text)
 
 
+@displayed
 @attrs.frozen
 class Traces:
     """The traces of one torch version.
@@ -95,6 +98,7 @@ class Traces:
         )
 
 
+@displayed
 @attrs.frozen
 class TraceSet:
     """The traces of one torch with the graphs that they name, as capturing gives them.

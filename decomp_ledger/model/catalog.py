@@ -14,12 +14,14 @@ import attrs
 from decomp_ledger.errors import LedgerError, UnusableValue
 from decomp_ledger.model.behaviour import TraceSet
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, displayed, row_of
 from decomp_ledger.model.json_values import as_object, as_string, as_strings, check_json_size, parse_json
 from decomp_ledger.model.limits import CATALOG_OPS, EXPANSION, EXPANSION_FREE, JSON_BYTES
 
-__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack"]
+__all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "pack", "unpack", "whole_text"]
 
 
+@displayed
 @attrs.frozen
 class Entry:
     """One op of a catalog: how a torch can decompose it.
@@ -37,7 +39,8 @@ class Entry:
         wrappers: digest of the wrappers that its decorators add.
         others: origins of further decompositions that torch has for the op and does not use, sorted.
         registered: the file and the line of the library that registered its kernel, `lib/ops.py:12`; empty for torch's
-            own, and where torch does not know it.
+            own, and where torch does not know it; "unknown" if such a library gives an op of torch's
+            namespaces a kernel.
     """
 
     origin: str | None = None
@@ -101,6 +104,7 @@ _LIST_FIELDS = ("tags", "others")
 _TEXT_FIELDS = set(_FIELDS) - {"default", *_LIST_FIELDS}
 
 
+@displayed
 @attrs.define(frozen=True, slots=False)
 class Catalog:
     """What one torch offers at a moment.
@@ -135,6 +139,10 @@ class Catalog:
             raise LedgerError("catalog: expected an object with `build` and `ops`; make one with `catalog capture`")
         traced = None if value.get("traces") is None else TraceSet.from_json(value["traces"])
         return cls(_build_from_json(value["build"]), _entries_from_json(value["ops"]), traced)
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each op, with the attributes of its entry."""
+        return [{"op": op, **row_of(entry)} for op, entry in self.ops.items()]
 
     @cached_property
     def defaults(self) -> Mapping[str, str]:
@@ -282,6 +290,11 @@ def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Cat
 
 def _encode(catalog: Catalog, base: Catalog | None) -> bytes:
     return _dump(_shared_json(catalog) if base is None else CatalogDelta.between(base, catalog).to_json())
+
+
+def whole_text(catalog: Catalog) -> str:
+    """Return the text of a whole catalog, whose SHA-256 is its digest."""
+    return _encode(catalog, None).decode()
 
 
 def digest_of_entries(value: dict[str, Json]) -> str:

@@ -15,6 +15,7 @@ import attrs
 
 from decomp_ledger.errors import LedgerError, SchemaError, UnusableValue
 from decomp_ledger.model.canonical_json import Json, canonical_json
+from decomp_ledger.model.display import Row, columns_of, displayed, guarded
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string, parse_json
 from decomp_ledger.model.op_names import LONGEST_NAME
 
@@ -66,6 +67,7 @@ ACTIONS = (PRESERVE, OVERRIDE, RESET)
 BASES = ("torch", "empty")
 
 
+@displayed
 @attrs.frozen
 class Change:
     """A change to the rule of one op.
@@ -106,6 +108,7 @@ class Change:
         return cls(op, *rest)
 
 
+@displayed
 @attrs.frozen
 class Emission:
     """Nodes of one op in a lowered graph that were made in the same way.
@@ -145,6 +148,7 @@ class Emission:
         )
 
 
+@displayed
 @attrs.frozen
 class RootModule:
     """The class of the module that a program was exported from.
@@ -181,6 +185,7 @@ class RootModule:
         return cls(as_string(name), _read_optional(as_string, file), _read_optional(as_integer, line))
 
 
+@displayed
 @attrs.frozen
 class Frame:
     """One line of a call stack.
@@ -211,6 +216,7 @@ class Frame:
         return {name: value for name, value in attrs.asdict(self).items() if name != "distribution" or value}
 
 
+@displayed
 @attrs.frozen(cache_hash=True)
 class CallSite:
     """Where a change was made: the innermost line outside torch, and the lines around it, six in all.
@@ -297,6 +303,7 @@ def _read_frame(value: object) -> Frame:
     return Frame(as_string(frame["file"]), as_integer(frame["line"]), as_string(frame["function"]), distribution)
 
 
+@displayed
 @attrs.frozen
 class Body:
     """What events of one kind record; the base class of all kinds.
@@ -333,7 +340,17 @@ class Body:
         """Digest of the snapshot that resulted."""
         return None
 
+    def _note(self) -> str:
+        """Return what it did, in a few words."""
+        ops = [change.op for change in self.changes]
+        return ", ".join(ops[:3]) + (f" and {len(ops) - 3} more" if len(ops) > 3 else "")
 
+    def _row(self) -> Row:
+        """Return its facts as columns, without those that every event has."""
+        return columns_of(self, without=("changes",))
+
+
+@displayed
 @attrs.frozen
 class Created(Body):
     """A table was created.
@@ -349,6 +366,7 @@ class Created(Body):
     parent: tuple[str, int] | None = None
 
 
+@displayed
 @attrs.frozen
 class Changing(Body):
     """The base class of the kinds that change rules.
@@ -363,6 +381,7 @@ class Changing(Body):
     pending: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
 
+@displayed
 @attrs.frozen
 class Set(Changing):
     """One op was overridden."""
@@ -370,6 +389,7 @@ class Set(Changing):
     kind: ClassVar[str] = "set"
 
 
+@displayed
 @attrs.frozen
 class Popped(Changing):
     """Ops were removed from the table, so that exports preserve them."""
@@ -377,6 +397,7 @@ class Popped(Changing):
     kind: ClassVar[str] = "popped"
 
 
+@displayed
 @attrs.frozen
 class Updated(Changing):
     """Several ops were changed by one call."""
@@ -384,6 +405,7 @@ class Updated(Changing):
     kind: ClassVar[str] = "updated"
 
 
+@displayed
 @attrs.frozen
 class Reset(Changing):
     """The rules of ops were dropped; these ops follow the base again."""
@@ -391,6 +413,7 @@ class Reset(Changing):
     kind: ClassVar[str] = "reset"
 
 
+@displayed
 @attrs.frozen
 class Reverted(Changing):
     """The table got the rules of an earlier version again.
@@ -403,6 +426,7 @@ class Reverted(Changing):
     to: int = attrs.field(kw_only=True)
 
 
+@displayed
 @attrs.frozen
 class Passed(Changing):
     """An export was given a dict, or a table of torch's own that was not recorded.
@@ -424,6 +448,7 @@ class Passed(Changing):
     made: str = attrs.field(default="", kw_only=True)
 
 
+@displayed
 @attrs.frozen
 class Found(Changing):
     """A table of torch's own was found to differ from its recorded changes when it was used.
@@ -439,6 +464,7 @@ class Found(Changing):
     later: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
 
+@displayed
 @attrs.frozen
 class Tagged(Body):
     """A version got a name.
@@ -456,6 +482,7 @@ class Tagged(Body):
         return self.name
 
 
+@displayed
 @attrs.frozen
 class Materialized(Body):
     """The rules were applied to a catalog.
@@ -472,6 +499,7 @@ class Materialized(Body):
     pending: tuple[str, ...] = ()
 
 
+@displayed
 @attrs.frozen
 class Exported(Body):
     """A program was exported with the table.
@@ -530,7 +558,33 @@ class Exported(Body):
     made_from: tuple[str, int] | None = None
     ignored: tuple[str, ...] = ()
 
+    def _note(self) -> str:
+        if self.error is not None:
+            return f"with {self.error[0]}"
+        return f"{sum(self.ops_before.values())} -> {sum(self.ops_after.values())} nodes"
 
+    def _row(self) -> Row:
+        failed = self.error is not None
+        return {
+            "failed": failed,
+            "error": None if self.error is None else f"{self.error[0]}: {self.error[1]}",
+            "raised_in": ", ".join(self.raised or ()),
+            "model": None if self.module is None else self.module.label,
+            "nodes_before": sum(self.ops_before.values()),
+            "nodes_after": None if failed else sum(self.ops_after.values()),
+            "ops_after": None if failed else ", ".join(self.ops_after),
+            "fired": ", ".join(self.fired),
+            "calls": sum(self.fired.values()),
+            "milliseconds": self.milliseconds,
+            "made_from": None if self.made_from is None else self.made_from[1],
+            "graph_before": self.before,
+            "graph_after": self.after,
+            "catalog": self.catalog,
+            "snapshot": self.snapshot,
+        }
+
+
+@displayed
 @attrs.frozen
 class Traced(Body):
     """Torch traced programs with the table outside of exports: all traces of one caller within a recording.
@@ -572,6 +626,7 @@ class Traced(Body):
         return attrs.evolve(self, traces=traces, milliseconds=milliseconds, fired=fired, declined=declined)
 
 
+@displayed
 @attrs.frozen
 class Lowered(Body):
     """The result of an export with the table was lowered again by another part of torch.
@@ -590,6 +645,7 @@ class Lowered(Body):
     export: int
 
 
+@displayed
 @attrs.frozen
 class Saved(Body):
     """The result of an export was saved into a file.
@@ -631,6 +687,7 @@ UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+@displayed
 @attrs.frozen
 class Event:
     """One immutable record of the ledger.
@@ -664,6 +721,30 @@ class Event:
     prev_hash: str
     hash: str
     written: tuple[int, str] = attrs.field(default=(0, ""), eq=False, repr=False)
+
+    @guarded
+    def __repr__(self) -> str:
+        note = self.body._note()
+        what = f"{self.kind} {note}" if note else self.kind
+        why = f", because {self.reason[:120]!r}" if self.reason else ""
+        at = self.recorded_at[:19].replace("T", " ")
+        return f"<Event #{self.seq} {self.table}@{self.version}: {what} at {at} by {self.actor}{why}>"
+
+    def _row(self) -> Row:
+        changes = self.changes
+        return {
+            "seq": self.seq,
+            "recorded_at": self.recorded_at,
+            "table": self.table,
+            "version": self.version,
+            "kind": self.kind,
+            "ops": ", ".join(change.op for change in changes),
+            "actor": self.actor,
+            "reason": self.reason,
+            "call_site": None if self.call_site is None else str(self.call_site),
+            **self.body._row(),
+            "environment": self.environment,
+        }
 
     @property
     def changes(self) -> tuple[Change, ...]:

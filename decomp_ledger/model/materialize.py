@@ -9,6 +9,7 @@ import attrs
 
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.catalog import Catalog, Entry, digest_of_entries
+from decomp_ledger.model.display import Row, displayed
 from decomp_ledger.model.events import OVERRIDE, PRESERVE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, TableState
 
@@ -17,6 +18,7 @@ __all__ = ["ABSENT", "DEFAULT", "Snapshot", "choose", "materialize", "own_origin
 ABSENT, DEFAULT = "absent", "default"
 
 
+@displayed
 @attrs.define(frozen=True, slots=False)
 class Snapshot:
     """The rules of a table applied to a catalog.
@@ -42,6 +44,10 @@ class Snapshot:
     def build(self) -> Mapping[str, str]:
         """The catalog's build."""
         return self.catalog.build
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each op that the table has: the op, and the identity of its decomposition."""
+        return [{"op": op, "decomposition": identity} for op, identity in self.ops.items()]
 
     @cached_property
     def digest(self) -> str:

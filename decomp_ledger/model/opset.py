@@ -8,6 +8,7 @@ import attrs
 
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.json_values import as_object, as_string, as_strings
 
 __all__ = ["CORE_ATEN", "FORM", "Opset", "opset_from_json"]
@@ -16,6 +17,7 @@ CORE_ATEN = "core-aten"
 FORM = '{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": ["aten::add.Tensor", "aten::mm"]}'
 
 
+@displayed
 @attrs.frozen
 class Opset:
     """The ops that a lowered program may have.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import attrs
 
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.model.canonical_json import Json, digest_of
+from decomp_ledger.model.display import Row, displayed, guarded
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Change
 
 __all__ = ["TORCH_ORIGINS", "Rule", "RuleDiff", "Decomposition", "TableState", "changes_between", "diff", "fold"]
@@ -19,6 +21,7 @@ TORCH_ORIGINS = frozenset({"cia", "registry", "py_cia"})
 ORIGINS = TORCH_ORIGINS | {"import", "opaque"}
 
 
+@displayed
 @attrs.frozen
 class Decomposition:
     """The function that an override gives to an op, as data. Reading it never imports or runs the function.
@@ -75,6 +78,7 @@ class Decomposition:
         return ".".join(part for part in (self.module, self.qualname) if part) or self.origin
 
 
+@displayed
 @attrs.frozen
 class Rule:
     """What a table holds for one op.
@@ -87,6 +91,10 @@ class Rule:
     action: str
     decomposition: Decomposition | None = None
 
+    def label(self) -> str:
+        """Return it for people: `preserve`, or `override: mypkg.lower.gelu`."""
+        return self.action if self.decomposition is None else f"{self.action}: {self.decomposition.label()}"
+
     def __attrs_post_init__(self) -> None:
         if self.action not in (PRESERVE, OVERRIDE) or (self.decomposition is None) != (self.action == PRESERVE):
             raise LedgerError(
@@ -95,6 +103,7 @@ class Rule:
             )
 
 
+@displayed
 @attrs.frozen
 class TableState:
     """A table at a version.
@@ -115,6 +124,21 @@ class TableState:
     rules: Mapping[str, Rule]
     from_dict: bool = attrs.field(default=False, eq=False, kw_only=True)
 
+    @guarded
+    def __repr__(self) -> str:
+        first = ", ".join(f"{op} {rule.action}" for op, rule in itertools.islice(self.rules.items(), 3))
+        more = f": {first}" + (f" and {len(self.rules) - 3} more" if len(self.rules) > 3 else "") if first else ""
+        return f"<TableState {self.table}@{self.version}: base {self.base}, {len(self.rules)} rules{more}>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each rule: its op, its action, and the name of the decomposition."""
+        return [_rule_row(op, rule) for op, rule in self.rules.items()]
+
+
+def _rule_row(op: str, rule: Rule) -> Row:
+    decomposition = None if rule.decomposition is None else rule.decomposition.label()
+    return {"op": op, "action": rule.action, "decomposition": decomposition}
+
 
 def fold(rules: dict[str, Rule], changes: Iterable[Change], decompositions: Mapping[str, Decomposition]) -> None:
     """Apply an event's changes to rules, in place.
@@ -132,6 +156,7 @@ def fold(rules: dict[str, Rule], changes: Iterable[Change], decompositions: Mapp
             rules[change.op] = Rule(change.action, None if digest is None else decompositions[digest])
 
 
+@displayed
 class RuleDiff(NamedTuple):
     """One op whose rule differs between two states.
 
@@ -144,6 +169,17 @@ class RuleDiff(NamedTuple):
     op: str
     before: Rule | None
     after: Rule | None
+
+    def _row(self) -> Row:
+        digests = [None if each is None else each.digest for each in self.decompositions]
+        labels = [None if rule is None else rule.label() for rule in (self.before, self.after)]
+        return {
+            "op": self.op,
+            "before": labels[0],
+            "after": labels[1],
+            "digest_before": digests[0],
+            "digest_after": digests[1],
+        }
 
     @property
     def decompositions(self) -> tuple[Decomposition | None, Decomposition | None]:

@@ -15,6 +15,7 @@ import attrs
 
 from decomp_ledger.errors import InvalidName, LedgerError, UnknownExport, UnknownVersion
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.op_names import PROGRAM_FILES
 
 __all__ = [
@@ -52,6 +53,7 @@ LATEST = "latest"  # `edge@latest` is the newest version
 _RUNS_BACK = re.compile(r"(.+)~([0-9]+)", re.DOTALL)
 
 
+@displayed
 @attrs.frozen
 class TableSpec:
     """A table at a version.
@@ -68,6 +70,7 @@ class TableSpec:
         return self.table if self.version is None else f"{self.table}@{self.version}"
 
 
+@displayed
 @attrs.frozen
 class TorchSpec:
     """The default table of a released torch, from a shipped catalog.
@@ -82,6 +85,7 @@ class TorchSpec:
         return f"torch:{self.version}"
 
 
+@displayed
 @attrs.frozen
 class CatalogSpec:
     """The default table of a torch whose catalog is in a file.
@@ -96,6 +100,7 @@ class CatalogSpec:
         return f"catalog:{self.path}"
 
 
+@displayed
 @attrs.frozen
 class ExportSpec:
     """The table of a recorded export.
@@ -110,6 +115,7 @@ class ExportSpec:
         return f"export:{self.number}"
 
 
+@displayed
 @attrs.frozen
 class StampSpec:
     """The table of the program in a file: a stamped `.pt2` or `.onnx`, or a `.pte` or `.ptd` that a ledger knows.

@@ -15,7 +15,7 @@ from decomp_ledger.model.events import Lowered, Saved
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["ActiveRecording", "ExportDone", "current", "enter", "is_entered", "leave"]
+__all__ = ["ActiveRecording", "ExportDone", "current", "enter", "entered", "is_entered", "leave"]
 
 
 class ExportDone(NamedTuple):
@@ -75,6 +75,9 @@ class ActiveRecording(TableOwner, Protocol):
     def at_end(self) -> list[Callable[[], None]]:
         """What is to be called before the recording ends or is summed up."""
 
+    def write_rest(self) -> None:
+        """Append the events that sum up what is not recorded one by one."""
+
     def new_log(self, base: str = "torch") -> TableLog:
         """Return the log of a new table."""
 
@@ -100,6 +103,11 @@ def current() -> ActiveRecording | None:
         if recording in _entered:
             return recording
     return _entered[-1] if _entered else None
+
+
+def entered() -> tuple[ActiveRecording, ...]:
+    """Return all recordings that are entered in this process, the last one last."""
+    return tuple(_entered)
 
 
 def is_entered(recording: ActiveRecording) -> bool:

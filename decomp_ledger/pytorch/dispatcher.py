@@ -280,7 +280,8 @@ def _entry(name: str, op: Any, default: Any) -> Entry:
     registered = ""
     if fields.get("origin") == "cia" and (foreign or internals.is_implemented_in_python(name)):
         at = internals.cia_registration(op)
-        registered = "" if at is None else f"{provenance.shortened(at[0])}:{at[1]}"
+        unknown = "" if foreign else "unknown"  # "" would say that the kernel is torch's own
+        registered = unknown if at is None else f"{provenance.shortened(at[0])}:{at[1]}"
     if foreign or has_foreign_code or registered:
         found = Entry.from_json({**fields, **({"registered": registered} if registered else {})})
     else:

@@ -16,8 +16,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import attrs
+import torch
 
-from decomp_ledger.errors import LedgerError, RecordingWarning
+from decomp_ledger.errors import LedgerError, RecordingWarning, UnsupportedTorch
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
@@ -31,7 +32,7 @@ from decomp_ledger.pytorch.root_module import root_module
 from decomp_ledger.pytorch.table import DecompTable
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["is_under_way", "lower", "run"]
+__all__ = ["is_under_way", "lower", "run", "unseen"]
 
 # Whether this thread lowers a program that is recorded already, or that cannot be.
 _under_way: ContextVar[bool] = ContextVar("export_under_way", default=False)
@@ -40,6 +41,11 @@ _under_way: ContextVar[bool] = ContextVar("export_under_way", default=False)
 def is_under_way() -> bool:
     """Tell whether this thread is in the lowering of an export, which traces and lowers within."""
     return _under_way.get()
+
+
+def unseen(what: str) -> UnsupportedTorch:
+    """Return the error that a torch hides something from a recording."""
+    return UnsupportedTorch(f"torch {torch.__version__}: {what} cannot be seen; use a newer decomp_ledger")
 
 
 def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -78,7 +84,11 @@ def lower(original: Callable[..., Any], program: Any, /, *args: Any, **kwargs: A
     """
     recording = active.current()
     kernels, functions = (kwargs.get(name) for name in internals.TABLES_OF_LOWERING)
-    if is_under_way() or not isinstance(kernels, dict) or not isinstance(functions, dict):
+    if is_under_way():
+        return original(program, *args, **kwargs)
+    if not isinstance(kernels, dict) or not isinstance(functions, dict):
+        if recording is not None:
+            recording.missed(unseen("the table of an export that does not pass run_decompositions()"))
         return original(program, *args, **kwargs)
     caller = sys._getframe(2)  # of the patched function
     passed = caller.f_locals.get("decomp_table") if caller.f_code.co_name == "run_decompositions" else functions

@@ -27,6 +27,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from decomp_ledger.errors import InvalidName, UnusableValue
 from decomp_ledger.model import op_names
+from decomp_ledger.model.display import displayed
 from decomp_ledger.pytorch import internals
 
 __all__ = ["GraphDifference", "first_difference", "graph_digest", "op_histogram", "operator_nodes", "values_digest"]
@@ -42,6 +43,7 @@ _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (*_SYMBOLIC, int, float)
 
 
+@displayed
 @attrs.frozen
 class GraphDifference:
     """The first node in which two programs differ.

@@ -26,6 +26,7 @@ from decomp_ledger.errors import InvalidName, LedgerError
 from decomp_ledger.log import provenance
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Entry
+from decomp_ledger.model.display import displayed, guarded
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import internals
 from decomp_ledger.pytorch.dispatcher import dispatcher, op_names_of
@@ -60,6 +61,7 @@ class _Site(NamedTuple):
     program: str
 
 
+@displayed
 class ImportRecording:
     """Records what is registered with torch within a `with` block. It can be entered once.
 
@@ -82,6 +84,10 @@ class ImportRecording:
         self._first: dict[str, tuple[Entry, object]] = {}
         self._last = self._first
         self._seen = _Dispatcher()
+
+    @guarded
+    def __repr__(self) -> str:
+        return f"<ImportRecording: {'not ended' if self.report is None else repr(self.report)}>"
 
     def __enter__(self) -> ImportRecording:
         if self.report is not None or self._undo:

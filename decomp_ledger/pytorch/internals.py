@@ -25,6 +25,7 @@ from torch._ops import OpOverload as OpOverload
 from torch._ops import OpOverloadPacket as OpOverloadPacket
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export import exported_program
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 try:
@@ -181,7 +182,7 @@ def cia_registration(op: Any) -> tuple[str, int] | None:
     """Return the file and the line of the library that registered an operator's CompositeImplicitAutograd kernel.
 
     That is where a `torch.library.Library` was made, or the block `TORCH_LIBRARY_IMPL` in C++; None if torch does not
-    know it.
+    know it, as torch 2.6 of a library in Python.
     Risk: the text of `torch._C._dispatch_dump`. Without it an answer names no line.
     """
     try:
@@ -189,13 +190,14 @@ def cia_registration(op: Any) -> tuple[str, int] | None:
     except RuntimeError:  # its library was destroyed meanwhile
         return None
     found = re.search(r"^CompositeImplicitAutograd\b.*?: registered at (.+?):(\d+) ::", text, re.MULTILINE)
-    return None if found is None else (found[1], int(found[2]))
+    return None if found is None or found[1] == _NO_FILE else (found[1], int(found[2]))
 
 
 def registered_at(name: str) -> list[tuple[str, str, int]]:
     """Return where an op and its kernels were registered: the dispatch key, the file and the line (60 us).
 
-    The key of the op itself is "". It is the line of a `torch.library.Library`, or of a block `TORCH_LIBRARY` in C++.
+    The key of the op itself is "". It is the line of a `torch.library.Library`, or of a block `TORCH_LIBRARY` in C++;
+    "unknown" and 0 if torch does not know it.
     Risk: the text of `torch._C._dispatch_dump`. Without it, what C++ registers could not be seen.
     """
     try:
@@ -203,7 +205,11 @@ def registered_at(name: str) -> list[tuple[str, str, int]]:
     except RuntimeError:  # its library was destroyed meanwhile
         return []
     found = re.findall(r"^(\w+)(?:\[\w+\])?: registered at (.+?):(\d+)(?: ::|$)", text, re.MULTILINE)
-    return [("" if key == "debug" else key, file, int(line)) for key, file, line in found]
+    known = ((key, *(("unknown", 0) if file == _NO_FILE else (file, int(line)))) for key, file, line in found)
+    return [("" if key == "debug" else key, file, line) for key, file, line in known]
+
+
+_NO_FILE = "/dev/null"  # what torch 2.6 writes instead of the file of a library in Python
 
 
 def decomposition_registrar() -> tuple[Any, str]:
@@ -619,12 +625,31 @@ def table_of_tracer(tracer: Any) -> dict[Any, Any] | None:
 
 
 def given_decompositions(table: dict[Any, Any]) -> dict[Any, Any]:
-    """Return what the caller of `make_fx` gave: a tracer's table without the one entry that torch adds to each.
+    """Return what the caller of `make_fx` gave: a tracer's table without the entries that torch adds.
 
-    Risk: that this is `sym_numel`.
+    Risk: that these are `sym_numel` for each caller, and from torch 2.15 on `detach` for one who gave no table.
     """
     op, fn = torch.ops.aten.sym_numel.default, getattr(torch._decomp.decompositions, "sym_numel", None)
-    return {key: value for key, value in table.items() if key is not op or value is not fn}
+    given = {key: value for key, value in table.items() if key is not op or value is not fn}
+    added = _added_without_table()
+    # By identity, because `==` would run code of what the program gave.
+    is_added = given.keys() == added.keys() and all(given[key] is fn for key, fn in added.items())
+    return {} if is_added else given
+
+
+@functools.cache
+def _added_without_table() -> dict[Any, Any]:
+    """Return what else torch puts into the table of a caller of `make_fx` who gave none.
+
+    Risk: the text of `_MakefxTracer.__init__`, and the name `nop_decomposition`. Without the text, this assumes that
+    torch adds nothing.
+    """
+    try:
+        text = inspect.getsource(proxy_tensor._MakefxTracer.__init__)
+    except (AttributeError, OSError):
+        return {}
+    fn = getattr(torch._decomp.decompositions, "nop_decomposition", None)
+    return {torch.ops.aten.detach.default: fn} if "nop_decomposition" in text else {}
 
 
 def other_tables() -> dict[str, dict[Any, Any]]:
@@ -651,6 +676,11 @@ def what_traces() -> tuple[str, Any]:
             return "AOTInductor", frame.f_locals.get("model_")
         if file.endswith("_dynamo/convert_frame.py"):
             by = "torch.compile"
+        elif function == "_wrapped_call_impl" and file.endswith("torch/nn/modules/module.py"):
+            # Older versions call what `torch.compile` gave as any module.
+            children = vars(frame.f_locals["self"]).get("_modules", {})
+            if by == "torch.compile" and "_orig_mod" in children:
+                return by, children["_orig_mod"]
         elif function == "__call__" and file.endswith("_dynamo/eval_frame.py"):
             return "torch.compile", getattr(frame.f_locals.get("self"), "_orig_mod", None)
         elif file.endswith("torch/export/_trace.py") and by != "torch.compile":

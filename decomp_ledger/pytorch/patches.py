@@ -6,7 +6,8 @@ because a named table may be used at any time; without a recording, they pass al
 The methods of `CustomDecompTable` see every table that is made or changed, under each of its three names, and where it
 was imported by name earlier. `ExportedProgram.run_decompositions` sees every export. `torch.export.save` and `load`
 write and read stamps. `ExportedProgram._update` and `PassBase.__call__` keep the history of a program where torch
-itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it.
+itself drops it. What writes an ONNX file, an ExecuTorch file or a package of AOTInductor notes it. `os._exit` lets a
+recording write what it would write at its end.
 
 Nothing here imports torch, so that what a script sets before it imports torch still counts. A module that is not
 imported yet is patched when the program imports it. For the same reason the patches import our own modules late.
@@ -31,7 +32,7 @@ from decomp_ledger.pytorch import active, program_history
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
 
-__all__ = ["install", "uninstall"]
+__all__ = ["install", "lacking", "uninstall"]
 
 
 _lock = BlockLock()  # of the state below
@@ -108,6 +109,39 @@ def _patch(name: str, module: ModuleType) -> None:
         sys.meta_path.remove(_finder)
 
 
+def _part(name: str) -> Any | None:
+    """Import a module of this folder for a patched function; None if this process can never import it.
+
+    Then the recording stops, and the function does what torch's own does.
+    """
+    full = f"decomp_ledger.pytorch.{name}"
+    try:
+        with fork_safety.importing(full):
+            return importlib.import_module(full)
+    except LedgerFileError as error:
+        if (recording := active.current()) is not None:
+            recording.failed(error)
+        return None
+
+
+def lacking() -> list[str]:
+    """Return what the imported modules lack of what the patches need, each with what is not recorded without it."""
+    needed = ((name, path, what) for name, paths in _NEEDED.items() for path, what in paths.items())
+    return [
+        f"{name}.{path} ({what})"
+        for name, path, what in needed
+        if fork_safety.is_imported(name) and _lacks(sys.modules[name], path)
+    ]
+
+
+def _lacks(module: ModuleType, path: str) -> bool:
+    *owner, name = path.split(".")
+    cls = vars(module).get(owner[0]) if owner else None
+    # Not by getattr, because each class has a `__call__` and an `__init__`.
+    places = [module] if not owner else [each for each in getattr(cls, "__mro__", ()) if each is not object]
+    return not any(name in vars(each) for each in places)
+
+
 def _patch_table_class(module: ModuleType) -> Callable[[], None] | None:
     """Record what a program does with tables of torch's own class, which stay of that class.
 
@@ -132,15 +166,8 @@ def _recorded_method(upstream: type[Any], name: str) -> Any:
     @functools.wraps(original)
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         current = active.current() if type(self) is upstream else None
-        if current is None or current.stopped:
+        if current is None or current.stopped or (upstream_tables := _part("upstream_tables")) is None:
             return original(self, *args, **kwargs)
-        try:
-            with fork_safety.importing("decomp_ledger.pytorch.upstream_tables"):
-                from decomp_ledger.pytorch import upstream_tables
-        except LedgerFileError as error:
-            current.failed(error)
-            return original(self, *args, **kwargs)
-
         return upstream_tables.METHODS[name](current, original, self, args, kwargs)
 
     return method
@@ -157,18 +184,14 @@ def _patch_exported_program(module: ModuleType) -> Callable[[], None] | None:
     lowering = _patch_lowering(module)
     if (known := _known_patch(cls, "run_decompositions", "_update")) is not None:
         return _both(known, lowering)
-    original = cls.run_decompositions
+    original = getattr(cls, "run_decompositions", None)
+    if original is None:
+        return lowering
 
     @functools.wraps(original)
     def run_decompositions(self: Any, decomp_table: Any = None, *args: Any, **kwargs: Any) -> Any:
-        try:
-            with fork_safety.importing("decomp_ledger.pytorch.exports"):
-                from decomp_ledger.pytorch import exports
-        except LedgerFileError as error:
-            if (recording := active.current()) is not None:
-                recording.failed(error)
+        if (exports := _part("exports")) is None:
             return original(self, decomp_table, *args, **kwargs)
-
         return exports.run(original, self, decomp_table, *args, **kwargs)
 
     methods = {"run_decompositions": run_decompositions, **_following(cls, "_update", _itself)}
@@ -204,14 +227,8 @@ def _patch_lowering(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original)
     def lower(ep: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            with fork_safety.importing("decomp_ledger.pytorch.exports"):
-                from decomp_ledger.pytorch import exports
-        except LedgerFileError as error:
-            if (recording := active.current()) is not None:
-                recording.failed(error)
+        if (exports := _part("exports")) is None:
             return original(ep, *args, **kwargs)
-
         return exports.lower(original, ep, *args, **kwargs)
 
     undo = _replace(module, {_LOWERING: lower})
@@ -248,15 +265,8 @@ def _recorded_trace(original: Any) -> Any:
     @functools.wraps(original)
     def trace_inner(self: Any, *args: Any, **kwargs: Any) -> Any:
         recording = active.current()
-        if recording is None or recording.stopped:
+        if recording is None or recording.stopped or (tracing := _part("tracing")) is None:
             return original(self, *args, **kwargs)
-        try:
-            with fork_safety.importing("decomp_ledger.pytorch.tracing"):
-                from decomp_ledger.pytorch import tracing
-        except LedgerFileError as error:
-            recording.failed(error)
-            return original(self, *args, **kwargs)
-
         return tracing.trace(recording, original, self, args, kwargs)
 
     return trace_inner
@@ -272,9 +282,8 @@ def _followed_decompose(module: ModuleType) -> dict[str, Any]:
         recording = active.current()
         if recording is None or recording.stopped or not recording.all_tracing:
             return original(decomposition_table)
-        with fork_safety.importing("decomp_ledger.pytorch.tracing"):
-            from decomp_ledger.pytorch import tracing
-
+        if (tracing := _part("tracing")) is None:
+            return original(decomposition_table)
         return original(tracing.followed(recording, decomposition_table))
 
     return {"decompose": decompose}
@@ -343,20 +352,14 @@ def _patch_export(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original_save)
     def save(ep: Any, f: Any, **kwargs: Any) -> None:
-        with fork_safety.importing("decomp_ledger.pytorch.pt2"):
-            from decomp_ledger.pytorch import pt2
-
-        if active.current() is None:
+        if active.current() is None or (pt2 := _part("pt2")) is None:
             original_save(ep, f, **kwargs)
         else:
             pt2.save_stamped(original_save, ep, f, kwargs)
 
     @functools.wraps(original_load)
     def load(f: Any, **kwargs: Any) -> Any:
-        with fork_safety.importing("decomp_ledger.pytorch.pt2"):
-            from decomp_ledger.pytorch import pt2
-
-        if active.current() is None:
+        if active.current() is None or (pt2 := _part("pt2")) is None:
             return original_load(f, **kwargs)
         return pt2.load_stamped(original_load, f, kwargs)
 
@@ -378,10 +381,10 @@ def _patch_onnx(module: ModuleType) -> Callable[[], None] | None:
 
     @functools.wraps(original)
     def save(self: Any, destination: Any, *args: Any, **kwargs: Any) -> None:
-        if active.current() is None:
+        if (artefacts := _artefacts()) is None:
             original(self, destination, *args, **kwargs)
-            return
-        _artefacts().save_onnx(original, self, destination, args, kwargs)
+        else:
+            artefacts.save_onnx(original, self, destination, args, kwargs)
 
     return _replace(cls, {"save": save})
 
@@ -397,8 +400,8 @@ def _patch_inductor(module: ModuleType) -> Callable[[], None] | None:
     @functools.wraps(original)
     def aoti_compile_and_package(exported_program: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(exported_program, *args, **kwargs)
-        if active.current() is not None:
-            _artefacts().stamp_package(exported_program, result)
+        if (artefacts := _artefacts()) is not None:
+            artefacts.stamp_package(exported_program, result)
         return result
 
     return _replace(module, {"aoti_compile_and_package": aoti_compile_and_package})
@@ -425,35 +428,51 @@ def _patch_executorch(module: ModuleType) -> Callable[[], None] | None:
     @functools.wraps(write)
     def write_to_file(self: Any, open_file: Any) -> None:
         write(self, open_file)
-        if active.current() is not None:
-            _artefacts().note_executorch(self, open_file, functools.partial(write, self))
+        if (artefacts := _artefacts()) is not None:
+            artefacts.note_executorch(self, open_file, functools.partial(write, self))
 
     @functools.wraps(write_data)
     def write_tensor_data_to_file(self: Any, outdir: Any) -> None:
         write_data(self, outdir)
-        if active.current() is not None:
+        if (artefacts := _artefacts()) is not None:
             files = [name if name.endswith(".ptd") else f"{name}.ptd" for name in self._tensor_data]
-            _artefacts().note_tensor_data(self, [os.path.join(outdir, name) for name in files])  # noqa: PTH118
+            artefacts.note_tensor_data(self, [os.path.join(outdir, name) for name in files])  # noqa: PTH118
 
     @functools.wraps(get)
     def buffer(self: Any) -> Any:
         data = get(self)
-        if active.current() is not None:
-            _artefacts().note_buffer(self, data)
+        if (artefacts := _artefacts()) is not None:
+            artefacts.note_buffer(self, data)
         return data
 
     functions = {"write_to_file": write_to_file, "write_tensor_data_to_file": write_tensor_data_to_file}
     return _replace(cls, {**functions, "buffer": _Property(buffer)})
 
 
-def _artefacts() -> Any:
-    with fork_safety.importing("decomp_ledger.pytorch.artefacts"):
-        from decomp_ledger.pytorch import artefacts
+def _artefacts() -> Any | None:
+    """Return the module that notes saved files; None outside of a recording, or as `_part` does."""
+    return None if active.current() is None else _part("artefacts")
 
-    return artefacts
+
+def _patch_exit(module: ModuleType) -> Callable[[], None] | None:
+    """Let recordings write what they sum up before `os._exit`, which runs no exit handler; forked workers end by it."""
+    if (known := _known_patch(module, "_exit")) is not None:
+        return known
+    original = module._exit
+
+    @functools.wraps(original)
+    def _exit(*args: Any, **kwargs: Any) -> Any:
+        try:
+            for recording in active.entered():
+                recording.write_rest()
+        finally:
+            original(*args, **kwargs)
+
+    return _replace(module, {"_exit": _exit})
 
 
 _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
+    "os": _patch_exit,
     "torch.export.decomp_utils": _patch_table_class,
     "torch.export.exported_program": _patch_exported_program,
     "torch.export.experimental": _patch_lowering,
@@ -463,6 +482,30 @@ _PATCHES: dict[str, Callable[[ModuleType], Callable[[], None] | None]] = {
     "torch.onnx._internal.exporter._onnx_program": _patch_onnx,
     "torch._inductor": _patch_inductor,
     "executorch.exir.program._program": _patch_executorch,
+}
+
+
+# What the patches rely on, and what is not recorded where a version lacks it.
+_NEEDED: dict[str, dict[str, str]] = {
+    "torch.export.decomp_utils": {f"CustomDecompTable.{name}": "changes of tables" for name in _TABLE_METHODS},
+    "torch.export.exported_program": {
+        "ExportedProgram.run_decompositions": "exports",
+        "ExportedProgram._update": "the history of a program that torch changes",
+        _LOWERING: "exports that do not pass run_decompositions()",
+    },
+    "torch.export": {"save": "saved .pt2 files", "load": "the stamp of a loaded .pt2 file"},
+    "torch.fx.experimental.proxy_tensor": {
+        "_MakefxTracer._trace_inner": "what torch traces outside of exports",
+        "decompose": "the other table of a part of a trace",
+    },
+    "torch.fx.passes.infra.pass_base": {"PassBase.__call__": "the history of what a pass makes"},
+    "torch.onnx._internal.exporter._onnx_program": {"ONNXProgram.save": "saved .onnx files"},
+    "torch._inductor": {"aoti_compile_and_package": "packages of AOTInductor"},
+    "executorch.exir.program._program": {
+        "ExecutorchProgramManager.write_to_file": "saved .pte files",
+        "ExecutorchProgramManager.write_tensor_data_to_file": "saved .ptd files",
+        "ExecutorchProgramManager.buffer": "a .pte that is taken as bytes",
+    },
 }
 
 

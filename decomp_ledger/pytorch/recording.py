@@ -27,6 +27,7 @@ from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import displayed, guarded
 from decomp_ledger.model.events import Lowered, Passed, Saved
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.recorded_names import recorded_name, series_name
@@ -80,6 +81,7 @@ class FollowsChildren(Protocol):
         """The file of the notes; "" before `begin`."""
 
 
+@displayed
 @attrs.frozen
 class RecordingSummary:
     """How much a recording holds.
@@ -124,6 +126,7 @@ def _count(number: int, name: str, plural: str = "s") -> str:
     return f"{number} {name}{'' if number == 1 else plural}"
 
 
+@displayed
 class Recording(Handle):
     """A recording that `with` enters; :func:`decomp_ledger.record` returns one.
 
@@ -148,6 +151,10 @@ class Recording(Handle):
     """
 
     instead = "make another one, with record(...)"
+
+    @guarded
+    def __repr__(self) -> str:
+        return f"<Recording {self.name} in {self.ledger.path}: {len(self.exports)} exports succeeded>"
 
     def __init__(
         self,
@@ -224,13 +231,18 @@ class Recording(Handle):
         patches.uninstall(self)
         _LOG.info("recording %s: it ended; run %s", self.name, self.run or "without a table")
         try:
-            self._write_rest()
+            self.write_rest()
             self.at_end.clear()
+            if lacking := patches.lacking():
+                _warn(
+                    f"recording {self.name!r}: it missed what needs {', '.join(lacking)}, because this version has "
+                    "none of that; use a torch that docs/versions.md names, or a newer decomp_ledger"
+                )
             self._warn_of_unstamped()
         finally:
             self._detach_tables()
 
-    def _write_rest(self) -> None:
+    def write_rest(self) -> None:
         """Append the events that sum up what is not recorded one by one."""
         for write in self.at_end:
             try:
@@ -290,7 +302,7 @@ class Recording(Handle):
         Raises:
             LedgerFileError: the ledger cannot be read.
         """
-        self._write_rest()
+        self.write_rest()
         notes = ChildrenNotes() if self._children is None else self._children.notes()
         run, found = self.run, RunTotals()
         if run is not None and self.ledger.database.exists:

@@ -19,6 +19,7 @@ from decomp_ledger.errors import DecompositionChanged, LedgerError, NotImportabl
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, one_or_more, shown
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import OVERRIDE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
 from decomp_ledger.model.safe_text import describe, safe_repr
@@ -144,6 +145,7 @@ def _message(bundle: ExportBundle, differences: Sequence[TableDifference]) -> st
     return "\n  ".join([*lines, *map(str, differences)])
 
 
+@displayed
 @attrs.frozen
 class Rerun:
     """The result of an export that was run again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.table_log import TableLog, Wanted, to_preserve, to_reset
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import one_or_more
+from decomp_ledger.model.display import Row, Rows, displayed, guarded
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Reset, Set, Updated
 from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
@@ -32,6 +34,7 @@ provenance.torch_facts = environment.torch_facts
 _MISSING: Any = object()
 
 
+@displayed
 class DecompTable(LiveMapping):
     """A decomposition table: a dict of operator -> decomposition, and its history.
 
@@ -60,12 +63,13 @@ class DecompTable(LiveMapping):
         self._warnings = IdleWarnings(_log)
         super().__init__(_log)
 
+    @guarded
     def __repr__(self) -> str:
-        if self._defaults is None:
-            size = "cannot be read here"
-        else:
-            self._catch_up()
-            size = f"{dict.__len__(self)} decompositions"
+        size = "cannot be read here"
+        if self._defaults is not None:
+            with contextlib.suppress(LedgerError):
+                self._catch_up()
+                size = f"{dict.__len__(self)} decompositions"
         return f"<DecompTable {self.name!r} version {self.version}: {size}, {len(self._log.rules)} changed>"
 
     @property
@@ -367,23 +371,31 @@ class DecompTable(LiveMapping):
         with self._shown():
             self._log.tag(name, version, reason=reason)
 
-    def history(self, key: object) -> list[Event]:
+    def history(self, key: object) -> Rows[Event]:
         """Return every event that touched an op, oldest first."""
         names = [key] if isinstance(key, str) else self._ops_of(key)
         events = {event.seq: event for name in names for event in self._log.history(name)}
-        return [events[seq] for seq in sorted(events)]
+        return Rows(events[seq] for seq in sorted(events))
 
     def blame(self) -> dict[str, Event]:
         """Return, for each op with a rule, the event that set it."""
         return self._log.blame()
 
-    def diff(self, before: int | str, after: int | str | None = None) -> list[RuleDiff]:
+    def diff(self, before: int | str, after: int | str | None = None) -> Rows[RuleDiff]:
         """Return the ops whose rules differ between two versions; `after` is now if None."""
         return self._log.diff(before, after)
 
-    def events(self) -> list[Event]:
+    def events(self) -> Rows[Event]:
         """Return the table's events, oldest first."""
         return self._log.events()
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each rule: its op, its action, the decomposition, and the event that set it."""
+        return self._log.to_dicts()
+
+    def _shown_as(self) -> TableLog:
+        """Return what a notebook shows of it."""
+        return self._log
 
     # Numerics
 

@@ -115,6 +115,8 @@ def trace(recording: active.ActiveRecording, original: Any, tracer: Any, args: A
         kwargs: likewise.
     """
     table = internals.table_of_tracer(tracer)
+    if table is None and recording.all_tracing and not exports.is_under_way():
+        recording.missed(exports.unseen("the table of a trace"))
     if exports.is_under_way() or table is None or _is_followed(table):
         return original(tracer, *args, **kwargs)
     by, module = internals.what_traces()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from decomp_ledger.errors import IdleRuleWarning, InvalidName
 from decomp_ledger.log import provenance
+from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog, Wanted
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Changing, Found, Popped, Set, Updated
@@ -112,21 +113,35 @@ def _set_item(recording: active.ActiveRecording, original: Any, table: Any, args
 
 def _update(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     before = dict(_content(table))
-    try:
-        return original(table, *args, **kwargs)
-    finally:  # torch takes over what comes before an odd item
+
+    def record() -> None:
         new = {key: fn for key, fn in _content(table).items() if before.get(key, _MISSING) is not fn}
         _record(recording, table, Updated, new)
+
+    return _call(record, original, table, args, kwargs)
 
 
 def _pop(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     key = args[0] if args else None
     before = _entry(table, key) is not _MISSING, _is_deleted(table, key)
-    try:
-        return original(table, *args, **kwargs)
-    finally:
+
+    def record() -> None:
         if (_entry(table, key) is not _MISSING, _is_deleted(table, key)) != before:
             _record(recording, table, Popped, {key: _MISSING})
+
+    return _call(record, original, table, args, kwargs)
+
+
+def _call(record: Callable[[], None], original: Any, table: Any, args: Any, kwargs: Any) -> Any:
+    """Call torch's method, then record what it did; also if it fails, because it keeps what came before an odd item."""
+    try:
+        result = original(table, *args, **kwargs)
+    except BaseException as error:
+        with Passing(error, "a change of a table that failed could not be recorded"):
+            record()
+        raise
+    record()
+    return result
 
 
 def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:

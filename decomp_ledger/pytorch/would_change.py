@@ -14,6 +14,7 @@ from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.arguments import shown
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Entry
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import Rule, TableState
@@ -25,6 +26,7 @@ from decomp_ledger.pytorch.table import DecompTable
 __all__ = ["WouldChange", "would_change"]
 
 
+@displayed
 @attrs.frozen
 class WouldChange:
     """What is known of a lowering before it is done. True if it would change the program.

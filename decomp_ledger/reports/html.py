@@ -1,4 +1,4 @@
-"""A page as HTML: one file without scripts, that loads nothing."""
+"""A page as HTML: one file, or a part of a notebook. It has no scripts and loads nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from decomp_ledger.reports.charts import FlowChart, TimeChart, flow_chart, time_
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["to_html"]
+__all__ = ["style_sheet", "to_fragment", "to_html"]
 
 _LONGEST = 2000  # characters of one text
 _SHORT, _MIDDLE = 24, 60  # characters of a column that does not wrap, and of one that is not wide
@@ -24,7 +24,17 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def to_html(page: Page) -> str:
     """Return a page as one HTML file, the same for the same page."""
-    return _environment().get_template("page.html").render(page=page)
+    return _environment().get_template("page.html").render(page=page, region="region")
+
+
+def to_fragment(page: Page) -> str:
+    """Return a page as a part of another page, such as a notebook: its styles apply to nothing else, it has no ids."""
+    return _environment().get_template("fragment.html").render(page=page, region="group")
+
+
+def style_sheet() -> str:
+    """Return the CSS of the pages."""
+    return (_TEMPLATES / "style.css").read_text(encoding="utf-8")
 
 
 @cache

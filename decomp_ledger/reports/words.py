@@ -44,7 +44,7 @@ def rule_text(rule: Rule | None, *, from_dict: bool = False) -> str:
         return "(as its base)" if from_dict else "(no rule)"
     if from_dict:
         return "missing" if rule.decomposition is None else f"entry: {rule.decomposition.label()}"
-    return rule.action if rule.decomposition is None else f"{rule.action}: {rule.decomposition.label()}"
+    return rule.label()
 
 
 def summary(event: Event) -> str:

@@ -29,6 +29,7 @@ MEMORY = ":memory:"
 DURABILITY = {"process": "NORMAL", "power": "FULL"}
 _USE_WAL = "PRAGMA journal_mode = WAL"
 _REFUSE_WRITES = "PRAGMA query_only = ON"
+_TRUST_VIEWS = "PRAGMA trusted_schema = ON"  # without it, SQLite refuses the JSON functions of the views
 _FORKED = "{}: the process that forked this one is writing to it; open the ledger again in this process"
 
 # What SQLite, or Python on the way to it, raises.
@@ -49,6 +50,7 @@ class Database(Handle):
         read_only: never write. A missing ledger is an error; an older one is migrated in a copy in memory.
         timeout: seconds to wait for another writer.
         lazy: open the file at the first use, not now.
+        with_views: for a reader of the views, which an older ledger has only in a migrated copy in memory.
         durability: "process": an event survives the death of the process once its call returned. "power": an event
             survives the loss of power too, at the cost of one fsync an event.
 
@@ -70,11 +72,13 @@ class Database(Handle):
         timeout: float = 30.0,
         durability: str = "process",
         lazy: bool = False,
+        with_views: bool = False,
     ) -> None:
         if durability not in DURABILITY:
             raise LedgerFileError(f"durability: {durability!r} is unknown; give 'process' or 'power'")
         self.path = MEMORY if str(path) == MEMORY else absolute(path)
         self.read_only = read_only
+        self._with_views = with_views
         self._timeout = timeout
         self._synchronous = f"PRAGMA synchronous = {DURABILITY[durability]}"
         self._lock = BlockLock()
@@ -89,6 +93,13 @@ class Database(Handle):
         if not lazy:
             with self.reading():
                 pass
+
+    @property
+    def status(self) -> str:
+        """Whether it is in use, in words. This opens and reads nothing."""
+        if self._is_closed:
+            return "closed"
+        return "not opened yet" if self._connection is None and self.identity is None else "open"
 
     @property
     def exists(self) -> bool:
@@ -180,7 +191,7 @@ class Database(Handle):
     def _migrate(self, connection: LedgerConnection) -> LedgerConnection:
         """Check the schema, and bring it to the newest one; with `read_only`, that of a copy in memory."""
         missing = check_schema(connection, self.path)
-        if missing and not (self.read_only and add_only_views(missing)):
+        if missing and not (self.read_only and add_only_views(missing) and not self._with_views):
             if self.read_only:
                 copy = self._connect(MEMORY)
                 connection.backup(copy)
@@ -199,6 +210,8 @@ class Database(Handle):
             check_schema(connection, self.path)
             if self.read_only:
                 connection.execute(_REFUSE_WRITES)
+        if self._with_views:  # which are those of the migrations, because the schema was checked
+            connection.execute(_TRUST_VIEWS)
         self._schema_version = schema_version(connection)
         self._files = None if self.in_memory else OpenFiles(Path(self.path))
         return connection
@@ -295,6 +308,16 @@ class Database(Handle):
     def _check_file(self, connection: LedgerConnection) -> None:
         """Refuse to write if the file is another one, or has another schema, than when it was opened."""
         self._check_files(connection)
+        self._check_schema(connection)
+
+    def check_served(self) -> None:
+        """Refuse to read on from a file that was removed or replaced, or whose schema is not a ledger's any more."""
+        with self.reading() as connection:
+            self._check_identity()
+            if not self.in_memory:
+                self._check_schema(connection)
+
+    def _check_schema(self, connection: LedgerConnection) -> None:
         version = schema_version(connection)
         if version != self._schema_version:
             check_schema(connection, self.path)

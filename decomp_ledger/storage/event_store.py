@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.model.canonical_json import Json, canonical_json
 from decomp_ledger.model.catalog import Catalog, pack, unpack
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import (
     ACTIONS,
     OVERRIDE,
@@ -265,6 +266,7 @@ class EventRow(NamedTuple):
         }
 
 
+@displayed
 class TableInfo(NamedTuple):
     """One line of the list of tables.
 

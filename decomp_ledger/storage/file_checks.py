@@ -7,7 +7,7 @@ from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage import fork_safety
-from decomp_ledger.storage.migrations import APPLICATION_ID
+from decomp_ledger.storage.migrations import APPLICATION_ID, HUB_APPLICATION_ID
 
 __all__ = ["LOG_FILES", "absolute", "check_header", "check_no_journal", "check_no_log", "reading_uri", "wal_has_pages"]
 
@@ -89,6 +89,8 @@ def check_header(path: Path) -> None:
             f"{path}: the file is truncated: {size} bytes are less than its header says; restore a backup"
         )
     # Read here, not by a PRAGMA, because opening another application's database would leave files next to it.
+    if int.from_bytes(header[68:72], "big") == HUB_APPLICATION_ID:
+        raise LedgerFileError(f"{path}: it is a hub, not a ledger; give it as URL or --hub, or `clone` a ledger of it")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise LedgerFileError(f"{path}: it is an SQLite database, but not a ledger; name another file")
 

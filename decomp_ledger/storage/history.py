@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from decomp_ledger.errors import LedgerError, UnknownTable
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
+from decomp_ledger.model.display import Row, Rows, displayed, row_of
 from decomp_ledger.model.events import Created, Event, Passed, read_event
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.model.recorded_names import split_recorded
@@ -71,6 +72,7 @@ class _Creation(NamedTuple):
 _LastChange: TypeAlias = "tuple[Rule | None, _TableAt, int]"
 
 
+@displayed
 class Since(NamedTuple):
     """Since when a table has a rule, and why.
 
@@ -85,6 +87,7 @@ class Since(NamedTuple):
     reason: str | None
 
 
+@displayed
 class TableSeries(NamedTuple):
     """The runs of a recorded table, or one table that has a name of its own.
 
@@ -106,6 +109,10 @@ class TableSeries(NamedTuple):
         """The number of the newest run; None for a table with a name of its own."""
         found = None if self.newest.name == self.name else split_recorded(self.newest.name)
         return None if found is None else found.run
+
+    def _row(self) -> Row:
+        newest = {**row_of(self.newest), "name": self.name}
+        return {**newest, "newest_run": self.run, "runs": None if self.run is None else len(self.tables)}
 
 
 _Origin = TypeVar("_Origin", Event, Since)
@@ -131,13 +138,13 @@ class History(Handle):
         """The file's absolute path, or ":memory:"."""
         return self.database.path
 
-    def tables(self) -> list[TableInfo]:
+    def tables(self) -> Rows[TableInfo]:
         """Return all tables, in the order of their first events."""
         with self.database.reading() as connection:
             rows = all_rows(connection, _TABLES)
-        return [TableInfo(self.event_store.stored_name(row[1]), *row[2:]) for row in sorted(rows)]
+        return Rows(TableInfo(self.event_store.stored_name(row[1]), *row[2:]) for row in sorted(rows))
 
-    def table_series(self) -> list[TableSeries]:
+    def table_series(self) -> Rows[TableSeries]:
         """Return all tables, those of one series together, in the order of their first events."""
         infos = self.tables()
         names = {info.name for info in infos}
@@ -148,7 +155,7 @@ class History(Handle):
                 found[info.name] = {0: info}
             else:
                 found.setdefault(recorded.series, {})[recorded.run] = info
-        return [TableSeries(name, tuple(runs[run] for run in sorted(runs))) for name, runs in found.items()]
+        return Rows(TableSeries(name, tuple(runs[run] for run in sorted(runs))) for name, runs in found.items())
 
     def table_named(self, text: str) -> str:
         """Return the name of the table that a text means.

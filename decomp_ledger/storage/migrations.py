@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APPLICATION_ID",
+    "HUB_APPLICATION_ID",
     "MIGRATIONS_TABLE",
     "MIGRATION_SET",
     "SCHEMA",
@@ -32,12 +33,15 @@ __all__ = [
     "apply_migrations",
     "digest_of",
     "add_only_views",
+    "hub_migrations_folder",
+    "load_migration",
     "migration_names",
     "schema_digest",
     "schema_made_by",
 ]
 
 APPLICATION_ID = 0x44434C47  # "DCLG", in the header of every ledger
+HUB_APPLICATION_ID = 0x44434C48  # "DCLH", in that of every hub
 MIGRATION_SET = "decomp_ledger"
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
 # (type, name, table, SQL). A damaged file may have values of any type.
@@ -70,6 +74,11 @@ def _folder() -> Path:
         if folder.is_dir():
             return folder
     raise LedgerError(f"{package}: the migrations of decomp_ledger are missing; install it again")
+
+
+def hub_migrations_folder() -> Path:
+    """Return the folder of the migrations of a hub."""
+    return _folder() / "hub"
 
 
 @cache
@@ -114,7 +123,7 @@ def _make_schema(connection: sqlite3.Connection) -> None:
     """
     _make_table(connection)
     for name in migration_names():
-        _module(_folder(), name).apply(connection)
+        load_migration(_folder(), name).apply(connection)
         connection.execute(_APPLY, [MIGRATION_SET, name, str(datetime.datetime.now(datetime.timezone.utc))])
 
 
@@ -141,11 +150,12 @@ def _migrations() -> Migrations:
 
     migrations = Migrations(MIGRATION_SET)
     for name in migration_names():
-        migrations(name=name)(_module(_folder(), name).apply)
+        migrations(name=name)(load_migration(_folder(), name).apply)
     return migrations
 
 
-def _module(folder: Path, name: str) -> ModuleType:
+def load_migration(folder: Path, name: str) -> ModuleType:
+    """Return the module of a migration."""
     spec = importlib.util.spec_from_file_location(f"decomp_ledger_migration_{name}", folder / f"{name}.py")
     if spec is None or spec.loader is None:
         raise LedgerError(f"{folder / name}.py: the migration cannot be imported; install decomp_ledger again")
@@ -172,5 +182,5 @@ def schema_made_by(names: tuple[str, ...]) -> list[SchemaRow]:
     with closing(sqlite3.connect(":memory:")) as connection:
         _make_table(connection)
         for name in names:
-            _module(_folder(), name).apply(connection)
+            load_migration(_folder(), name).apply(connection)
         return connection.execute(SCHEMA, [-1]).fetchall()

@@ -20,13 +20,14 @@ from decomp_ledger.errors import SchemaError, StampError, UnknownCatalog
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json, digest_of
 from decomp_ledger.model.catalog import Catalog, CatalogDelta
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import BASES, CallSite, Event, Exported, Passed, RootModule, decode_body, encode_body
 from decomp_ledger.model.hash_chain import event_hash
 from decomp_ledger.model.json_values import DAMAGE, as_integer, as_object, as_string
 from decomp_ledger.model.materialize import Snapshot, materialize
 from decomp_ledger.model.rules import Decomposition, Rule, TableState, fold
 
-__all__ = ["ExportBundle", "bare_catalog"]
+__all__ = ["ExportBundle", "bare_catalog", "state_of"]
 
 _TEXTS = ("table", "kind", "recorded_at", "actor", "environment", "prev_hash", "hash")
 _NUMBERS = ("seq", "version", "schema")
@@ -41,6 +42,7 @@ _PRIVATE = ("actor", "reason", "call_site")
 REDACTED = "(redacted)"
 
 
+@displayed
 @attrs.define(frozen=True, slots=False)
 class ExportBundle:
     """One export, with everything that determines its table.
@@ -110,16 +112,7 @@ class ExportBundle:
     @cached_property
     def state(self) -> TableState:
         """The rules of its table."""
-        rules: dict[str, Rule] = {}
-        known = {None, *self.decompositions}
-        for event in self.rule_events:
-            # The decomposition of a change that a later event replaced is not in the bundle.
-            changes = (each for each in event.changes if each.decomposition in known)
-            fold(rules, changes, self.decompositions)
-        table, version = self.event.table, self.event.version
-        made = [event for event in self.rule_events if (event.table, event.version) == (table, version)]
-        from_dict = any(isinstance(event.body, Passed) for event in made)
-        return TableState(table, version, self.base, rules, from_dict=from_dict)
+        return state_of(self.event.table, self.event.version, self.base, self.rule_events, self.decompositions)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -205,6 +198,28 @@ class ExportBundle:
         return {event.seq for event in last.values()} == {event.seq for event in self.rule_events} and (
             named == self.decompositions.keys()
         )
+
+
+def state_of(
+    table: str, version: int, base: str, rule_events: Iterable[Event], decompositions: Mapping[str, Decomposition]
+) -> TableState:
+    """Return the rules of a table at a version.
+
+    Args:
+        table: its name.
+        version: the version.
+        base: the base of the table.
+        rule_events: for each op that the table ever changed, the last event that did, by seq.
+        decompositions: digest -> decomposition, of those that the rules name.
+    """
+    rules: dict[str, Rule] = {}
+    known = {None, *decompositions}
+    from_dict = False
+    for event in rule_events:
+        # The decomposition of a change that a later event replaced is not known here.
+        fold(rules, (each for each in event.changes if each.decomposition in known), decompositions)
+        from_dict |= (event.table, event.version) == (table, version) and isinstance(event.body, Passed)
+    return TableState(table, version, base, rules, from_dict=from_dict)
 
 
 def _by_seq(events: Iterable[Event]) -> tuple[Event, ...]:

@@ -30,7 +30,7 @@ from decomp_ledger.storage.import_rows import insert_catalog, set_identity
 from decomp_ledger.storage.new_file import draft_of, put, target_of
 from decomp_ledger.transfer.restore import verify_draft
 
-__all__ = ["FORMAT", "dump", "dump_to_file", "load"]
+__all__ = ["FORMAT", "append", "dump", "dump_to_file", "load"]
 
 FORMAT = "decomp-ledger dump 1"
 _STEP = 2000  # events between two reports of progress
@@ -153,7 +153,10 @@ def _catalog_value(row: CatalogRow) -> dict[str, Any]:
 
 
 def load(
-    source: str | os.PathLike[str] | Iterable[str], path: str | os.PathLike[str], progress: Progress | None = None
+    source: str | os.PathLike[str] | Iterable[str],
+    path: str | os.PathLike[str],
+    progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> Verification:
     """Make a ledger from a dump, verify it, and only then put it in its place.
 
@@ -161,6 +164,8 @@ def load(
         source: the file that `dump` was written to, "-" for standard input, or its lines.
         path: the new ledger.
         progress: called with the number of events verified, and of all events.
+        reading: called with the number of bytes read, and of all bytes; not for standard input and lines, because
+            nothing tells how many will come.
 
     Raises:
         LedgerFileError: the ledger exists or cannot be written, or the dump cannot be read.
@@ -170,13 +175,29 @@ def load(
     if target.exists():
         raise LedgerFileError(f"{target}: the file exists already; load into another file, or move it away")
     check_no_log(target)
-    lines = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
+    lines = _read_lines(source, reading) if isinstance(source, (str, os.PathLike)) else source
     with draft_of(target) as draft:
         with LedgerLog(draft) as ledger, ledger.database.write_transaction() as connection:
             _Loader(ledger.event_store, connection).load(lines)
         verified = verify_draft(draft, "the dump", progress)
         put(draft, target)
     return verified
+
+
+def append(ledger: LedgerLog, lines: Iterable[str], checkpoints: int) -> None:
+    """Append what a longer copy of a ledger has, within a write transaction of the ledger.
+
+    Args:
+        ledger: the ledger.
+        lines: those of a dump of the longer copy, without what the ledger has and without the first line.
+        checkpoints: how many the ledger has.
+
+    Raises:
+        LedgerError: a line is damaged, or lines are missing.
+    """
+    loader = _Loader(ledger.event_store, ledger.database.transaction)
+    loader.go_on(ledger.event_store.identity()[0], ledger.event_store.head(), checkpoints)
+    loader.load(lines)
 
 
 class _Loader:
@@ -189,13 +210,19 @@ class _Loader:
         self._seq, self._head = 0, b""
         self._checkpoints = 0
         self._ended = False
+        self._starts = True
+
+    def go_on(self, ledger: str, head: tuple[int, bytes], checkpoints: int) -> None:
+        """Take the lines after those that made the ledger."""
+        self._ledger, (self._seq, self._head), self._checkpoints = ledger, head, checkpoints
+        self._starts = False
 
     def load(self, lines: Iterable[str]) -> None:
         number = 0
         for number, line in enumerate(lines, 1):
             try:
                 ((kind, value),) = as_object(parse_json(line, DUMP_LINE, DUMP_VALUES)).items()
-                if (number == 1) != (kind == "ledger") or self._ended or kind not in _READERS:
+                if (self._starts and number == 1) != (kind == "ledger") or self._ended or kind not in _READERS:
                     raise ValueError(f"a line of kind {kind!r:.40} does not belong there")
                 _READERS[kind](self, value)
             except _DAMAGE as error:
@@ -217,6 +244,12 @@ class _Loader:
         self._event_store.put_text("decomposition", canonical_json(value))
 
     def _read_catalog(self, value: Any) -> None:
+        if "base" not in value:  # of a hub, which has every catalog whole
+            catalog = Catalog.from_json(value["body"])
+            if catalog.digest != value["digest"]:
+                raise ValueError("the catalog does not match its digest")
+            self._event_store.put_catalog(catalog)
+            return
         base = None if value["base"] is None else self._base(value["base"])
         body = value["body"]
         catalog = Catalog.from_json(body) if base is None else CatalogDelta.from_json(body).apply(base)
@@ -241,6 +274,8 @@ class _Loader:
         prev_hash, own_hash = bytes.fromhex(value["prev_hash"]), bytes.fromhex(value["hash"])
         if event_hash(prev_hash, fields) != own_hash:
             raise ValueError(f"event {value['seq']} does not match its hash")
+        if prev_hash != self._head:
+            raise ValueError(f"event {value['seq']} does not follow the event before it")
         text = canonical_json(value["body"])
         site = None if value["call_site"] is None else canonical_json(value["call_site"])
         stored = {**fields, "body": text, "call_site": site, "environment": bytes.fromhex(value["environment"])}
@@ -273,7 +308,7 @@ _READERS = {
 }
 
 
-def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+def _read_lines(path: str | os.PathLike[str], progress: Progress | None) -> Iterator[str]:
     """Give the lines of a file; "-" is standard input."""
     try:
         if os.fspath(path) == "-":
@@ -282,7 +317,14 @@ def _read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             yield from _bounded_lines(sys.stdin)
             return
         with Path(path).open(encoding="utf-8") as file:
-            yield from _bounded_lines(file)
+            size, done = os.fstat(file.fileno()).st_size, 0
+            for number, line in enumerate(_bounded_lines(file), 1):
+                yield line
+                done += len(line)  # its bytes, because a dump is ASCII
+                if progress is not None and number % _STEP == 0:
+                    progress(min(done, size), size)
+            if progress is not None:
+                progress(size, size)
     except LedgerFileError:  # which is an OSError too
         raise
     except OSError as error:

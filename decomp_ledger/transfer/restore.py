@@ -11,6 +11,7 @@ from decomp_ledger.errors import LedgerError, LedgerFileError
 from decomp_ledger.integrity.verify import Verification, verify
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import displayed
 from decomp_ledger.storage.backup import Progress, copy_file
 from decomp_ledger.storage.event_store import utc_now
 from decomp_ledger.storage.exclusive_lock import exclusive_lock, remove_log_files
@@ -20,6 +21,7 @@ from decomp_ledger.storage.new_file import check_replaceable, draft_of, link_unl
 __all__ = ["Restoration", "restore", "verify_draft"]
 
 
+@displayed
 @attrs.frozen
 class Restoration:
     """The result of :func:`restore`.

@@ -19,6 +19,7 @@ import attrs
 
 from decomp_ledger.errors import MissingStamp, SchemaError, StampError, UnusableValue
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import JSON_BYTES, STAMP_EXPORTS, ZIP_DIRECTORY
 from decomp_ledger.transfer import onnx_stamp
@@ -48,6 +49,7 @@ _UNREADABLE = (
 )
 
 
+@displayed
 @attrs.frozen
 class Stamp:
     """The exports that made the program of a `.pt2`.

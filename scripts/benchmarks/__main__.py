@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, even if ano
 
 import big_ledger
 import exports
+import hub
 import processes
 import stamps
 import torch_tables
@@ -26,6 +27,7 @@ ROWS: dict[str, Callable[[Settings, Path], Iterator[Result]]] = {
     "export": exports.recording,
     "tracing": tracing.recording,
     "stamps": stamps.stamps,
+    "hub": hub.hub,
 }
 
 

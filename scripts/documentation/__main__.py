@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/, check them, refresh the examples, or build the site.
+"""Write the generated pages of docs/, check them, refresh the examples, run the notebook, or build the site.
 
 Without an option: write docs/cli.md from click, docs/python.md from the docstrings, docs/behaviour.md from the traces.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import behaviour_reference
 import cli_reference
 import console
+import example_notebook
 import links
 import python_reference
 import site_build
@@ -41,8 +42,14 @@ def check() -> int:
 
 
 def refresh() -> int:
-    for path in console.pages(ROOT):
-        path.write_text(console.refreshed(path, ROOT), encoding="utf-8")
+    with console.postgresql(ROOT) as variables:
+        for path in console.pages(ROOT):
+            path.write_text(console.refreshed(path, ROOT, variables), encoding="utf-8")
+    return 0
+
+
+def notebook() -> int:
+    example_notebook.write(ROOT)
     return 0
 
 
@@ -55,9 +62,16 @@ def main() -> int:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--check", action="store_true", help="exit with 1 if a page is out of date or a link is dead")
     choice.add_argument("--console", action="store_true", help="run the terminal examples, and write what they print")
+    choice.add_argument(
+        "--notebook", action="store_true", help="run docs/notebook.ipynb, and write what its cells give"
+    )
     choice.add_argument("--site", action="store_true", help="check, then build the site in site/")
     given = parser.parse_args()
-    return check() if given.check else refresh() if given.console else site() if given.site else write()
+    if given.check:
+        return check()
+    if given.notebook:
+        return notebook()
+    return refresh() if given.console else site() if given.site else write()
 
 
 if __name__ == "__main__":

@@ -11,21 +11,30 @@ from decomp_ledger.cli import cli
 # Command -> the Python call that does its work, with `import decomp_ledger as dl` and `ledger = dl.Ledger(FILE)`.
 PYTHON = {
     "backup": "ledger.backup(FILE)",
-    "blame": "ledger.blame(STATE)",
+    "blame": "ledger.blame(STATE)` or `dl.Hub(URL).blame(OP)",
+    "browse": "ledger.browse()",
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
     "catalog list": "dl.available_catalogs()",
     "catalog show": "dl.catalog(STATE)",
     "check numerics": "ledger.check_numerics(STATE)` or `ledger.check_program(FILE, STATE)",
     "check opset": "ledger.check_opset(STATE, OPSET)",
     "checkpoint": "ledger.checkpoint(KEY)",
+    "clone": "dl.clone(LEDGER, URL, FILE)",
+    "collect": "dl.Hub(URL).collect(FILES)",
     "diff": "ledger.diff(A, B)",
     "drift": "ledger.drift(A, B)",
     "dump": "ledger.dump(FILE)",
-    "explain": "ledger.explain(OP, STATE)",
-    "exports": "ledger.export_results()",
+    "explain": "ledger.explain(OP, STATE)` or `dl.Hub(URL).explain(OP)",
+    "exports": "ledger.export_results()` or `dl.Hub(URL).exports()",
+    "fetch": "ledger.fetch(URL)",
+    "gate": "ledger.gate(STATE, torch=VERSION)` or `dl.Hub(URL).gate(torch=VERSION)",
+    "hub init": "dl.Hub(URL).init()",
+    "hub ledgers": "dl.Hub(URL).ledgers()",
+    "hub verify": "dl.Hub(URL).verify()",
     "imports": "dl.record_imports()",
     "load": "dl.load_dump(FILE, LEDGER)",
-    "log": "ledger.events()` and `ledger.changed_rules(SEQ)",
+    "log": "ledger.events()` and `ledger.changed_rules(SEQ)`, or `dl.Hub(URL).events()",
+    "push": "ledger.push(URL)` or `ledger.follow(URL)",
     "report": "ledger.report(STATE)",
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
@@ -74,6 +83,10 @@ it, as git finds its repository. A project can say more in its `pyproject.toml`,
 ledger = "audit/decomp_ledger.db"   # relative to this file
 actor = "release CI"                # who makes changes; --actor and DECOMP_LEDGER_ACTOR come first
 trust = ["mylib.lowering"]          # modules that may be imported to find decompositions, as --trust
+hub = "postgresql://ci@db/ledgers"  # where `push` sends to; DECOMP_LEDGER_HUB comes first
+
+[tool.decomp-ledger.policy]         # what `gate` judges by; see the concepts, "Policies and the gate"
+require_reason = true
 ```
 
 Files that belong to another user are ignored, with a line that says so, because settings say what may be imported.

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 BLOCK = re.compile(r"^```(console|python title=\"([\w.]+)\")\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,7 +30,7 @@ def pages(root: Path) -> list[Path]:
     return [path for path in found if "```console\n" in path.read_text(encoding="utf-8")]
 
 
-def environment(root: Path, folder: Path) -> dict[str, str]:
+def environment(root: Path, folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the commands: `decomp-ledger` is this checkout's, `python` the one that runs this.
 
     `pytest` finds the plugin of decomp_ledger where the package is installed, as scripts/venv does it.
@@ -39,9 +41,20 @@ def environment(root: Path, folder: Path) -> dict[str, str]:
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n', encoding="utf-8")
         program.chmod(0o755)
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("DECOMP_LEDGER")}
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    given = {**os.environ, **more}
+    outside = {name: value for name, value in given.items() if not name.startswith("DECOMP_LEDGER")}
+    path = f"{programs}{os.pathsep}{given['PATH']}"
     return {**outside, **ENVIRONMENT, "PATH": path, "PYTHONPATH": str(root)}
+
+
+@contextmanager
+def postgresql(root: Path) -> Iterator[dict[str, str]]:
+    """Run a PostgreSQL for the pages that ask one; give the variables with which its programs find it."""
+    sys.path.insert(0, str(root / "tests" / "support"))
+    from postgresql import running_server
+
+    with running_server() as server:
+        yield server.variables()
 
 
 def run(command: str, folder: Path, variables: dict[str, str]) -> str:
@@ -60,11 +73,17 @@ def run(command: str, folder: Path, variables: dict[str, str]) -> str:
     return "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())
 
 
-def refreshed(path: Path, root: Path) -> str:
-    """Return a page with what its terminal examples print now."""
+def refreshed(path: Path, root: Path, more: Mapping[str, str] | None = None) -> str:
+    """Return a page with what its terminal examples print now.
+
+    Args:
+        path: the page.
+        root: the checkout.
+        more: variables of the environment of the commands that this process does not have.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        variables = environment(root, folder)
+        variables = environment(root, folder, more or {})
         for program in (root / "scripts" / "demo_program").glob("*.py"):
             shutil.copy(program, folder)
 

@@ -27,10 +27,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Queries": (
         *("show", "blame", "explain", "diff", "drift", "upgrade", "check_upgrade", "used_ops"),
         *("catalog", "available_catalogs", "capture_catalog", "read_samples", "trace"),
-        *("check_numerics", "check_opset", "check_program", "report"),
+        *("check_numerics", "check_opset", "check_program", "gate", "report", "browse"),
     ),
     "Programs": ("save", "load", "read_stamp", "Stamp", "reproduce", "reproduce_export"),
     "Copies and signatures": ("restore", "load_dump", "load_key", "read_signers", "SigningKey", "Signer", "Checkpoint"),
+    "Hubs": ("Hub", "clone"),
     "Functions": (),
     "Events": (
         "Event",
@@ -49,14 +50,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 ERRORS = "Errors and warnings"
 ALIASES = "Types"
-CONSTRUCTED = frozenset({"Ledger"})  # the classes that users call
+CONSTRUCTED = frozenset({"Hub", "Ledger", "Policy"})  # the classes that users call
 TITLES = {"Args": "Arguments"}
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 # Members for other parts of the package, and those that only torch's own code uses: of any class, or of one.
 INTERNAL = frozenset(
     {
         *("from_text", "from_json", "from_log", "to_text", "bare", "identity", "of_catalog"),
-        *("append", "origin", "next_name", "has_materialized_as", "changes_after"),
+        *("append", "origin", "next_name", "joined_reasons", "has_materialized_as", "changes_after"),
         *("state_and_blame", "state_and_since", "last_events", "created", "locate"),
         *("new_log", "stopped", "adopted", "failed", "missed", "new_name", "Recording.series", "record_saved"),
         *("find_table", "table_named", "runs"),
@@ -64,7 +65,7 @@ INTERNAL = frozenset(
         *("TableLog.open", "TableLog.create_or_open", "TableLog.create", "TableLog.change", "TableLog.materialize"),
         *("TableLog.exported", "TableLog.detach", "TableLog.sync", "TableLog.adopt", "TableLog.fork", "TableLog.past"),
         *("TableLog.now", "TableLog.changed_since", "TableLog.replace_rules"),
-        "Ledger.dump_lines",
+        *("Ledger.dump_lines", "Hub.reader"),
     }
 )
 WIDTH = 100

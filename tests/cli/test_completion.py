@@ -108,6 +108,10 @@ def test_every_parameter_that_names_a_state_or_an_op_is_completed() -> None:
         "expect",
         "path",
         "key",
+        "hub",
+        "url",
+        "ledger",
+        "where",
     }
     missing = []
 

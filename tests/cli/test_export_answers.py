@@ -99,6 +99,6 @@ def test_each_export_is_listed_with_the_line_that_made_it(tmp_path: Path) -> Non
     path = tmp_path / "l.db"
     ledger_with(path, {}, {"after": "other"})
     with Ledger(path, actor="Ada") as ledger:
-        site = next(ledger.exports()).call_site
+        site = ledger.exports()[0].call_site
     assert site is not None and site.function == "ledger_with"
     assert [line.endswith(str(site)) for line in answer(path, "exports").splitlines()[2:4]] == [True, True]

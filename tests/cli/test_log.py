@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from forging import unguarded
 
 from decomp_ledger import Ledger
 from decomp_ledger.cli import cli
+from decomp_ledger.cli.log_command import log as log_command
 from decomp_ledger.model.events import Set
 from decomp_ledger.model.rules import Decomposition
 
@@ -92,6 +94,19 @@ def test_a_count_is_given_as_to_git(path: Path, count: str) -> None:
     shown = log(path, "--oneline", count)
     assert [line.split()[0] for line in shown.output.splitlines()] == ["#12", "#11", "#10"]
     assert log(path, count, "edge", "--oneline").output == shown.output
+
+
+TEXT_OPTIONS = [each.opts[0] for each in log_command.params if isinstance(each, click.Option) and not each.is_flag]
+
+
+@pytest.mark.parametrize("option", TEXT_OPTIONS)
+def test_the_value_of_an_option_is_not_a_count(path: Path, option: str) -> None:
+    joined = f"{option}=-3" if option.startswith("--") else f"{option}-3"
+    assert log(path, option, "-3").output == log(path, joined).output
+
+
+def test_after_two_dashes_a_number_is_not_a_count(path: Path) -> None:
+    assert "the ledger has no table '-3'" in str(log(path, "--", "-3").exception)
 
 
 def test_one_line_tells_what_when_and_where(path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from decomp_ledger import Ledger, LedgerError, project_settings
 from decomp_ledger.log import settings
+from decomp_ledger.model.policy import Policy
 
 
 @pytest.fixture
@@ -47,6 +48,15 @@ def test_the_settings_hold_in_every_folder_below(project: Path) -> None:
         assert "edge" in command(folder, "tables").stdout
 
 
+def test_a_policy_is_read_with_the_settings(project: Path) -> None:
+    file = project / "pyproject.toml"
+    file.write_text(file.read_text() + "[tool.decomp-ledger.policy]\nkeep = ['quantized::*']\nopset = 'core-aten'\n")
+    found = project_settings(project / "src")
+    assert (found.actor, found.policy) == ("CI", Policy(keep=["quantized::*"], opset="core-aten"))
+    (project / "core-aten").write_text("{}")  # a file of that name comes first
+    assert project_settings(project / "src").policy.opset == str(project / "core-aten")
+
+
 def test_the_nearest_ledger_wins_and_the_settings_still_say_who(project: Path) -> None:
     near = project / "src" / "decomp_ledger.db"
     Ledger(near).close()
@@ -80,7 +90,20 @@ WRONG = {
     "a ledger of another type": ("[tool.decomp-ledger]\nledger = 3\n", "ledger is 3; give a text"),
     "no actor": ('[tool.decomp-ledger]\nactor = ""\n', "actor is ''; give a text"),
     "trust of another type": ('[tool.decomp-ledger]\ntrust = "os"\n', "give a list of module names"),
-    "an unknown key": ("[tool.decomp-ledger]\nledgre = 'x'\n", "'ledgre' is unknown; the keys are ledger, actor and"),
+    "a policy of another type": (
+        "[tool.decomp-ledger]\npolicy = 3\n",
+        "[tool.decomp-ledger.policy]: policy is 3; write",
+    ),
+    "an unknown key of a policy": ("[tool.decomp-ledger.policy]\nkep = []\n", "[tool.decomp-ledger.policy]: 'kep' is"),
+    "a wrong value of a policy": ("[tool.decomp-ledger.policy]\nenforce = 1\n", "policy]: enforce is 1; give true or"),
+    "a pattern of nothing": (
+        '[tool.decomp-ledger.policy]\nkeep = ["aten.*"]\n',
+        "policy]: keep: 'aten.*': it matches no",
+    ),
+    "an unknown key": (
+        "[tool.decomp-ledger]\nledgre = 'x'\n",
+        "'ledgre' is unknown; the keys are ledger, actor, trust",
+    ),
 }
 
 

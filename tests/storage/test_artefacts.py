@@ -181,7 +181,7 @@ def test_show_tells_whether_a_stamped_file_is_as_it_was_saved(ledger: Ledger, te
     path.write_bytes(MODEL + property_of(KEY, text))
     arguments = ("--ledger", ledger.path, "show", str(path))
     assert "was made by export:" in shown(*arguments) and "content" not in shown(*arguments)
-    number = next(ledger.exports()).seq
+    number = ledger.exports()[0].seq
     event = ledger.append(
         "edge", 1, Saved(number, provenance.shortened(str(path)), "onnx", *digest_of_file(path), True)
     )

@@ -21,7 +21,6 @@ GENERATORS: dict[str, Callable[[Ledger], Iterator[Any]]] = {
     "dump_lines": lambda ledger: ledger.dump_lines(),
     "events": lambda ledger: ledger.events(),
     "events of an op": lambda ledger: ledger.events(op=MM, table="edge"),
-    "exports": lambda ledger: ledger.exports(),
 }
 USES: dict[str, Callable[[Ledger], object]] = {
     "write": lambda ledger: ledger.table_log("edge").preserve([ADD]),

@@ -157,7 +157,7 @@ def test_a_ledger_can_be_dumped_and_loaded(ledger: dl.Ledger, tmp_path: Path) ->
 
 
 def test_results_have_short_representations(ledger: dl.Ledger, bare: dl.Ledger) -> None:
-    assert repr(ledger) == "<Ledger :memory:>"
+    assert repr(ledger) == "<Ledger :memory:, open>"
     assert repr(ledger.show("edge")) == "<ResolvedState edge@2: base torch, 1 rules, torch 9.9.9>"
     assert repr(bare.show()) == "<ResolvedState new@1: base torch, 0 rules, never materialized>"
     assert repr(ledger.diff("edge@1", "edge")) == "<StateDiff edge@1 -> edge@2: 1 rules differ>"

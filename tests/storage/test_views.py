@@ -15,6 +15,7 @@ from strategies import OPS, catalog_of, decompositions, new_table, ops, texts, w
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Changing, Event, Exported, Set
 from decomp_ledger.storage.migrations import add_only_views, migration_names, schema_made_by
+from decomp_ledger.storage.views import VIEWS as described
 
 VIEWS = {"changes", "current_rules", "exports", "fired", "environments"}
 CATALOG = catalog_of(*OPS)
@@ -148,6 +149,15 @@ def test_they_are_all_documented_and_read_only(path: Path) -> None:
             names = [row[1] for row in db.execute(f"PRAGMA table_info({view})")]
             section = page.partition(f"\n## `{view}`\n")[2].partition("\n## ")[0]
             assert [name for name in names if f"| `{name}` |" not in section] == []
+
+
+def test_the_page_describes_them_in_the_words_of_browse() -> None:
+    page = Path(__file__, "../../../docs/sql.md").resolve().read_text()
+    assert described.keys() == VIEWS
+    for name, view in described.items():
+        rows = "\n".join(f"| `{column}` | {about} |" for column, about in view.columns.items())
+        assert f"\n## `{name}`\n\n{view.about}\n\n| column | is |\n|---|---|\n{rows}\n" in page
+        assert set(view.facets) <= set(view.columns)
 
 
 def test_a_migration_that_readers_do_not_wait_for_adds_only_views() -> None:

@@ -19,7 +19,7 @@ VALID = {
     "name": "new", "spec": "edge", "to": 1, "table": "edge", "op": "aten::mm", "fn": len, "before": "edge@1",
     "after": "edge", "number": 4, "reason": "why", "prefix": "p", "version": 1, "ops": ["aten::mm"], "digest": "00",
     "text": "edge", "path": "none", "file": "none.pt2", "backup": "none.db", "dump": "none.jsonl", "ledger": None,
-    "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None, "series": "edge",
+    "catalog": catalog_of("aten::mm"), "state": None, "key": "none", "body": None, "series": "edge", "url": "none.db",
 }  # fmt: skip
 # They take no arguments, or need torch; `capture_catalog` runs it for a minute.
 NEED_TORCH = {"check_numerics", "check_program", "reproduce", "reproduce_export", "trace", "would_change"}
@@ -27,9 +27,10 @@ NEED_TORCH_AT_ONCE = {  # their modules import torch
     "DecompTable", "GraphDifference", "ImportRecording", "ReproducedTable", "Rerun", "WouldChange", "load", "reproduce",
     "save",
 }  # fmt: skip
-LATER = {"close", "table", "capture_catalog", *NEED_TORCH}
+# `browse` serves until it is interrupted: tests/storage/test_browse.py.
+LATER = {"close", "table", "capture_catalog", "browse", *NEED_TORCH}
 INTERNAL = {"change", "open", "create_or_open", "exported", "used", "adopt", "changed_since", "replace_rules"}
-CALLBACKS = {"progress", "passphrase"}  # a function of the caller's; what it raises is passed on
+CALLBACKS = {"progress", "reading", "passphrase"}  # a function of the caller's; what it raises is passed on
 
 
 def public(owner: Any, omitted: set[str]) -> Iterator[str]:

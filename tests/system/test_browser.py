@@ -26,6 +26,16 @@ PAGES = {
     "two exports": ("export:7", "export:8"), "ledger": (), "drift": ("torch:2.9.1", "torch:2.13.0"),
 }  # fmt: skip
 HOSTILE_PAGES = {"hostile export": ("export:5",), "hostile table": ("edge",), "hostile ledger": ()}
+# Pages as a notebook is: results among the text of others.
+NOTEBOOKS, HOSTILE_NOTEBOOKS = ("notebook",), ("hostile notebook",)
+NOTEBOOK = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Notebook</title><style>
+body {{ margin: 8px; background: #fff; color: #222; font: 14px sans-serif; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #ddd; }} }}
+</style></head><body><main><h1>Notebook</h1>
+{}
+<table id="other"><tr><td>a table of the reader</td></tr></table></main></body></html>
+"""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +50,23 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for name, specs in questions.items():
                 written[name] = folder / f"{name.replace(' ', '-')}.html"
                 written[name].write_text(opened.report(*specs), encoding="utf-8")
+            name = "notebook" if questions is PAGES else "hostile notebook"
+            written[name] = folder / f"{name.replace(' ', '-')}.html"
+            written[name].write_text(NOTEBOOK.format("\n".join(shown_results(opened))), encoding="utf-8")
     return written
+
+
+def shown_results(ledger: dl.Ledger) -> Iterator[str]:
+    """Give the HTML of results of each kind, as a notebook has it."""
+    last = ledger.exports()[-1]
+    results: list[Any] = [
+        ledger, ledger.tables(), ledger.exports(), last, ledger.event(2), ledger.table_log("edge"), ledger.show("edge"),
+        ledger.show(f"export:{last.seq}"), ledger.diff("edge@2", "edge"), ledger.explain("aten::gelu"),
+        ledger.why("aten::gelu"), ledger.verify(), ledger.state("edge").rules["aten::gelu"], ledger.export_totals(),
+        ledger.upgrade("edge", torch="2.15.0"), ledger.drift("torch:2.12.1", "torch:2.13.0"), ledger.export_results(),
+    ]  # fmt: skip
+    for each in results:
+        yield each._repr_html_()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +112,7 @@ def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
         each.page.close()
 
 
-@pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES])
+@pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES, *NOTEBOOKS, *HOSTILE_NOTEBOOKS])
 def test_a_page_loads_nothing_and_reports_no_error(visit: Any, pages: dict[str, Path], name: str) -> None:
     opened = visit(name)
     assert opened.requests == [pages[name].as_uri()]
@@ -95,7 +121,7 @@ def test_a_page_loads_nothing_and_reports_no_error(visit: Any, pages: dict[str, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES])
+@pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES, *NOTEBOOKS, *HOSTILE_NOTEBOOKS])
 def test_a_page_has_no_serious_fault_of_accessibility(visit: Any, name: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: pip install -e .[dev]")
     opened = visit(name, scheme)
@@ -110,7 +136,7 @@ def test_the_colours_follow_the_reader(visit: Any, scheme: str) -> None:
     assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
 
 
-@pytest.mark.parametrize("name", HOSTILE_PAGES)
+@pytest.mark.parametrize("name", [*HOSTILE_PAGES, *HOSTILE_NOTEBOOKS])
 def test_no_script_of_a_hostile_ledger_runs(visit: Any, name: str) -> None:
     page = visit(name).page
     assert page.evaluate("window.ran") is None
@@ -121,7 +147,7 @@ def test_no_script_of_a_hostile_ledger_runs(visit: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES])
+@pytest.mark.parametrize("name", [*PAGES, *HOSTILE_PAGES, *NOTEBOOKS, *HOSTILE_NOTEBOOKS])
 def test_a_page_fits_its_window(visit: Any, name: str, width: int) -> None:
     page = visit(name).page
     page.set_viewport_size({"width": width, "height": 800})
@@ -133,3 +159,13 @@ def test_a_page_prints_what_is_folded(visit: Any) -> None:
     page.emulate_media(media="print")
     height = page.evaluate("[...document.querySelectorAll('details:not([open])')].map(each => each.offsetHeight)")
     assert len(height) > 2 and all(each > 40 for each in height)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_result_takes_the_colours_of_its_notebook_and_leaves_the_rest_alone(visit: Any, scheme: str) -> None:
+    page = visit("notebook", scheme).page
+    styles = "[...document.querySelectorAll('{}')].map(each => getComputedStyle(each).{})"
+    colours = page.evaluate(styles.format(".decomp-ledger", "color"))
+    assert len(colours) == 17 and set(colours) == set(page.evaluate(styles.format("body", "color")))
+    assert set(page.evaluate(styles.format(".decomp-ledger td", "backgroundColor"))) == {"rgba(0, 0, 0, 0)"}
+    assert page.evaluate(styles.format("#other td", "borderBottomStyle")) == ["none"]

@@ -20,11 +20,16 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 WORKFLOW, HOOKS = (yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 
+(POLICY,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with a ledger, and a `decomp-ledger` that is this checkout's."""
     sample_ledger(tmp_path / "decomp_ledger.db")
+    with dl.Ledger(tmp_path / "decomp_ledger.db", actor="Ada") as ledger:
+        ledger.create_table("other").preserve(["aten::mm"])  # without a reason
+    (tmp_path / "pyproject.toml").write_text(POLICY, encoding="utf-8")
     program = tmp_path / "bin" / "decomp-ledger"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m decomp_ledger "$@"\n', encoding="utf-8")
@@ -46,9 +51,12 @@ def test_the_workflow_writes_a_summary_and_a_report(project: Path) -> None:
     status = [
         run(["bash", "-e", "-c", each], project, GITHUB_STEP_SUMMARY=str(summary)).returncode for each in commands
     ]
-    assert status == [0, 1]  # the next torch changes an op of the sample's exports
+    assert status == [0, 1]  # the sample breaks the policy, and the next torch changes an op of its exports
     text = summary.read_text(encoding="utf-8")
-    assert text.startswith("### Difference: `edge@4` to `edge@4`") and "\n### Upgrade check: `edge@4`" in text
+    assert text.startswith("### Difference: `edge@4` to `edge@4`") and "\n### Gate: `edge@4, other@2`" in text
+    assert all(
+        f"<code>{name}</code>: " in text for name in ("torch", "no&#95;failed&#95;exports", "require&#95;reason")
+    )
     assert (project / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
@@ -72,7 +80,7 @@ def test_pre_commit_runs_the_hooks(project: Path, changed: bool) -> None:
 
 def test_each_command_of_the_table_is_one(project: Path) -> None:
     commands = re.findall(r"^\|.*\| `decomp-ledger (.*?)` \|$", PAGE, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         if "numerics" not in command:  # which needs a module of the user's
             done = run(["decomp-ledger", *command.split()], project)

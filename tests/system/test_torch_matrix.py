@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,24 @@ def test_each_outcome_is_counted(matrix: ModuleType, tmp_path: Path) -> None:
         ("test_left_out", "skipped"),
         ("test_unready[0-1]", "failed"),
     ]
+
+
+@pytest.mark.parametrize(("test", "fine"), [("test_good", True), ("test_bad", False), ("test_left_out", False)])
+def test_the_tests_of_recordings_run_in_the_environment_of_any_version(
+    test: str, fine: bool, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "test_some.py").write_text(TESTS, encoding="utf-8")
+    monkeypatch.setattr(matrix, "RECORDING", (f"{tmp_path}/test_some.py::{test}",))
+    monkeypatch.setattr(matrix, "prepare", lambda versions, folder: dict.fromkeys(versions, sys.executable))
+    assert matrix.test_recording(["2.7.1"], tmp_path) is fine
+    output = capsys.readouterr().out
+    assert f"| 2.7.1 | {platform.python_version()} |" in output
+    assert ("torch 2.7.1: " in output) is not fine
+
+
+def test_the_tests_of_recordings_are_there(matrix: ModuleType) -> None:
+    assert [path for path in matrix.RECORDING if not (SCRIPT.parents[1] / path).is_file()] == []
 
 
 def test_a_run_that_does_not_start_or_cannot_collect_has_failed(matrix: ModuleType, tmp_path: Path) -> None:

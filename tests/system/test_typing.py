@@ -76,7 +76,11 @@ def read(path: Path) -> None:
         report: dl.UpgradeReport = ledger.check_upgrade("edge", python="python3")
         check: dl.UpgradeCheck = report.check
         findings: tuple[dl.Finding, ...] = check.findings
-        numbers: list[int] = [event.seq for event in ledger.exports()]
+        found: dl.Rows[dl.Event] = ledger.exports()
+        numbers: list[int] = [event.seq for event in found]
+        rows: list[dl.Row] = [*found.to_dicts(), *ledger.events().to_dicts(), *drifted.to_dicts()]
+        cell: str | int | float | bool | None = rows[0]["seq"]
+        print(cell)
         bundle: dl.ExportBundle = ledger.bundle(numbers[0])
         print(tags, list(events), decomposition, snapshot, catalog, stamp, since, blamed, answers, rules, exports)
         print(changed, used, effects, findings, report.passed, bundle)

@@ -153,6 +153,8 @@ def test_a_decomposition_that_leaves_the_op_is_not_judged() -> None:
 
 
 def test_a_kernel_without_code_for_a_dtype_is_not_judged() -> None:
+    if not hasattr(torch.ops.aten.baddbmm, "dtype"):
+        pytest.skip("this torch has no baddbmm.dtype")
     found = checked("aten::baddbmm.dtype", lambda *args: args[0], *catalogs.samples()["aten::baddbmm.dtype"])
     assert ({run.outcome for run in found.runs}, found.verdict) == ({"no kernel"}, "unknown")
 

@@ -508,6 +508,10 @@ def test_a_kernel_of_python_is_recorded_with_the_line_of_its_library(namespace, 
     table = ledger.table("t")
     table.materialize()
     registered = ledger.show("t").catalog.ops[f"{library.ns}::{name}"].registered
+    if "/dev/null" in torch._C._dispatch_dump(f"{library.ns}::{name}"):  # torch 2.6 keeps no file
+        text = ledger.explain(f"{library.ns}::{name}", "t")[0].default
+        assert (registered, text) == ("unknown" if namespace else "", "its CompositeImplicitAutograd kernel")
+        return
     file, _, line = registered.rpartition(":")
     conftest = Path(__file__).parents[1] / "conftest.py"
     assert Path(file).name == conftest.name

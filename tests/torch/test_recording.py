@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import sqlite3
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch._decomp import core_aten_decompositions, get_decompositions, remove_decompositions
 from torch.export import CustomDecompTable, ExportedProgram, decomp_utils, default_decompositions, exported_program
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from decomp_ledger import (
     InvalidName,
@@ -28,7 +30,7 @@ from decomp_ledger import (
     record,
 )
 from decomp_ledger.model.events import Materialized
-from decomp_ledger.pytorch import upstream_tables
+from decomp_ledger.pytorch import internals, patches, upstream_tables
 
 aten = torch.ops.aten
 LINEAR, MM, SILU = aten.linear.default, aten.mm.default, aten.silu.default
@@ -911,6 +913,27 @@ def test_the_first_error_is_the_users_to_see_when_warnings_are_errors(unwritable
         default_decompositions().pop(LINEAR)
 
 
+class Broken(dict[Any, Any]):
+    """A mapping whose second item cannot be had."""
+
+    def items(self) -> Any:
+        yield SILU, squared
+        raise ValueError("the program's own")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+@pytest.mark.filterwarnings("error")
+def test_the_programs_own_error_is_not_replaced_by_one_of_the_ledger(unwritable: Path, on_error: str) -> None:
+    with record(unwritable, on_error=on_error):
+        table = default_decompositions()
+        with pytest.raises(ValueError, match="the program's own") as caught:
+            table.update(Broken())
+        assert table[SILU] is squared
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        assert note.startswith("a change of a table that failed could not be recorded: ")
+
+
 def test_a_ledger_that_vanishes_stops_the_recording_and_keeps_the_table(
     tmp_path: Path, program: ExportedProgram
 ) -> None:
@@ -1146,3 +1169,42 @@ def test_unmodified_code_may_set_keys_that_are_not_ops(
     with record(ledger, name="job"):
         assert use() == expected
     assert rules_of(ledger, of("job", maker="use")) == {"aten::silu": f"{__name__}.squared"}
+
+
+# --- other versions of torch ------------------------------------------------------------------------------------------
+
+
+def test_this_torch_has_all_that_the_patches_need() -> None:
+    names = [name for name in patches._NEEDED if name.startswith("torch.")]
+    assert [importlib.import_module(name).__name__ for name in names] == names
+    assert patches.lacking() == []
+
+
+def test_an_export_whose_table_cannot_be_seen_is_named(
+    ledger: Ledger, program: ExportedProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lowered() -> list[str]:
+        tables: Any = {"cia_to_decomp": {}, "python_decomp_table": {}, **_OTHERS}
+        return targets(exported_program._decompose_exported_program(program, joint_loss_index=None, **tables))
+
+    expected = lowered()
+    monkeypatch.setattr(internals, "TABLES_OF_LOWERING", ("another_name", "python_decomp_table"))
+    with record(ledger, name="job"), pytest.warns(RecordingWarning, match="not recorded: UnsupportedTorch.*torch 2"):
+        assert lowered() == expected
+    assert list(ledger.exports()) == []
+
+
+_OTHERS = {
+    name: False
+    for name in inspect.signature(exported_program._decompose_exported_program).parameters
+    if name == "decompose_custom_triton_ops"  # from torch 2.8 on
+}
+
+
+def test_a_trace_whose_table_cannot_be_seen_is_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internals, "table_of_tracer", lambda tracer: None)
+    with record(ledger, all_tracing=True), pytest.warns(RecordingWarning, match="the table of a trace cannot be seen"):
+        make_fx(torch.relu)(torch.ones(2))
+    with record(ledger), warnings.catch_warnings():
+        warnings.simplefilter("error", RecordingWarning)
+        make_fx(torch.relu)(torch.ones(2))

@@ -305,7 +305,7 @@ def test_a_table_made_again_is_recorded_within_a_recording(base: str, small: Any
     table = ledger.table("edge", base=base)
     table.preserve("aten::linear")
     small.run_decompositions(table)
-    first = next(ledger.exports())
+    first = ledger.exports()[0]
     with dl.record(ledger, name="again"):
         small.run_decompositions(ledger.reproduce(first.seq))
     *_, event = ledger.exports()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import shutil
 import subprocess
@@ -22,8 +23,8 @@ from torch.export import ExportedProgram, default_decompositions
 from torch.fx.experimental import proxy_tensor
 
 import decomp_ledger
-from decomp_ledger import Ledger, record
-from decomp_ledger.model.events import Event, Lowered, Traced
+from decomp_ledger import Ledger, read_stamp, record
+from decomp_ledger.model.events import Event, Lowered, Saved, Traced
 
 aten = torch.ops.aten
 
@@ -248,6 +249,10 @@ def test_a_program_that_AOTInductor_packages_is_noted(ledger: Ledger, tmp_path: 
     assert (event.table, body.by, body.export) == (export.table, "AOTInductor", export.seq)
     assert body.entries > 900
     assert {each.base for each in tracings(ledger) if each.by == "AOTInductor"} >= {"inductor"}
+    assert read_stamp(tmp_path / "model.pt2").last.event.seq == export.seq
+    (saved,) = (event.body for event in ledger.events() if isinstance(event.body, Saved))
+    digest = hashlib.sha256((tmp_path / "model.pt2").read_bytes()).hexdigest()
+    assert (saved.export, saved.format, saved.stamped, saved.sha256) == (export.seq, "aoti", True, digest)
 
 
 def test_a_recording_that_is_entered_again_goes_on_counting(ledger: Ledger) -> None:
@@ -298,3 +303,19 @@ print(sorted(event.body.traces for event in ledger.events(kind="traced")))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX can fork")
 def test_a_forked_process_counts_its_own_traces_only(run_python: Callable[..., str]) -> None:
     assert run_python(FORKING) == "[2, 5]\n"  # 1 before the fork and 4 after it
+
+
+@pytest.mark.parametrize("how", ["os._exit(3)", "fork"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX can fork")
+def test_a_process_that_ends_at_once_keeps_its_traces(how: str, run_python: Callable[..., str]) -> None:
+    end = "os._exit(3)" if how != "fork" else "os.fork() or traced(2) or os._exit(3)"
+    setup, _, _ = FORKING.partition("with record(")
+    child = f"{setup}record(ledger, name='job', all_tracing=True).__enter__()\ntraced(2)\n{end}\nos.wait()"
+    script = f"""
+import subprocess, sys
+from decomp_ledger import Ledger
+status = subprocess.run([sys.executable, "-c", {child!r}]).returncode
+counts = [event.body.traces for event in Ledger("forked.db").events(kind="traced")]
+print(status, counts)
+"""
+    assert run_python(script) == ("3 [2]\n" if how != "fork" else "0 [2]\n")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import os
+import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from decomp_ledger import LedgerError, record
+from decomp_ledger import LedgerError, RecordingWarning, record
 from decomp_ledger.pytorch import active, patches
+from decomp_ledger.storage import fork_safety
 
 
 def mark(module: ModuleType) -> Callable[[], None] | None:
@@ -153,3 +156,112 @@ def test_a_recording_whose_ledger_is_closed_cannot_be_entered_again(tmp_path: Pa
         pass
     with pytest.raises(LedgerError, match="its ledger is closed"):
         recording.__enter__()
+
+
+def given(*args: Any, **kwargs: Any) -> str:
+    """Be any function of torch."""
+    return "torch's"
+
+
+WRITE = ("write_to_file", "write_tensor_data_to_file")
+# The modules that are patched -> the functions of each that are patched: of a class, or with "" of the module.
+PATCHED: dict[str, dict[str, tuple[str, ...]]] = {
+    "os": {"": ("_exit",)},
+    "torch.export.decomp_utils": {"CustomDecompTable": patches._TABLE_METHODS},
+    "torch.export.exported_program": {
+        "ExportedProgram": ("run_decompositions", "_update"),
+        "": ("_decompose_exported_program",),
+    },
+    "torch.export.experimental": {"": ("_decompose_exported_program",)},
+    "torch.export": {"": ("save", "load")},
+    "torch.fx.experimental.proxy_tensor": {"_MakefxTracer": ("_trace_inner",), "": ("decompose",)},
+    "torch.fx.passes.infra.pass_base": {"PassBase": ("__call__",)},
+    "torch.onnx._internal.exporter._onnx_program": {"ONNXProgram": ("save",)},
+    "torch._inductor": {"": ("aoti_compile_and_package",)},
+    "executorch.exir.program._program": {"ExecutorchProgramManager": (*WRITE, "buffer")},
+}
+
+
+def fake_module(name: str) -> ModuleType:
+    """Return a module with the functions of one that is patched; each of them returns `given()`."""
+    module = ModuleType(name)
+    for owner, functions in PATCHED[name].items():
+        made: Any = module if owner == "" else type(owner, (), {})
+        for function in functions:
+            if function == "__init__":  # Python takes no other result
+                made.__init__ = lambda self, *args: None
+            else:
+                setattr(made, function, property(given) if function == "buffer" else lambda *args, **kwargs: given())
+        vars(module).setdefault(owner or "module", made)
+    return module
+
+
+def arguments(owner: str, function: str) -> tuple[object, ...]:
+    """Return arguments that a patched function takes; torch's own are not looked at here."""
+    numbers = {"load": 1, "decompose": 1, "save": 1 if owner else 2, "__init__": 0, "copy": 0, "materialize": 0}
+    return tuple("x" * numbers.get(function, 1))
+
+
+def test_every_patched_function_is_tried_without_our_modules() -> None:
+    assert PATCHED.keys() == patches._PATCHES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "function"),
+    [(name, owner, function) for name, each in PATCHED.items() for owner in each for function in each[owner]],
+)
+def test_a_child_that_cannot_import_our_modules_goes_on_unrecorded(
+    name: str, owner: str, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ("upstream_tables", "exports", "tracing", "pt2", "artefacts")
+    monkeypatch.setattr(fork_safety, "_cut_off", [f"decomp_ledger.pytorch.{part}" for part in parts])
+    module = fake_module(name)
+    undo = patches._PATCHES[name](module)
+    assert undo is not None
+    recording = record(tmp_path / "a.db", name="job", all_tracing=True)
+    active.enter(recording)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            cls = vars(module).get(owner, object)
+            found = getattr(cls.__new__(cls) if owner else module, function)  # `cls()` would stop the recording
+            result = found(*arguments(owner, function)) if callable(found) else found
+    finally:
+        active.leave(recording)
+        undo()
+    assert result == (None if function in ("__init__", "save", "_exit", *WRITE) else "torch's")
+    if function not in ("_update", "__call__", "_exit"):  # these need no other module
+        (warning,) = caught
+        assert "it has STOPPED, and the export goes on unrecorded" in str(warning.message)
+
+
+PATHS = [(name, path, what) for name, paths in patches._NEEDED.items() for path, what in paths.items()]
+
+
+@pytest.mark.parametrize(("name", "path", "what"), PATHS)
+def test_what_a_version_lacks_is_named_at_the_end(
+    name: str, path: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fake_module(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with record(tmp_path / "a.db", name="job"):
+            pass  # nothing is missing yet
+    owner, _, function = path.rpartition(".")
+    delattr(vars(module)[owner] if owner else module, function)
+    with pytest.warns(RecordingWarning, match=re.escape(f"{name}.{path} ({what})")), record(tmp_path / "b.db"):
+        pass
+
+
+def test_every_patched_function_is_among_those_that_may_be_lacking() -> None:
+    needed = {(name, path) for name, path, _ in PATHS}
+    patched = {
+        (name, f"{owner}.{function}".lstrip("."))
+        for name, owners in PATCHED.items()
+        for owner, functions in owners.items()
+        for function in functions
+    }
+    # Where torch.export.experimental has no name of its own for it, it calls the patched one.
+    others = {("torch.export.experimental", "_decompose_exported_program"), ("os", "_exit")}
+    assert needed == patched - others

@@ -27,6 +27,7 @@ from strategies import IMPORT_ROOT, catalog_of, new_table, override
 from decomp_ledger.cli import cli
 from decomp_ledger.cli.output import printable
 from decomp_ledger.errors import LedgerError
+from decomp_ledger.hub.hub import Hub
 from decomp_ledger.integrity.ssh_signatures import load_key, public_line
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.events import Exported
@@ -55,11 +56,15 @@ READS = (
     "upgrade edge --torch 2.13.0", "upgrade edge --torch 2.13.0 --check", "upgrade edge --torch 2.13.0 --json",
     "upgrade export:{failed} --torch 2.13.0 --check", "catalog list", "catalog list --json",
     "catalog show torch:2.13.0",
+    "gate", "gate --torch 2.13", "gate edge --torch 2.13 --json", "gate --torch 2.13 --markdown",
     "catalog show edge --op aten::mm", "catalog show catalog:{}/catalog.json --json",
     "catalog capture --python {}/python", "verify", "verify --json", "verify --signers {}/signers",
     "verify --expect 00", "--ledger {}/tampered.db verify", "--ledger {}/tampered.db verify --json",
     "--ledger {}/missing.db log", "dump", "dump --json", "tag edge", "revert edge --to 99", "load {}/dump.jsonl",
     "restore {}/backup.db", "backup {}/ledger.db", "run {}/missing.py",
+    "hub ledgers {}/hub.db", "hub ledgers {}/hub.db --json", "hub verify {}/hub.db",
+    "hub verify {}/hub.db --json", "hub ledgers {}/ledger.db", "hub verify {}/hub.db --ledger nosuch --json",
+    "verify --hub {}/hub.db", "push", "push {}/missing/hub.db --json", "clone nosuch {}/hub.db {}/none.db",
 )  # fmt: skip
 WRITES = (
     "tag edge@1 new", "tag edge@1 new --json", "revert edge --to 1", "revert edge --to 1 --json",
@@ -68,7 +73,11 @@ WRITES = (
     "restore {}/backup.db --force --json", "dump -o {}/new.jsonl", "--ledger {}/new.db load {}/dump.jsonl",
     "--ledger {}/new.db load {}/dump.jsonl --json", "catalog capture --python {}/python -o {}/new.json",
     "catalog capture --python {}/python -o {}/new.json --json",
+    "push {}/hub.db", "push {}/hub.db --json", "fetch {}/hub.db", "fetch {}/hub.db --json", "hub init {}/hub.db",
+    "hub init {}/hub.db --json", "clone mine {}/hub.db {}/cloned.db", "clone mine {}/hub.db {}/cloned.db --json",
+    "collect {}/ledger.db -o {}/hub.db", "collect {}/ledger.db {}/missing.db -o {}/hub.db --json",
 )  # fmt: skip
+HUB_WRITES = ("push", "fetch", "clone", "collect", "init")
 SCRIPT = "import sys\nprint('h\N{LATIN SMALL LETTER E WITH ACUTE}llo')\nsys.exit(3)\n"
 RUNS = ("run {}/script.py", "run --name a -m script")
 _SECONDS = 600  # of the clock; a command takes less than one of the processor
@@ -167,6 +176,8 @@ def sample(folder: Path) -> dict[str, str]:
         ledger.checkpoint(folder / "key")
         ledger.backup(folder / "backup.db")
         ledger.dump(folder / "dump.jsonl")
+        Hub(str(folder / "hub.db")).init()
+        ledger.push(str(folder / "hub.db"), name="mine")
     with zipfile.ZipFile(folder / "model.pt2", "w") as file:
         file.writestr(f"model/extra/{MEMBER}", stamp.to_text())
     (folder / "signers").write_text(public_line(load_key(folder / "key").public) + "\n")
@@ -454,7 +465,7 @@ def of_arguments(workspace: Workspace) -> list[Row]:
 
     def attempt(number: int) -> str:
         arguments = cases[number]
-        writes = {"tag", "revert", "checkpoint", "restore", "load", "dump", "backup"} & set(arguments)
+        writes = {"tag", "revert", "checkpoint", "restore", "load", "dump", "backup", *HUB_WRITES} & set(arguments)
         folder = workspace.folder / f"case{number}" if writes else whole
         if writes:
             shutil.copytree(whole, folder)

@@ -1,0 +1,82 @@
+"""Making ledgers of what a hub has, and checking a hub."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from strategies import catalog_of, new_table, override, private_export
+
+from decomp_ledger import Hub, clone
+from decomp_ledger.errors import HubDiverged, HubError
+from decomp_ledger.ledger import Ledger
+
+Ledgers = Callable[..., Ledger]
+
+
+def rich(ledger: Ledger) -> None:
+    """Append events with overrides, forks, catalogs of one build and of another, and a tag."""
+    edge = new_table(ledger)
+    override(edge, "aten::gelu", "gelu", reason="faster\u2028\x00'\"\\")
+    override(edge, "aten::gelu", "gelu2")
+    edge.materialize(catalog_of("aten::mm", "aten::gelu"))
+    edge.materialize(catalog_of("aten::mm"))
+    edge.materialize(catalog_of("aten::mm", torch="2.6.0"))
+    ledger.tag("edge@2", "release")
+    fork = ledger.create_table("fork", base="edge@2")
+    fork.preserve(["cond", "aten::add.Tensor"])
+    fork.reset(["aten::mm"])
+    edge.revert(1)
+
+
+def test_a_clone_is_the_original_to_the_last_line_of_its_dump(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
+    private_export(tmp_path / "one.db", "why", "ann", "host", "ci", "folder")
+    with Ledger(tmp_path / "one.db") as one:
+        rich(one)
+        one.push(hub, name="mine")
+        result = clone("mine", hub, tmp_path / "clone.db")
+        with Ledger(tmp_path / "clone.db") as copy:
+            assert (result.head, list(copy.dump_lines())) == (one.verify().head, list(one.dump_lines()))
+    assert Hub(hub).verify().ok
+
+
+def test_a_clone_follows_the_original(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
+    ledger = ledgers()
+    ledger.push(hub, name="mine")
+    clone(ledger.id, hub, tmp_path / "clone.db")
+    with Ledger(tmp_path / "clone.db") as copy:
+        assert copy.fetch(hub).received == 0
+        rich(ledger)
+        pushed = ledger.push(hub)
+        assert copy.fetch(hub).received == pushed.sent
+        assert list(copy.dump_lines()) == list(ledger.dump_lines())
+        new_table(copy).preserve(["aten::mm"])
+        with pytest.raises(HubDiverged, match="push them"):
+            copy.fetch(hub)
+        new_table(ledger).preserve(["aten::linear"])
+        ledger.push(hub)
+        with pytest.raises(HubDiverged, match=f"from event #{pushed.events + 1} on"):
+            copy.fetch(hub)
+
+
+def test_a_ledger_that_the_hub_lacks_is_named(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
+    with pytest.raises(HubError, match="no ledger 'mine'; it has none yet"):
+        clone("mine", hub, tmp_path / "clone.db")
+    ledgers("one").push(hub, name="theirs")
+    with pytest.raises(HubError, match="no ledger 'mine'; it has 'theirs'"):
+        clone("mine", hub, tmp_path / "clone.db")
+    with pytest.raises(HubError, match="does not have this ledger; push it first"):
+        ledgers("other").fetch(hub)
+
+
+def test_a_ledger_that_was_cut_or_changed_differs_from_the_hub(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
+    ledger = ledgers()
+    ledger.backup(tmp_path / "short.db")
+    new_table(ledger).preserve(["cond"])
+    ledger.push(hub)
+    assert ledger.verify(hub=hub).ok
+    new_table(ledger).preserve(["aten::add.Tensor"])
+    assert ledger.verify(hub=hub).ok
+    with Ledger(tmp_path / "short.db") as short:
+        assert [(each.seq, "the tail was cut" in each.text) for each in short.verify(hub=hub).problems] == [(3, True)]
+        new_table(short).preserve(["aten::gelu"])
+        assert "the history was rewritten (the anchors agree up to #2)" in short.verify(hub=hub).problems[0].text

@@ -168,11 +168,23 @@ def test_a_question_takes_steps_in_proportion_to_the_number_of_tables(tmp_path: 
         with Ledger(path, actor="ann") as ledger:
             for run in range(number):
                 ledger.create_table(f"job/main/{run + 1}").preserve([f"mylib::op_{n}" for n in range(40)])
-        found[number] = {name: steps(path, question.sql) for name, question in QUESTIONS.items()}
+        found[number] = {name: steps_of(path, question.sql) for name, question in QUESTIONS.items()}
     assert {name: each / found[20][name] for name, each in found[40].items() if each > 3 * found[20][name] > 300} == {}
 
 
-def steps(path: Path, sql: str) -> int:
+def test_a_view_takes_steps_in_proportion_to_the_number_of_versions(tmp_path: Path) -> None:
+    found = {}
+    for number in (50, 100):
+        path = tmp_path / f"{number}.db"
+        with Ledger(path, actor="ann") as ledger:
+            table = ledger.create_table("edge")
+            for version in range(number):
+                (table.reset if version % 2 else table.preserve)([f"mylib::op_{n}" for n in range(10)])
+        found[number] = {name: steps_of(path, f"SELECT * FROM {name}") for name in VIEWS}
+    assert {name: each / found[50][name] for name, each in found[100].items() if each > 3 * found[50][name] > 300} == {}
+
+
+def steps_of(path: Path, sql: str) -> int:
     """Return how many steps of SQLite's virtual machine a statement takes, in tens."""
     calls: list[None] = []
     with contextlib.closing(sqlite3.connect(path)) as db:

@@ -19,6 +19,7 @@ from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.display import Rows
 from decomp_ledger.model.policy import Policy
+from decomp_ledger.model.state_specs import clamped
 
 __all__ = ["HubQuestions"]
 
@@ -124,7 +125,7 @@ class HubQuestions:
             InvalidName: the text cannot name an op.
         """
         with self.reader() as reader:
-            return questions.blame(reader, op, ledger=ledger, limit=limit)
+            return questions.blame(reader, op, ledger=ledger, limit=clamped(limit))
 
     def explain(
         self,
@@ -182,4 +183,5 @@ class HubQuestions:
 
 
 def _first(limit: int | None, found: Iterable[_Item]) -> Rows[_Item]:
-    return Rows(found if limit is None else islice(found, max(limit, 0)))
+    most = clamped(limit)
+    return Rows(found if most is None else islice(found, max(most, 0)))

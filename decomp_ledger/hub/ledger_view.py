@@ -51,7 +51,7 @@ class LedgerInHub(LedgerLog):
     def __init__(self, reader: HubReader, ledger: str) -> None:
         self._reader = reader
         self._row, self.name = reader.ledger(ledger)
-        self.id = self.name.id
+        self._id = self.name.id
 
     @property
     def path(self) -> str:

@@ -60,6 +60,11 @@ _SETTINGS = (
     f"SET search_path = {SCHEMA}, pg_temp",
     f"SET statement_timeout = '{_STATEMENT_SECONDS}s'",
     f"SET lock_timeout = '{_LOCK_SECONDS}s'",
+    # The server keeps the locks of a client whose machine went off until it notices that, by default after two hours.
+    "SET tcp_keepalives_idle = 30",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = '60s'",
     "SET client_min_messages = error",
     "SET timezone = 'UTC'",
 )

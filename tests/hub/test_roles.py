@@ -259,7 +259,7 @@ def test_a_hub_file_with_a_trigger_of_its_own_is_refused(tmp_path: Path, ledgers
         ledgers().push(hub)
 
 
-def test_a_user_who_may_not_make_roles_is_told_what_to_run(server: Server) -> None:
+def test_a_user_who_may_not_make_roles_gets_what_to_run(server: Server) -> None:
     database = server.new_database()
     with server.connect() as connection:
         connection.execute("DROP ROLE IF EXISTS plain")

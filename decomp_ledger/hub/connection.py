@@ -462,18 +462,19 @@ def _driver_errors() -> tuple[type[BaseException], ...]:
 
 def _check_file(path: Path) -> None:
     """Refuse a file that cannot be a hub, before SQLite opens it."""
+    header = b""
     try:
-        if not path.is_file():
-            what = "it is a folder" if path.is_dir() else "the file does not exist"
-            raise HubError(f"{path}: {what}; make a hub with `decomp-ledger hub init {path.name}`")
-        with path.open("rb") as file:
-            header = file.read(100)
-    except HubError:  # which is an OSError too
-        raise
+        is_file = path.is_file()
+        if is_file:
+            with path.open("rb") as file:
+                header = file.read(100)
     except PermissionError as error:
         raise HubError(f"{path}: it may not be read: {error.strerror}; make it readable") from None
     except OSError as error:
         raise HubError(f"{path}: it cannot be read: {error.strerror}; name another file") from None
+    if not is_file:
+        what = "it is a folder" if path.is_dir() else "the file does not exist"
+        raise HubError(f"{path}: {what}; make a hub with `decomp-ledger hub init {path.name}`")
     if header and header[:16] != b"SQLite format 3\0":
         raise HubError(f"{path}: it is not a hub: not an SQLite file; name another file")
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from strategies import IMPORT_ROOT, OPS, new_table
 
-from decomp_ledger import Hub, HubError, clone
+from decomp_ledger import Hub, HubDiverged, HubError, clone
 from decomp_ledger.hub import push as pushing
-from decomp_ledger.hub.connection import HubConnection
+from decomp_ledger.hub.connection import HubConnection, connect
 from decomp_ledger.ledger import Ledger
 
 Ledgers = Callable[..., Ledger]
@@ -49,6 +49,42 @@ def test_two_clients_push_one_ledger(hub: str, ledgers: Ledgers) -> None:
     assert sum(sent) == 152
     found = Hub(hub).verify()
     assert (found.problems, found.events) == ((), 152)
+
+
+def test_a_client_that_read_the_ledger_earlier_is_done_when_the_other_is(
+    hub: str, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ledgers()
+    fill(ledger, 30)
+    send, first = pushing._Push._send, [True]
+
+    def overtaken(self: pushing._Push, *arguments: Any) -> bool:
+        if first.pop():
+            first.append(False)
+            fill(ledger, 5)
+            with Ledger(ledger.path, read_only=True) as other:
+                assert other.push(hub).sent == 37
+        else:
+            first.append(False)
+        return send(self, *arguments)
+
+    monkeypatch.setattr(pushing._Push, "_send", overtaken)
+    pushed = ledger.push(hub)
+    assert (pushed.sent, pushed.events) == (0, 37)
+    assert Hub(hub).verify().ok
+
+
+def test_a_ledger_whose_id_is_taken_in_the_hub_differs(hub: str, ledgers: Ledgers) -> None:
+    ledger = ledgers()
+    genesis = ", genesis" if "//" not in hub else ""
+    with connect(hub, write=True) as connection, connection.transaction():
+        connection.execute(
+            f"INSERT INTO ledger (ledger, created_at, name{genesis}) "
+            f"VALUES (:ledger, '2020', 'mine'{', zeroblob(32)' if genesis else ''})",
+            ledger=ledger.id,
+        )
+    with pytest.raises(HubDiverged, match="from event #1 on"):
+        ledger.push(hub)
 
 
 def test_eight_ledgers_are_pushed_at_once(hub: str, ledgers: Ledgers) -> None:

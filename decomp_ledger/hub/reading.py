@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import attrs
 
+from decomp_ledger import catalogs
 from decomp_ledger.errors import HubError, LedgerError, SchemaError
 from decomp_ledger.hub.connection import HubConnection
 from decomp_ledger.model.canonical_json import Json, canonical_json, check_text
@@ -116,6 +117,7 @@ class HubReader:
     def __init__(self, connection: HubConnection) -> None:
         self._connection = connection
         self._catalogs: dict[str, Catalog] = {}
+        self._whole: dict[str, Catalog] = {}
 
     def rows(self, query: str, values: Mapping[str, object] | None = None) -> list[Any]:
         """Return the rows of a query; of a value that is a list, each item is one of `IN :name`."""
@@ -223,6 +225,16 @@ class HubReader:
             while len(self._catalogs) >= _CATALOGS:
                 self._catalogs.pop(next(iter(self._catalogs)))
         self._catalogs[digest] = known
+        return known
+
+    def whole_catalog(self, digest: str) -> Catalog:
+        """Return a catalog with the schemas and digests that its torch build implies; the last ones are kept."""
+        known = self._whole.pop(digest, None)
+        if known is None:
+            known = catalogs.completed(self.catalog(digest))  # 0.1 s
+            while len(self._whole) >= _CATALOGS:
+                self._whole.pop(next(iter(self._whole)))
+        self._whole[digest] = known
         return known
 
     # Exports

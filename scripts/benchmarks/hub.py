@@ -33,7 +33,7 @@ def hub(settings: Settings, folder: Path) -> Iterator[Result]:
     from decomp_ledger import Hub
 
     with running_server() as server:
-        server.connect().execute("ALTER SYSTEM SET max_wal_size = '8GB'")
+        server.connect().execute("ALTER SYSTEM SET max_wal_size = '4GB'")
         server.connect().execute("SELECT pg_reload_conf()")
         database = server.new_database()
         url = server.url(database)

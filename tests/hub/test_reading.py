@@ -114,7 +114,7 @@ def test_an_error_names_the_ledger_and_the_event(sound: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["[]", '{"seq":1}', "{}", "1", '{"a":1e5}', "[" * 100_000, '"x"'])
-def test_a_text_that_has_its_hash_and_is_no_event_is_damage(sound: Path, tmp_path: Path, text: str) -> None:
+def test_a_text_that_has_its_hash_but_is_not_an_event_is_damage(sound: Path, tmp_path: Path, text: str) -> None:
     with closing(sqlite3.connect(sound)) as connection:
         row, seq, before = connection.execute(
             f"SELECT ledger_id, seq, prev_hash FROM event WHERE seq = {OF_EXPORT}"

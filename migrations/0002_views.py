@@ -32,6 +32,9 @@ _DECOMPOSITION = """
         )
     END AS decomposition"""
 
+# CROSS JOIN makes SQLite look up the event of each change by its index. Else it reads all events for each version of a
+# table, which takes seconds for a thousand.
+
 # One row for each op that an event changed, oldest first.
 CHANGES = f"""
 CREATE VIEW changes AS
@@ -43,13 +46,13 @@ SELECT
     event.kind AS kind,
     op.name AS op,
     change.action AS action,{_DECOMPOSITION},{_WHO}
-FROM event
+FROM change
+CROSS JOIN event
+    ON event.table_id = change.table_id AND event.version = change.version AND event.makes_version = 1
 JOIN decomp_table ON decomp_table.id = event.table_id
-JOIN change ON change.table_id = event.table_id AND change.version = event.version
 JOIN op ON op.id = change.op_id
 JOIN provenance ON provenance.id = event.provenance_id
 LEFT JOIN decomposition ON decomposition.id = change.decomposition_id
-WHERE event.makes_version = 1
 ORDER BY event.seq, op.name
 """
 
@@ -66,7 +69,8 @@ SELECT
 FROM change
 JOIN decomp_table ON decomp_table.id = change.table_id
 JOIN op ON op.id = change.op_id
-JOIN event ON event.table_id = change.table_id AND event.version = change.version AND event.makes_version = 1
+CROSS JOIN event
+    ON event.table_id = change.table_id AND event.version = change.version AND event.makes_version = 1
 JOIN provenance ON provenance.id = event.provenance_id
 LEFT JOIN decomposition ON decomposition.id = change.decomposition_id
 WHERE change.action <> 'reset' AND change.version = (

@@ -1,12 +1,12 @@
 """The gate: what in tables and programs breaks a policy, or changes on another torch. Pure.
 
-`judge` takes facts as values, so that one ledger, a stamp and many ledgers are judged alike. `refused` judges one
-change before it is made.
+`judge` takes facts as values, so that one ledger, a stamp and many ledgers are judged alike. What judges one change
+before it is made is `analysis/refusal.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -18,14 +18,15 @@ from decomp_ledger.analysis.upgrade import FINDINGS, Finding, UpgradeCheck
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_rows
-from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Event, Exported, Found
+from decomp_ledger.model.events import OVERRIDE, Event, Exported, Found
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.policy import Policy, matching, single_op
+from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.model.rules import TORCH_ORIGINS, Rule, TableState
 
 __all__ = [
-    *("BrokenPolicy", "GateFinding", "GateResult", "GateUnknown", "ProgramFacts", "TableFacts", "TagFacts"),
-    *("TORCH", "judge", "refused", "refused_tag"),
+    *("GateFinding", "GateResult", "GateUnknown", "ProgramFacts", "TableFacts", "TagFacts"),
+    *("TORCH", "judge"),
 ]
 
 TORCH = "torch"  # what a finding breaks that no policy tells: the results stay the same on another torch
@@ -463,6 +464,8 @@ def _reasoned(policy: Policy, table: TableFacts) -> _Answers:
         # Torch itself made the others.
         if event is not None and not event.reason and not isinstance(event.body, Found):
             fix = 'reset the rule, and set it again with reason=, or within ledger.because("...")'
+            if split_recorded(table.state.table) is not None:
+                fix = "record the program again with `decomp-ledger run --reason TEXT` or record(reason=...)"
             yield _of_table("require_reason", table, op, f"no reason is given for its {rule.action}", fix, event)
 
 
@@ -520,80 +523,3 @@ def _some(ops: Collection[str]) -> str:
 
 
 # Before a change is made
-
-
-@displayed
-@attrs.frozen
-class BrokenPolicy:
-    """A policy that a change would break.
-
-    Attributes:
-        policy: its name.
-        op: the op; "" for the whole change.
-        detail: what is wrong, one sentence.
-        fix: what to do.
-    """
-
-    policy: str
-    op: str
-    detail: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{f'{self.op}: ' if self.op else ''}{self.detail}; {self.fix}"
-
-
-def refused(
-    policy: Policy,
-    rules: Mapping[str, Rule],
-    base: str,
-    changes: Iterable[tuple[str, str]],
-    *,
-    actor: str,
-    reason: str | None,
-) -> list[BrokenPolicy]:
-    """Return the policies that a change of rules would break.
-
-    Args:
-        policy: the policies.
-        rules: the rules before it.
-        base: the base of the table.
-        changes: (op, action).
-        actor: who makes it.
-        reason: why; None if no reason is given.
-    """
-    given = list(changes)
-    found = _refused_actor(policy, actor)
-    if policy.require_reason and not reason and any(action != RESET for _, action in given):
-        fix = 'give reason=, or change it within ledger.because("...")'
-        found.append(BrokenPolicy("require_reason", "", "the change has no reason", fix))
-    for op, action in given:
-        for name, patterns in (("keep", policy.keep), ("no_override", policy.no_override)):
-            if action == OVERRIDE and matching(patterns, op) is not None:
-                found.append(BrokenPolicy(name, op, "an override of it is not allowed", "leave it out"))
-        kept = rules.get(op) == Rule(PRESERVE) and base == "torch"
-        if action == RESET and kept and matching(policy.keep, op) is not None:
-            detail = "a reset is not allowed, because torch's default may decompose it"
-            found.append(BrokenPolicy("keep", op, detail, "let it stay preserved"))
-    return found
-
-
-def refused_tag(policy: Policy, *, actor: str, dirty: Json) -> list[BrokenPolicy]:
-    """Return the policies that a tag would break.
-
-    Args:
-        policy: the policies.
-        actor: who gives it.
-        dirty: whether the git tree has changes that are not committed; a text or None if that is not known.
-    """
-    found = _refused_actor(policy, actor)
-    if policy.clean_tags and dirty is True:
-        detail = "the git tree has changes that are not committed"
-        found.append(BrokenPolicy("clean_tags", "", detail, "commit them first"))
-    return found
-
-
-def _refused_actor(policy: Policy, actor: str) -> list[BrokenPolicy]:
-    if not policy.actors or matching(policy.actors, actor, ops=False) is not None:
-        return []
-    return [BrokenPolicy("actors", "", f"{actor} is not an allowed actor", "act as one of `actors`, or add it there")]

@@ -10,59 +10,43 @@ from contextlib import suppress
 
 import click
 
-from decomp_ledger.cli import (
-    backup_commands,
-    browse_command,
-    catalog_commands,
-    change_commands,
-    check_commands,
-    compare_commands,
-    completion,
-    explain_commands,
-    export_commands,
-    gate_command,
-    hub_commands,
-    imports_command,
-    inspect_commands,
-    log_command,
-    report_command,
-    run_command,
-    streams,
-    verify_commands,
-)
-from decomp_ledger.cli.output import (
+from decomp_ledger.cli import run_command, streams
+from decomp_ledger.cli.ledger_choice import (
     COMMAND_LINE,
     FOUND,
     INTERRUPTED,
     WRONG_USE,
-    LedgerOption,
+    LedgerChoice,
     explain_nothing,
-    printable,
+    part,
 )
 from decomp_ledger.errors import LedgerError, UnknownOp
 from decomp_ledger.hub.connection import without_password
 from decomp_ledger.log.settings import project_settings
+from decomp_ledger.model.printable import printable
 
 __all__ = ["cli", "main"]
 
-_GROUPS = (
-    run_command,
-    imports_command,
-    inspect_commands,
-    log_command,
-    explain_commands,
-    compare_commands,
-    report_command,
-    browse_command,
-    catalog_commands,
-    export_commands,
-    check_commands,
-    gate_command,
-    change_commands,
-    verify_commands,
-    backup_commands,
-    hub_commands,
-)
+# Module -> its commands. A module is imported when one of them is asked for, because `run` needs no other one.
+_GROUPS = {
+    "run_command": ("run",),
+    "imports_command": ("imports",),
+    "inspect_commands": ("tables", "show", "blame"),
+    "log_command": ("log",),
+    "explain_commands": ("explain", "why"),
+    "compare_commands": ("diff", "drift", "upgrade"),
+    "report_command": ("report",),
+    "browse_command": ("browse",),
+    "catalog_commands": ("catalog",),
+    "export_commands": ("exports", "reproduce", "would-change"),
+    "check_commands": ("check",),
+    "gate_command": ("gate",),
+    "change_commands": ("tag", "revert"),
+    "verify_commands": ("verify",),
+    "backup_commands": ("checkpoint", "backup", "restore", "dump", "load"),
+    "hub_commands": ("push", "clone", "fetch", "collect", "hub"),
+}
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
 # The commands whose output may be long.
@@ -72,9 +56,24 @@ _PROGRAMS = ("run", "imports")  # their arguments are those of a program, which 
 
 
 class _Commands(click.Group):
-    """A group that remembers which command was given, because an error from the library has no click context."""
+    """A group that imports its commands when they are asked for.
+
+    It remembers which one was given, because an error from the library has no click context.
+    """
 
     given: str | None = None
+
+    def list_commands(self, ctx: click.Context | None) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(_GROUP_OF)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
+        """Return a command. For an unknown name all are imported, because click suggests similar names."""
+        if cmd_name not in self.commands:
+            for group in [_GROUP_OF[cmd_name]] if cmd_name in _GROUP_OF else _GROUPS:
+                for command in part(group).COMMANDS:
+                    self.add_command(command)
+        return self.commands.get(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -107,7 +106,7 @@ def cli(context: click.Context, path: str | None, no_pager: bool) -> None:
     for each in found.ignored:
         explain_nothing(f"{each}: ignored, because it belongs to another user")
     ledger = os.path.relpath(found.ledger) if found.ledger.is_absolute() else str(found.ledger)
-    context.obj = LedgerOption(ledger if path is None else path, path is not None, found.actor, found.trust, found.hub)
+    context.obj = LedgerChoice(ledger if path is None else path, path is not None, found.actor, found.trust, found.hub)
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
     # Programs read JSON, and a pager would hide it from a person who looks for the end.
@@ -116,16 +115,12 @@ def cli(context: click.Context, path: str | None, no_pager: bool) -> None:
         context.color = True
 
 
-for _group in _GROUPS:
-    for _command in _group.COMMANDS:
-        cli.add_command(_command)
-completion.complete(cli)
-
-
 def main() -> None:
     """Run the command, and exit as documented: one line for an error, no traceback."""
     arguments = sys.argv[1:]
-    if "_DECOMP_LEDGER_COMPLETE" not in os.environ:  # for which click writes bytes
+    if "_DECOMP_LEDGER_COMPLETE" in os.environ:
+        part("completion").complete(cli)
+    else:  # to complete, click writes bytes
         streams.guard()
     try:
         status = cli.main(args=arguments, prog_name="decomp-ledger", standalone_mode=False)

@@ -16,7 +16,7 @@ from decomp_ledger.errors import LedgerError
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.log.settings import project_settings
 
-__all__ = ["complete"]
+__all__ = ["commands_of", "complete"]
 
 _MOST = 200  # exports, and ops, that are offered
 
@@ -117,10 +117,17 @@ _BY_NAME = {
 }
 
 
+def commands_of(group: click.Group) -> Iterator[click.Command]:
+    """Give the sub-commands of a command."""
+    context = click.Context(group)
+    found = (group.get_command(context, name) for name in group.list_commands(context))
+    yield from (each for each in found if each is not None)
+
+
 def complete(command: click.Command) -> None:
     """Let a shell complete the parameters of a command and of its sub-commands."""
     if isinstance(command, click.Group):
-        for each in command.commands.values():
+        for each in commands_of(command):
             complete(each)
     for parameter in command.params:
         found: Any = _BY_NAME.get(f"{command.name}.{parameter.name}") or _BY_NAME.get(parameter.name or "")

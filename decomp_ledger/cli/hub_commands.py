@@ -15,6 +15,7 @@ from decomp_ledger.cli.output import (
     json_option,
     note,
     pass_ledger,
+    phases,
     progress,
     when,
     write_json,
@@ -75,8 +76,8 @@ def clone(option: LedgerOption, ledger: str, where: Sequence[str], as_json: bool
         raise click.UsageError("give LEDGER, the URL of the hub and FILE")
     *urls, file = where
     url = option.hub_or(urls[0] if urls else None)
-    with progress("verify the clone") as report:
-        result = clone_ledger(ledger, url, file, progress=report)
+    with phases("receive", "verify the clone") as (reading, verifying):
+        result = clone_ledger(ledger, url, file, progress=verifying, reading=reading)
     if as_json:
         write_json({"ledger": file, "events": result.events, "head": result.head})
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -12,13 +12,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import attrs
 import click
 
 from decomp_ledger.cli import streams
-from decomp_ledger.hub.connection import hub_url
+from decomp_ledger.cli.ledger_choice import COMMAND_LINE, FOUND, INTERRUPTED, WRONG_USE, LedgerChoice, explain_nothing
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Event
@@ -69,34 +69,16 @@ __all__ = [
     "write_json",
 ]
 
-# The key of the command line in click's context.
-COMMAND_LINE = "decomp_ledger.command_line"
-
-FOUND = 1  # exit status: the command found a difference or a fault
-WRONG_USE = 2  # exit status: wrong use, or the command could not do its work
-INTERRUPTED = 130  # exit status: Ctrl-C, as a shell reports it
 STAR = " *"  # after the name of an op that is not Core ATen
 _LINE, _SHORTEST_LINE = 120, 40  # characters of a line of prose; the fewest, on a narrow terminal
 _GAP = 3  # spaces between two columns
 _NARROWEST = 12  # cells of a column that is wrapped; narrower ones become empty
 
 
-class LedgerOption(NamedTuple):
-    """The ledger that the command line names, or the project has.
+class LedgerOption(LedgerChoice):
+    """The ledger that the command line names, or the project has, and ways to open it."""
 
-    Attributes:
-        path: its file.
-        given: whether the command line or the environment named it.
-        actor: who makes changes, as the project says; or None.
-        trust: the modules that may be imported, as the project says.
-        hub: the address of the hub, as the project says.
-    """
-
-    path: str
-    given: bool = True
-    actor: str | None = None
-    trust: tuple[str, ...] = ()
-    hub: str | None = None
+    __slots__ = ()
 
     def read(self) -> Ledger:
         """Open it for reading."""
@@ -114,16 +96,15 @@ class LedgerOption(NamedTuple):
         ledger.command = click.get_current_context().meta[COMMAND_LINE]
         return ledger
 
-    def hub_or(self, given: str | None) -> str:
-        """Return the address of the hub: as given, else as the environment has it, else as the project says."""
-        return hub_url(given, self.hub)
 
-    def actor_or(self, given: str | None) -> str | None:
-        """Return who acts: as given, else as the environment has it, else as the project says."""
-        return given or (None if os.environ.get("DECOMP_LEDGER_ACTOR") else self.actor)
+def pass_ledger(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the ledger that the command line names, as its first argument."""
 
+    @functools.wraps(command)
+    def with_ledger(*args: Any, **kwargs: Any) -> Any:
+        return command(LedgerOption(*click.get_current_context().obj), *args, **kwargs)
 
-pass_ledger = click.make_pass_decorator(LedgerOption)
+    return with_ledger
 
 
 def _one_form(context: click.Context, param: click.Parameter, value: bool) -> bool:
@@ -178,11 +159,6 @@ def folded(text: str, indent: str) -> Iterator[str]:
     for line in text.split("\n"):
         more = {"initial_indent": indent, "subsequent_indent": indent}
         yield from textwrap.wrap(printable(line), _line(), **more, break_long_words=False, break_on_hyphens=False)  # type: ignore[arg-type]
-
-
-def explain_nothing(text: str) -> None:
-    """Print one escaped line to standard error, which says why a command has nothing to show."""
-    click.echo(f"decomp-ledger: {printable(text)}", err=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from decomp_ledger.hub.reading import HubReader
 from decomp_ledger.log.ledger_log import stored_moment
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.display import Rows
 from decomp_ledger.model.policy import Policy
 from decomp_ledger.model.state_specs import clamped
 
@@ -52,7 +53,7 @@ class HubQuestions:
         program: str | None = None,
         failed: bool = False,
         limit: int | None = 100,
-    ) -> list[HubExport]:
+    ) -> Rows[HubExport]:
         """Return the exports of all ledgers, newest first.
 
         Args:
@@ -81,7 +82,7 @@ class HubQuestions:
         since: str | datetime.datetime | None = None,
         until: str | datetime.datetime | None = None,
         limit: int | None = 100,
-    ) -> list[HubEvent]:
+    ) -> Rows[HubEvent]:
         """Return the events of all ledgers that match every condition, newest first.
 
         They have the order of the times that the clock of each writer showed; those of one ledger that of their seqs.
@@ -134,7 +135,7 @@ class HubQuestions:
         ledger: str | None = None,
         program: str | None = None,
         progress: Callable[[int, int], object] | None = None,
-    ) -> list[HubExplanation]:
+    ) -> Rows[HubExplanation]:
         """Return what happened to an op in the newest export of each program, as `explain` tells it for an export.
 
         Args:
@@ -148,7 +149,7 @@ class HubQuestions:
             InvalidName: the text cannot name an op.
         """
         with self.reader() as reader:
-            return list(questions.explain(reader, op, ledger=ledger, program=program, progress=progress))
+            return Rows(questions.explain(reader, op, ledger=ledger, program=program, progress=progress))
 
     def gate(
         self,
@@ -187,6 +188,6 @@ def _page(limit: int | None) -> int:
     return PAGE if limit is None else max(1, min(limit, PAGE))
 
 
-def _first(limit: int | None, found: Iterable[_Item]) -> list[_Item]:
+def _first(limit: int | None, found: Iterable[_Item]) -> Rows[_Item]:
     most = clamped(limit)
-    return list(found if most is None else islice(found, max(most, 0)))
+    return Rows(found if most is None else islice(found, max(most, 0)))

@@ -29,6 +29,7 @@ __all__ = ["Fetched", "clone", "fetch"]
 Progress: TypeAlias = Callable[[int, int], object]
 _Result = TypeVar("_Result")
 
+_STEP = 2000  # events between two reports of progress
 _BY_NAME = "SELECT ledger FROM ledger WHERE name = :name OR ledger = :name ORDER BY ledger = :name LIMIT 1"
 _NAMES = "SELECT name FROM ledger ORDER BY id DESC LIMIT 6"
 _CREATED_AT = "SELECT created_at FROM ledger WHERE id = :id"
@@ -67,7 +68,12 @@ class Fetched:
 
 @checked
 def clone(
-    ledger: str, url: str, path: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
+    ledger: str,
+    url: str,
+    path: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], object] | None = None,
+    reading: Callable[[int, int], object] | None = None,
 ) -> Verification:
     """Make a new ledger file of a ledger of a hub, once it verifies: the same events with the same hashes.
 
@@ -76,6 +82,7 @@ def clone(
         url: the address of the hub.
         path: the new file.
         progress: called with the number of events verified, and the number of all events.
+        reading: called before that, with the number of events received, and of all events.
 
     Raises:
         HubError: the hub cannot be used, has no such ledger, or what it has of it is not a ledger.
@@ -86,7 +93,20 @@ def clone(
         (created_at,) = hub.row(_CREATED_AT, id=known.id)
         first = {"format": jsonl.FORMAT, "id": known.ledger, "created_at": created_at}
         lines = _Lines(hub, known)
-        return _as_hub_errors(hub, known, lambda: jsonl.load(lines.give(first, after=0, checkpoints=0), path, progress))
+        given = _reported(lines, lines.give(first, after=0, checkpoints=0), known.seq, reading)
+        return _as_hub_errors(hub, known, lambda: jsonl.load(given, path, progress))
+
+
+def _reported(lines: _Lines, given: Iterator[str], total: int, progress: Progress | None) -> Iterator[str]:
+    """Give lines, and report how many events and checkpoints were given."""
+    reported = 0
+    for line in given:
+        yield line
+        if progress is not None and lines.given >= reported + _STEP:
+            reported = lines.given
+            progress(min(reported, total), total)
+    if progress is not None:
+        progress(total, total)
 
 
 def fetch(ledger: LedgerLog, url: str, *, progress: Progress | None = None) -> Fetched:

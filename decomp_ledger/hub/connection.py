@@ -39,6 +39,8 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _SCHEMES = {"postgresql": POSTGRESQL, "postgresql+psycopg": POSTGRESQL, "postgres": POSTGRESQL, "sqlite": SQLITE}
 _SECRET = re.compile(
     r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#@\s]*?)(:\S*)?@(?=\S)|(?P<key>\b(ssl)?password=)[^\s&]+"
+    # An address without its scheme, which is an error that may be quoted.
+    r"|(?P<bare>(?<![^\s('\"])[^\s:/@('\"]+):[^\s/@]+@(?=[^\s/@]+/)"
 )
 _IN_AUTHORITY = re.compile(r"[A-Za-z0-9+.-]+://(?P<user>[^/?#@]*@)?[^/?#@]*([/?#][^@]*)?")
 
@@ -58,6 +60,11 @@ _SETTINGS = (
     f"SET search_path = {SCHEMA}, pg_temp",
     f"SET statement_timeout = '{_STATEMENT_SECONDS}s'",
     f"SET lock_timeout = '{_LOCK_SECONDS}s'",
+    # The server keeps the locks of a client whose machine went off until it notices that, by default after two hours.
+    "SET tcp_keepalives_idle = 30",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = '60s'",
     "SET client_min_messages = error",
     "SET timezone = 'UTC'",
 )
@@ -171,9 +178,13 @@ class HubUrl:
 
 def without_password(text: str) -> str:
     """Return a text, such as a command line, with the password of each address in it left out."""
-    return _SECRET.sub(
-        lambda found: f"{found['key']}***" if found["key"] else f"{found['before']}{found['user']}:***@", text
-    )
+    return _SECRET.sub(_without_secret, text)
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    if found["key"]:
+        return f"{found['key']}***"
+    return f"{found['bare']}:***@" if found["bare"] else f"{found['before']}{found['user']}:***@"
 
 
 def hub_url(given: str | None, setting: str | None = None) -> str:

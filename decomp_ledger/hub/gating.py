@@ -13,11 +13,13 @@ from decomp_ledger.errors import LedgerError
 from decomp_ledger.hub.ledger_view import LedgerInHub
 from decomp_ledger.hub.reading import HubReader, LedgerName
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.display import Row, displayed, guarded
 from decomp_ledger.model.policy import Policy
 
 __all__ = ["HubGate", "gate"]
 
 
+@displayed
 @attrs.frozen(repr=False)
 class HubGate:
     """Whether the tables and programs of all ledgers of a hub pass a gate.
@@ -38,8 +40,13 @@ class HubGate:
         """The ledgers that do not pass."""
         return tuple((ledger, result) for ledger, result in self.results if not result.passed)
 
+    @guarded
     def __repr__(self) -> str:
         return f"<HubGate: {len(self.failed)} of {len(self.results)} ledgers did not pass>"
+
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each finding, with the name of its ledger."""
+        return [{"ledger": name.name, **row} for name, result in self.results for row in result.to_dicts()]
 
     def to_json(self) -> dict[str, Json]:
         """Return it as plain data."""

@@ -136,7 +136,7 @@ class Hub(HubQuestions):
         """
         return verifying.verify(self.url, ledger=ledger, progress=progress)
 
-    def collect(self, paths: Sequence[str | PathLike[str]]) -> list[Collected]:
+    def collect(self, paths: Sequence[str | PathLike[str]]) -> Rows[Collected]:
         """Push ledger files into the hub, each under the name `FOLDER/FILE`.
 
         The hub is made if it is a file that does not exist. A file that cannot be pushed does not stop the others.
@@ -153,7 +153,7 @@ class Hub(HubQuestions):
         self.init()
         with open_hub(self.url, write=True):
             pass  # an error of the hub is one of the call, not of each file
-        return [self._collect(fspath(path)) for path in one_or_more(paths)]
+        return Rows(self._collect(fspath(path)) for path in one_or_more(paths))
 
     def _collect(self, path: str) -> Collected:
         try:

@@ -159,16 +159,16 @@ def follow(
     Raises:
         HubError: as `push` does.
     """
-    report(push(ledger, url, name=name))
-    seen = ledger.event_store.head()
+    seen = None
     while True:
-        time.sleep(seconds)
         head = ledger.event_store.head()
         if head != seen:
             pushed = push(ledger, url, name=name)
-            if pushed.sent or pushed.checkpoints:
+            if seen is None or pushed.sent or pushed.checkpoints:
                 report(pushed)
             seen = head
+        else:
+            time.sleep(seconds)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from decomp_ledger.analysis.programs import Program
 from decomp_ledger.errors import HubError, UnknownOp
 from decomp_ledger.hub.reading import EVENT, HubReader, LedgerName
 from decomp_ledger.model.canonical_json import canonical_json, check_text
+from decomp_ledger.model.display import Row, columns_of, displayed, row_of, to_rows
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Exported
 from decomp_ledger.model.op_lookup import Lists, did_you_mean
 from decomp_ledger.model.rules import Rule, fold
@@ -23,7 +24,7 @@ __all__ = [
     *("PAGE", "blame", "events", "explain", "exports", "newest_exports"),
 ]
 
-PAGE = 200  # rows in one query
+PAGE = 100  # rows in one query: as many as an answer has by default, since each takes 0.3 ms to check
 # What a rule is called where it only tells what a dict had.
 _OF_DICT = {PRESERVE: "missing", OVERRIDE: "entry"}
 _PROGRAM = "program.ledger_id, program.series, program.module, program.file"
@@ -83,6 +84,7 @@ JOIN decomp_table ON decomp_table.id = rule.table_id
 """
 
 
+@displayed
 @attrs.frozen
 class HubEvent:
     """One event of a hub, with everything that it names.
@@ -100,7 +102,11 @@ class HubEvent:
         """The event."""
         return self.recorded.event
 
+    def _row(self) -> Row:
+        return {"ledger": self.ledger.name, **row_of(self.event)}
 
+
+@displayed
 @attrs.frozen
 class HubExport:
     """One export of a hub.
@@ -122,7 +128,11 @@ class HubExport:
         """The body of its event."""
         return cast("Exported", self.event.body)
 
+    def _row(self) -> Row:
+        return {"ledger": self.ledger.name, "program": self.program, "torch": self.torch, **row_of(self.event)}
 
+
+@displayed
 @attrs.frozen
 class HubRule:
     """The rule that the newest version of a table has for an op.
@@ -145,7 +155,16 @@ class HubRule:
     from_dict: bool
     event: Event
 
+    def _row(self) -> Row:
+        event = self.event
+        return {
+            "ledger": self.ledger.name,
+            **columns_of(self, without=("ledger", "event")),
+            **{name: getattr(event, name) for name in ("seq", "recorded_at", "actor", "reason")},
+        }
 
+
+@displayed
 @attrs.frozen
 class HubBlame:
     """The tables of a hub that have a rule for an op.
@@ -163,12 +182,17 @@ class HubBlame:
     rules: tuple[HubRule, ...]
     hint: str = ""
 
+    def to_dicts(self) -> list[Row]:
+        """Return a flat row for each rule that it has, with the event that set it."""
+        return to_rows(self.rules)
+
     @property
     def total(self) -> int:
         """The number of rules, those included that were left out."""
         return sum(sum(each.values()) for each in self.counts.values())
 
 
+@displayed
 @attrs.frozen
 class HubExplanation:
     """What happened to an op in the newest export of a program.
@@ -185,6 +209,10 @@ class HubExplanation:
     program: str
     seq: int
     explanation: Explanation | None
+
+    def _row(self) -> Row:
+        answer = {} if self.explanation is None else row_of(self.explanation)
+        return {"ledger": self.ledger.name, "program": self.program, "seq": self.seq, **answer}
 
 
 class EventsOfHub(NamedTuple):

@@ -18,6 +18,7 @@ from decomp_ledger.errors import HubError, LedgerError, SchemaError
 from decomp_ledger.hub.connection import HubConnection
 from decomp_ledger.model.canonical_json import Json, canonical_json, check_text
 from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import Event, Exported, read_event
 from decomp_ledger.model.json_values import DAMAGE, as_object, parse_json
 from decomp_ledger.model.limits import DUMP_LINE, DUMP_VALUES
@@ -67,6 +68,7 @@ _CHUNK = 500  # values in one query
 _CATALOGS = 8
 
 
+@displayed
 class LedgerName(NamedTuple):
     """A ledger of a hub.
 

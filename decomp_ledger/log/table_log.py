@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 from decomp_ledger import catalogs
-from decomp_ledger.analysis.gate import BrokenPolicy, refused, refused_tag
+from decomp_ledger.analysis.refusal import BrokenPolicy, refused, refused_tag
 from decomp_ledger.errors import (
     InvalidName,
     LedgerError,

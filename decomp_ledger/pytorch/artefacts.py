@@ -189,7 +189,10 @@ def stamp_package(program: Any, file: Any) -> None:
     stamped = False
     try:
         stamped = append_stamp(file, stamp_text(program, bundles))
+        why = "" if stamped else "it is not of a form that can hold one"
     except Exception as error:
-        what = f"the package is left without a stamp: {safe_repr(error, 300)}"
+        why = safe_repr(error, 300)
+    if why:
+        what = f"the package is left without a stamp: {why}"
         warnings.warn(what, StampWarning, stacklevel=provenance.stack_level())
     note_file(bundles, file, AOTI, stamped=stamped)

@@ -10,6 +10,7 @@ when something changed. Two questions tell whether something did:
 
 from __future__ import annotations
 
+import copy
 import difflib
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -144,6 +145,12 @@ class Defaults:
         # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
         _made_with.update((fn, origin) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
+    def renewed(self) -> Defaults:
+        """Return the same table with a catalog that is made again, because ops outside of the table came or went."""
+        made = copy.copy(self)
+        vars(made).pop("catalog", None)
+        return made
+
     def get(self, op: str) -> Callable[..., Any] | None:
         """Return the default decomposition of an op, or None."""
         live = self.by_name.get(op)
@@ -189,22 +196,20 @@ def _is_functional(op: str) -> bool:
     return live is not None and not internals.mutates(live)
 
 
-def why_idle(op: str, action: str, defaults: Defaults) -> IdleRule | None:
+def why_idle(op: str, action: str) -> IdleRule | None:
     """Return why a rule for an op cannot act in this process, or None if it can.
 
     Args:
         op: the op's name.
         action: `preserve` or `override`.
-        defaults: torch's default table now.
     """
-    live = defaults.by_name.get(op) or resolve(op)
+    live = resolve(op)
     if live is None:
         return idle_rule(op, action, None, _is_functional)
     if op not in EARLY_KERNELS and not why_not_preservable(live):  # 2 us; an entry takes 50
         return None
-    return idle_rule(
-        op, action, Entry.from_json(entry(op, live, defaults.table.get(live), digests=False)), _is_functional
-    )
+    default = dispatcher.current().table.get(live)
+    return idle_rule(op, action, Entry.from_json(entry(op, live, default, digests=False)), _is_functional)
 
 
 class DictOrigin(NamedTuple):
@@ -326,12 +331,13 @@ class Dispatcher:
         """Return torch's default table as a new process would build it, after a look at everything."""
         with self._lock:
             seen, look = self._everything(), self._look
-            if look is None or seen != look.seen:
+            if look is None or not _has_only_other_operators(look.seen, seen):
                 defaults = Defaults(*_default_table(seen))
                 # To resolve ops may have made new operators, so the next look compares with what is there now.
                 seen = self._everything()
             else:
-                defaults = look.defaults
+                # Torch makes operators whenever a library names some, and to build the table takes 15 ms.
+                defaults = look.defaults if seen == look.seen else look.defaults.renewed()
             custom = _custom_packets()
             # Before the look, because a reader that saw this look must notice the next one.
             self.full_looks += 1
@@ -371,6 +377,17 @@ class Dispatcher:
 def _token(custom: list[tuple[dict[str, Any], str]]) -> tuple[Any, ...]:
     packets = [members.get(name) for members, name in custom]
     return internals.registrations(), internals.libraries_loaded(), packets
+
+
+def _has_only_other_operators(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    """Tell whether two full looks differ at most by new operators that torch's default table cannot have."""
+    if (before[0], before[1], before[3]) != (now[0], now[1], now[3]):
+        return False
+    if before[2] == now[2]:
+        return True
+    old, new = ({id(op): op for op in seen[2]} for seen in (before, now))
+    registered = set(now[0])
+    return old.keys() <= new.keys() and all(new[each].name() not in registered for each in new.keys() - old.keys())
 
 
 def _default_table(seen: tuple[Any, ...]) -> tuple[dict[Any, Callable[..., Any]], frozenset[Any]]:

@@ -26,7 +26,6 @@ from decomp_ledger.model.events import Event, Exported, RootModule
 from decomp_ledger.model.materialize import Snapshot
 from decomp_ledger.model.safe_text import describe, safe_repr
 from decomp_ledger.pytorch import active, graph_digest, internals, upstream_tables
-from decomp_ledger.pytorch.dispatcher import dispatcher
 from decomp_ledger.pytorch.emissions import Followed, kinds, unmark
 from decomp_ledger.pytorch.program_history import History, forget, history_of, remember
 from decomp_ledger.pytorch.root_module import root_module
@@ -254,10 +253,7 @@ class _Export:
 
     def bundle(self, event: Event, ledger: LedgerLog) -> ExportBundle:
         """Return what a stamp holds of the export; made now, because the ledger may be closed before the save."""
-        catalog = dispatcher.current().catalog
-        if catalog.digest != self.snapshot.catalog.digest:  # a library came while torch traced
-            catalog = ledger.catalog(self.snapshot.catalog.digest)
-        return ExportBundle.from_log(ledger, event, catalog)
+        return ExportBundle.from_log(ledger, event, self.snapshot.catalog)
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from decomp_ledger.errors import IdleRuleWarning
 from decomp_ledger.log import provenance
 from decomp_ledger.log.table_log import TableLog
-from decomp_ledger.pytorch.dispatcher import dispatcher, is_loaded, why_idle
+from decomp_ledger.pytorch.dispatcher import is_loaded, why_idle
 
 __all__ = ["MAX_WARNINGS", "IdleWarnings"]
 
@@ -34,14 +34,13 @@ class IdleWarnings:
         """
         if len(self._warned) >= MAX_WARNINGS:
             return
-        defaults = dispatcher.current()
         new = [op for op in ops if (op, action) not in self._warned and is_loaded(op)]
-        found = [each for op in new if (each := why_idle(op, action, defaults)) is not None]
+        found = [each for op in new if (each := why_idle(op, action)) is not None]
         if not found:
             return
         families = {_family(each.op) for each in found}
         ruled = [op for op, rule in self._log.rules.items() if rule.action == action and _family(op) in families]
-        acting = {_family(op) for op in ruled if why_idle(op, action, defaults) is None}
+        acting = {_family(op) for op in ruled if why_idle(op, action) is None}
         idle = [each for each in found if _family(each.op) not in acting]
         self._warned.update((each.op, action) for each in idle)
         if idle:

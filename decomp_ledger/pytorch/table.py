@@ -354,8 +354,7 @@ class DecompTable(LiveMapping):
     @property
     def idle(self) -> tuple[IdleRule, ...]:
         """The rules that cannot act in this process, by op, each with the reason and what to do; pending ones too."""
-        defaults, rules = dispatcher.current(), sorted(self._log.rules.items())
-        found = (why_idle(op, rule.action, defaults) for op, rule in rules)
+        found = (why_idle(op, rule.action) for op, rule in sorted(self._log.rules.items()))
         return tuple(each for each in found if each is not None)
 
     def at(self, version: int | str) -> DecompTable:

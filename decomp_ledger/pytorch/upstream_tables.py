@@ -198,14 +198,15 @@ def _is_deleted(table: Any, key: object) -> bool:
 
 
 def _record(recording: active.ActiveRecording, table: Any, kind: type[Changing], entries: Mapping[Any, Any]) -> None:
-    """Record which entries of a table are others now; `_MISSING` for one that was removed."""
+    """Record which entries of a table are others now, or with `Popped`, which were removed."""
     try:
         named = {name: fn for key, fn in entries.items() if (name := _op_of(key)) is not None}
         if not named:
             return
         kept = _kept(table) or _first_seen(recording, table)
-        defaults = dispatcher.current()
-        wanted = {op: None if fn is _MISSING else _identify(op, fn, defaults) for op, fn in named.items()}
+        # Not for a removal, because a library that removes ops while it is imported would build the table each time.
+        defaults = None if kind is Popped else dispatcher.current()
+        wanted = {op: None if defaults is None else _identify(op, fn, defaults) for op, fn in named.items()}
 
         def decide(rules: Mapping[str, Rule]) -> Wanted:
             found = ((op, _changed(op, rules.get(op), named[op], wanted[op], defaults)) for op in wanted)
@@ -233,10 +234,13 @@ def _identify(op: str, fn: Any, defaults: Defaults) -> Decomposition:
 
 
 def _changed(
-    op: str, rule: Rule | None, fn: Any, decomposition: Decomposition | None, defaults: Defaults
+    op: str, rule: Rule | None, fn: Any, decomposition: Decomposition | None, defaults: Defaults | None
 ) -> tuple[str, Decomposition | None] | None:
-    """Return the action by which a rule follows a change of an entry; None if it stands."""
-    if decomposition is None:
+    """Return the action by which a rule follows a change of an entry; None if it stands.
+
+    Without `decomposition` and `defaults`, the entry was removed.
+    """
+    if decomposition is None or defaults is None:
         return None if rule == Rule(PRESERVE) else (PRESERVE, None)
     if rule == Rule(OVERRIDE, decomposition) or (rule is None and decompositions.is_default(op, fn, defaults)):
         return None

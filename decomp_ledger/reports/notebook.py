@@ -231,7 +231,7 @@ def _brief_cell(cell: Cell) -> Cell:
 # Ledgers and tables
 
 
-@page_of_result.register
+@page_of_result.register(LedgerLog)
 def _(value: LedgerLog) -> Page:
     series = value.table_series()
     number, head = value.event_store.head()
@@ -246,7 +246,7 @@ def _(value: LedgerLog) -> Page:
     return Page("Ledger", Quote(Path(value.path).name), None, lead, sections=sections)
 
 
-@page_of_result.register
+@page_of_result.register(TableLog)
 def _(value: TableLog) -> Page:
     state = value.state
     try:
@@ -258,7 +258,7 @@ def _(value: TableLog) -> Page:
     return _table_page(state, [*note, *rules])
 
 
-@page_of_result.register
+@page_of_result.register(TableState)
 def _(value: TableState) -> Page:
     return _table_page(value, [_table_of(value.to_dicts())] if value.rules else [Prose("It has no rule.")])
 
@@ -269,7 +269,7 @@ def _table_page(state: TableState, rules: Sequence[Block]) -> Page:
     return Page("Table", name, None, Quote(base), {"rules": str(len(state.rules))}, [Section("", rules)])
 
 
-@page_of_result.register
+@page_of_result.register(ResolvedState)
 def _(value: ResolvedState) -> Page:
     if value.bundle is not None:
         return export_page(value, value.bundle, None, None)
@@ -289,7 +289,7 @@ def _(value: ResolvedState) -> Page:
 # Events
 
 
-@page_of_result.register
+@page_of_result.register(Event)
 def _(value: Event) -> Page:
     body = value.body
     changes = [(Code(each.op), each.action) for each in value.changes]
@@ -318,12 +318,12 @@ def _bars(body: Exported) -> Iterable[Block]:
         yield Prose(f"and {count(len(bars) - _ROWS, 'op')} more")
 
 
-@page_of_result.register
+@page_of_result.register(RecordedEvent)
 def _(value: RecordedEvent) -> Page:
     return event_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(ExportResult)
 def _(value: ExportResult) -> Page:
     page = page_of_result(value.event)
     same = "" if value.same_graph_as is None else Code(f"export:{value.same_graph_as}")
@@ -332,18 +332,18 @@ def _(value: ExportResult) -> Page:
     return attrs.evolve(page, sections=[Section("", [Facts(facts)] if facts else []), *page.sections])
 
 
-@page_of_result.register
+@page_of_result.register(ExportBundle)
 def _(value: ExportBundle) -> Page:
     return page_of_result(value.event)
 
 
-@page_of_result.register
+@page_of_result.register(Stamp)
 def _(value: Stamp) -> Page:
     sections = [Section("", [events_table([each.event for each in value.bundles])])]
     return Page("Stamp", "", None, count(len(value.bundles), "export"), sections=sections)
 
 
-@page_of_result.register
+@page_of_result.register(ExportTotals)
 def _(value: ExportTotals) -> Page:
     status = Mark(f"{value.failed} failed", BAD) if value.failed else None
     return Page("Exports", "", status, count(value.exports, "export"), sections=(Section("", totals_blocks(value)),))
@@ -352,7 +352,7 @@ def _(value: ExportTotals) -> Page:
 # Rules
 
 
-@page_of_result.register
+@page_of_result.register(Rule)
 def _(value: Rule) -> Page:
     given = value.decomposition
     if given is None:
@@ -361,7 +361,7 @@ def _(value: Rule) -> Page:
     return attrs.evolve(page, kind="Rule", name=(f"{value.action}: ", Code(given.label())))
 
 
-@page_of_result.register
+@page_of_result.register(Decomposition)
 def _(value: Decomposition) -> Page:
     rows: list[tuple[Cell, Cell]] = [
         (_words(name), Code(each))
@@ -373,7 +373,7 @@ def _(value: Decomposition) -> Page:
     return Page("Decomposition", Code(value.label()), None, "", sections=sections)
 
 
-@page_of_result.register
+@page_of_result.register(RuleDiff)
 def _(value: RuleDiff) -> Page:
     rows: list[tuple[Cell, Cell]] = [
         (name, Mark("no rule", QUIET) if rule is None else Quote(rule.label()))
@@ -387,7 +387,7 @@ def _(value: RuleDiff) -> Page:
 # Answers
 
 
-@page_of_result.register
+@page_of_result.register(Explanation)
 def _(value: Explanation) -> Page:
     rows: list[tuple[Cell, Cell]] = [
         ("torch", Quote(value.evidence)),
@@ -403,7 +403,7 @@ def _(value: Explanation) -> Page:
     return Page("Op", name, outcome_mark(value.outcome), Quote(value.because), sections=sections)
 
 
-@page_of_result.register
+@page_of_result.register(Why)
 def _(value: Why) -> Page:
     page = page_of_result(value.answer)
     rows = [("to keep it", _advice(value.keep)), ("to decompose it", _advice(value.decompose))]
@@ -414,7 +414,7 @@ def _advice(advice: Advice) -> Cell:
     return (Code(advice.line), " ", Quote(advice.reason)) if advice.line else Quote(advice.reason)
 
 
-@page_of_result.register
+@page_of_result.register(Behaviour)
 def _(value: Behaviour) -> Page:
     shown = value.differences[:3]
     diffs: list[Block] = [Diff(list(diff_lines(rows_that_differ(each, _ROWS))), Code(each.call)) for each in shown]
@@ -423,7 +423,7 @@ def _(value: Behaviour) -> Page:
     return Page("Behaviour", Code(value.op), status, Quote(lead), sections=(Section("", diffs),))
 
 
-@page_of_result.register
+@page_of_result.register(Verification)
 def _(value: Verification) -> Page:
     status = Mark(count(len(value.problems), "problem"), BAD) if value.problems else Mark("nothing is wrong", GOOD)
     sections = [
@@ -434,49 +434,49 @@ def _(value: Verification) -> Page:
     return Page("Verification", "", status, f"{count(value.events, 'event')} read", sections=sections)
 
 
-@page_of_result.register
+@page_of_result.register(StateDiff)
 def _(value: StateDiff) -> Page:
     return diff_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(Drift)
 def _(value: Drift) -> Page:
     return drift_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(Upgrade)
 def _(value: Upgrade) -> Page:
     return upgrade_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(UpgradeReport)
 def _(value: UpgradeReport) -> Page:
     return check_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(UpgradeCheck)
 def _(value: UpgradeCheck) -> Page:
     found = len(value.findings)
     status = Mark(count(found, "finding"), BAD) if found else Mark("nothing changed", GOOD)
     return Page("Upgrade check", "", status, "", sections=(Section("", check_blocks(value, 4)),))
 
 
-@page_of_result.register
+@page_of_result.register(NumericsCheck)
 def _(value: NumericsCheck) -> Page:
     return numerics_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(ProgramCheck)
 def _(value: ProgramCheck) -> Page:
     return program_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(OpsetCheck)
 def _(value: OpsetCheck) -> Page:
     return opset_page(value)
 
 
-@page_of_result.register
+@page_of_result.register(GateResult)
 def _(value: GateResult) -> Page:
     return gate_page(value)
 
@@ -484,22 +484,31 @@ def _(value: GateResult) -> Page:
 # Lists
 
 
-@page_of_result.register
+@page_of_result.register(Rows)
 def _(value: Rows) -> Page:  # type: ignore[type-arg]  # singledispatch takes the class
     if len(value) == 1:
         return page_of_result(value[0])
     first = value[:_ROWS]
     kind, noun = "Results", "row"
     blocks: list[Block] = []
-    if first and all(isinstance(each, (Event, ExportResult)) for each in first):
+    events = [getattr(each, "event", each) for each in first]
+    if first and all(isinstance(each, Event) for each in events):
         kind, noun = "Events", "event"
-        blocks = [events_table([each.event if isinstance(each, ExportResult) else each for each in first])]
+        blocks = [_of_ledgers(events_table(events), [getattr(each, "ledger", None) for each in first])]
     elif first and all(isinstance(each, (Explanation, Why)) for each in first):
         blocks = [_answers(first)]
     elif first:
         blocks = [_table_of(to_rows(first))]
     blocks += [Prose(text) for text in _more(len(value) - len(first), str)]
     return Page(kind, "", None, count(len(value), noun), sections=(Section("", blocks),))
+
+
+def _of_ledgers(table: Table, ledgers: Sequence[Any]) -> Table:
+    """Return a table with the names of ledgers as its first column; as it is, if the rows have none."""
+    if None in ledgers:
+        return table
+    rows = [[Code(str(getattr(each, "name", each))), *row] for each, row in zip(ledgers, table.rows, strict=True)]
+    return attrs.evolve(table, heads=["ledger", *table.heads], rows=rows)
 
 
 def _answers(items: Sequence[Explanation | Why]) -> Table:

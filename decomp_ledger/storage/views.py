@@ -148,7 +148,11 @@ _TABLES = """
 SELECT
     decomp_table.name AS table_name,
     max(CASE WHEN event.makes_version = 1 THEN event.version END) AS version,
-    (SELECT count(*) FROM current_rules WHERE current_rules.table_name = decomp_table.name) AS rules,
+    (
+        SELECT count(*)
+        FROM (SELECT action, max(version) FROM change WHERE change.table_id = decomp_table.id GROUP BY op_id)
+        WHERE action <> 'reset'
+    ) AS rules,
     count(CASE WHEN event.kind = 'exported' THEN 1 END) AS exports,
     max(CASE WHEN event.kind = 'exported' THEN event.seq END) AS export,
     max(event.recorded_at) AS recorded_at

@@ -286,13 +286,17 @@ def append_stamp(path: str | os.PathLike[str], text: str) -> bool:
         with zipfile.ZipFile(file) as archive:
             names, start = archive.namelist(), archive.start_dir
         root = names[0].partition("/")[0] if names else ""
-        if f"{root}/archive_format" not in names:
+        if f"{root}/archive_format" in names:
+            entry = f"{root}/extra/{MEMBER}"
+        elif "archive_format" in names:  # the form of torch 2.6, which loads what it knows by name only
+            entry = f"extra_files/{MEMBER}"
+        else:
             return False
         file.seek(start)
         directory = file.read()
         try:
             with zipfile.ZipFile(file, "a") as archive:
-                archive.writestr(f"{root}/extra/{MEMBER}", text)
+                archive.writestr(entry, text)
         except BaseException:
             file.seek(start)
             file.write(directory)

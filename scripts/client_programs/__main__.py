@@ -75,6 +75,7 @@ def table(clients: Sequence[Client], environment: Environment, runs: int, *, has
         plain, recorded = found.medians
         seconds = f"{plain:.2f} s", f"{recorded:.2f} s"
         line(client.name, environment.named(client), found.written, found.recorded, *seconds, f"{found.ratio:.3f}x")
+        print(f"{client.name}: elapsed {found.elapsed_ratio:.3f}x", file=sys.stderr, flush=True)
     return failed
 
 

@@ -4,6 +4,8 @@ import hashlib
 import os
 import statistics
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,11 +41,13 @@ class Run:
 
     Attributes:
         seconds: processor time of the process and of its children.
+        elapsed: how long it took, which other programs on the machine lengthen.
         files: what it wrote: name -> digest, without stamps.
         stamped: whether a file has a stamp.
     """
 
     seconds: float
+    elapsed: float
     files: dict[str, str]
     stamped: bool = False
 
@@ -87,8 +91,17 @@ class Comparison:
 
         The median of the ratios of neighbouring runs, because a machine that slows down slows both.
         """
-        pairs = zip(*self.runs, strict=True)
-        return statistics.median(recorded.seconds / plain.seconds for plain, recorded in pairs)
+        return statistics.median(recorded.seconds / plain.seconds for plain, recorded in self.pairs)
+
+    @property
+    def elapsed_ratio(self) -> float:
+        """The same ratio of the elapsed time."""
+        return statistics.median(recorded.elapsed / plain.elapsed for plain, recorded in self.pairs)
+
+    @property
+    def pairs(self) -> list[tuple[Run, Run]]:
+        """Each plain run with the recorded one next to it."""
+        return list(zip(*self.runs, strict=True))
 
 
 def compare(client: Client, environment: Environment, rounds: int, folder: Path) -> Comparison:
@@ -113,8 +126,17 @@ def compare(client: Client, environment: Environment, rounds: int, folder: Path)
             run = _run(client, environment, output, ledger if side == _RECORDED else None)
             if number:
                 found.runs[side].append(run)
+        if number:
+            _report(client, number, rounds, *found.pairs[-1])
     found.recorded = _recorded(ledger)
     return found
+
+
+def _report(client: Client, number: int, rounds: int, plain: Run, recorded: Run) -> None:
+    """Print a pair of runs to standard error when it is done, because all of them take an hour."""
+    used, elapsed = recorded.seconds / plain.seconds, recorded.elapsed / plain.elapsed
+    text = f"processor time {plain.seconds:.2f} s -> {recorded.seconds:.2f} s ({used:.3f}x), elapsed {elapsed:.3f}x"
+    print(f"{client.name} {number}/{rounds}: {text}", file=sys.stderr, flush=True)
 
 
 def _run(client: Client, environment: Environment, output: Path, ledger: Path | None) -> Run:
@@ -124,11 +146,13 @@ def _run(client: Client, environment: Environment, output: Path, ledger: Path | 
     # The command is that of this checkout, even if another one is installed.
     variables = {**os.environ, **_SETTINGS, "PYTHONPATH": str(ROOT)}
     errors = output.with_suffix(".err")
+    started = time.monotonic()
     with errors.open("wb") as file:
         process = subprocess.Popen(
             list(map(str, command)), env=variables, cwd=output.parent, stdout=subprocess.DEVNULL, stderr=file
         )
         _, status, used = os.wait4(process.pid, 0)
+        elapsed = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
@@ -138,7 +162,7 @@ def _run(client: Client, environment: Environment, output: Path, ledger: Path | 
     written = {str(path.relative_to(output)): path for path in sorted(output.rglob("*")) if path.is_file()}
     contents = {name: _without_stamp(path) for name, path in written.items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, (content, _) in contents.items()}
-    return Run(used.ru_utime + used.ru_stime, digests, any(stamped for _, stamped in contents.values()))
+    return Run(used.ru_utime + used.ru_stime, elapsed, digests, any(stamped for _, stamped in contents.values()))
 
 
 def _without_stamp(path: Path) -> tuple[bytes, bool]:

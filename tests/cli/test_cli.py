@@ -528,8 +528,8 @@ def test_a_process_without_error_output_shows_no_progress(path: Path) -> None:
 
 @pytest.mark.parametrize("command", sorted(cli.list_commands(click.Context(cli))))
 def test_every_command_and_option_has_help(command: str) -> None:
-    found = cli.commands[command]
-    assert found.help
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None and found.help
     assert [option.name for option in found.params if isinstance(option, click.Option) and not option.help] == []
 
 

@@ -11,6 +11,7 @@ import pytest
 from decomp_ledger import Ledger, available_catalogs
 from decomp_ledger.catalogs import opsets
 from decomp_ledger.cli import cli
+from decomp_ledger.cli.completion import commands_of, complete
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.events import Exported
 
@@ -115,12 +116,13 @@ def test_every_parameter_that_names_a_state_or_an_op_is_completed() -> None:
     missing = []
 
     def look(command: click.Command) -> None:
-        for each in getattr(command, "commands", {}).values():
+        for each in commands_of(command) if isinstance(command, click.Group) else ():
             look(each)
         for parameter in command.params:
             is_text = isinstance(parameter.type, type(click.STRING))
             if is_text and parameter.name not in others | files | {"expected_version"}:
                 missing.append((command.name, parameter.name))
 
+    complete(cli)
     look(cli)
     assert missing == []

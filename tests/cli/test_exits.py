@@ -15,6 +15,7 @@ from torture.exits import CONDITIONS, PLAIN, READS, WRITES, Outcome, arguments_o
 
 from decomp_ledger import LedgerError
 from decomp_ledger.cli import cli
+from decomp_ledger.cli.completion import commands_of
 
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def leaves(command: click.Command, name: str) -> Iterator[str]:
     if isinstance(command, click.Group):
-        for below in command.commands.values():
+        for below in commands_of(command):
             yield from leaves(below, f"{name} {below.name}".strip())
     else:
         yield name
@@ -145,7 +146,7 @@ def wrong_uses() -> Iterator[list[str]]:
     for name in leaves(cli, ""):
         command = cli
         for part in name.split():
-            command = command.commands[part]  # type: ignore[union-attr, assignment]
+            command = {each.name: each for each in commands_of(command)}[part]  # type: ignore[arg-type, assignment]
         if any("--json" in option.opts for option in command.params):
             yield [*name.split(), "--nonsense"]
             yield [*name.split(), "a", "b", "c", "d"]

@@ -23,19 +23,24 @@ BARS = {
     "--ledger loaded.db load l.jsonl": {"read the dump (bytes)": None, "verify the new ledger": EVENTS},
     "backup copy.db": {"backup": None},
     "--ledger restored.db restore l.db": {"verify the backup": EVENTS},
+    "push sqlite:///empty.db": {"push": EVENTS},
+    "clone big sqlite:///hub.db cloned.db": {"receive": EVENTS, "verify the clone": EVENTS},
     "catalog capture -o new.json": {"trace": None},
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a ledger of 2,050 events, and its dump."""
+    """A folder with a ledger of 2,050 events, its dump, a hub that has it, and an empty one."""
     made = tmp_path_factory.mktemp("progress")
     with dl.Ledger(made / "l.db", actor="Ada") as ledger:
         table = new_table(ledger)
         for number in range(EVENTS - 1):
             (table.preserve if number % 2 == 0 else table.reset)(["aten::mm"])
         ledger.dump(made / "l.jsonl")
+        for name in ("empty.db", "hub.db"):
+            dl.Hub(f"sqlite:///{made / name}").init()
+        ledger.push(f"sqlite:///{made / 'hub.db'}", name="big")
     return made
 
 

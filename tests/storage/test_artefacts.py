@@ -216,15 +216,17 @@ def test_results_name_the_first_equal_graph_and_the_files(ledger: Ledger, tmp_pa
 # Packages
 
 
-def package(path: Path) -> bytes:
+def package(path: Path, root: str = "m/") -> bytes:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("m/data/aotinductor/model/x.so", os.urandom(1000))
-        archive.writestr("m/archive_format", "pt2")
+        archive.writestr(f"{root}version", "3")
+        archive.writestr(f"{root}archive_format", "pt2")
+        archive.writestr(f"{root}data/aotinductor/model/x.so", os.urandom(1000))
     return path.read_bytes()
 
 
-def test_a_stamp_is_added_to_a_package_without_writing_its_content_again(text: str, tmp_path: Path) -> None:
-    before = package(tmp_path / "m.pt2")
+@pytest.mark.parametrize("root", ["m/", ""], ids=["newer", "torch 2.6"])
+def test_a_stamp_is_added_to_a_package_without_writing_its_content_again(root: str, text: str, tmp_path: Path) -> None:
+    before = package(tmp_path / "m.pt2", root)
     assert append_stamp(tmp_path / "m.pt2", text)
     assert read_stamp(tmp_path / "m.pt2").to_text() == text
     start = struct.unpack("<I", before[-6:-2])[0]  # of the directory

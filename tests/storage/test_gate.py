@@ -321,6 +321,13 @@ def test_a_table_that_was_never_exported_must_keep_the_ops_too(ledger: Ledger, e
     assert ledger.gate(policy=Policy(keep="aten::linear")).passed
 
 
+def test_the_reason_of_a_recorded_table_comes_from_its_recording(ledger: Ledger) -> None:
+    (table,) = runs(ledger, "lower/main/1")
+    table.preserve(["aten::mm"])
+    (found,) = ledger.gate(policy=Policy(require_reason=True)).findings
+    assert found.fix == "record the program again with `decomp-ledger run --reason TEXT` or record(reason=...)"
+
+
 def test_torch_itself_needs_no_reason(ledger: Ledger, edge: TableLog) -> None:
     edge.change(Found, lambda _: [("mylib::f", "preserve", None)])
     assert ledger.gate(policy=Policy(require_reason=True)).passed

@@ -15,6 +15,7 @@ from strategies import OPS, catalog_of, decompositions, new_table, ops, texts, w
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Changing, Event, Exported, Set
 from decomp_ledger.storage.migrations import add_only_views, migration_names, schema_made_by
+from decomp_ledger.storage.views import QUESTIONS
 from decomp_ledger.storage.views import VIEWS as described
 
 VIEWS = {"changes", "current_rules", "exports", "fired", "environments"}
@@ -158,6 +159,38 @@ def test_the_page_describes_them_in_the_words_of_browse() -> None:
         rows = "\n".join(f"| `{column}` | {about} |" for column, about in view.columns.items())
         assert f"\n## `{name}`\n\n{view.about}\n\n| column | is |\n|---|---|\n{rows}\n" in page
         assert set(view.facets) <= set(view.columns)
+
+
+def test_a_question_takes_steps_in_proportion_to_the_number_of_tables(tmp_path: Path) -> None:
+    found = {}
+    for number in (20, 40):
+        path = tmp_path / f"{number}.db"
+        with Ledger(path, actor="ann") as ledger:
+            for run in range(number):
+                ledger.create_table(f"job/main/{run + 1}").preserve([f"mylib::op_{n}" for n in range(40)])
+        found[number] = {name: steps_of(path, question.sql) for name, question in QUESTIONS.items()}
+    assert {name: each / found[20][name] for name, each in found[40].items() if each > 3 * found[20][name] > 300} == {}
+
+
+def test_a_view_takes_steps_in_proportion_to_the_number_of_versions(tmp_path: Path) -> None:
+    found = {}
+    for number in (50, 100):
+        path = tmp_path / f"{number}.db"
+        with Ledger(path, actor="ann") as ledger:
+            table = ledger.create_table("edge")
+            for version in range(number):
+                (table.reset if version % 2 else table.preserve)([f"mylib::op_{n}" for n in range(10)])
+        found[number] = {name: steps_of(path, f"SELECT * FROM {name}") for name in VIEWS}
+    assert {name: each / found[50][name] for name, each in found[100].items() if each > 3 * found[50][name] > 300} == {}
+
+
+def steps_of(path: Path, sql: str) -> int:
+    """Return how many steps of SQLite's virtual machine a statement takes, in tens."""
+    calls: list[None] = []
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.set_progress_handler(lambda: calls.append(None), 10)
+        db.execute(sql, {"op": "", "table": "job/main/3", "version": "", "torch": ""}).fetchall()
+    return len(calls)
 
 
 def test_a_migration_that_readers_do_not_wait_for_adds_only_views() -> None:

@@ -90,7 +90,7 @@ def results(text: str) -> Iterator[tuple[str, Any]]:
     """Give an instance of each class, and lists of some, by name."""
     for cls in result_classes():
         yield cls.__name__, made(cls, text)
-    for name in ("Event", "ExportResult", "Explanation", "Why", "TableInfo", "RuleDiff"):
+    for name in ("Event", "ExportResult", "Explanation", "Why", "TableInfo", "RuleDiff", "HubEvent", "HubExplanation"):
         yield f"Rows of {name}", Rows([made(getattr(dl, name), text)] * 2)
     for kind, body in EVENT_KINDS.items():
         event = made(dl.Event, text)

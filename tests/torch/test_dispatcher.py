@@ -530,3 +530,24 @@ def test_the_catalog_has_for_each_op_what_its_operator_gives(change, scene):
         for name in internals.dispatcher_names():
             operator = resolve(name)
             assert found[name] == (Entry() if operator is None else defaults.entry(name, operator)), name
+
+
+def test_an_operator_that_the_default_table_cannot_have_builds_no_new_table(make_library):
+    before = dispatcher.full()
+    library, name = make_library(), f"no_kernel{next(_numbers)}"
+    assert f"{library.ns}::{name}" not in before.catalog.ops
+    library.define(f"{name}(Tensor x) -> Tensor")
+    getattr(getattr(torch.ops, library.ns), name).default  # noqa: B018  # makes the operator
+    now = dispatcher.full()
+    assert now is not before and now.table is before.table
+    assert now.catalog.ops[f"{library.ns}::{name}"].schema == f"{library.ns}::{name}(Tensor x) -> Tensor"
+
+
+def test_an_op_that_is_defined_after_its_kernel_is_in_the_default_table(make_library):
+    kernels, name = make_library(), f"kernel_first{next(_numbers)}"
+    kernels.impl(name, lambda x: x * 1, CIA)
+    operator = f"{kernels.ns}::{name}"
+    assert dispatcher.full().get(operator) is None
+    make_library(kernels.ns).define(f"{name}(Tensor x) -> Tensor")
+    getattr(getattr(torch.ops, kernels.ns), name).default  # noqa: B018
+    assert dispatcher.full().get(operator) is not None

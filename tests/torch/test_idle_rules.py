@@ -174,13 +174,13 @@ def test_an_idle_rule_of_a_composite_op_has_no_effect_on_the_real_graph(name: st
     for table in (dict(defaults.table) | {op: lambda *args: fired.append(1)}, dict(defaults.table)):
         graph = program.run_decompositions(table).graph
         assert fired == [] and not any(node.target is op for node in graph.nodes)
-    assert why_idle(name, "override", defaults) and why_idle(name, "preserve", defaults)
+    assert why_idle(name, "override") and why_idle(name, "preserve")
 
 
 def test_idle_rules_have_no_effect_on_the_real_graph() -> None:
     """The oracle looks at the graph and at a counter in the override, and at nothing of this package."""
     defaults = dispatcher.full()
-    ops = [op for op in sorted(catalogs.samples()) if resolve(op) is not None and why_idle(op, "override", defaults)]
+    ops = [op for op in sorted(catalogs.samples()) if resolve(op) is not None and why_idle(op, "override")]
     assert len(ops) > 100
     random.Random(0).shuffle(ops)
     tried, wrong = 0, []

@@ -16,7 +16,7 @@ from stamp_edits import sealed, unsealed
 from torch.export import export
 
 import decomp_ledger as dl
-from decomp_ledger import Ledger, record
+from decomp_ledger import Ledger, StampWarning, record
 from decomp_ledger.model.events import Exported, RootModule, Saved
 from decomp_ledger.pytorch import artefacts
 from decomp_ledger.transfer.stamp import MEMBER, Stamp
@@ -240,3 +240,13 @@ def test_a_package_gets_the_stamp_of_its_program(ledger: Ledger, tmp_path: Path)
     (body,) = saved(ledger)
     assert (body.format, body.stamped, body.sha256) == ("aoti", True, sha256(path))
     assert dl.read_stamp(path).last.event.seq == body.export
+
+
+def test_a_package_of_another_form_is_noted_without_a_stamp(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data/aotinductor/model/x.so", b"compiled")
+    with record(ledger), pytest.warns(StampWarning, match="without a stamp: it is not of a form that can hold one"):
+        artefacts.stamp_package(export(Net(), example()).run_decompositions(), path)
+    (body,) = saved(ledger)
+    assert (body.format, body.stamped, body.sha256) == ("aoti", False, sha256(path))

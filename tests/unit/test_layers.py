@@ -458,6 +458,48 @@ def test_changing_a_table_without_a_callable_imports_no_torch(tmp_path: Path) ->
     assert run_python(_WRITE, tmp_path / "ledger.db") == "False\n"
 
 
+_RECORD = """
+import atexit, sys
+atexit.register(lambda: print(*sorted(name for name in sys.modules if name.startswith("decomp_ledger."))))
+from decomp_ledger.cli import main
+main()
+"""
+
+
+def test_a_recording_imports_no_query_before_the_program_runs(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("")
+    ledger, program = tmp_path / "l.db", tmp_path / "program.py"
+    imported = run_python(_RECORD, "--ledger", ledger, "run", "-q", program).removesuffix("\n").split(" ")
+    folders = {folder(name.removeprefix("decomp_ledger.")) for name in imported}
+    assert folders == {"cli", "hub", "pytorch", "transfer", "log", "storage", "analysis", "catalogs", "model", "errors"}
+    some = {name.removeprefix("decomp_ledger.") for name in imported if re.search(r"\.(cli|hub|analysis)\.", name)}
+    assert some == {"cli.ledger_choice", "cli.run_command", "cli.streams", "hub.connection", "analysis.refusal"}
+
+
+def test_the_command_line_knows_where_each_command_is() -> None:
+    from decomp_ledger import cli
+
+    found = {
+        name: tuple(command.name for command in importlib.import_module(f"decomp_ledger.cli.{name}").COMMANDS)
+        for name in (path.stem for path in sorted((PACKAGE / "cli").glob("*_command*.py")))
+    }
+    assert found == dict(sorted(cli._GROUPS.items()))
+
+
+def test_the_package_knows_where_each_public_name_is() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    found = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "typing", "decomp_ledger.storage")
+        for alias in node.names
+        if alias.asname is None
+    }
+    assert sorted(found) == sorted(decomp_ledger.__all__)
+    late = {name: f"decomp_ledger.{module}" for name, module in decomp_ledger._MODULE_OF.items()}
+    assert late == {name: module for name, module in found.items() if module != "decomp_ledger.errors"}
+
+
 def test_public_names_resolve_and_others_raise() -> None:
     assert set(decomp_ledger.__all__) < set(dir(decomp_ledger))
     for name in ("Ledger", "Catalog", "Snapshot", "TableState", "materialize", "Event", "LedgerError", "UnknownTable"):

@@ -60,7 +60,7 @@ class Forger:
 
     Attributes:
         connection: of psycopg, in autocommit mode.
-        theirs: the row of a ledger of somebody else.
+        theirs: the row of a ledger that another user pushed.
         own: the row of a ledger that this user pushed.
     """
 
@@ -475,7 +475,7 @@ def _rows() -> Iterator[tuple[str, str, Forge]]:
             f"VALUES (1000, '{'cd' * 16}', '2026-01-01T00:00:00Z', 'evil')"
         ),
     )
-    yield "a checkpoint that is no JSON", _FOUND, _checkpoint(1, "evil")
+    yield "a checkpoint that is not JSON", _FOUND, _checkpoint(1, "evil")
     yield "a checkpoint without a signature", _FOUND, _checkpoint(1, "{}", theirs=True)
     yield "a checkpoint twice", _FOUND, _signed_twice
     for number in (0, -1, 2):
@@ -515,8 +515,8 @@ _WRONG: dict[str, dict[str, Any]] = {
     "an unknown action": {"body": {"changes": [["a::b", "evil"]]}},
     "an op twice": {"body": {"changes": [["a::b", "preserve"], ["a::b", "reset"]]}},
     "an op without a name": {"body": {"changes": [[None, "preserve"]]}},
-    "changes that are no list": {"body": {"changes": {"a::b": "preserve"}}},
-    "a change that is no list": {"body": {"changes": ["preserve"]}},
+    "changes that are not a list": {"body": {"changes": {"a::b": "preserve"}}},
+    "a change that is not a list": {"body": {"changes": ["preserve"]}},
     "a catalog that the hub lacks": {"kind": "materialized", "body": {"catalog": _OTHER}},
     "a catalog without a digest": {"kind": "exported", "body": {"catalog": None}},
 }  # fmt: skip
@@ -525,7 +525,7 @@ _ODD: dict[str, dict[str, Any]] = {
     "a schema that is text": {"schema": "x"},
     "no reason": {"reason": _LEAVE_OUT},
     "a fact more": {"evil": 1},
-    "a date that is none": {"recorded_at": "yesterday"},
+    "a date that is not one": {"recorded_at": "yesterday"},
     "a call site that is a number": {"call_site": 5},
     "an op with NUL": {"body": {"changes": [["a::\x00", "preserve"]]}},
     "an op of a megabyte": {"body": {"changes": [["a::" + "b" * 2000, "preserve"]]}},

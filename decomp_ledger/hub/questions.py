@@ -24,7 +24,7 @@ __all__ = [
     *("PAGE", "blame", "events", "explain", "exports", "newest_exports"),
 ]
 
-PAGE = 200  # rows in one query
+PAGE = 100  # rows in one query: as many as an answer has by default, since each takes 0.3 ms to check
 # What a rule is called where it only tells what a dict had.
 _OF_DICT = {PRESERVE: "missing", OVERRIDE: "entry"}
 _PROGRAM = "program.ledger_id, program.series, program.module, program.file"

@@ -219,7 +219,7 @@ BEGIN
     RAISE EXCEPTION '%', problem USING ERRCODE = 'DL001';
 END $$;
 
--- A user who may execute the function of a trigger can make it a trigger of a table of their own.
+-- Any user who may execute the function of a trigger can make it a trigger of a table of their own.
 CREATE FUNCTION refuse_other_table(used regclass, own regclass) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF used <> own THEN

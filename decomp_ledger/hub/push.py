@@ -61,7 +61,12 @@ _HAS_BLOBS = {
     POSTGRESQL: "SELECT kind, digest FROM blob WHERE digest = ANY(CAST(:digests AS text[]))",
     "sqlite": "SELECT kind, digest FROM blob WHERE digest IN (SELECT value FROM json_each(:digests))",
 }
-_INSERT_BLOB = "INSERT INTO blob (digest, kind, body) VALUES (:digest, :kind, :body) ON CONFLICT DO NOTHING"
+_INSERT_BLOB = {
+    POSTGRESQL: "INSERT INTO blob (digest, kind, body) VALUES (:digest, :kind, :body) ON CONFLICT DO NOTHING",
+    # Its trigger that refuses REPLACE would refuse a row that another client inserted meanwhile.
+    "sqlite": """INSERT INTO blob (digest, kind, body) SELECT :digest, :kind, :body
+        WHERE NOT EXISTS (SELECT 1 FROM blob WHERE digest = :digest AND kind = :kind)""",
+}
 _CHECKPOINTS = "SELECT number, body FROM checkpoint WHERE ledger_id = :id ORDER BY number"
 _INSERT_CHECKPOINT = "INSERT INTO checkpoint (ledger_id, number, body) VALUES (:id, :number, :body)"
 _EVENT_COLUMNS = ("ledger_id", "seq", "text", "prev_hash", "hash")
@@ -337,7 +342,7 @@ class _Push:
     def _insert_blobs(self, rows: list[dict[str, object]]) -> None:
         if rows:
             with self._hub.transaction():
-                self._hub.execute_many(_INSERT_BLOB, rows)
+                self._hub.execute_many(_INSERT_BLOB[self._hub.dialect], rows)
 
     def _body(self, kind: str, digest: str) -> str | None:
         """Return what the ledger has of a digest; None if it does not, and then the hub refuses the event."""

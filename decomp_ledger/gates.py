@@ -28,7 +28,7 @@ from decomp_ledger.queries import ResolvedState, State
 from decomp_ledger.storage.event_store import TableInfo
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["Upgrades", "gate", "gate_of_one"]
+__all__ = ["Shared", "gate", "gate_of_one"]
 
 # What the policies and the torch version that an export is judged by are called, the strongest first.
 _OF_EXPORTS = (TORCH, "keep", "opset", "no_stale_exports", "no_outdated_exports")
@@ -85,24 +85,36 @@ def gate(
     return _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
 
 
+@attrs.frozen
+class Shared:
+    """What the gates of many ledgers share.
+
+    Attributes:
+        whole: returns a catalog by its digest, with the schemas and digests that its torch build implies.
+        upgrades: base, rules and catalog of a table -> the upgrade. Each gate adds to it.
+    """
+
+    whole: Callable[[str], Catalog]
+    upgrades: Upgrades = attrs.field(factory=dict)
+
+
 def gate_of_one(
-    ledger: LedgerLog, policy: Policy, torch: str | None, *, since: _Moment, strict: bool, upgrades: Upgrades
+    ledger: LedgerLog, exports: Sequence[Event], policy: Policy, torch: str | None, *, strict: bool, shared: Shared
 ) -> GateResult:
     """Judge one of many ledgers as `gate` does, also one in which nothing is recorded.
 
     Args:
         ledger: the ledger.
+        exports: those that count, oldest first: of each series of recorded tables, those of the newest run.
         policy: what tables and exports must hold to.
         torch: the other torch version, or None.
-        since: as of `gate`.
         strict: as of `gate`.
-        upgrades: what an earlier call found, because programs of many ledgers share tables; it is added to.
+        shared: what an earlier gate found.
     """
-    scope = _whole(ledger, since) if ledger.tables() else _Scope({}, {})
+    scope = _whole_with(ledger, exports, _Catalogs(ledger, shared.whole)) if ledger.tables() else _Scope({}, {})
     if not scope.programs and not scope.missing:
-        recent = "" if since is None else " since then"
-        scope = attrs.evolve(scope, missing={ledger.path: f"no export is recorded{recent}, so no program is known"})
-    return _judged(_Collected(policy, _version(torch), ledger, scope, upgrades), [], strict, None)
+        scope = attrs.evolve(scope, missing={ledger.path: "no export is recorded, so no program is known"})
+    return _judged(_Collected(policy, _version(torch), ledger, scope, shared.upgrades), [], strict, None)
 
 
 def _version(torch: str | None) -> str | None:
@@ -153,8 +165,8 @@ def _ignored(policy: Policy | None, ledger: LedgerLog | None) -> list[GateUnknow
 class _Catalogs:
     """The catalogs of a ledger, each read once, because reading one takes 60 ms, and completing it 100 ms."""
 
-    def __init__(self, ledger: LedgerLog) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: LedgerLog, whole: Callable[[str], Catalog] | None = None) -> None:
+        self._ledger, self._complete = ledger, whole
         self._stored: dict[str, Catalog] = {}
         self._whole: dict[str, Catalog] = {}
 
@@ -167,7 +179,8 @@ class _Catalogs:
     def whole(self, digest: str) -> Catalog:
         """Return a catalog with the schemas and digests that its torch build implies."""
         if digest not in self._whole:
-            self._whole[digest] = catalogs.completed(self.stored(digest))
+            found = catalogs.completed(self.stored(digest)) if self._complete is None else self._complete(digest)
+            self._whole[digest] = found
         return self._whole[digest]
 
     def of_export(self, event: Event) -> ResolvedState:
@@ -209,15 +222,21 @@ def _whole(ledger: LedgerLog | None, since: _Moment) -> _Scope:
     series = ledger.table_series()
     if not series:
         raise LedgerError(f"{ledger.path}: the ledger has no table to judge; record something first")
-    names = {each.newest.name: each.name for each in series}
+    names = {each.newest.name for each in series}
     exports = [event for event in ledger.events(kind=Exported.kind, since=since) if event.table in names]
+    return _whole_with(ledger, exports, _Catalogs(ledger))
+
+
+def _whole_with(ledger: LedgerLog, exports: Sequence[Event], read: _Catalogs) -> _Scope:
+    """Return all tables, of each series the newest run, and the programs of these exports."""
+    series = ledger.table_series()
+    names = {each.newest.name: each.name for each in series}
     exported = {event.table for event in exports}
     missing: dict[str, str] = {}
     for each in series:
         if each.newest.name not in exported and (last := _last_export(each.tables[:-1], ledger)) is not None:
             because = f"its newest run, {each.newest.name}, has no export; the last one is export:{last.seq}"
             missing[each.name] = because
-    read = _Catalogs(ledger)
     tables = {name: read.of_table(name) for name in names}
     return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing, read)
 

@@ -12,7 +12,7 @@ from decomp_ledger.hub import gating, questions
 from decomp_ledger.hub.connection import POSTGRESQL, HubUrl
 from decomp_ledger.hub.gating import HubGate
 from decomp_ledger.hub.migrations import open_hub
-from decomp_ledger.hub.questions import EventsOfHub, HubBlame, HubEvent, HubExplanation, HubExport
+from decomp_ledger.hub.questions import PAGE, EventsOfHub, HubBlame, HubEvent, HubExplanation, HubExport
 from decomp_ledger.hub.reading import HubReader
 from decomp_ledger.log.ledger_log import stored_moment
 from decomp_ledger.log.settings import project_settings
@@ -66,7 +66,8 @@ class HubQuestions:
             HubError: the hub cannot be read, has no such ledger, or is damaged.
         """
         with self.reader() as reader:
-            return _first(limit, questions.exports(reader, ledger=ledger, program=program, failed=failed))
+            given = {"ledger": ledger, "program": program}
+            return _first(limit, questions.exports(reader, **given, failed=failed, page=_page(limit)))
 
     def events(
         self,
@@ -107,7 +108,7 @@ class HubQuestions:
         moments = stored_moment(since), stored_moment(until)
         wanted = EventsOfHub(ledger, table, op, actor, author, grep, kind, *moments)
         with self.reader() as reader:
-            return _first(limit, questions.events(reader, wanted))
+            return _first(limit, questions.events(reader, wanted, page=_page(limit)))
 
     def blame(self, op: object, *, ledger: str | None = None, limit: int | None = 100) -> HubBlame:
         """Return which tables of all ledgers have a rule for an op now, and the event that set each.
@@ -180,6 +181,11 @@ class HubQuestions:
         given = project_settings().policy if policy is None else policy
         with self.reader() as reader:
             return gating.gate(reader, given, torch=torch, strict=strict, since=since, ledger=ledger, progress=progress)
+
+
+def _page(limit: int | None) -> int:
+    """Return how many rows to read at once, where at most `limit` are shown."""
+    return PAGE if limit is None else max(1, min(limit, PAGE))
 
 
 def _first(limit: int | None, found: Iterable[_Item]) -> Rows[_Item]:

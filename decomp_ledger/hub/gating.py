@@ -74,11 +74,12 @@ def gate(
     if torch is not None:
         catalogs.released(torch)  # an unknown version is an error before anything is read
     names = [reader.ledger(ledger)[1]] if ledger is not None else reader.ledgers()
-    upgrades: gates.Upgrades = {}
+    shared = gates.Shared(reader.whole_catalog)
     results = []
     for number, name in enumerate(names, 1):
         seen = LedgerInHub(reader, name.id)
-        result = gates.gate_of_one(seen, policy, torch, since=since, strict=strict, upgrades=upgrades)
+        exports = seen.newest_exports(since)
+        result = gates.gate_of_one(seen, exports, policy, torch, strict=strict, shared=shared)
         for program in result.programs:
             if program.judged is not None:
                 reader.bundle(name, program.judged)  # raises if the table that was judged is not the one of the export

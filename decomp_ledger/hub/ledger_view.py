@@ -11,7 +11,7 @@ from decomp_ledger.log.ledger_log import LedgerLog, stored_moment
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.catalog import Catalog
 from decomp_ledger.model.display import LazyRows, Rows
-from decomp_ledger.model.events import Event, makes_version
+from decomp_ledger.model.events import Event, Exported, makes_version
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import unknown_version
 from decomp_ledger.storage.event_store import TableInfo
@@ -35,6 +35,10 @@ JOIN ledger ON ledger.id = event_fact.ledger_id
 WHERE event_fact.ledger_id = :ledger
 """
 _OF_TABLE = "event_fact.table_id = (SELECT id FROM decomp_table WHERE ledger_id = :ledger AND name = :table)"
+_OF_NEWEST_RUNS = """
+event_fact.kind = :kind AND event_fact.makes_version = 0
+AND event_fact.table_id IN (SELECT id FROM decomp_table WHERE ledger_id = :ledger AND newest = 1)
+"""
 
 
 class LedgerInHub(LedgerLog):
@@ -51,7 +55,7 @@ class LedgerInHub(LedgerLog):
     def __init__(self, reader: HubReader, ledger: str) -> None:
         self._reader = reader
         self._row, self.name = reader.ledger(ledger)
-        self.id = self.name.id
+        self._id = self.name.id
 
     @property
     def path(self) -> str:
@@ -148,6 +152,18 @@ class LedgerInHub(LedgerLog):
         most = "" if limit is None else f"LIMIT {max(limit, 0):d}"
         found = self._reader.events(f"{_EVENTS}{conditions} {order} {most}", {"ledger": self._row, **values})
         return LazyRows(event for _, event in found)
+
+    def newest_exports(self, since: str | datetime.datetime | None = None) -> list[Event]:
+        """Return the exports, oldest first; of each series of recorded tables, those of the newest run.
+
+        Args:
+            since: only those that were recorded then or later, as of `events`.
+        """
+        moment = stored_moment(since)
+        recent = "" if moment is None else " AND event_fact.recorded_at >= :since"
+        values = {"ledger": self._row, "kind": Exported.kind} | ({} if moment is None else {"since": moment})
+        query = f"{_EVENTS} AND {_OF_NEWEST_RUNS}{recent} ORDER BY event_fact.seq"
+        return [event for _, event in self._reader.events(query, values)]
 
     def catalog(self, digest: str) -> Catalog:
         """Return a catalog by its digest."""

@@ -214,11 +214,21 @@ class _Push:
 
     def _check_agreement(self, known: KnownLedger | None) -> None:
         """Refuse a ledger that does not begin with the events of the hub."""
-        if known is None or known.seq == 0:
+        if known is None:
+            return
+        if known.seq == 0:
+            if known.hash != self._genesis:
+                raise _diverged(self._hub, known, 1, "")
             return
         seq = first_difference(self._hub, known, self._source)
         if seq is not None:
             raise _diverged(self._hub, known, seq, audit_rows.event_hash_at(self._source, seq))
+
+    def _is_held(self, known: KnownLedger) -> bool:
+        """Tell whether the hub has every event of this moment of the ledger, and perhaps later ones."""
+        seq = audit_rows.count_events(self._source)
+        row = self._hub.row(_HASH, id=known.id, seq=seq)
+        return row is not None and bytes(row[0]).hex() == audit_rows.event_hash_at(self._source, seq)
 
     def _check_rest(self, seq: int, last_hash: bytes) -> int:
         """Check every event that will be sent, before the first one is; return how many there are."""
@@ -267,6 +277,8 @@ class _Push:
                 return known, sent
             known = known_ledger(self._hub, self._id) or known
             self._acknowledged = known.seq
+            if self._is_held(known):  # the other client read the ledger later
+                return known, sent
             self._check_agreement(known)
 
     def _prepared(self, events: Iterator[HashedText]) -> Iterator[list[HashedText]]:

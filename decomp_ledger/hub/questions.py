@@ -21,14 +21,14 @@ from decomp_ledger.queries import RecordedEvent
 
 __all__ = [
     *("EventsOfHub", "HubBlame", "HubEvent", "HubExplanation", "HubExport", "HubRule"),
-    *("blame", "events", "explain", "exports"),
+    *("PAGE", "blame", "events", "explain", "exports", "newest_exports"),
 ]
 
-_PAGE = 100  # rows in one query: as many as an answer has by default, since each takes 0.3 ms to check
+PAGE = 200  # rows in one query
 # What a rule is called where it only tells what a dict had.
 _OF_DICT = {PRESERVE: "missing", OVERRIDE: "entry"}
 _PROGRAM = "program.ledger_id, program.series, program.module, program.file"
-_BY_PROGRAM = f"ORDER BY {_PROGRAM} LIMIT {_PAGE}"
+_BY_PROGRAM = f"ORDER BY {_PROGRAM} LIMIT {PAGE}"
 # Newest first by the time that the writer's clock showed; within one ledger by seq, which is hashed.
 _EXPORTS = f"""
 SELECT {EVENT}, decomp_table.series, export.module, export.file, export.recorded_at, export.ledger_id
@@ -242,7 +242,12 @@ class EventsOfHub(NamedTuple):
 
 
 def exports(
-    reader: HubReader, *, ledger: str | None = None, program: str | None = None, failed: bool = False
+    reader: HubReader,
+    *,
+    ledger: str | None = None,
+    program: str | None = None,
+    failed: bool = False,
+    page: int = PAGE,
 ) -> Iterator[HubExport]:
     """Give the exports of a hub, newest first, a page at a time.
 
@@ -251,18 +256,19 @@ def exports(
         ledger: only of this ledger: its name or its id.
         program: a part of the name of its table, its module or its file, the letters A to Z in either case.
         failed: only exports that failed.
+        page: how many are read at once.
     """
     where, values = _of_ledger(reader, ledger, "export")
     if program is not None:
         where.append(_of_program(reader, "decomp_table", "export"))
         values["part"] = _lower(program)
     where += ["export.failed = 1"] if failed else []
-    for rows in _newest_first(reader, _EXPORTS, where, values, "export"):
+    for rows in _newest_first(reader, _EXPORTS, where, values, "export", page):
         yield from _exports(reader, rows)
 
 
-def events(reader: HubReader, wanted: EventsOfHub) -> Iterator[HubEvent]:
-    """Give the events of a hub that match every condition, newest first, a page at a time."""
+def events(reader: HubReader, wanted: EventsOfHub, *, page: int = PAGE) -> Iterator[HubEvent]:
+    """Give the events of a hub that match every condition, newest first, `page` at a time."""
     where, values = _of_ledger(reader, wanted.ledger, "event_fact")
     lowered = {name: _lower(value) for name in ("author", "grep") if (value := getattr(wanted, name)) is not None}
     if wanted.grep is not None:
@@ -284,7 +290,7 @@ def events(reader: HubReader, wanted: EventsOfHub) -> Iterator[HubEvent]:
         where.append(_CHANGED_OP)
         if not values["ops"]:
             return
-    for rows in _newest_first(reader, _EVENTS, where, values, "event_fact"):
+    for rows in _newest_first(reader, _EVENTS, where, values, "event_fact", page):
         found = [reader.event(row[:6]) for row in rows]
         yield from _recorded(reader, [(name, event) for name, event in found if _matches(event, wanted)])
 
@@ -356,6 +362,7 @@ def explain(
 def _explained(reader: HubReader, op: object, found: HubExport) -> Iterator[HubExplanation]:
     seq = found.event.seq
     state = queries.state_of_bundle(f"export:{seq}", reader.bundle(found.ledger, found.event))
+    state = attrs.evolve(state, catalog=reader.whole_catalog(found.body.catalog))
     try:
         answers: Sequence[Explanation | None] = queries.explain(op, state)
     except UnknownOp:
@@ -381,7 +388,7 @@ def newest_exports(reader: HubReader, *, ledger: str | None = None, program: str
         yield from _exports(reader, rows)
         *_, series, module, file, ledger_id = rows[-1]
         last = {"last_ledger": ledger_id, "last_series": series, "last_module": module, "last_file": file}
-        is_last = len(rows) < _PAGE
+        is_last = len(rows) < PAGE
         rows = [] if is_last else reader.rows(f"{_NEWEST_EXPORTS} {_all(where)} {_BY_PROGRAM}", {**values, **last})
 
 
@@ -456,7 +463,7 @@ def _lower(text: str) -> str:
 
 
 def _newest_first(
-    reader: HubReader, select: str, where: Sequence[str], values: Mapping[str, Any], table: str
+    reader: HubReader, select: str, where: Sequence[str], values: Mapping[str, Any], table: str, page: int
 ) -> Iterator[list[Any]]:
     """Give the rows of a query, newest first, a page at a time; each page goes on where the one before it ended.
 
@@ -466,6 +473,7 @@ def _newest_first(
         where: its conditions.
         values: their values.
         table: the table with the columns `recorded_at`, `ledger_id` and `seq` of the order.
+        page: how many rows are read at once.
     """
     one = "of_ledger" in values  # then by seq, which is hashed, and which no clock can disturb
     columns = [f"{table}.{name}" for name in (("seq",) if one else ("recorded_at", "ledger_id", "seq"))]
@@ -475,10 +483,10 @@ def _newest_first(
     last: dict[str, Any] = {}
     while True:
         conditions = [*where, after] if last else where
-        rows = reader.rows(f"{select} {_all(conditions)} ORDER BY {order} LIMIT {_PAGE}", {**values, **last})
+        rows = reader.rows(f"{select} {_all(conditions)} ORDER BY {order} LIMIT {page}", {**values, **last})
         if rows:
             yield rows
-        if len(rows) < _PAGE:
+        if len(rows) < page:
             return
         *_, at, ledger_id = rows[-1]
         last = {"last_seq": rows[-1][2]} if one else {"last_at": at, "last_ledger": ledger_id, "last_seq": rows[-1][2]}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import attrs
 
+from decomp_ledger import catalogs
 from decomp_ledger.errors import HubError, LedgerError, SchemaError
 from decomp_ledger.hub.connection import HubConnection
 from decomp_ledger.model.canonical_json import Json, canonical_json, check_text
@@ -118,6 +119,7 @@ class HubReader:
     def __init__(self, connection: HubConnection) -> None:
         self._connection = connection
         self._catalogs: dict[str, Catalog] = {}
+        self._whole: dict[str, Catalog] = {}
 
     def rows(self, query: str, values: Mapping[str, object] | None = None) -> list[Any]:
         """Return the rows of a query; of a value that is a list, each item is one of `IN :name`."""
@@ -170,9 +172,7 @@ class HubReader:
                 raise ValueError("it has other fields than an event has")
             if hashlib.sha256(bytes(prev_hash) + text.encode()).digest() != bytes(own_hash):
                 raise ValueError("its text does not match its hash")
-            if canonical_json(cast("dict[str, Json]", fields)) != text:  # a key that is there twice is read once
-                raise ValueError("its text is not canonical JSON")
-            return ledger, _event_of(cast("dict[str, Any]", fields), bytes(prev_hash), bytes(own_hash))
+            return ledger, _event_of(cast("dict[str, Any]", fields), text, bytes(prev_hash), bytes(own_hash))
         except SchemaError as error:
             raise SchemaError(f"{_place(ledger, seq)}: {error}") from None
         except DAMAGE as error:
@@ -227,6 +227,16 @@ class HubReader:
         self._catalogs[digest] = known
         return known
 
+    def whole_catalog(self, digest: str) -> Catalog:
+        """Return a catalog with the schemas and digests that its torch build implies; the last ones are kept."""
+        known = self._whole.pop(digest, None)
+        if known is None:
+            known = catalogs.completed(self.catalog(digest))  # 0.1 s
+            while len(self._whole) >= _CATALOGS:
+                self._whole.pop(next(iter(self._whole)))
+        self._whole[digest] = known
+        return known
+
     # Exports
 
     def bundle(self, ledger: LedgerName, event: Event) -> ExportBundle:
@@ -278,14 +288,22 @@ def _parameter(name: str, value: object) -> object:
     return check_text(value, f"the {name}").replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
-def _event_of(fields: dict[str, Any], prev_hash: bytes, own_hash: bytes) -> Event:
-    site = fields["call_site"]
+def _event_of(fields: dict[str, Any], text: str, prev_hash: bytes, own_hash: bytes) -> Event:
+    """Return the event of a text, if that is the one canonical text of its fields.
+
+    A key that stands in it twice would be read once.
+    """
+    body, site = canonical_json(fields["body"]), canonical_json(fields["call_site"])
+    # The body is most of the text, so it is written once. No text in JSON holds this, because its quotes are escaped.
+    rest = canonical_json({**fields, "body": None, "call_site": None})
+    if text != rest.replace('"body":null,"call_site":null', f'"body":{body},"call_site":{site}', 1):
+        raise ValueError("its text is not canonical JSON")
     return read_event(
         (
             *(fields[name] for name in ("seq", "table", "version", "kind", "schema", "recorded_at", "actor", "reason")),
-            None if site is None else canonical_json(site),
+            None if fields["call_site"] is None else site,
             bytes.fromhex(fields["environment"]),
-            canonical_json(fields["body"]),
+            body,
             prev_hash,
             own_hash,
         )

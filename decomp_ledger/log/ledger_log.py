@@ -79,6 +79,7 @@ class LedgerLog(History):
         policy: Policy | None = None,
     ) -> None:
         self._policy = policy
+        self._id: str | None = None
         self.command: str | None = None  # the command line that acts, if one does
         self.actor = None if actor is None else check_text(actor, "the actor")
         self.reason = None if reason is None else check_text(reason, "the reason")
@@ -104,19 +105,25 @@ class LedgerLog(History):
         """Close the file. Closing twice is allowed."""
         self.database.close()
 
-    @cached_property
+    # No `cached_property`: up to Python 3.11 it holds a lock while it reads, and a fork would leave that to the child.
+
+    @property
     def id(self) -> str:
         """The ledger's own id: 32 random hex digits."""
-        return self.event_store.identity()[0]
+        if self._id is None:
+            self._id = self.event_store.identity()[0]
+        return self._id
 
-    @cached_property
+    @property
     def policy(self) -> Policy:
         """What changes must hold to: as given, else that of the project of the folder in which it is first asked for.
 
         Raises:
             UnusableValue: the settings of the project have an unknown key or a wrong value.
         """
-        return project_settings().policy if self._policy is None else self._policy
+        if self._policy is None:
+            self._policy = project_settings().policy
+        return self._policy
 
     def next_name(self, prefix: str) -> str:
         """Return `<prefix>/<n>` with the first free n; within a write transaction it stays free."""

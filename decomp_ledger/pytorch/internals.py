@@ -627,7 +627,7 @@ def table_of_tracer(tracer: Any) -> dict[Any, Any] | None:
 def given_decompositions(table: dict[Any, Any]) -> dict[Any, Any]:
     """Return what the caller of `make_fx` gave: a tracer's table without the entries that torch adds.
 
-    Risk: that these are `sym_numel` for each caller, and from torch 2.15 on `detach` for one who gave no table.
+    Risk: that these are `sym_numel` for each caller, and from torch 2.14 on `detach` for one who gave no table.
     """
     op, fn = torch.ops.aten.sym_numel.default, getattr(torch._decomp.decompositions, "sym_numel", None)
     given = {key: value for key, value in table.items() if key is not op or value is not fn}
@@ -677,7 +677,7 @@ def what_traces() -> tuple[str, Any]:
         if file.endswith("_dynamo/convert_frame.py"):
             by = "torch.compile"
         elif function == "_wrapped_call_impl" and file.endswith("torch/nn/modules/module.py"):
-            # Older versions call what `torch.compile` gave as any module.
+            # Up to torch 2.7, what `torch.compile` gave is called as any module.
             children = vars(frame.f_locals["self"]).get("_modules", {})
             if by == "torch.compile" and "_orig_mod" in children:
                 return by, children["_orig_mod"]

@@ -97,7 +97,7 @@ def page_of_result(value: Any) -> Page:
         if rows:
             tables.append(Section(_words(name), [_table_of(rows)]))
         elif given not in (None, "", (), [], {}, frozenset()):
-            facts.append((_words(name), Quote(shown()) if shown is not None else _fact(given)))
+            facts.append((_head(name), Quote(shown()) if shown is not None else _fact(name, given)))
     lead = "" if facts or tables else Quote(repr(value))
     return Page(_kind(value), "", None, lead, sections=(Section("", [Facts(facts)] if facts else []), *tables))
 
@@ -111,6 +111,10 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _head(name: str) -> str:
+    return f"{_words(name)} (UTC)" if name.endswith(_TIME) else _words(name)
+
+
 def _rows_in(value: object) -> list[Row]:
     """Return the rows of a collection of results; none of any other value."""
     if not isinstance(value, (list, tuple)) or hasattr(value, "_fields"):
@@ -119,7 +123,9 @@ def _rows_in(value: object) -> list[Row]:
     return to_rows(value) if value and all(attrs.has(type(each)) or hasattr(each, "_fields") for each in first) else []
 
 
-def _fact(value: Any) -> Cell:
+def _fact(name: str, value: Any) -> Cell:
+    if name.endswith(_TIME) and isinstance(value, str):
+        return moment(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
@@ -148,8 +154,7 @@ def _table_of(rows: Sequence[Row]) -> Table:
         if all(isinstance(row.get(name), (int, float, type(None))) for row in rows[:_ROWS])
     }  # fmt: skip
     cells = [[_scalar(name, row.get(name)) for name in names] for row in rows]
-    heads = [f"{_words(name)} (UTC)" if name.endswith(_TIME) else _words(name) for name in names]
-    return Table(heads, cells, frozenset(numbers))
+    return Table([_head(name) for name in names], cells, frozenset(numbers))
 
 
 def _scalar(name: str, value: Scalar) -> Cell:

@@ -219,7 +219,7 @@ BEGIN
     RAISE EXCEPTION '%', problem USING ERRCODE = 'DL001';
 END $$;
 
--- Any user who may execute the function of a trigger can make it a trigger of a table of their own.
+-- A user who may execute the function of a trigger can make it a trigger of a table of their own.
 CREATE FUNCTION refuse_other_table(used regclass, own regclass) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF used <> own THEN
@@ -450,8 +450,8 @@ BEGIN
     END IF;
 END $$;
 
--- A new run takes the place of the one before it.
-CREATE FUNCTION mark_newest() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+-- A new run takes the place of the one before it. The trigger of `event` calls this with the rights of the owner.
+CREATE FUNCTION mark_newest() RETURNS trigger LANGUAGE plpgsql
 SET search_path = decomp_ledger, pg_temp AS $$
 DECLARE
     of_series text;

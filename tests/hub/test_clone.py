@@ -1,5 +1,6 @@
 """Making ledgers of what a hub has, and checking a hub."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from strategies import catalog_of, new_table, override, private_export
 
 from decomp_ledger import Hub, clone
 from decomp_ledger.errors import HubDiverged, HubError
+from decomp_ledger.hub.connection import connect
 from decomp_ledger.ledger import Ledger
+from decomp_ledger.model.hash_chain import genesis
+from decomp_ledger.storage.hashed_texts import hashed_texts
 
 Ledgers = Callable[..., Ledger]
 
@@ -80,3 +84,40 @@ def test_a_ledger_that_was_cut_or_changed_differs_from_the_hub(hub: str, tmp_pat
         assert [(each.seq, "the tail was cut" in each.text) for each in short.verify(hub=hub).problems] == [(3, True)]
         new_table(short).preserve(["aten::gelu"])
         assert "the history was rewritten (the anchors agree up to #2)" in short.verify(hub=hub).problems[0].text
+
+
+WRONG_TEXTS = {
+    "an unknown field": lambda text: text.replace('{"actor"', '{"a":1,"actor"'),
+    "a space": lambda text: text.replace('"kind":', '"kind": '),
+    "a body of another kind": lambda text: text.replace('"changes":', '"changes":[],"more":'),
+    "a time that is not one": lambda text: text.replace('"recorded_at":"2', '"recorded_at":"x'),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TEXTS)
+def test_a_clone_of_what_is_not_a_ledger_leaves_nothing(hub: str, tmp_path: Path, ledgers: Ledgers, name: str) -> None:
+    """Someone who may write a hub appends an event that no ledger has, and that continues the chain."""
+    ledger = ledgers()
+    ledger.push(hub, name="mine")
+    new_table(ledger).preserve(["cond"])
+    clone("mine", hub, tmp_path / "older.db")
+    with ledger.database.long_read() as source:
+        *_, last = hashed_texts(source, 0, genesis(*ledger.event_store.identity()))
+    text = WRONG_TEXTS[name](last.text)
+    row = (1, 3, text, last.prev_hash, hashlib.sha256(last.prev_hash + text.encode()).digest())
+    with connect(hub, write=True) as connection:
+        if connection.dialect == "sqlite":
+            connection.run("PRAGMA trusted_schema = ON")
+        with connection.transaction():
+            types = ("int4", "int8", "text", "bytea", "bytea")
+            connection.insert("event", ("ledger_id", "seq", "text", "prev_hash", "hash"), types, [row])
+    with pytest.raises(HubError, match=r"what it has of 'mine' is not a ledger: .*; run `hub verify`"):
+        clone("mine", hub, tmp_path / "clone.db")
+    with Ledger(tmp_path / "older.db") as older:
+        with pytest.raises(HubError, match="is not a ledger"):
+            older.fetch(hub)
+        assert older.verify().events == 2
+    assert not (tmp_path / "clone.db").exists()
+    assert not Hub(hub).verify().ok
+    with pytest.raises(HubDiverged, match="from event #3 on"):
+        ledger.push(hub)

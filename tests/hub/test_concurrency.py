@@ -1,5 +1,8 @@
 """Several clients at once, and pushes that end in the middle."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from strategies import OPS, new_table
+from strategies import IMPORT_ROOT, OPS, new_table
 
-from decomp_ledger import Hub, HubError, clone
+from decomp_ledger import Hub, HubDiverged, HubError, clone
 from decomp_ledger.hub import push as pushing
-from decomp_ledger.hub.connection import HubConnection
+from decomp_ledger.hub.connection import HubConnection, connect
 from decomp_ledger.ledger import Ledger
 
 Ledgers = Callable[..., Ledger]
@@ -46,6 +49,42 @@ def test_two_clients_push_one_ledger(hub: str, ledgers: Ledgers) -> None:
     assert sum(sent) == 152
     found = Hub(hub).verify()
     assert (found.problems, found.events) == ((), 152)
+
+
+def test_a_client_that_read_the_ledger_earlier_is_done_when_the_other_is(
+    hub: str, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ledgers()
+    fill(ledger, 30)
+    send, first = pushing._Push._send, [True]
+
+    def overtaken(self: pushing._Push, *arguments: Any) -> bool:
+        if first.pop():
+            first.append(False)
+            fill(ledger, 5)
+            with Ledger(ledger.path, read_only=True) as other:
+                assert other.push(hub).sent == 37
+        else:
+            first.append(False)
+        return send(self, *arguments)
+
+    monkeypatch.setattr(pushing._Push, "_send", overtaken)
+    pushed = ledger.push(hub)
+    assert (pushed.sent, pushed.events) == (0, 37)
+    assert Hub(hub).verify().ok
+
+
+def test_a_ledger_whose_id_is_taken_in_the_hub_differs(hub: str, ledgers: Ledgers) -> None:
+    ledger = ledgers()
+    genesis = ", genesis" if "//" not in hub else ""
+    with connect(hub, write=True) as connection, connection.transaction():
+        connection.execute(
+            f"INSERT INTO ledger (ledger, created_at, name{genesis}) "
+            f"VALUES (:ledger, '2020', 'mine'{', zeroblob(32)' if genesis else ''})",
+            ledger=ledger.id,
+        )
+    with pytest.raises(HubDiverged, match="from event #1 on"):
+        ledger.push(hub)
 
 
 def test_eight_ledgers_are_pushed_at_once(hub: str, ledgers: Ledgers) -> None:
@@ -114,6 +153,34 @@ def test_follow_pushes_what_is_written(hub: str, ledgers: Ledgers) -> None:
     with pytest.raises(KeyboardInterrupt):
         pushing.follow(ledger, hub, report=report, seconds=0.01)
     assert sent == [2, 12, 12]
+
+
+SCRIPT = "import sys\nprint('done')\nsys.exit(3)\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("{}", "decomp-ledger: {} has 2 events of "),
+        ("{}.missing", "decomp-ledger: not pushed: {}.missing: "),
+        ("postgresql://u:s3cret@127.0.0.1:9/hub", "not pushed: postgresql://u@127.0.0.1:9/hub: it cannot be reached: "),
+    ],
+)
+def test_a_run_pushes_at_its_end_and_never_changes_the_exit_status(
+    ledgers: Ledgers, tmp_path: Path, address: str, line: str
+) -> None:
+    ledger, hub = ledgers(), str(tmp_path / "hub.db")
+    ledger.close()
+    Hub(hub).init()
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-m", "decomp_ledger", "--ledger", ledger.path, "run", "--push", str(tmp_path / "script.py")],
+        env={**os.environ, "PYTHONPATH": IMPORT_ROOT, "DECOMP_LEDGER_HUB": address.format(hub)},
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    assert line.format(hub) in done.stderr and "Traceback" not in done.stderr
+    assert [each.events for each in Hub(hub).ledgers()] == ([2] if address == "{}" else [])
 
 
 def test_files_of_jobs_are_collected_into_one_hub(empty_hub: str, ledgers: Ledgers, tmp_path: Path) -> None:

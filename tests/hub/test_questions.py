@@ -6,7 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from hub_ledgers import ACTORS, random_ledger
@@ -211,14 +211,14 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("more", [{}, {"strict": True}, {"since": "1 hour ago"}], ids=str)
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_gate_judges_each_ledger_as_it_judges_it_alone(
-    asked: Hub, ledgers: _Ledgers, name: str, strict: bool
+    asked: Hub, ledgers: _Ledgers, name: str, more: dict[str, Any]
 ) -> None:
     policy, torch = POLICIES[name]
-    found = asked.gate(policy=policy, torch=torch, strict=strict)
-    own = {of: ledger.gate(policy=policy, torch=torch, strict=strict) for of, ledger in ledgers.items()}
+    found = asked.gate(policy=policy, torch=torch, **more)
+    own = {of: ledger.gate(policy=policy, torch=torch, **more) for of, ledger in ledgers.items()}
     assert {ledger.name: result.to_json() for ledger, result in found.results} == {
         of: result.to_json() for of, result in own.items()
     }

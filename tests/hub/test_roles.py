@@ -56,7 +56,7 @@ FORGERIES = {
     "a blob is changed": "UPDATE blob SET body = '{}'",
     "a head is moved": "UPDATE head SET seq = 1",
     "a head is made": "INSERT INTO head VALUES (77, 0, '')",
-    "a rule is added": "INSERT INTO rule VALUES (1, 1, 'preserve', NULL, 1, 1, 1)",
+    "a rule is added": "INSERT INTO rule VALUES (1, 1, 'preserve', NULL, 1, 1, 1, 1)",
     "a rule is removed": "DELETE FROM rule",
     "a change is added": "INSERT INTO change VALUES (1, 1, 9, 9, 'preserve', NULL)",
     "an export is added": "INSERT INTO export SELECT 1, 9, 1, 1, '', '', 0, '', '', ''",
@@ -159,7 +159,7 @@ EDITS = {
     "hash": "UPDATE event SET hash = zeroblob(32) WHERE seq = 2",
     "rule": "UPDATE rule SET action = 'override' WHERE op_id = 1",
     "rule removed": "DELETE FROM rule",
-    "rule added": "INSERT INTO rule SELECT op_id, 9, action, decomposition, origin_id, version, seq FROM rule LIMIT 1",
+    "rule added": "INSERT INTO rule SELECT op_id, 9, action, decomposition, origin_id, version, seq, 1 FROM rule",
     "change": "UPDATE change SET seq = 1",
     "fact": "UPDATE event_fact SET actor = 'eve' WHERE seq = 2",
     "table": "UPDATE decomp_table SET version = 7",
@@ -259,7 +259,7 @@ def test_a_hub_file_with_a_trigger_of_its_own_is_refused(tmp_path: Path, ledgers
         ledgers().push(hub)
 
 
-def test_a_user_who_may_not_make_roles_is_reported_what_to_run(server: Server) -> None:
+def test_a_user_who_may_not_make_roles_gets_what_to_run(server: Server) -> None:
     database = server.new_database()
     with server.connect() as connection:
         connection.execute("DROP ROLE IF EXISTS plain")

@@ -101,7 +101,7 @@ def test_each_command_of_the_table_is_one() -> None:
     from decomp_ledger.cli import cli
 
     commands = re.findall(r"^\|.*\| `decomp-ledger (.*?)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 13
     for command in commands:
         name, *rest = command.split()
         words = [name, rest[0]] if name == "hub" else [name]

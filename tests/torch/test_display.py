@@ -13,6 +13,7 @@ import pytest
 from any_result import made, result_classes, results
 from report_ledgers import HOSTILE, hostile_ledger, sample_ledger
 from strategies import new_table, run_python
+from torture.hostile import TEXTS
 
 import decomp_ledger as dl
 from decomp_ledger.model.display import LazyRows, Rows, displayed, guarded
@@ -63,7 +64,7 @@ def check_html(html: str) -> Tags:
     return found
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("text", [*HOSTILE, *TEXTS.values()], ids=[*range(len(HOSTILE)), *TEXTS])
 def test_hostile_text_stays_text_in_every_class(text: str) -> None:
     for name, value in results(text):
         shown = repr(value)

@@ -142,6 +142,14 @@ def test_torch_is_as_before_and_the_errors_of_a_program_are_its_own(library: Lib
         pass
 
 
+def kernel_at(library: Library, place: str) -> str:
+    """Return how an answer names a kernel in Python; torch 2.6 keeps no file of its library."""
+    library.define("probe() -> ()")
+    if "/dev/null" in torch._C._dispatch_dump(f"{library.ns}::probe"):
+        return "its CompositeImplicitAutograd kernel"
+    return f"its Python CompositeImplicitAutograd kernel, registered by the library at {place}"
+
+
 @pytest.mark.usefixtures("restored")
 def test_a_change_is_given_to_the_library_that_registered_it(library: Library) -> None:
     silu, table = torch.ops.aten.silu.default, torch._decomp.decomposition_table
@@ -153,7 +161,7 @@ def test_a_change_is_given_to_the_library_that_registered_it(library: Library) -
     assert report is not None
     (mine,) = [each for each in report.libraries if "test_imports" in each.library]
     assert [(each.op, each.change) for each in mine.changes] == [(f"{library.ns}::f", "added")]
-    assert mine.changes[0].after.startswith("its Python CompositeImplicitAutograd kernel")
+    assert mine.changes[0].after.startswith(kernel_at(library, ""))
     assert [(each.op, each.change) for each in report.others] == [("aten::silu", "replaced")]
     assert report.others[0].after.endswith("test_imports.identity)")
 
@@ -184,7 +192,7 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-def test_the_command_names_each_library_and_line(run: Any, tmp_path: Path) -> None:
+def test_the_command_names_each_library_and_line(run: Any, library: Library, tmp_path: Path) -> None:
     script = "import sys\nimport one_ops\nprint('argv', sys.argv)\n\nimport two_ops\nsys.exit(3)\n"
     done = run(script)
     assert done.returncode == 3 and done.stderr == ""
@@ -192,9 +200,9 @@ def test_the_command_names_each_library_and_line(run: Any, tmp_path: Path) -> No
     assert "argv ['script.py', '--json']" in lines
     assert "one_ops.py, imported at script.py:2: 1 op, 1 kernel" in lines
     assert "op two_ops::f two_ops.py:4 in <module>" in lines
-    assert "kernel two_ops::f CompositeImplicitAutograd two_ops.py:5 in <module>" in lines
-    kernel = "its Python CompositeImplicitAutograd kernel, registered by the library at two_ops.py:3"
-    assert f"default table: added two_ops::f: {kernel}" in lines
+    line = 5 if sys.version_info >= (3, 11) else 6  # of a decorator
+    assert f"kernel two_ops::f CompositeImplicitAutograd two_ops.py:{line} in <module>" in lines
+    assert f"default table: added two_ops::f: {kernel_at(library, 'two_ops.py:3')}" in lines
     failed = run("import one_ops\n1 / 0\n", "-o", "report.json")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert 'script.py", line 2, in <module>\n' in failed.stderr and "decomp_ledger" not in failed.stderr

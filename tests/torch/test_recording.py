@@ -1197,7 +1197,7 @@ def test_an_export_whose_table_cannot_be_seen_is_named(
 _OTHERS = {
     name: False
     for name in inspect.signature(exported_program._decompose_exported_program).parameters
-    if name == "decompose_custom_triton_ops"  # from torch 2.8 on
+    if name == "decompose_custom_triton_ops"  # from torch 2.7 on
 }
 
 

@@ -176,14 +176,12 @@ def follow(
             time.sleep(seconds)
 
 
-@contextlib.contextmanager
-def reading(ledger: LedgerLog) -> Iterator[sqlite3.Connection]:
-    """Give a connection that sees the ledger at one moment, and does not keep writers out."""
+def reading(ledger: LedgerLog) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+    """Return a block with a connection that sees the ledger at one moment, and does not keep writers out."""
     database = ledger.database
     with database.reading():
         pass  # opens it, so that it is known whether it is in memory
-    with database.read_transaction() if database.in_memory else database.long_read() as connection:
-        yield connection
+    return database.read_transaction() if database.in_memory else database.long_read()
 
 
 class _Push:

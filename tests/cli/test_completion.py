@@ -95,7 +95,23 @@ def test_a_missing_or_broken_ledger_offers_what_is_known_without_it(tmp_path: Pa
 
 
 def test_every_parameter_that_names_a_state_or_an_op_is_completed() -> None:
-    others = {"name", "reason", "actor", "author", "grep", "since", "until", "gt", "limit", "trust", "script", "to"}
+    others = {
+        "name",
+        "reason",
+        "actor",
+        "author",
+        "grep",
+        "since",
+        "until",
+        "gt",
+        "limit",
+        "trust",
+        "script",
+        "to",
+        "of",
+        "program",
+        "port",
+    }
     files = {
         "file",
         "files",

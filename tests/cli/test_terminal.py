@@ -72,12 +72,13 @@ def test_each_export_has_a_line_for_each_column_where_the_columns_do_not_fit(pat
         "   model",
         "   table        export_llama/backend_table/1@2",
         lines[number + 3],
-        "   torch",
+        lines[number + 4],
         "   result       10 -> 15 nodes; 2 ops decomposed, 3 calls; 812 ms",
         "   saved as",
         lines[number + 7],
     ]
     assert lines[number + 3].startswith("   when (UTC)   20")
+    assert lines[number + 4].split()[0] == "torch"  # with its version, if this process has imported it
     assert lines[number + 7].startswith("   where        ")
     wide = printed(path, 250, "exports")
     assert len(wide) < 10 and wide[0].split()[:3] == ["export", "model", "table"]

@@ -454,7 +454,7 @@ EDITS: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "an environment": (replace('"python":"', '"python":"2'), "cannot be loaded"),
     "a catalog": (replace('"torch":"2.13.0"', '"torch":"2.14.0"'), "does not match its digest"),
     "another id": (replace('"id":"', '"id":"0'), "line [0-9]+: cannot be loaded|does not verify"),
-    "another date": (replace('"created_at":"2', '"created_at":"1'), "does not verify"),
+    "another date": (replace('"created_at":"2', '"created_at":"1'), "event 1 does not follow the event before it"),
     "another format": (replace("dump 1", "dump 9"), "its format is 'decomp-ledger dump 9'"),
     "a line of another kind": (lambda lines: [lines[0], '{"merge":{}}\n', *lines[1:]], "a line of kind 'merge'"),
     "a line twice": (lambda lines: [lines[0], *lines], "a line of kind 'ledger'"),

@@ -23,6 +23,7 @@ NOUNS = (
 )
 # Each is reached only with another number than 1: the text next to it is for 1.
 GUARDED = {
+    "decomp_ledger/analysis/gate.py": {"{table.name} overrides"},  # a verb
     "decomp_ledger/analysis/outcome.py": {"{count} times", "{count} nodes"},
     "decomp_ledger/reports/event_blocks.py": {"{len({*texts})} functions"},
     "decomp_ledger/reports/ledger_view.py": {"{found.number} events"},

@@ -224,7 +224,7 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether there is no finding; if it is strict, nothing that could not be judged either."""
+        """Whether nothing was found; if it is strict, also whether everything could be judged."""
         return not self.findings and not (self.strict and self.unknown)
 
     def to_json(self) -> dict[str, Json]:

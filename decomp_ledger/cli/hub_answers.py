@@ -93,7 +93,7 @@ def without_hub(**given: object) -> None:
 
 
 def print_exports(found: Sequence[HubExport], hub: Hub, *, as_json: bool, markdown: bool) -> int:
-    """Print exports of a hub; return the exit status: 1 if there is none."""
+    """Print exports of a hub; return the exit status: 1 if none was found."""
     if as_json:
         write_json([_export_json(each) for each in found])
     elif markdown:
@@ -134,7 +134,7 @@ def print_log(
     verbose: bool = False,
     date: str,
 ) -> int:
-    """Print events of a hub; return the exit status: 1 if there is none."""
+    """Print events of a hub; return the exit status: 1 if none was found."""
     now = datetime.datetime.now().astimezone()
     if as_json:
         write_json([{**_ledger_json(each.ledger), **recorded_json(each.recorded)} for each in found])

@@ -392,7 +392,7 @@ def known_ledger(hub: HubConnection, ledger: str) -> KnownLedger | None:
 
 
 def first_difference(hub: HubConnection, known: KnownLedger, source: sqlite3.Connection) -> int | None:
-    """Return the first event that a hub and a ledger do not have alike, of those of the hub; None if there is none.
+    """Return the first event of a hub that a ledger does not have alike; None if it has all of them.
 
     Where two chains agree in one event they agree in all before it, so a binary search finds the first difference.
 

@@ -206,7 +206,7 @@ async def _report(datasette: Any, *states: State) -> Any:
 
 
 def _nothing(request: Any) -> Any:
-    raise NotFound(f"{request.path}: there is no such page; begin at /")
+    raise NotFound(f"{request.path}: no page has this address; begin at /")
 
 
 # Errors, and who may ask

@@ -52,7 +52,7 @@ CREATE TABLE checkpoint (
 
 CREATE TABLE head (
     ledger_id integer PRIMARY KEY,
-    seq {big} NOT NULL,                                -- of the newest event; 0 if there is none
+    seq {big} NOT NULL,                                -- of the newest event; 0 without events
     hash {bytes} NOT NULL,
     last_at {name}                                      -- when it was recorded
 ){strict};

@@ -163,7 +163,7 @@ def _ignored(policy: Policy | None, ledger: LedgerLog | None) -> list[GateUnknow
 
 
 class _Catalogs:
-    """The catalogs of a ledger, each read once, because reading one takes 60 ms, and completing it 100 ms."""
+    """The catalogs of a ledger, each read once, because reading one takes 60 ms."""
 
     def __init__(self, ledger: LedgerLog, whole: Callable[[str], Catalog] | None = None) -> None:
         self._ledger, self._complete = ledger, whole

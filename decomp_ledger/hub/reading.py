@@ -8,7 +8,7 @@ So every answer is decided by the functions that decide it for a ledger, from th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import attrs
@@ -219,23 +219,15 @@ class HubReader:
 
     def catalog(self, digest: str) -> Catalog:
         """Return a catalog by its digest; the last ones are kept."""
-        known = self._catalogs.pop(digest, None)
-        if known is None:
-            known = Catalog.from_json(_parsed("catalog", digest, self.blobs("catalog", [digest])[digest]))
-            while len(self._catalogs) >= _CATALOGS:
-                self._catalogs.pop(next(iter(self._catalogs)))
-        self._catalogs[digest] = known
-        return known
+
+        def read() -> Catalog:
+            return Catalog.from_json(_parsed("catalog", digest, self.blobs("catalog", [digest])[digest]))
+
+        return _kept(self._catalogs, digest, read)
 
     def whole_catalog(self, digest: str) -> Catalog:
         """Return a catalog with the schemas and digests that its torch build implies; the last ones are kept."""
-        known = self._whole.pop(digest, None)
-        if known is None:
-            known = catalogs.completed(self.catalog(digest))  # 0.1 s
-            while len(self._whole) >= _CATALOGS:
-                self._whole.pop(next(iter(self._whole)))
-        self._whole[digest] = known
-        return known
+        return _kept(self._whole, digest, lambda: catalogs.completed(self.catalog(digest)))
 
     # Exports
 
@@ -281,6 +273,15 @@ class HubReader:
     def _events_at(self, ledger_id: int, seqs: Sequence[int]) -> Iterator[tuple[LedgerName, Event]]:
         for start in range(0, len(seqs), _CHUNK):
             yield from self.events(_EVENTS_AT, {"ledger": ledger_id, "seqs": [*seqs[start : start + _CHUNK]]})
+
+
+def _kept(kept: dict[str, Catalog], digest: str, read: Callable[[], Catalog]) -> Catalog:
+    """Return a catalog of those that were used last, which are kept, or read it."""
+    found = kept.pop(digest, None) or read()
+    while len(kept) >= _CATALOGS:
+        kept.pop(next(iter(kept)))
+    kept[digest] = found
+    return found
 
 
 def _parameter(name: str, value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import attrs
@@ -25,7 +25,7 @@ from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.policy import Policy, matching
 from decomp_ledger.model.rules import diff
 from decomp_ledger.queries import ResolvedState, State
-from decomp_ledger.storage.event_store import TableInfo
+from decomp_ledger.storage.history import TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["Shared", "gate", "gate_of_one"]
@@ -99,7 +99,14 @@ class Shared:
 
 
 def gate_of_one(
-    ledger: LedgerLog, exports: Sequence[Event], policy: Policy, torch: str | None, *, strict: bool, shared: Shared
+    ledger: LedgerLog,
+    exports: Sequence[Event],
+    policy: Policy,
+    torch: str | None,
+    *,
+    strict: bool,
+    since: str | datetime.datetime | None,
+    shared: Shared,
 ) -> GateResult:
     """Judge one of many ledgers as `gate` does, also one in which nothing is recorded.
 
@@ -109,9 +116,11 @@ def gate_of_one(
         policy: what tables and exports must hold to.
         torch: the other torch version, or None.
         strict: as of `gate`.
+        since: since when the exports were recorded, as of `gate`.
         shared: what an earlier gate found.
     """
-    scope = _whole_with(ledger, exports, _Catalogs(ledger, shared.whole)) if ledger.tables() else _Scope({}, {})
+    read = _Catalogs(ledger, shared.whole)
+    scope = _whole_with(ledger, ledger.table_series(), exports, since, read)
     if not scope.programs and not scope.missing:
         scope = attrs.evolve(scope, missing={ledger.path: "no export is recorded, so no program is known"})
     return _judged(_Collected(policy, _version(torch), ledger, scope, shared.upgrades), [], strict, None)
@@ -224,26 +233,32 @@ def _whole(ledger: LedgerLog | None, since: _Moment) -> _Scope:
         raise LedgerError(f"{ledger.path}: the ledger has no table to judge; record something first")
     names = {each.newest.name for each in series}
     exports = [event for event in ledger.events(kind=Exported.kind, since=since) if event.table in names]
-    return _whole_with(ledger, exports, _Catalogs(ledger))
+    return _whole_with(ledger, series, exports, since, _Catalogs(ledger))
 
 
-def _whole_with(ledger: LedgerLog, exports: Sequence[Event], read: _Catalogs) -> _Scope:
+def _whole_with(
+    ledger: LedgerLog, series: Sequence[TableSeries], exports: Sequence[Event], since: _Moment, read: _Catalogs
+) -> _Scope:
     """Return all tables, of each series the newest run, and the programs of these exports."""
-    series = ledger.table_series()
     names = {each.newest.name: each.name for each in series}
     exported = {event.table for event in exports}
     missing: dict[str, str] = {}
     for each in series:
-        if each.newest.name not in exported and (last := _last_export(each.tables[:-1], ledger)) is not None:
-            because = f"its newest run, {each.newest.name}, has no export; the last one is export:{last.seq}"
-            missing[each.name] = because
+        newest = each.newest.name
+        if newest in exported or _last_export([newest], None, ledger) is not None:
+            continue
+        last = _last_export([run.name for run in each.tables[-2::-1]], since, ledger)
+        if last is not None:
+            missing[each.name] = f"its newest run, {newest}, has no export; the last one is export:{last.seq}"
     tables = {name: read.of_table(name) for name in names}
     return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing, read)
 
 
-def _last_export(runs: Sequence[TableInfo], ledger: LedgerLog) -> Event | None:
-    """Return the last export of the newest of some runs that has one."""
-    found = (next(ledger.events(table=run.name, kind=Exported.kind, desc=True, limit=1), None) for run in runs[::-1])
+def _last_export(tables: Iterable[str], since: _Moment, ledger: LedgerLog) -> Event | None:
+    """Return the last export of the first of some tables that has one."""
+    found = (
+        next(ledger.events(table=name, kind=Exported.kind, since=since, desc=True, limit=1), None) for name in tables
+    )
     return next((event for event in found if event is not None), None)
 
 

@@ -79,7 +79,7 @@ def gate(
     for number, name in enumerate(names, 1):
         seen = LedgerInHub(reader, name.id)
         exports = seen.newest_exports(since)
-        result = gates.gate_of_one(seen, exports, policy, torch, strict=strict, shared=shared)
+        result = gates.gate_of_one(seen, exports, policy, torch, strict=strict, since=since, shared=shared)
         for program in result.programs:
             if program.judged is not None:
                 reader.bundle(name, program.judged)  # raises if the table that was judged is not the one of the export

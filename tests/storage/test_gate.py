@@ -288,6 +288,15 @@ def test_a_newest_run_without_an_export_is_unknown(ledger: Ledger) -> None:
     assert unknown.because == f"its newest run, lower/main/2, has no export; the last one is export:{event.seq}"
 
 
+def test_a_newest_run_with_older_exports_has_exports(ledger: Ledger) -> None:
+    for table in runs(ledger, "lower/main/1", "lower/main/2", "once/main/1"):
+        export(table, "aten::linear")
+    runs(ledger, "once/main/2")
+    policy = Policy(keep="aten::linear")
+    assert [each.subject for each in ledger.gate(policy=policy).unknown] == ["once/main"]
+    assert ledger.gate(policy=policy, since="2999-01-01").unknown == ()
+
+
 def test_siblings_of_one_class_are_all_judged(ledger: Ledger, edge: TableLog) -> None:
     small = export(edge, decomposed=("aten::linear",), graph="1" * 64)
     export(edge, "aten::mm", graph="2" * 64)

@@ -25,7 +25,7 @@ from decomp_ledger.model.limits import DUMP_LINE, DUMP_VALUES
 from decomp_ledger.model.rules import Decomposition, TableState
 from decomp_ledger.transfer.export_bundle import ExportBundle, state_of
 
-__all__ = ["EVENT", "HubReader", "LedgerName", "TableAt"]
+__all__ = ["EVENT", "HubReader", "LedgerName", "TableAt", "find_ledger"]
 
 # The columns of `HubReader.event`.
 EVENT = "ledger.ledger, ledger.name, event.seq, event.text, event.prev_hash, event.hash"
@@ -34,7 +34,11 @@ _FIELDS = {"actor", "body", "call_site", "environment", "kind", "reason", "recor
     "version",
 }
 
-_LEDGER = "SELECT id, ledger, name FROM ledger WHERE ledger = :text OR name = :text"
+# The id first, because another ledger can have it as its name.
+_LEDGER = """
+SELECT id, ledger, name FROM ledger WHERE ledger = :text OR name = :text ORDER BY ledger = :text DESC LIMIT 1
+"""
+_LAST_NAMES = "SELECT name FROM ledger ORDER BY id DESC LIMIT 6"
 _LEDGERS = "SELECT ledger, name FROM ledger ORDER BY name"
 _EVENTS_AT = f"""
 SELECT {EVENT}
@@ -109,6 +113,18 @@ class TableAt:
         return state_of(self.table, self.version, self.base, self.rule_events, self.decompositions)
 
 
+def find_ledger(hub: HubConnection, text: str) -> tuple[int, LedgerName]:
+    """Return the row of the ledger that a text means, its name in the hub or its own id, and its name.
+
+    Raises:
+        HubError: the hub has no such ledger.
+    """
+    for row, *names in hub.rows(_LEDGER, text=_parameter("ledger", text)):
+        return row, LedgerName(*names)
+    names = ", ".join(f"{name!r:.210}" for (name,) in hub.rows(_LAST_NAMES)) or "none yet"
+    raise HubError(f"{hub.label}: it has no ledger {text!r:.210}; it has {names}")
+
+
 class HubReader:
     """Reads values from an open hub, in the transaction of its connection.
 
@@ -144,12 +160,7 @@ class HubReader:
         Raises:
             HubError: the hub has no such ledger.
         """
-        found = [(row, LedgerName(*names)) for row, *names in self.rows(_LEDGER, {"text": text})]
-        # A name may be the id of another ledger; then the id counts.
-        chosen = next((each for each in found if each[1].id == text), found[0] if found else None)
-        if chosen is None:
-            raise HubError(f"{text:.80}: the hub has no such ledger; `decomp-ledger hub ledgers` lists them")
-        return chosen
+        return find_ledger(self._connection, text)
 
     def ledgers(self) -> list[LedgerName]:
         """Return all ledgers, by name."""

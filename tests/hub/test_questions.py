@@ -246,11 +246,9 @@ def test_a_ledger_without_an_export_is_unknown_to_the_gate(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("question", "problem"),
     [
-        (
-            lambda asked: asked.exports(ledger="nope"),
-            "nope: the hub has no such ledger; `decomp-ledger hub",
-        ),
-        (lambda asked: asked.events(ledger="nope"), "nope: the hub has no such ledger"),
+        (lambda asked: asked.exports(ledger="nope"), "it has no ledger 'nope'; it has 'team/"),
+        (lambda asked: asked.events(ledger="nope"), "it has no ledger 'nope'; it has 'team/"),
+        (lambda asked: asked.verify("nope"), "it has no ledger 'nope'; it has 'team/"),
         (lambda asked: asked.blame("nosuch"), "'nosuch': no known op has this name"),
         (lambda asked: asked.blame("a b"), "a b"),
         (lambda asked: asked.exports(program="\ud800"), "lone surrogate"),

@@ -15,12 +15,12 @@ from decomp_ledger.analysis.outcome import DECOMPOSED
 from decomp_ledger.analysis.programs import Program, programs
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.ledger_log import LedgerLog, stored_moment
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Event, Exported, Materialized, Tagged
+from decomp_ledger.model.events import Event, Exported, Materialized, Saved, Tagged
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.policy import Policy, matching
 from decomp_ledger.model.rules import diff
@@ -82,7 +82,8 @@ def gate(
             "gate: no export is recorded, so the ops that programs use are not known; record one with "
             "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
         )
-    return _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
+    found = _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
+    return attrs.evolve(found, since=stored_moment(since))
 
 
 @attrs.frozen
@@ -123,7 +124,8 @@ def gate_of_one(
     scope = _whole_with(ledger, ledger.table_series(), exports, since, read)
     if not scope.programs and not scope.missing:
         scope = attrs.evolve(scope, missing={ledger.path: "no export is recorded, so no program is known"})
-    return _judged(_Collected(policy, _version(torch), ledger, scope, shared.upgrades), [], strict, None)
+    found = _judged(_Collected(policy, _version(torch), ledger, scope, upgrades=shared.upgrades), [], strict, None)
+    return attrs.evolve(found, since=stored_moment(since))
 
 
 def _version(torch: str | None) -> str | None:
@@ -137,7 +139,9 @@ def _judged(
     strict: bool,
     progress: Callable[[int, int], object] | None,
 ) -> GateResult:
-    scope = collected.scope
+    scope, ledger = collected.scope, collected.source
+    # Before anything is judged, because others may write meanwhile.
+    name, events, head = ("", 0, "") if ledger is None else (ledger.path, *ledger.head())
     facts: list[ProgramFacts] = []
     for number, (program, exports) in enumerate(scope.programs.items(), 1):
         facts.append(collected.program(program, exports))
@@ -145,7 +149,7 @@ def _judged(
             progress(number, len(scope.programs))
     tables = collected.tables(facts)
     unknown = [GateUnknown(collected.asked, *each) for each in scope.missing.items()] if collected.asked else []
-    return judge(
+    found = judge(
         collected.policy,
         tables,
         facts,
@@ -154,6 +158,7 @@ def _judged(
         torch=collected.torch,
         strict=strict,
     )
+    return attrs.evolve(found, ledger=name, events=events, head=head)
 
 
 def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
@@ -290,6 +295,7 @@ class _Collected:
         torch: the other torch.
         ledger: the ledger of tables and exports.
         scope: what is judged.
+        saved: the number of an export -> the `saved` events of its result.
         upgrades: base, rules and catalog of a table -> the upgrade, because many programs share it.
         ops: the ops of the programs.
     """
@@ -298,8 +304,16 @@ class _Collected:
     torch: str | None
     ledger: LedgerLog | None
     scope: _Scope
+    saved: Mapping[int, Sequence[Event]] = attrs.field(
+        default=attrs.Factory(lambda self: _saved(self.source), takes_self=True)
+    )
     upgrades: Upgrades = attrs.field(factory=dict)
     ops: set[str] = attrs.field(factory=set)
+
+    @property
+    def source(self) -> LedgerLog | None:
+        """The ledger that is judged; None for a stamped file, which may be of another ledger."""
+        return None if any(each.stamp is not None for each in self.scope.tables.values()) else self.ledger
 
     @property
     def asked(self) -> str:
@@ -310,27 +324,35 @@ class _Collected:
         """Return the facts of a program."""
         newest = exports[-1]
         judged = next((each for each in reversed(exports) if _body(each).error is None), None)
-        unknown = tuple(self._doubts(newest, judged))
+        facts = ProgramFacts(program, newest, judged, unknown=tuple(self._doubts(newest, judged)))
+        facts = self._with_origin(facts)
         if judged is None or not self.asked:
-            return ProgramFacts(program, newest, judged, unknown=unknown)
+            return facts
         self.ops.update(_ops_of(judged))
         state = self._state(judged)
         outcomes = state.outcomes if self.policy.keep else {}
         kept = {op: each for op, each in outcomes.items() if matching(self.policy.keep, op) is not None}
-        facts = ProgramFacts(
-            program,
-            newest,
-            judged,
-            state.bundle.blame() if state.bundle is not None else {},
-            kept,
-            {op: self._to_keep(op, state) for op, each in kept.items() if each.word == DECOMPOSED},
-            self._changed(state),
-            unknown=unknown,
-            file="" if state.stamp is None else state.name,
+        facts = attrs.evolve(
+            facts,
+            blame=state.bundle.blame() if state.bundle is not None else {},
+            outcomes=kept,
+            to_keep={op: self._to_keep(op, state) for op, each in kept.items() if each.word == DECOMPOSED},
+            changed=self._changed(state),
         )
         if self.policy.opset is not None:
             facts = self._with_opset(facts, state, self.policy.opset)
         return facts if self.torch is None else self._with_check(facts, state)
+
+    def _with_origin(self, facts: ProgramFacts) -> ProgramFacts:
+        """Add what the export ran in, and the files that its result was saved into."""
+        event = facts.shown
+        if self.scope.catalogs is None or self.ledger is None:  # one export is judged, which has both
+            found = self.scope.tables[event.table]
+            saved = () if found.result is None else found.result.saved
+            file = "" if found.stamp is None else found.name
+            return attrs.evolve(facts, environment=found.environment, saved=saved, file=file)
+        saved = tuple(self.saved.get(event.seq, ()))
+        return attrs.evolve(facts, environment=self.ledger.environment(event.environment), saved=saved)
 
     def _doubts(self, newest: Event, judged: Event | None) -> Iterator[tuple[str, str]]:
         """Give why answers about a program are not those of its newest export."""
@@ -346,7 +368,7 @@ class _Collected:
         return found if self.scope.catalogs is None else self.scope.catalogs.of_export(event)
 
     def _with_opset(self, facts: ProgramFacts, state: ResolvedState, opset: str) -> ProgramFacts:
-        after = _body(facts.judged or facts.newest).ops_after
+        after = _body(facts.shown).ops_after
         odd = next((op for op in after if not op_names.is_op_name(op)), None)
         if odd is not None:  # no torch made it
             because = f"its result has {shown(odd)}, which is not the name of an op"
@@ -367,7 +389,7 @@ class _Collected:
         return {found.op: last[found.op] for found in diff(state.state, table.state)}
 
     def _with_check(self, facts: ProgramFacts, state: ResolvedState) -> ProgramFacts:
-        table, body = state.state, _body(facts.judged or facts.newest)
+        table, body = state.state, _body(facts.shown)
         key = (table.base, table.from_dict, frozenset(table.rules.items()), body.catalog)
         if key not in self.upgrades:
             self.upgrades[key] = queries.upgrade(state, torch=self.torch)
@@ -429,6 +451,15 @@ class _Collected:
                 dirty = self.ledger.environment(event.environment).get("git_dirty")
                 return TagFacts(event, event.body.name, dirty)
         return None
+
+
+def _saved(ledger: LedgerLog | None) -> dict[int, list[Event]]:
+    """Return the `saved` events of the result of each export, oldest first."""
+    found: dict[int, list[Event]] = {}
+    for event in ledger.events(kind=Saved.kind) if ledger is not None else ():
+        if isinstance(event.body, Saved):
+            found.setdefault(event.body.export, []).append(event)
+    return found
 
 
 def _body(event: Event) -> Exported:

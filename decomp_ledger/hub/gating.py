@@ -11,10 +11,12 @@ from decomp_ledger import catalogs, gates
 from decomp_ledger.analysis.gate import GateResult
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.hub.ledger_view import LedgerInHub
+from decomp_ledger.hub.pages import hub_gate_page
 from decomp_ledger.hub.reading import HubReader, LedgerName
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.display import Row, displayed, guarded
 from decomp_ledger.model.policy import Policy
+from decomp_ledger.reports.blocks import Page
 
 __all__ = ["HubGate", "gate"]
 
@@ -26,9 +28,11 @@ class HubGate:
 
     Attributes:
         results: the ledgers by name, each with its result.
+        hub: the address of the hub, without a password.
     """
 
     results: tuple[tuple[LedgerName, GateResult], ...]
+    hub: str = ""
 
     @property
     def passed(self) -> bool:
@@ -53,7 +57,11 @@ class HubGate:
         ledgers: list[Json] = [
             {"ledger": ledger.name, "ledger_id": ledger.id, **result.to_json()} for ledger, result in self.results
         ]
-        return {"passed": self.passed, "ledgers": ledgers}
+        return {"passed": self.passed, "hub": self.hub, "ledgers": ledgers}
+
+    def _shown_as(self) -> Page:
+        """Return its page, for a report and for a notebook."""
+        return hub_gate_page(self.hub, self.results)
 
 
 def gate(
@@ -86,4 +94,4 @@ def gate(
         results.append((name, result))
         if progress is not None:
             progress(number, len(names))
-    return HubGate(tuple(results))
+    return HubGate(tuple(results), reader.label)

@@ -26,6 +26,7 @@ JOIN event_fact ON event_fact.table_id = decomp_table.id AND event_fact.makes_ve
 WHERE decomp_table.ledger_id = :ledger
 ORDER BY event_fact.seq
 """
+_HEAD = "SELECT seq, hash FROM head WHERE ledger_id = :ledger"
 _VERSION = "SELECT version FROM decomp_table WHERE ledger_id = :ledger AND name = :table"
 _EVENTS = f"""
 SELECT {EVENT}
@@ -64,6 +65,11 @@ class LedgerInHub(LedgerLog):
 
     def close(self) -> None:
         """Do nothing: the caller that opened the hub closes it."""
+
+    def head(self) -> tuple[int, str]:
+        """Return how many events the hub has of the ledger, and the hash of the newest in hex."""
+        ((seq, own_hash),) = self._reader.rows(_HEAD, {"ledger": self._row})
+        return int(seq), bytes(own_hash).hex()
 
     def tables(self) -> Rows[TableInfo]:
         """Return all tables, in the order of their first events. Only the first time of each is known."""

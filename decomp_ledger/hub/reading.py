@@ -150,6 +150,11 @@ class HubReader:
         return self._connection.rows(query, **given)
 
     @property
+    def label(self) -> str:
+        """The address of the hub, without a password."""
+        return self._connection.label
+
+    @property
     def dialect(self) -> str:
         """The name of the database: `postgresql` or `sqlite`."""
         return self._connection.dialect

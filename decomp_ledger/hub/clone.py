@@ -91,7 +91,7 @@ def clone(
         _, name = find_ledger(hub, ledger)
         known = known_ledger(hub, name.id)
         if known is None:
-            raise HubError(f"{hub.label}: {name.name!r} has no head; run `hub verify`")
+            raise HubError(f"{hub.label}: {name.name!r} has no head; run `decomp-ledger hub verify`")
         (created_at,) = hub.row(_CREATED_AT, id=known.id)
         first = {"format": jsonl.FORMAT, "id": known.ledger, "created_at": created_at}
         lines = _Lines(hub, known)
@@ -192,7 +192,7 @@ def _as_hub_errors(hub: HubConnection, known: KnownLedger, do: Callable[[], _Res
         raise
     except LedgerError as error:
         raise HubError(
-            f"{hub.label}: what it has of {known.name!r} is not a ledger: {error}; run `hub verify`"
+            f"{hub.label}: what it has of {known.name!r} is not a ledger: {error}; run `decomp-ledger hub verify`"
         ) from None
 
 

@@ -125,7 +125,7 @@ def test_a_clone_of_what_is_not_a_ledger_leaves_nothing(hub: str, tmp_path: Path
         with connection.transaction():
             types = ("int4", "int8", "text", "bytea", "bytea")
             connection.insert("event", ("ledger_id", "seq", "text", "prev_hash", "hash"), types, [row])
-    with pytest.raises(HubError, match=r"what it has of 'mine' is not a ledger: .*; run `hub verify`"):
+    with pytest.raises(HubError, match=r"what it has of 'mine' is not a ledger: .*; run `decomp-ledger hub verify`"):
         clone("mine", hub, tmp_path / "clone.db")
     with Ledger(tmp_path / "older.db") as older:
         with pytest.raises(HubError, match="is not a ledger"):

@@ -24,7 +24,7 @@ OPTIONS = (
 
 def judged(ledger: dl.Ledger) -> dl.GateResult:
     """Return a gate that finds something, and something unknown."""
-    policy = dl.Policy(keep=["*", "nolib::op"], no_override="*", require_reason=True, actors="nobody", clean_tags=True,
+    policy = dl.Policy(keep=["*", "nolib::op"], no_override="*", require_reason=True, actors="Bob", clean_tags=True,
                        no_failed_exports=True, opset="core-aten")  # fmt: skip
     return ledger.gate(torch="2.15", policy=policy)
 

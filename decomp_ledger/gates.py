@@ -28,7 +28,7 @@ from decomp_ledger.queries import ResolvedState, State
 from decomp_ledger.storage.history import TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["Shared", "gate", "gate_of_one"]
+__all__ = ["Shared", "gate", "gate_of_one", "ignored_settings", "refuse_nothing"]
 
 # What the policies and the torch version that an export is judged by are called, the strongest first.
 _OF_EXPORTS = (TORCH, "keep", "opset", "no_stale_exports", "no_outdated_exports")
@@ -71,10 +71,7 @@ def gate(
         UnusableValue: the settings of the project have an unknown key or a wrong value, or the opset is not one.
     """
     given = _policy(policy, ledger)
-    if not given and torch is None:
-        raise LedgerError(
-            "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
-        )
+    refuse_nothing(given, torch)
     version = _version(torch)
     scope = _whole(ledger, since) if spec is None else _of_spec(spec, since, ledger)
     if version is not None and not scope.programs:
@@ -86,16 +83,30 @@ def gate(
     return attrs.evolve(found, since=stored_moment(since))
 
 
+def refuse_nothing(policy: Policy, torch: str | None) -> None:
+    """Refuse a gate that would judge nothing.
+
+    Raises:
+        LedgerError: it would.
+    """
+    if not policy and torch is None:
+        raise LedgerError(
+            "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
+        )
+
+
 @attrs.frozen
 class Shared:
     """What the gates of many ledgers share.
 
     Attributes:
         whole: returns a catalog by its digest, with the schemas and digests that its torch build implies.
+        ignored: the settings that were left out, in which the policy may be.
         upgrades: base, rules and catalog of a table -> the upgrade. Each gate adds to it.
     """
 
     whole: Callable[[str], Catalog]
+    ignored: Sequence[GateUnknown] = ()
     upgrades: Upgrades = attrs.field(factory=dict)
 
 
@@ -124,7 +135,9 @@ def gate_of_one(
     scope = _whole_with(ledger, ledger.table_series(), exports, since, read)
     if not scope.programs and not scope.missing:
         scope = attrs.evolve(scope, missing={ledger.path: "no export is recorded, so no program is known"})
-    found = _judged(_Collected(policy, _version(torch), ledger, scope, upgrades=shared.upgrades), [], strict, None)
+    found = _judged(
+        _Collected(policy, _version(torch), ledger, scope, upgrades=shared.upgrades), shared.ignored, strict, None
+    )
     return attrs.evolve(found, since=stored_moment(since))
 
 
@@ -169,10 +182,14 @@ def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
 
 def _ignored(policy: Policy | None, ledger: LedgerLog | None) -> list[GateUnknown]:
     """Return the settings that were left out although the project's policy is judged by, because it may be in them."""
-    project = project_settings()
-    if policy is not None or (ledger is not None and ledger.policy != project.policy):
+    if policy is not None or (ledger is not None and ledger.policy != project_settings().policy):
         return []
-    files = [str(file) for file in project.ignored if file.suffix == ".toml"]
+    return ignored_settings()
+
+
+def ignored_settings() -> list[GateUnknown]:
+    """Return the settings of the project that were left out."""
+    files = [str(file) for file in project_settings().ignored if file.suffix == ".toml"]
     return [GateUnknown("policy", file, "ignored, because it belongs to another user") for file in files]
 
 

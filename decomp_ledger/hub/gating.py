@@ -9,10 +9,10 @@ import attrs
 
 from decomp_ledger import catalogs, gates
 from decomp_ledger.analysis.gate import GateResult
-from decomp_ledger.errors import LedgerError
 from decomp_ledger.hub.ledger_view import LedgerInHub
 from decomp_ledger.hub.pages import hub_gate_page
 from decomp_ledger.hub.reading import HubReader, LedgerName
+from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.display import Row, displayed, guarded
 from decomp_ledger.model.policy import Policy
@@ -66,7 +66,7 @@ class HubGate:
 
 def gate(
     reader: HubReader,
-    policy: Policy,
+    policy: Policy | None,
     *,
     torch: str | None = None,
     strict: bool = False,
@@ -75,19 +75,17 @@ def gate(
     progress: Callable[[int, int], object] | None = None,
 ) -> HubGate:
     """Judge each program and each table of a hub; see `HubQuestions.gate`."""
-    if not policy and torch is None:
-        raise LedgerError(
-            "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
-        )
+    given = project_settings().policy if policy is None else policy
+    gates.refuse_nothing(given, torch)
     if torch is not None:
         catalogs.released(torch)  # an unknown version is an error before anything is read
     names = [reader.ledger(ledger)[1]] if ledger is not None else reader.ledgers()
-    shared = gates.Shared(reader.whole_catalog)
+    shared = gates.Shared(reader.whole_catalog, gates.ignored_settings() if policy is None else ())
     results = []
     for number, name in enumerate(names, 1):
         seen = LedgerInHub(reader, name.id)
         exports = seen.newest_exports(since)
-        result = gates.gate_of_one(seen, exports, policy, torch, strict=strict, since=since, shared=shared)
+        result = gates.gate_of_one(seen, exports, given, torch, strict=strict, since=since, shared=shared)
         for program in result.programs:
             if program.judged is not None:
                 reader.bundle(name, program.judged)  # raises if the table that was judged is not the one of the export

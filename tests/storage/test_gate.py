@@ -519,7 +519,12 @@ def test_a_policy_that_was_ignored_is_unknown(project: Path) -> None:
     assert (status, run("--torch", "2.13.0", "--strict")[0]) == (0, 1)
     because = "ignored, because it belongs to another user"
     assert f"unknown: policy: {project / 'pyproject.toml'}: {because}" in " ".join(text.split())
+    hub = dl.Hub("hub.db")
+    hub.init()
     with Ledger(project / "decomp_ledger.db", policy=Policy(keep="aten::mm")) as ledger:
+        ledger.push("hub.db", name="one")
+        assert [each.policy for _, found in hub.gate(torch="2.13.0").results for each in found.unknown] == ["policy"]
+        assert not hub.gate(torch="2.13.0", strict=True).passed
         assert ledger.gate().unknown == () == ledger.gate(policy=Policy(keep="aten::mm")).unknown
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import attrs
@@ -15,20 +15,20 @@ from decomp_ledger.analysis.outcome import DECOMPOSED
 from decomp_ledger.analysis.programs import Program, programs
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
-from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.ledger_log import LedgerLog, stored_moment
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.catalog import Catalog
-from decomp_ledger.model.events import Event, Exported, Materialized, Tagged
+from decomp_ledger.model.events import Event, Exported, Materialized, Saved, Tagged
 from decomp_ledger.model.materialize import DEFAULT, choose
 from decomp_ledger.model.policy import Policy, matching
 from decomp_ledger.model.rules import diff
 from decomp_ledger.queries import ResolvedState, State
-from decomp_ledger.storage.event_store import TableInfo
+from decomp_ledger.storage.history import TableSeries
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
-__all__ = ["Shared", "gate", "gate_of_one"]
+__all__ = ["Shared", "gate", "gate_of_one", "ignored_settings", "refuse_nothing"]
 
 # What the policies and the torch version that an export is judged by are called, the strongest first.
 _OF_EXPORTS = (TORCH, "keep", "opset", "no_stale_exports", "no_outdated_exports")
@@ -71,10 +71,7 @@ def gate(
         UnusableValue: the settings of the project have an unknown key or a wrong value, or the opset is not one.
     """
     given = _policy(policy, ledger)
-    if not given and torch is None:
-        raise LedgerError(
-            "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
-        )
+    refuse_nothing(given, torch)
     version = _version(torch)
     scope = _whole(ledger, since) if spec is None else _of_spec(spec, since, ledger)
     if version is not None and not scope.programs:
@@ -82,7 +79,20 @@ def gate(
             "gate: no export is recorded, so the ops that programs use are not known; record one with "
             "run_decompositions(table), or with `decomp-ledger run SCRIPT`"
         )
-    return _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
+    found = _judged(_Collected(given, version, ledger, scope), _ignored(policy, ledger), strict, progress)
+    return attrs.evolve(found, since=stored_moment(since))
+
+
+def refuse_nothing(policy: Policy, torch: str | None) -> None:
+    """Refuse a gate that would judge nothing.
+
+    Raises:
+        LedgerError: it would.
+    """
+    if not policy and torch is None:
+        raise LedgerError(
+            "gate: nothing to judge; give a torch version, or write [tool.decomp-ledger.policy] in pyproject.toml"
+        )
 
 
 @attrs.frozen
@@ -91,15 +101,24 @@ class Shared:
 
     Attributes:
         whole: returns a catalog by its digest, with the schemas and digests that its torch build implies.
+        ignored: the settings that were left out, in which the policy may be.
         upgrades: base, rules and catalog of a table -> the upgrade. Each gate adds to it.
     """
 
     whole: Callable[[str], Catalog]
+    ignored: Sequence[GateUnknown] = ()
     upgrades: Upgrades = attrs.field(factory=dict)
 
 
 def gate_of_one(
-    ledger: LedgerLog, exports: Sequence[Event], policy: Policy, torch: str | None, *, strict: bool, shared: Shared
+    ledger: LedgerLog,
+    exports: Sequence[Event],
+    policy: Policy,
+    torch: str | None,
+    *,
+    strict: bool,
+    since: str | datetime.datetime | None,
+    shared: Shared,
 ) -> GateResult:
     """Judge one of many ledgers as `gate` does, also one in which nothing is recorded.
 
@@ -109,12 +128,17 @@ def gate_of_one(
         policy: what tables and exports must hold to.
         torch: the other torch version, or None.
         strict: as of `gate`.
+        since: since when the exports were recorded, as of `gate`.
         shared: what an earlier gate found.
     """
-    scope = _whole_with(ledger, exports, _Catalogs(ledger, shared.whole)) if ledger.tables() else _Scope({}, {})
+    read = _Catalogs(ledger, shared.whole)
+    scope = _whole_with(ledger, ledger.table_series(), exports, since, read)
     if not scope.programs and not scope.missing:
         scope = attrs.evolve(scope, missing={ledger.path: "no export is recorded, so no program is known"})
-    return _judged(_Collected(policy, _version(torch), ledger, scope, shared.upgrades), [], strict, None)
+    found = _judged(
+        _Collected(policy, _version(torch), ledger, scope, upgrades=shared.upgrades), shared.ignored, strict, None
+    )
+    return attrs.evolve(found, since=stored_moment(since))
 
 
 def _version(torch: str | None) -> str | None:
@@ -128,7 +152,9 @@ def _judged(
     strict: bool,
     progress: Callable[[int, int], object] | None,
 ) -> GateResult:
-    scope = collected.scope
+    scope, ledger = collected.scope, collected.source
+    # Before anything is judged, because others may write meanwhile.
+    name, events, head = ("", 0, "") if ledger is None else (ledger.path, *ledger.head())
     facts: list[ProgramFacts] = []
     for number, (program, exports) in enumerate(scope.programs.items(), 1):
         facts.append(collected.program(program, exports))
@@ -136,7 +162,7 @@ def _judged(
             progress(number, len(scope.programs))
     tables = collected.tables(facts)
     unknown = [GateUnknown(collected.asked, *each) for each in scope.missing.items()] if collected.asked else []
-    return judge(
+    found = judge(
         collected.policy,
         tables,
         facts,
@@ -145,6 +171,7 @@ def _judged(
         torch=collected.torch,
         strict=strict,
     )
+    return attrs.evolve(found, ledger=name, events=events, head=head)
 
 
 def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
@@ -155,15 +182,19 @@ def _policy(policy: Policy | None, ledger: LedgerLog | None) -> Policy:
 
 def _ignored(policy: Policy | None, ledger: LedgerLog | None) -> list[GateUnknown]:
     """Return the settings that were left out although the project's policy is judged by, because it may be in them."""
-    project = project_settings()
-    if policy is not None or (ledger is not None and ledger.policy != project.policy):
+    if policy is not None or (ledger is not None and ledger.policy != project_settings().policy):
         return []
-    files = [str(file) for file in project.ignored if file.suffix == ".toml"]
+    return ignored_settings()
+
+
+def ignored_settings() -> list[GateUnknown]:
+    """Return the settings of the project that were left out."""
+    files = [str(file) for file in project_settings().ignored if file.suffix == ".toml"]
     return [GateUnknown("policy", file, "ignored, because it belongs to another user") for file in files]
 
 
 class _Catalogs:
-    """The catalogs of a ledger, each read once, because reading one takes 60 ms, and completing it 100 ms."""
+    """The catalogs of a ledger, each read once, because reading one takes 60 ms."""
 
     def __init__(self, ledger: LedgerLog, whole: Callable[[str], Catalog] | None = None) -> None:
         self._ledger, self._complete = ledger, whole
@@ -224,26 +255,32 @@ def _whole(ledger: LedgerLog | None, since: _Moment) -> _Scope:
         raise LedgerError(f"{ledger.path}: the ledger has no table to judge; record something first")
     names = {each.newest.name for each in series}
     exports = [event for event in ledger.events(kind=Exported.kind, since=since) if event.table in names]
-    return _whole_with(ledger, exports, _Catalogs(ledger))
+    return _whole_with(ledger, series, exports, since, _Catalogs(ledger))
 
 
-def _whole_with(ledger: LedgerLog, exports: Sequence[Event], read: _Catalogs) -> _Scope:
+def _whole_with(
+    ledger: LedgerLog, series: Sequence[TableSeries], exports: Sequence[Event], since: _Moment, read: _Catalogs
+) -> _Scope:
     """Return all tables, of each series the newest run, and the programs of these exports."""
-    series = ledger.table_series()
     names = {each.newest.name: each.name for each in series}
     exported = {event.table for event in exports}
     missing: dict[str, str] = {}
     for each in series:
-        if each.newest.name not in exported and (last := _last_export(each.tables[:-1], ledger)) is not None:
-            because = f"its newest run, {each.newest.name}, has no export; the last one is export:{last.seq}"
-            missing[each.name] = because
+        newest = each.newest.name
+        if newest in exported or _last_export([newest], None, ledger) is not None:
+            continue
+        last = _last_export([run.name for run in each.tables[-2::-1]], since, ledger)
+        if last is not None:
+            missing[each.name] = f"its newest run, {newest}, has no export; the last one is export:{last.seq}"
     tables = {name: read.of_table(name) for name in names}
     return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing, read)
 
 
-def _last_export(runs: Sequence[TableInfo], ledger: LedgerLog) -> Event | None:
-    """Return the last export of the newest of some runs that has one."""
-    found = (next(ledger.events(table=run.name, kind=Exported.kind, desc=True, limit=1), None) for run in runs[::-1])
+def _last_export(tables: Iterable[str], since: _Moment, ledger: LedgerLog) -> Event | None:
+    """Return the last export of the first of some tables that has one."""
+    found = (
+        next(ledger.events(table=name, kind=Exported.kind, since=since, desc=True, limit=1), None) for name in tables
+    )
     return next((event for event in found if event is not None), None)
 
 
@@ -275,6 +312,7 @@ class _Collected:
         torch: the other torch.
         ledger: the ledger of tables and exports.
         scope: what is judged.
+        saved: the number of an export -> the `saved` events of its result.
         upgrades: base, rules and catalog of a table -> the upgrade, because many programs share it.
         ops: the ops of the programs.
     """
@@ -283,8 +321,16 @@ class _Collected:
     torch: str | None
     ledger: LedgerLog | None
     scope: _Scope
+    saved: Mapping[int, Sequence[Event]] = attrs.field(
+        default=attrs.Factory(lambda self: _saved(self.source), takes_self=True)
+    )
     upgrades: Upgrades = attrs.field(factory=dict)
     ops: set[str] = attrs.field(factory=set)
+
+    @property
+    def source(self) -> LedgerLog | None:
+        """The ledger that is judged; None for a stamped file, which may be of another ledger."""
+        return None if any(each.stamp is not None for each in self.scope.tables.values()) else self.ledger
 
     @property
     def asked(self) -> str:
@@ -295,27 +341,35 @@ class _Collected:
         """Return the facts of a program."""
         newest = exports[-1]
         judged = next((each for each in reversed(exports) if _body(each).error is None), None)
-        unknown = tuple(self._doubts(newest, judged))
+        facts = ProgramFacts(program, newest, judged, unknown=tuple(self._doubts(newest, judged)))
+        facts = self._with_origin(facts)
         if judged is None or not self.asked:
-            return ProgramFacts(program, newest, judged, unknown=unknown)
+            return facts
         self.ops.update(_ops_of(judged))
         state = self._state(judged)
         outcomes = state.outcomes if self.policy.keep else {}
         kept = {op: each for op, each in outcomes.items() if matching(self.policy.keep, op) is not None}
-        facts = ProgramFacts(
-            program,
-            newest,
-            judged,
-            state.bundle.blame() if state.bundle is not None else {},
-            kept,
-            {op: self._to_keep(op, state) for op, each in kept.items() if each.word == DECOMPOSED},
-            self._changed(state),
-            unknown=unknown,
-            file="" if state.stamp is None else state.name,
+        facts = attrs.evolve(
+            facts,
+            blame=state.bundle.blame() if state.bundle is not None else {},
+            outcomes=kept,
+            to_keep={op: self._to_keep(op, state) for op, each in kept.items() if each.word == DECOMPOSED},
+            changed=self._changed(state),
         )
         if self.policy.opset is not None:
             facts = self._with_opset(facts, state, self.policy.opset)
         return facts if self.torch is None else self._with_check(facts, state)
+
+    def _with_origin(self, facts: ProgramFacts) -> ProgramFacts:
+        """Add what the export ran in, and the files that its result was saved into."""
+        event = facts.shown
+        if self.scope.catalogs is None or self.ledger is None:  # one export is judged, which has both
+            found = self.scope.tables[event.table]
+            saved = () if found.result is None else found.result.saved
+            file = "" if found.stamp is None else found.name
+            return attrs.evolve(facts, environment=found.environment, saved=saved, file=file)
+        saved = tuple(self.saved.get(event.seq, ()))
+        return attrs.evolve(facts, environment=self.ledger.environment(event.environment), saved=saved)
 
     def _doubts(self, newest: Event, judged: Event | None) -> Iterator[tuple[str, str]]:
         """Give why answers about a program are not those of its newest export."""
@@ -331,7 +385,7 @@ class _Collected:
         return found if self.scope.catalogs is None else self.scope.catalogs.of_export(event)
 
     def _with_opset(self, facts: ProgramFacts, state: ResolvedState, opset: str) -> ProgramFacts:
-        after = _body(facts.judged or facts.newest).ops_after
+        after = _body(facts.shown).ops_after
         odd = next((op for op in after if not op_names.is_op_name(op)), None)
         if odd is not None:  # no torch made it
             because = f"its result has {shown(odd)}, which is not the name of an op"
@@ -352,7 +406,7 @@ class _Collected:
         return {found.op: last[found.op] for found in diff(state.state, table.state)}
 
     def _with_check(self, facts: ProgramFacts, state: ResolvedState) -> ProgramFacts:
-        table, body = state.state, _body(facts.judged or facts.newest)
+        table, body = state.state, _body(facts.shown)
         key = (table.base, table.from_dict, frozenset(table.rules.items()), body.catalog)
         if key not in self.upgrades:
             self.upgrades[key] = queries.upgrade(state, torch=self.torch)
@@ -414,6 +468,15 @@ class _Collected:
                 dirty = self.ledger.environment(event.environment).get("git_dirty")
                 return TagFacts(event, event.body.name, dirty)
         return None
+
+
+def _saved(ledger: LedgerLog | None) -> dict[int, list[Event]]:
+    """Return the `saved` events of the result of each export, oldest first."""
+    found: dict[int, list[Event]] = {}
+    for event in ledger.events(kind=Saved.kind) if ledger is not None else ():
+        if isinstance(event.body, Saved):
+            found.setdefault(event.body.export, []).append(event)
+    return found
 
 
 def _body(event: Event) -> Exported:

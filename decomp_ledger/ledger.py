@@ -334,14 +334,14 @@ class Ledger(LedgerLog):
 
     def report(
         self,
-        spec: State | None = None,
+        spec: object = None,
         other: State | None = None,
         *,
         markdown: bool = False,
         graphs: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> str:
-        """Return a page that shows an export, a table or a difference; see :func:`decomp_ledger.report`."""
+        """Return a page that shows an export, a table, a result or a difference; see :func:`decomp_ledger.report`."""
         return pages.report(spec, other, markdown=markdown, graphs=graphs, progress=progress, ledger=self)
 
     def browse(

@@ -18,7 +18,7 @@ from decomp_ledger.analysis.upgrade import FINDINGS, Finding, UpgradeCheck
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.display import Row, columns_of, displayed, guarded, to_rows
-from decomp_ledger.model.events import OVERRIDE, Event, Exported, Found
+from decomp_ledger.model.events import OVERRIDE, Event, Exported, Found, Saved
 from decomp_ledger.model.op_lookup import did_you_mean
 from decomp_ledger.model.policy import Policy, matching, single_op
 from decomp_ledger.model.recorded_names import split_recorded
@@ -91,6 +91,8 @@ class ProgramFacts:
         check: what another torch changes for it; None if that is not asked, or not known.
         unknown: (policy, why it cannot be judged).
         file: the stamped file that has the export; "" if it is judged from a ledger.
+        environment: what the judged export ran in; the newest one, if none succeeded.
+        saved: the `saved` events of its result.
     """
 
     program: Program
@@ -104,11 +106,36 @@ class ProgramFacts:
     check: UpgradeCheck | None = None
     unknown: tuple[tuple[str, str], ...] = ()
     file: str = ""
+    environment: Mapping[str, Json] = attrs.field(factory=dict, repr=False)
+    saved: tuple[Event, ...] = ()
 
     @property
     def name(self) -> str:
         """The export that is judged, as a state spec: `export:7`, `model.pt2`."""
-        return self.file or f"export:{(self.judged or self.newest).seq}"
+        return self.file or f"export:{self.shown.seq}"
+
+    @property
+    def shown(self) -> Event:
+        """The export that is judged; the newest one, if none succeeded."""
+        return self.judged or self.newest
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain data, without what only the findings need."""
+        torch, commit, dirty = (self.environment.get(name) for name in ("torch", "git_commit", "git_dirty"))
+        saved: list[Json] = [
+            {"path": body.path, "format": body.format, "size": body.size, "sha256": body.sha256}
+            for event in self.saved
+            if isinstance(body := event.body, Saved)
+        ]
+        return {
+            **self.program.to_json(),
+            "newest": self.newest.seq,
+            "judged": None if self.judged is None else self.judged.seq,
+            "recorded_at": self.shown.recorded_at,
+            "actor": self.shown.actor,
+            "environment": {"torch": torch, "git_commit": commit, "git_dirty": dirty},
+            "saved": saved,
+        }
 
 
 @displayed
@@ -203,6 +230,10 @@ class GateResult:
         programs: the programs.
         findings: what breaks the policy, and what the other torch changes.
         unknown: what could not be judged.
+        ledger: the file of the ledger, or its name in a hub; "" for a stamped file.
+        events: how many events the ledger had when the gate began.
+        head: the hash of the newest of them, in hex; "" for a stamped file.
+        since: the time in UTC since when exports count; None if all do.
     """
 
     policy: Policy
@@ -212,6 +243,10 @@ class GateResult:
     programs: tuple[ProgramFacts, ...]
     findings: tuple[GateFinding, ...]
     unknown: tuple[GateUnknown, ...]
+    ledger: str = ""
+    events: int = 0
+    head: str = ""
+    since: str | None = None
 
     @guarded
     def __repr__(self) -> str:
@@ -234,15 +269,12 @@ class GateResult:
             "policy": self.policy.to_json(),
             "torch": self.torch,
             "strict": self.strict,
+            "since": self.since,
+            "ledger": self.ledger or None,
+            "events": self.events,
+            "head": self.head or None,
             "tables": list[Json](self.tables),
-            "programs": [
-                {
-                    **each.program.to_json(),
-                    "newest": each.newest.seq,
-                    "judged": None if each.judged is None else each.judged.seq,
-                }
-                for each in self.programs
-            ],
+            "programs": [each.to_json() for each in self.programs],
             "findings": [each.to_json() for each in self.findings],
             "unknown": [each.to_json() for each in self.unknown],
         }
@@ -316,7 +348,7 @@ def _found(
     policy: str, program: ProgramFacts, op: str, detail: str, fix: str, event: Event | None = None,
     change: Finding | None = None,
 ) -> GateFinding:  # fmt: skip
-    of = program.judged or program.newest
+    of = program.shown
     return GateFinding(
         policy, op, f"{of.table}@{of.version}", program.program, of.seq, detail, fix, event or of, change
     )
@@ -359,8 +391,7 @@ def _line(error: tuple[str, str]) -> str:
 
 
 def _not_stale(policy: Policy, program: ProgramFacts, torch: str | None) -> _Answers:
-    event = program.judged or program.newest
-    body = event.body
+    body = program.shown.body
     if policy.no_stale_exports and isinstance(body, Exported) and body.stale:
         detail = f"the table of {program.name} was made or read too early, so it lacks {_some(body.stale)}"
         fix = "import the libraries of these ops before the table is made, and export it again"
@@ -520,6 +551,3 @@ def _of_patterns(policy: Policy, known: Collection[str]) -> _Answers:
 def _some(ops: Collection[str]) -> str:
     named = sorted(ops)
     return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
-
-
-# Before a change is made

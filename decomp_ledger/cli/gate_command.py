@@ -17,14 +17,15 @@ from decomp_ledger.cli.output import (
     markdown_option,
     pass_ledger,
     print_lines,
-    print_page,
     printable,
     progress,
     write_json,
 )
 from decomp_ledger.hub.gating import HubGate
-from decomp_ledger.hub.pages import hub_gate_page, hub_gate_summary
-from decomp_ledger.reports.gate_view import FindingGroup, finding_groups, gate_page, gate_summary
+from decomp_ledger.hub.pages import hub_gate_summary
+from decomp_ledger.reports import pages
+from decomp_ledger.reports.gate_view import FindingGroup, finding_groups, gate_summary
+from decomp_ledger.storage.new_file import write_text
 
 __all__ = ["COMMANDS"]
 
@@ -36,6 +37,7 @@ __all__ = ["COMMANDS"]
 )
 @click.option("--since", metavar="WHEN", help="Only exports since then: 2w, '3 days ago', yesterday, 2026-01-31.")
 @click.option("--strict", is_flag=True, help="Exit with 1 also if something could not be judged.")
+@click.option("--html", "page", metavar="FILE", help="Also write a page to send: one HTML file, which loads nothing.")
 @hub_options("of")
 @markdown_option
 @json_option
@@ -48,6 +50,7 @@ def gate(
     strict: bool,
     hub: str | None,
     of: str | None,
+    page: str | None,
     markdown: bool,
     as_json: bool,
 ) -> int:
@@ -60,32 +63,28 @@ def gate(
 
     With --hub, judge each program and table of every ledger of a hub.
     """
+    found: GateResult | HubGate
     if hub is not None:
         without_hub(STATE=state)
-        opened = open_hub(hub)
         with progress("judge the ledgers") as report:
-            of_hub = opened.gate(torch=version, strict=strict, since=since, ledger=of, progress=report)
-        if as_json:
-            write_json(of_hub.to_json())
-        elif markdown:
-            print_page(hub_gate_page(opened.url.label, of_hub))
-        else:
-            print_lines(_hub_lines(of_hub))
-        return 0 if of_hub.passed else FOUND
-    needs_hub(of=of)
-    with option.ask() as ledger, progress("judge the programs") as report:
-        found = ledger.gate(state, torch=version, strict=strict, since=since, progress=report)
+            found = open_hub(hub).gate(torch=version, strict=strict, since=since, ledger=of, progress=report)
+    else:
+        needs_hub(of=of)
+        with option.ask() as ledger, progress("judge the programs") as report:
+            found = ledger.gate(state, torch=version, strict=strict, since=since, progress=report)
+    if page is not None:
+        write_text(page, pages.report(found))
     if as_json:
         write_json(found.to_json())
     elif markdown:
-        print_page(gate_page(found))
+        print_lines(pages.report(found, markdown=True).splitlines())
     else:
-        print_lines(_lines(found))
+        print_lines(_lines(found) if isinstance(found, GateResult) else _hub_lines(found))
     return 0 if found.passed else FOUND
 
 
 def _hub_lines(found: HubGate) -> Iterator[str]:
-    yield from hanging(hub_gate_summary(found))
+    yield from hanging(hub_gate_summary(found.results))
     for ledger, result in found.results:
         if result.findings or result.unknown:
             yield ""

@@ -15,7 +15,6 @@ from decomp_ledger.hub.migrations import open_hub
 from decomp_ledger.hub.questions import PAGE, EventsOfHub, HubBlame, HubEvent, HubExplanation, HubExport
 from decomp_ledger.hub.reading import HubReader
 from decomp_ledger.log.ledger_log import stored_moment
-from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.display import Rows
 from decomp_ledger.model.policy import Policy
@@ -178,9 +177,10 @@ class HubQuestions:
             UnknownCatalog: no catalog of that torch version is shipped.
             UnusableValue: the settings of the project have an unknown key or a wrong value.
         """
-        given = project_settings().policy if policy is None else policy
         with self.reader() as reader:
-            return gating.gate(reader, given, torch=torch, strict=strict, since=since, ledger=ledger, progress=progress)
+            return gating.gate(
+                reader, policy, torch=torch, strict=strict, since=since, ledger=ledger, progress=progress
+            )
 
 
 def _page(limit: int | None) -> int:

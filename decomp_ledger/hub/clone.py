@@ -14,6 +14,7 @@ from decomp_ledger.errors import HubDiverged, HubError, LedgerError, LedgerFileE
 from decomp_ledger.hub.connection import HubConnection
 from decomp_ledger.hub.migrations import open_hub
 from decomp_ledger.hub.push import KnownLedger, known_ledger
+from decomp_ledger.hub.reading import find_ledger
 from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.integrity.verify import Verification, verify
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -30,8 +31,6 @@ Progress: TypeAlias = Callable[[int, int], object]
 _Result = TypeVar("_Result")
 
 _STEP = 2000  # events between two reports of progress
-_BY_NAME = "SELECT ledger FROM ledger WHERE name = :name OR ledger = :name ORDER BY ledger = :name LIMIT 1"
-_NAMES = "SELECT name FROM ledger ORDER BY id DESC LIMIT 6"
 _CREATED_AT = "SELECT created_at FROM ledger WHERE id = :id"
 _EVENTS = """
 SELECT seq, text, prev_hash, hash FROM event WHERE ledger_id = :id AND seq > :after AND seq <= :last ORDER BY seq
@@ -89,7 +88,10 @@ def clone(
         LedgerFileError: the file exists, or cannot be made.
     """
     with open_hub(url) as hub, hub.transaction():
-        known = find_ledger(hub, ledger)
+        _, name = find_ledger(hub, ledger)
+        known = known_ledger(hub, name.id)
+        if known is None:
+            raise HubError(f"{hub.label}: {name.name!r} has no head; run `decomp-ledger hub verify`")
         (created_at,) = hub.row(_CREATED_AT, id=known.id)
         first = {"format": jsonl.FORMAT, "id": known.ledger, "created_at": created_at}
         lines = _Lines(hub, known)
@@ -182,20 +184,6 @@ def _own_hash_at(ledger: LedgerLog, seq: int, head: bytes | None) -> str | None:
         return audit_rows.event_hash_at(connection, seq)
 
 
-def find_ledger(hub: HubConnection, ledger: str) -> KnownLedger:
-    """Return the ledger of a name or an id.
-
-    Raises:
-        HubError: the hub has no such ledger.
-    """
-    row = hub.row(_BY_NAME, name=ledger)
-    known = None if row is None else known_ledger(hub, row[0])
-    if known is None:
-        names = ", ".join(f"{name!r:.210}" for (name,) in hub.rows(_NAMES)) or "none yet"
-        raise HubError(f"{hub.label}: it has no ledger {ledger!r:.210}; it has {names}")
-    return known
-
-
 def _as_hub_errors(hub: HubConnection, known: KnownLedger, do: Callable[[], _Result]) -> _Result:
     """Return what a function returns; name the hub in an error about what it sent."""
     try:
@@ -204,7 +192,7 @@ def _as_hub_errors(hub: HubConnection, known: KnownLedger, do: Callable[[], _Res
         raise
     except LedgerError as error:
         raise HubError(
-            f"{hub.label}: what it has of {known.name!r} is not a ledger: {error}; run `hub verify`"
+            f"{hub.label}: what it has of {known.name!r} is not a ledger: {error}; run `decomp-ledger hub verify`"
         ) from None
 
 

@@ -26,6 +26,7 @@ JOIN event_fact ON event_fact.table_id = decomp_table.id AND event_fact.makes_ve
 WHERE decomp_table.ledger_id = :ledger
 ORDER BY event_fact.seq
 """
+_HEAD = "SELECT seq, hash FROM head WHERE ledger_id = :ledger"
 _VERSION = "SELECT version FROM decomp_table WHERE ledger_id = :ledger AND name = :table"
 _EVENTS = f"""
 SELECT {EVENT}
@@ -35,6 +36,14 @@ JOIN ledger ON ledger.id = event_fact.ledger_id
 WHERE event_fact.ledger_id = :ledger
 """
 _OF_TABLE = "event_fact.table_id = (SELECT id FROM decomp_table WHERE ledger_id = :ledger AND name = :table)"
+_CONDITIONS = {
+    "table": _OF_TABLE,
+    "kind": "event_fact.kind = :kind",
+    "since": "event_fact.recorded_at >= :since",
+    "until": "event_fact.recorded_at <= :until",
+    "gt": "event_fact.seq > :gt",
+    "lte": "event_fact.seq <= :lte",
+}
 _OF_NEWEST_RUNS = """
 event_fact.kind = :kind AND event_fact.makes_version = 0
 AND event_fact.table_id IN (SELECT id FROM decomp_table WHERE ledger_id = :ledger AND newest = 1)
@@ -64,6 +73,11 @@ class LedgerInHub(LedgerLog):
 
     def close(self) -> None:
         """Do nothing: the caller that opened the hub closes it."""
+
+    def head(self) -> tuple[int, str]:
+        """Return how many events the hub has of the ledger, and the hash of the newest in hex."""
+        ((seq, own_hash),) = self._reader.rows(_HEAD, {"ledger": self._row})
+        return int(seq), bytes(own_hash).hex()
 
     def tables(self) -> Rows[TableInfo]:
         """Return all tables, in the order of their first events. Only the first time of each is known."""
@@ -117,37 +131,21 @@ class LedgerInHub(LedgerLog):
             return event
         raise HubError(f"{self.path}: version {version} of {table:.80} has no event; run `decomp-ledger hub verify`")
 
-    def events(
-        self,
-        *,
-        table: str | None = None,
-        op: str | None = None,
-        actor: str | None = None,
-        author: str | None = None,
-        grep: str | None = None,
-        kind: str | None = None,
-        since: str | datetime.datetime | None = None,
-        until: str | datetime.datetime | None = None,
-        gt: int | None = None,
-        lte: int | None = None,
-        limit: int | None = None,
-        desc: bool = False,
-    ) -> LazyRows[Event]:
-        """Give the events that match every given condition, by seq; other conditions are those of `Hub.events`."""
-        if not op is actor is author is grep is None:
-            raise UnusableValue("events of a ledger in a hub: op, actor, author and grep are those of Hub.events")
-        given = {
-            "table": (_OF_TABLE, table),
-            "kind": ("event_fact.kind = :kind", kind),
-            "since": ("event_fact.recorded_at >= :since", stored_moment(since)),
-            "until": ("event_fact.recorded_at <= :until", stored_moment(until)),
-            "gt": ("event_fact.seq > :gt", gt),
-            "lte": ("event_fact.seq <= :lte", lte),
-        }
-        if kind is not None and makes_version(kind) is False:
-            given["kind"] = f"{given['kind'][0]} AND event_fact.makes_version = 0", kind  # as the index has it
-        conditions = "".join(f" AND {text}" for text, value in given.values() if value is not None)
-        values: dict[str, Any] = {name: value for name, (_, value) in given.items() if value is not None}
+    def events(self, *, limit: int | None = None, desc: bool = False, **given: Any) -> LazyRows[Event]:
+        """Give the events that match every given condition, by seq.
+
+        Args:
+            limit: at most so many events.
+            desc: newest first.
+            given: conditions of `LedgerLog.events`: table, kind, since, until, gt, lte. `Hub.events` has the others.
+        """
+        values = {name: value for name, value in given.items() if value is not None}
+        if unknown := values.keys() - _CONDITIONS.keys():
+            raise UnusableValue(f"events of a ledger in a hub: {min(unknown)} is a condition of Hub.events; ask that")
+        values |= {name: stored_moment(values[name]) for name in ("since", "until") if name in values}
+        conditions = "".join(f" AND {_CONDITIONS[name]}" for name in values)
+        if "kind" in values and makes_version(values["kind"]) is False:
+            conditions += " AND event_fact.makes_version = 0"  # as the index has it
         order = f"ORDER BY event_fact.seq {'DESC' if desc else 'ASC'}"
         most = "" if limit is None else f"LIMIT {max(limit, 0):d}"
         found = self._reader.events(f"{_EVENTS}{conditions} {order} {most}", {"ledger": self._row, **values})

@@ -8,7 +8,7 @@ So every answer is decided by the functions that decide it for a ledger, from th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import attrs
@@ -25,7 +25,7 @@ from decomp_ledger.model.limits import DUMP_LINE, DUMP_VALUES
 from decomp_ledger.model.rules import Decomposition, TableState
 from decomp_ledger.transfer.export_bundle import ExportBundle, state_of
 
-__all__ = ["EVENT", "HubReader", "LedgerName", "TableAt"]
+__all__ = ["EVENT", "HubReader", "LedgerName", "TableAt", "find_ledger"]
 
 # The columns of `HubReader.event`.
 EVENT = "ledger.ledger, ledger.name, event.seq, event.text, event.prev_hash, event.hash"
@@ -34,7 +34,11 @@ _FIELDS = {"actor", "body", "call_site", "environment", "kind", "reason", "recor
     "version",
 }
 
-_LEDGER = "SELECT id, ledger, name FROM ledger WHERE ledger = :text OR name = :text"
+# The id first, because another ledger can have it as its name.
+_LEDGER = """
+SELECT id, ledger, name FROM ledger WHERE ledger = :text OR name = :text ORDER BY ledger = :text DESC LIMIT 1
+"""
+_LAST_NAMES = "SELECT name FROM ledger ORDER BY id DESC LIMIT 6"
 _LEDGERS = "SELECT ledger, name FROM ledger ORDER BY name"
 _EVENTS_AT = f"""
 SELECT {EVENT}
@@ -109,6 +113,18 @@ class TableAt:
         return state_of(self.table, self.version, self.base, self.rule_events, self.decompositions)
 
 
+def find_ledger(hub: HubConnection, text: str) -> tuple[int, LedgerName]:
+    """Return the row of the ledger that a text means, its name in the hub or its own id, and its name.
+
+    Raises:
+        HubError: the hub has no such ledger.
+    """
+    for row, *names in hub.rows(_LEDGER, text=_parameter("ledger", text)):
+        return row, LedgerName(*names)
+    names = ", ".join(f"{name!r:.210}" for (name,) in hub.rows(_LAST_NAMES)) or "none yet"
+    raise HubError(f"{hub.label}: it has no ledger {text!r:.210}; it has {names}")
+
+
 class HubReader:
     """Reads values from an open hub, in the transaction of its connection.
 
@@ -134,6 +150,11 @@ class HubReader:
         return self._connection.rows(query, **given)
 
     @property
+    def label(self) -> str:
+        """The address of the hub, without a password."""
+        return self._connection.label
+
+    @property
     def dialect(self) -> str:
         """The name of the database: `postgresql` or `sqlite`."""
         return self._connection.dialect
@@ -144,12 +165,7 @@ class HubReader:
         Raises:
             HubError: the hub has no such ledger.
         """
-        found = [(row, LedgerName(*names)) for row, *names in self.rows(_LEDGER, {"text": text})]
-        # A name may be the id of another ledger; then the id counts.
-        chosen = next((each for each in found if each[1].id == text), found[0] if found else None)
-        if chosen is None:
-            raise HubError(f"{text:.80}: the hub has no such ledger; `decomp-ledger hub ledgers` lists them")
-        return chosen
+        return find_ledger(self._connection, text)
 
     def ledgers(self) -> list[LedgerName]:
         """Return all ledgers, by name."""
@@ -219,23 +235,15 @@ class HubReader:
 
     def catalog(self, digest: str) -> Catalog:
         """Return a catalog by its digest; the last ones are kept."""
-        known = self._catalogs.pop(digest, None)
-        if known is None:
-            known = Catalog.from_json(_parsed("catalog", digest, self.blobs("catalog", [digest])[digest]))
-            while len(self._catalogs) >= _CATALOGS:
-                self._catalogs.pop(next(iter(self._catalogs)))
-        self._catalogs[digest] = known
-        return known
+
+        def read() -> Catalog:
+            return Catalog.from_json(_parsed("catalog", digest, self.blobs("catalog", [digest])[digest]))
+
+        return _kept(self._catalogs, digest, read)
 
     def whole_catalog(self, digest: str) -> Catalog:
         """Return a catalog with the schemas and digests that its torch build implies; the last ones are kept."""
-        known = self._whole.pop(digest, None)
-        if known is None:
-            known = catalogs.completed(self.catalog(digest))  # 0.1 s
-            while len(self._whole) >= _CATALOGS:
-                self._whole.pop(next(iter(self._whole)))
-        self._whole[digest] = known
-        return known
+        return _kept(self._whole, digest, lambda: catalogs.completed(self.catalog(digest)))
 
     # Exports
 
@@ -281,6 +289,15 @@ class HubReader:
     def _events_at(self, ledger_id: int, seqs: Sequence[int]) -> Iterator[tuple[LedgerName, Event]]:
         for start in range(0, len(seqs), _CHUNK):
             yield from self.events(_EVENTS_AT, {"ledger": ledger_id, "seqs": [*seqs[start : start + _CHUNK]]})
+
+
+def _kept(kept: dict[str, Catalog], digest: str, read: Callable[[], Catalog]) -> Catalog:
+    """Return a catalog of those that were used last, which are kept, or read it."""
+    found = kept.pop(digest, None) or read()
+    while len(kept) >= _CATALOGS:
+        kept.pop(next(iter(kept)))
+    kept[digest] = found
+    return found
 
 
 def _parameter(name: str, value: object) -> object:

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import attrs
 
 from decomp_ledger.errors import HubError, LedgerError
-from decomp_ledger.hub.clone import find_ledger
 from decomp_ledger.hub.connection import HubConnection, HubUrl
 from decomp_ledger.hub.migrations import open_hub
 from decomp_ledger.hub.push import KnownLedger, first_difference, known_ledger, reading
+from decomp_ledger.hub.reading import find_ledger
 from decomp_ledger.integrity.checkpoints import Checkpoint
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.canonical_json import Json, canonical_json
@@ -198,9 +198,9 @@ class _Verifier:
         hub = self._hub
         self._read_blobs()
         if ledger is not None:
-            known = find_ledger(hub, ledger)
-            self.total = known.seq
-            ids = [known.ledger]
+            ids = [find_ledger(hub, ledger)[1].id]
+            known = known_ledger(hub, ids[0])
+            self.total = 0 if known is None else known.seq
         else:
             self.total = int(hub.row(_TOTAL)[0])
             ids = [str(row[0]) for row in hub.rows(_LEDGERS)]

@@ -114,6 +114,11 @@ class LedgerLog(History):
             self._id = self.event_store.identity()[0]
         return self._id
 
+    def head(self) -> tuple[int, str]:
+        """Return how many events the ledger has, and the hash of the newest in hex; keep it elsewhere as an anchor."""
+        number, own_hash = self.event_store.head()
+        return number, own_hash.hex()
+
     @property
     def policy(self) -> Policy:
         """What changes must hold to: as given, else that of the project of the folder in which it is first asked for.

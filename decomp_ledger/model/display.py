@@ -26,6 +26,7 @@ __all__ = [
     "displayed",
     "fields_of",
     "guarded",
+    "is_displayed",
     "row_of",
     "show_with",
     "to_rows",
@@ -83,6 +84,11 @@ def bounded(text: str, limit: int) -> str:
 def _html_of(value: object) -> str | None:
     """Return the value as HTML; Jupyter calls it."""
     return _writers[0](value) if _writers else None
+
+
+def is_displayed(value: object) -> bool:
+    """Tell whether a value is a result that shows itself."""
+    return getattr(type(value), "_repr_html_", None) is _html_of
 
 
 @guarded

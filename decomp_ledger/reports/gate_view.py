@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import PurePath
+
 import attrs
 
 from decomp_ledger.analysis.behaviour import SampleDifference, change_text
-from decomp_ledger.analysis.gate import TORCH, GateFinding, GateResult
+from decomp_ledger.analysis.gate import TORCH, GateFinding, GateResult, ProgramFacts
 from decomp_ledger.model.canonical_json import Json
+from decomp_ledger.model.events import Saved
+from decomp_ledger.model.policy import Policy
 from decomp_ledger.reports.blocks import (
     BAD,
     GOOD,
+    QUIET,
     WARN,
     Block,
     Cell,
@@ -20,18 +27,32 @@ from decomp_ledger.reports.blocks import (
     Listing,
     Mark,
     Page,
+    Part,
+    Prose,
     Quote,
     Section,
     Table,
     ops_cell,
 )
 from decomp_ledger.reports.drift_words import diff_lines, rows_that_differ
-from decomp_ledger.reports.event_blocks import event_rows
+from decomp_ledger.reports.event_blocks import event_rows, moment
 from decomp_ledger.reports.words import count
 
-__all__ = ["FindingGroup", "finding_groups", "gate_page", "gate_summary"]
+__all__ = [
+    "FindingGroup",
+    "file_blocks",
+    "finding_blocks",
+    "finding_groups",
+    "gate_mark",
+    "gate_page",
+    "gate_summary",
+    "policy_blocks",
+    "program_blocks",
+]
 
 _ROWS = 10  # nodes of a graph that differ
+_COMMIT = 12  # letters of a git commit
+_TABLES = 40  # that a page names
 
 
 @attrs.frozen
@@ -103,24 +124,64 @@ def _judged(found: GateResult) -> str:
 
 
 def gate_page(found: GateResult) -> Page:
-    """Return the page of a gate."""
-    number = len(found.findings)
-    status = Mark("passed", GOOD) if found.passed else Mark(f"did not pass: {count(number, 'finding')}", BAD)
-    if found.unknown and not number:
-        status = Mark(f"{'passed' if found.passed else 'did not pass'}, {len(found.unknown)} unknown", WARN)
-    policies = [Code(f"{name} = {_setting(value)}") for name, value in found.policy.to_json().items()]
+    """Return the page of a gate: what breaks the policy, what was judged, and how to check the page."""
+    figures: dict[str, Cell] = {
+        "programs": str(len(found.programs)),
+        "tables": str(len(found.tables)),
+        "findings": str(len(found.findings)),
+        "unknown": str(len(found.unknown)),
+    }
     sections = (
-        Section("Findings", [_group_block(each) for each in finding_groups(found)]),
-        Section("Unknown", [Listing([Quote(str(each)) for each in found.unknown])] if found.unknown else []),
-        Section("Programs", [_programs(found)] if found.programs else []),
-        Section("Policy", [Listing(policies)] if policies else []),
+        *(Section(title, blocks) for title, blocks in finding_blocks(found).items()),
+        Section("Programs", program_blocks(found)),
+        Section("Files", file_blocks(found)),
+        Section("Policy", policy_blocks(found.policy)),
+        Section("What was judged", [Facts(_judged_rows(found))]),
+        Section("How to check it", _check(found)),
     )
-    name: Cell = ", ".join(found.tables[:3]) + (f" and {len(found.tables) - 3} more" if len(found.tables) > 3 else "")
-    return Page("Gate", Quote(str(name)), status, _judged(found), sections=sections)
+    return Page("Gate", _first(found.tables), gate_mark(found), _judged(found), figures, sections)
+
+
+def gate_mark(found: GateResult) -> Mark:
+    """Return the verdict."""
+    number = len(found.findings)
+    if number:
+        return Mark(f"did not pass: {count(number, 'finding')}", BAD)
+    if found.unknown:
+        return Mark(f"{'passed' if found.passed else 'did not pass'}, {len(found.unknown)} unknown", WARN)
+    return Mark("passed", GOOD)
+
+
+def finding_blocks(found: GateResult) -> dict[str, list[Block]]:
+    """Return the findings, and what could not be judged, by the titles of their sections."""
+    return {
+        "Findings": [_group_block(each) for each in finding_groups(found)],
+        "Unknown": [Listing([Quote(str(each)) for each in found.unknown])] if found.unknown else [],
+    }
+
+
+def policy_blocks(policy: Policy) -> list[Block]:
+    """Return the policies, as a settings file has them."""
+    rows = [Code(f"{name} = {_setting(value)}") for name, value in policy.to_json().items()]
+    return [Listing(rows)] if rows else []
+
+
+def _first(names: Sequence[str]) -> Quote:
+    return Quote(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
 
 
 def _setting(value: Json) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
+
+
+def _marked(text: str) -> tuple[Part, ...]:
+    """Return a text whose code stands between backticks; a text without any is code."""
+    parts = text.split("`")
+    return (
+        tuple(Quote(part) if n % 2 == 0 else Code(part) for n, part in enumerate(parts) if part)
+        if parts[1:]
+        else (Code(text),)
+    )
 
 
 def _group_block(group: FindingGroup) -> Block:
@@ -131,14 +192,74 @@ def _group_block(group: FindingGroup) -> Block:
         blocks.append(Diff(list(diff_lines(rows_that_differ(group.difference)[:_ROWS]))))
     if first.event is not None and first.policy != TORCH:
         blocks.append(Facts([("event", Code(f"#{first.event.seq}")), *event_rows(first.event)]))
-    blocks.append(Listing([("To mend: ", Code(first.fix))]))
+    blocks.append(Prose(("To mend: ", *_marked(first.fix))))
     return Fold(title, blocks, opened=True)
 
 
-def _programs(found: GateResult) -> Table:
+def program_blocks(found: GateResult) -> list[Block]:
+    """Return the programs with the exports by which they were judged."""
     rows: list[tuple[Cell, ...]] = []
     for each in found.programs:
         number = sum(finding.program == each.program for finding in found.findings)
-        verdict = Mark(count(number, "finding"), BAD) if number else Mark("no finding", GOOD)
-        rows.append((Quote(str(each.program)), Code(each.name), verdict))
-    return Table(("program", "judged by", "verdict"), rows)
+        unknown = f"{len(each.unknown)} unknown" if each.unknown else ""
+        verdict = (
+            Mark(count(number, "finding"), BAD) if number else Mark(unknown or "no finding", "" if unknown else GOOD)
+        )
+        rows.append(
+            (
+                Quote(str(each.program)),
+                Code(each.name),
+                verdict,
+                moment(each.shown.recorded_at),
+                Quote(each.shown.actor),
+                Quote(str(each.environment.get("torch") or "")),
+                _commit(each),
+            )
+        )
+    heads = ("program", "judged by", "verdict", "when (UTC)", "who", "torch", "git commit")
+    return [Table(heads, rows)] if rows else []
+
+
+def _commit(program: ProgramFacts) -> Cell:
+    """Return the git commit of an export, with a mark where its files had other changes."""
+    commit, dirty = (program.environment.get(name) for name in ("git_commit", "git_dirty"))
+    if not isinstance(commit, str):
+        return Mark("not recorded", QUIET)
+    shown = Code(commit[:_COMMIT])
+    return (shown, " ", Mark("with changes", WARN)) if dirty is True else shown
+
+
+def file_blocks(found: GateResult) -> list[Block]:
+    """Return the files that the judged exports were saved into, by which a shipped one is known."""
+    rows: list[tuple[Cell, ...]] = [
+        (Quote(body.path or f"({body.format})"), str(body.size), Code(body.sha256), Code(each.name))
+        for each in found.programs
+        for event in each.saved
+        if isinstance(body := event.body, Saved)
+    ]
+    return [Table(("file", "bytes", "SHA-256", "result of"), rows, frozenset({1}))] if rows else []
+
+
+def _judged_rows(found: GateResult) -> list[tuple[Cell, Cell]]:
+    rows: list[tuple[Cell, Cell]] = []
+    if found.ledger:
+        rows += [
+            ("ledger", Quote(PurePath(found.ledger).name)),
+            ("events", str(found.events)),
+            ("newest hash", Code(found.head)),
+        ]
+    rows.append(("tables", ops_cell(found.tables, _TABLES) if found.tables else "none"))
+    if found.since is not None:
+        rows.append(("exports", ("since ", moment(found.since), " UTC")))
+    rows.append(("other torch", "not asked" if found.torch is None else Code(found.torch)))
+    rows.append(("what is unknown", "does not pass" if found.strict else "passes"))
+    return rows
+
+
+def _check(found: GateResult) -> list[Block]:
+    if not found.head:
+        return []
+    return [
+        Prose("This page was made without checking the chain of hashes. To check that the ledger has this event:"),
+        Diff([(" ", f"decomp-ledger verify --expect {found.head}")]),
+    ]

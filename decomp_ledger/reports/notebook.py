@@ -481,6 +481,11 @@ def _(value: OpsetCheck) -> Page:
     return opset_page(value)
 
 
+@page_of_result.register(Page)
+def _(value: Page) -> Page:
+    return value
+
+
 @page_of_result.register(GateResult)
 def _(value: GateResult) -> Page:
     return gate_page(value)

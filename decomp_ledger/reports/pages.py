@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import attrs
 from packaging.version import InvalidVersion, Version
@@ -17,8 +17,11 @@ from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.arguments import checked
+from decomp_ledger.model.catalog import Catalog
+from decomp_ledger.model.display import is_displayed
 from decomp_ledger.model.events import Event
 from decomp_ledger.model.rules import Rule
+from decomp_ledger.model.state_specs import StateSpec
 from decomp_ledger.queries import ResolvedState, State, UpgradeReport
 from decomp_ledger.reports.blocks import Page
 from decomp_ledger.reports.diff_view import diff_page
@@ -27,6 +30,7 @@ from decomp_ledger.reports.export_view import Newer, decompositions, export_page
 from decomp_ledger.reports.html import to_html
 from decomp_ledger.reports.ledger_view import LedgerFacts, ledger_page
 from decomp_ledger.reports.markdown import to_markdown
+from decomp_ledger.reports.notebook import page_of_result
 
 __all__ = ["page_of", "report", "state_page", "torches_of"]
 
@@ -36,7 +40,7 @@ _EVENTS = 2000  # events that the page of a ledger looks at
 
 @checked
 def report(
-    spec: State | None = None,
+    spec: object = None,
     other: State | None = None,
     *,
     markdown: bool = False,
@@ -44,13 +48,13 @@ def report(
     progress: Progress | None = None,
     ledger: LedgerLog | None = None,
 ) -> str:
-    """Return a page that shows an export, a table, a ledger, or what differs between two of them.
+    """Return a page that shows an export, a table, a ledger, a result, or what differs between two states.
 
     The page is one HTML file without scripts, which loads nothing. It is the same for the same ledger.
 
     Args:
-        spec: a state spec: an export (`export:7`), a stamped `model.pt2`, or a table (`edge@3`). None means the whole
-            ledger.
+        spec: a state spec: an export (`export:7`), a stamped `model.pt2`, or a table (`edge@3`); or what another
+            question returned, such as the result of `gate`, `check_upgrade` or `verify`. None means the whole ledger.
         other: a second one, to show what differs. With two torch versions, such as `torch:2.9.1` and `torch:2.13.0`,
             the page shows their drift.
         markdown: return Markdown instead, for a pull request.
@@ -62,7 +66,10 @@ def report(
     Raises:
         LedgerError: a spec names nothing, needs a ledger, or is a torch version alone.
     """
-    found = page_of(spec, other, graphs=graphs, progress=progress, ledger=ledger)
+    if is_displayed(spec) and not isinstance(spec, (Catalog, ResolvedState, StateSpec)) and other is None:
+        found = page_of_result(spec)
+    else:
+        found = page_of(cast("State | None", spec), other, graphs=graphs, progress=progress, ledger=ledger)
     return to_markdown(found) if markdown else to_html(found)
 
 

@@ -64,7 +64,8 @@ VIEWS = {
         ("action", "actor"),
     ),
     "current_rules": View(
-        "One row for each op that has a rule in the newest version of a table.",
+        "One row for each op whose rule a table set itself, as it is in its newest version. A fork also has the rules "
+        "of the table that it was forked from.",
         {
             "table_name": "the decomposition table",
             "op": "the op",
@@ -144,20 +145,37 @@ JOIN decomp_table ON decomp_table.id = event.table_id
 JOIN provenance ON provenance.id = event.provenance_id
 ORDER BY event.seq DESC
 """
-_TABLES = """
+# Each table with those that it was forked from, up to which version, and how far away they are. Of the rows of an op,
+# SQLite gives that of the smallest min(), which is the last change of the nearest table.
+_LINEAGE = """
+WITH RECURSIVE lineage (table_id, ancestor_id, until, depth) AS (
+    SELECT id, id, 9223372036854775807, 0 FROM decomp_table {where}
+    UNION ALL
+    SELECT lineage.table_id, parent.id, json_extract(event.body, '$.parent[1]'), lineage.depth + 1
+    FROM lineage
+    CROSS JOIN event ON event.table_id = lineage.ancestor_id AND event.version = 1 AND event.makes_version = 1
+    CROSS JOIN decomp_table AS parent ON parent.name = json_extract(event.body, '$.parent[0]')
+    WHERE lineage.depth < 1000
+)"""
+_TABLES = f"""
+{_LINEAGE.format(where="")},
+placed AS (
+    SELECT lineage.table_id, change.action, min(lineage.depth * 1000000000000 - change.version)
+    FROM lineage
+    CROSS JOIN change ON change.table_id = lineage.ancestor_id AND change.version <= lineage.until
+    GROUP BY lineage.table_id, change.op_id
+),
+counted AS (SELECT table_id, count(*) AS rules FROM placed WHERE action <> 'reset' GROUP BY table_id)
 SELECT
     decomp_table.name AS table_name,
     max(CASE WHEN event.makes_version = 1 THEN event.version END) AS version,
-    (
-        SELECT count(*)
-        FROM (SELECT action, max(version) FROM change WHERE change.table_id = decomp_table.id GROUP BY op_id)
-        WHERE action <> 'reset'
-    ) AS rules,
+    coalesce(counted.rules, 0) AS rules,
     count(CASE WHEN event.kind = 'exported' THEN 1 END) AS exports,
     max(CASE WHEN event.kind = 'exported' THEN event.seq END) AS export,
     max(event.recorded_at) AS recorded_at
 FROM decomp_table
 JOIN event ON event.table_id = decomp_table.id
+LEFT JOIN counted ON counted.table_id = decomp_table.id
 GROUP BY decomp_table.id
 ORDER BY max(event.seq) DESC
 """
@@ -167,15 +185,42 @@ FROM changes
 WHERE action = 'preserve' AND kind <> 'passed' AND instr(op, :op)
 ORDER BY seq DESC, op
 """
-_RULES_AT = """
-SELECT op, action, decomposition, version AS since_version, seq, kind, recorded_at, actor, reason, call_site
-FROM (
-    SELECT *, row_number() OVER (PARTITION BY op ORDER BY version DESC) AS number
-    FROM changes
-    WHERE table_name = :table AND (:version = '' OR version <= CAST(:version AS INTEGER))
+_RULES_AT = f"""
+{_LINEAGE.format(where="WHERE name = :table")},
+placed AS (
+    SELECT lineage.ancestor_id, change.op_id, change.action, change.version,
+        min(lineage.depth * 1000000000000 - change.version)
+    FROM lineage
+    CROSS JOIN change ON change.table_id = lineage.ancestor_id AND change.version <= lineage.until
+        AND (lineage.depth > 0 OR :version = '' OR change.version <= CAST(:version AS INTEGER))
+    GROUP BY change.op_id
 )
-WHERE number = 1 AND action <> 'reset'
-ORDER BY op
+SELECT
+    op.name AS op,
+    placed.action AS action,
+    (
+        SELECT decomposition FROM changes
+        WHERE table_name = decomp_table.name AND version = placed.version AND op = op.name
+    ) AS decomposition,
+    decomp_table.name AS table_name,
+    placed.version AS since_version,
+    event.seq AS seq,
+    event.kind AS kind,
+    event.recorded_at AS recorded_at,
+    provenance.actor AS actor,
+    provenance.reason AS reason,
+    (
+        SELECT call_site FROM changes
+        WHERE table_name = decomp_table.name AND version = placed.version AND op = op.name
+    ) AS call_site
+FROM placed
+CROSS JOIN decomp_table ON decomp_table.id = placed.ancestor_id
+CROSS JOIN op ON op.id = placed.op_id
+CROSS JOIN event
+    ON event.table_id = placed.ancestor_id AND event.version = placed.version AND event.makes_version = 1
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+WHERE placed.action <> 'reset'
+ORDER BY op.name
 """
 _THAT_RAN = """
 SELECT
@@ -233,9 +278,9 @@ QUESTIONS = {
     ),
     "rules_at": Question(
         "What were the rules of a table?",
-        "`table`: its whole name. `version`: a number; the newest version if empty. Rules that it took from the table "
-        "that it was forked from are not among them; the report of the table has all. `preserve` of kind `passed`: the "
-        "dict that a program passed lacks the op.",
+        "`table`: its whole name. `version`: a number; the newest version if empty. `table_name`: the table that set "
+        "the rule, which may be one that it was forked from. `preserve` of kind `passed`: the dict that a program "
+        "passed lacks the op.",
         _RULES_AT,
     ),
     "exports_that_ran": Question(

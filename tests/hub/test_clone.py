@@ -72,6 +72,20 @@ def test_a_ledger_that_the_hub_lacks_is_named(hub: str, tmp_path: Path, ledgers:
         ledgers("other").fetch(hub)
 
 
+def test_the_id_of_a_ledger_is_never_the_name_of_another(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
+    one, other = ledgers("one"), ledgers("other")
+    new_table(one).preserve(["aten::linear"])
+    one.push(hub, name="mine")
+    other.push(hub, name=one.id)
+    clone(one.id, hub, tmp_path / "clone.db")
+    with Ledger(tmp_path / "clone.db") as copy:
+        assert copy.id == one.id
+    opened = Hub(hub)
+    assert {each.ledger.id for each in opened.events(ledger=one.id)} == {one.id}
+    assert opened.verify(one.id).events == one.verify().events
+    assert [name.id for name, _ in opened.gate(ledger=one.id, torch="2.15").results] == [one.id]
+
+
 def test_a_ledger_that_was_cut_or_changed_differs_from_the_hub(hub: str, tmp_path: Path, ledgers: Ledgers) -> None:
     ledger = ledgers()
     ledger.backup(tmp_path / "short.db")
@@ -111,7 +125,7 @@ def test_a_clone_of_what_is_not_a_ledger_leaves_nothing(hub: str, tmp_path: Path
         with connection.transaction():
             types = ("int4", "int8", "text", "bytea", "bytea")
             connection.insert("event", ("ledger_id", "seq", "text", "prev_hash", "hash"), types, [row])
-    with pytest.raises(HubError, match=r"what it has of 'mine' is not a ledger: .*; run `hub verify`"):
+    with pytest.raises(HubError, match=r"what it has of 'mine' is not a ledger: .*; run `decomp-ledger hub verify`"):
         clone("mine", hub, tmp_path / "clone.db")
     with Ledger(tmp_path / "older.db") as older:
         with pytest.raises(HubError, match="is not a ledger"):

@@ -11,9 +11,10 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 from hub_ledgers import random_ledger
+from report_ledgers import HOSTILE, hostile_ledger
 from strategies import new_table, without_torch  # noqa: F401  # a fixture that this module uses
 
-from decomp_ledger import Ledger, LedgerError
+from decomp_ledger import Hub, Ledger, LedgerError, Policy, report
 from decomp_ledger.cli import cli
 from decomp_ledger.hub.migrations import init
 from decomp_ledger.hub.push import push
@@ -110,6 +111,27 @@ def test_gate_names_the_ledgers_that_do_not_pass(filled: tuple[str, dict[str, Pa
     assert run("gate", "--hub", url).exit_code == 2
 
 
+def test_the_page_of_a_gate_has_each_ledger_with_its_newest_hash(
+    filled: tuple[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    url, paths = filled
+    page = tmp_path / "gate.html"
+    assert run("gate", "--hub", url, "--torch", "2.15.0", "--html", str(page)).stdout.startswith("did not pass: ")
+    text = page.read_text()
+    for name, path in paths.items():
+        with Ledger(path, read_only=True) as ledger:
+            assert f"<code>{name}</code>" in text and ledger.verify().head in text
+    hostile_ledger(tmp_path / "hostile.db", " ".join(HOSTILE[:6]))
+    other = str(tmp_path / "hub.db")
+    init(other)
+    with Ledger(tmp_path / "hostile.db", read_only=True) as ledger:
+        ledger.push(other, name="<b>team</b>")
+    found = Hub(other).gate(torch="2.15.0", policy=Policy(keep="*", no_override="*", actors="Bob"))
+    for written in (report(found), found._repr_html_()):
+        assert "&lt;b&gt;team&lt;/b&gt;" in written and "<script" not in written and "onerror=window" in written
+        assert "<img" not in written
+
+
 def test_the_environment_names_the_hub(filled: tuple[str, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) -> None:
     url, _ = filled
     monkeypatch.setenv("DECOMP_LEDGER_HUB", url)
@@ -147,8 +169,6 @@ def test_what_does_not_go_together_is_wrong_use(
      ["explain", "aten::mm"]],
 )  # fmt: skip
 def test_hostile_texts_are_escaped(tmp_path: Path, arguments: list[str]) -> None:
-    from report_ledgers import HOSTILE, hostile_ledger
-
     url = str(tmp_path / "hub.db")
     init(url)
     for number, text in enumerate(each for each in HOSTILE if each.strip()):

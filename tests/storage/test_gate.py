@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -19,10 +20,9 @@ from test_reports import check_html, check_markdown
 import decomp_ledger as dl
 from decomp_ledger import GateFinding, GateResult, Ledger, Policy, TableLog
 from decomp_ledger.cli import cli
-from decomp_ledger.model.events import Emission, Event, Exported, Found, RootModule
-from decomp_ledger.reports.gate_view import finding_groups, gate_page
-from decomp_ledger.reports.html import to_html
-from decomp_ledger.reports.markdown import to_markdown
+from decomp_ledger.model.events import Emission, Event, Exported, Found, RootModule, Saved
+from decomp_ledger.reports.gate_view import finding_groups
+from decomp_ledger.transfer.stamp import Stamp
 
 OPS = ("aten::gelu", "aten::linear", "aten::mm", "aten::silu")
 CATALOG = catalog_of(*OPS)
@@ -203,7 +203,7 @@ def test_a_policy_is_broken_by_one_event_and_can_be_kept_again(
         assert [each.event.seq for each in found.findings if each.event is not None] == ([blamed] if blamed else [])
         assert {each.policy for each in found.findings} <= set(policy.to_json())
         assert all(each.fix and each.detail for each in found.findings)
-        check_views(ledger, found)
+        check_views(found)
         verdicts.add(found.passed)
     assert verdicts == {True, False}
 
@@ -213,15 +213,18 @@ def test_every_policy_has_a_case() -> None:
     assert given == {field.name for field in attrs.fields(Policy)} - {"enforce"}
 
 
-def check_views(ledger: Ledger, found: GateResult) -> None:
+def check_views(found: GateResult) -> None:
     """Assert that JSON, page and text name each finding."""
     value = json.loads(json.dumps(found.to_json()))
     assert (value["passed"], len(value["findings"])) == (found.passed, len(found.findings))
-    page = gate_page(found)
-    check_html(to_html(page))
-    check_markdown(to_markdown(page))
+    page, markdown = dl.report(found), dl.report(found, markdown=True)
+    check_html(page)
+    check_markdown(markdown)
     for each in found.findings:
-        assert each.fix.partition("`")[0] in re.sub(r"&#(\d+);", lambda m: chr(int(m[1])), to_markdown(page))
+        first, *_ = filter(None, each.fix.split("`"))
+        assert first in html.unescape(markdown) and first in html.unescape(page)
+    for program in found.programs:
+        assert str(program.program) in html.unescape(page) and str(program.program) in html.unescape(markdown)
 
 
 # What is not known
@@ -286,6 +289,15 @@ def test_a_newest_run_without_an_export_is_unknown(ledger: Ledger) -> None:
     (unknown,) = ledger.gate(policy=Policy(keep="aten::linear")).unknown
     assert unknown.subject == "lower/main"
     assert unknown.because == f"its newest run, lower/main/2, has no export; the last one is export:{event.seq}"
+
+
+def test_a_newest_run_with_older_exports_has_exports(ledger: Ledger) -> None:
+    for table in runs(ledger, "lower/main/1", "lower/main/2", "once/main/1"):
+        export(table, "aten::linear")
+    runs(ledger, "once/main/2")
+    policy = Policy(keep="aten::linear")
+    assert [each.subject for each in ledger.gate(policy=policy).unknown] == ["once/main"]
+    assert ledger.gate(policy=policy, since="2999-01-01").unknown == ()
 
 
 def test_siblings_of_one_class_are_all_judged(ledger: Ledger, edge: TableLog) -> None:
@@ -401,8 +413,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         with Ledger(tmp_path / f"{number}.db", read_only=True) as opened:
             found = opened.gate(torch="2.15", policy=policy)
             assert len(found.findings) > 5
-            check_html(to_html(gate_page(found)))
-            check_markdown(to_markdown(gate_page(found)))
+            check_html(dl.report(found))
+            check_markdown(dl.report(found, markdown=True))
 
 
 @pytest.fixture
@@ -437,6 +449,55 @@ def test_the_command_prints_the_findings_first(project: Path) -> None:
     assert run("--markdown")[1].startswith("### Gate: `edge@2`\n\n**did not pass: 1 finding**")
 
 
+def test_the_page_tells_what_was_shipped_and_how_to_check_it(project: Path) -> None:
+    with Ledger("decomp_ledger.db") as opened:
+        as_actor(opened, "Ada", dirty=True)
+        event = export(opened.table_log("edge"), "aten::mm")
+        opened.append("edge", 2, Saved(event.seq, "build/model.pt2", "pt2", 1234, "d" * 64, True))
+        head = opened.verify().head
+    status, text = run("--html", "gate.html", "--since", "2020-01-01T00:00Z", "--torch", "2.15")
+    page = Path("gate.html").read_text()
+    check_html(page)
+    facts = ("did not pass: 1 finding", f"export:{event.seq}", "build/model.pt2", "1234", "d" * 64, "cccccccccccc",
+             "with changes", "2.13.0", "Ada", f"decomp-ledger verify --expect {head}", "require_reason = true",
+             "since 2020-01-01 00:00:00 UTC", "decomp_ledger.db", "2.15.0")  # fmt: skip
+    shown = " ".join(re.sub(r"<[^>]+>", "", html.unescape(page)).split())
+    assert [each for each in facts if each not in shown] == []
+    assert status == 1 and text.startswith("did not pass: 1 finding")  # it is printed too
+    value = json.loads(run("--json", "--since", "2020-01-01T00:00Z")[1])
+    assert (value["head"], value["events"], value["since"][:10]) == (head, event.seq + 1, "2020-01-01")
+    assert value["programs"][0]["saved"] == [
+        {"path": "build/model.pt2", "format": "pt2", "size": 1234, "sha256": "d" * 64}
+    ]
+    with pytest.raises(dl.LedgerError, match="no/folder"):
+        run("--html", "no/folder/gate.html")
+
+
+def test_the_page_of_a_stamped_file_is_of_no_ledger(ledger: Ledger, edge: TableLog) -> None:
+    event = export(edge, "aten::mm")
+    shown = ledger.show(f"export:{event.seq}")
+    assert shown.bundle is not None
+    stamped = attrs.evolve(shown, name="model.pt2", stamp=Stamp((shown.bundle,), None, ""))
+    found = ledger.gate(stamped, policy=Policy(no_failed_exports=True))
+    assert (found.ledger, found.head, found.programs[0].name) == ("", "", "model.pt2")
+    assert found.programs[0].environment == shown.environment != {}
+    assert "verify --expect" not in dl.report(found)
+
+
+def test_any_result_can_be_sent_as_a_page(ledger: Ledger, edge: TableLog) -> None:
+    export(edge, "aten::mm")
+    for found in (
+        ledger.verify(),
+        ledger.why("aten::mm"),
+        ledger.exports(),
+        ledger.check_upgrade("edge", torch="2.15"),
+    ):
+        check_html(dl.report(found))
+    for specs in ((object(),), (ledger.verify(), "edge")):
+        with pytest.raises(dl.UnusableValue, match="is not possible; give text, a path"):
+            dl.report(*specs, ledger=ledger)  # type: ignore[arg-type]
+
+
 def test_the_command_exits_with_0_when_it_passed(project: Path) -> None:
     (project / "pyproject.toml").write_text('[tool.decomp-ledger.policy]\nkeep = ["aten::mm", "aten::bmm"]\n')
     assert run()[0] == 0 and run("--strict")[0] == 1
@@ -458,7 +519,12 @@ def test_a_policy_that_was_ignored_is_unknown(project: Path) -> None:
     assert (status, run("--torch", "2.13.0", "--strict")[0]) == (0, 1)
     because = "ignored, because it belongs to another user"
     assert f"unknown: policy: {project / 'pyproject.toml'}: {because}" in " ".join(text.split())
+    hub = dl.Hub("hub.db")
+    hub.init()
     with Ledger(project / "decomp_ledger.db", policy=Policy(keep="aten::mm")) as ledger:
+        ledger.push("hub.db", name="one")
+        assert [each.policy for _, found in hub.gate(torch="2.13.0").results for each in found.unknown] == ["policy"]
+        assert not hub.gate(torch="2.13.0", strict=True).passed
         assert ledger.gate().unknown == () == ledger.gate(policy=Policy(keep="aten::mm")).unknown
 
 

@@ -142,6 +142,48 @@ def test_each_view_says_what_python_says(history: list[tuple[str, object, str | 
             assert all(counted[event.environment] for event in events)
 
 
+@given(steps, st.lists(st.tuples(st.integers(0, 3), steps), min_size=1, max_size=3))
+def test_the_questions_know_the_rules_of_a_fork(
+    history: list[tuple[str, object, str | None]], forks: list[tuple[int, list[tuple[str, object, str | None]]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ledger.db")
+        with Ledger(path, actor="ann") as ledger:
+            new_table(ledger, "edge")
+            for step in history:
+                write(ledger, step)
+            for number, (back, later) in enumerate(forks):
+                of = ledger.tables()[-1]
+                new_table(ledger, f"fork{number}", base=f"{of.name}@{max(1, of.version - back)}")
+                for _, what, reason in later:
+                    write(ledger, (f"fork{number}", what, reason))
+            expected = {
+                (table.name, version): [
+                    (
+                        op,
+                        rule.action,
+                        None if rule.decomposition is None else rule.decomposition.label(),
+                        blame[op].table,
+                        blame[op].seq,
+                        *who(blame[op]),
+                    )
+                    for op, rule in sorted(state.rules.items())
+                ]
+                for table in ledger.tables()
+                for version in range(1, table.version + 1)
+                for state, blame in [ledger.state_and_blame(table.name, version)]
+            }
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            sql = QUESTIONS["rules_at"].sql
+            db.row_factory = sqlite3.Row
+            for (table, version), rules in expected.items():
+                found = db.execute(sql, {"table": table, "version": str(version)}).fetchall()
+                names = ("op", "action", "decomposition", "table_name", "seq")
+                assert [columns(dict(row), *names) for row in found] == rules
+            counts = {row["table_name"]: row["rules"] for row in db.execute(QUESTIONS["tables"].sql)}
+            assert counts == {table: len(rules) for (table, _), rules in expected.items()}
+
+
 def test_they_are_all_documented_and_read_only(path: Path) -> None:
     page = Path(__file__, "../../../docs/sql.md").resolve().read_text()
     with contextlib.closing(sqlite3.connect(path)) as db:

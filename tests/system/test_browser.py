@@ -20,12 +20,24 @@ OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-# Page -> the state specs that it is about.
-PAGES = {
+
+
+def judged(ledger: dl.Ledger) -> dl.GateResult:
+    """Return a gate that finds something, and something unknown."""
+    policy = dl.Policy(keep=["*", "nolib::op"], no_override="*", require_reason=True, actors="Bob", clean_tags=True,
+                       no_failed_exports=True, opset="core-aten")  # fmt: skip
+    return ledger.gate(torch="2.15", policy=policy)
+
+
+# Page -> the state specs that it is about, or what gives the result that it shows.
+PAGES: dict[str, tuple[Any, ...]] = {
     "export": ("export:7",), "failed export": ("export:8",), "table": ("edge",), "difference": ("edge@3", "edge"),
     "two exports": ("export:7", "export:8"), "ledger": (), "drift": ("torch:2.9.1", "torch:2.13.0"),
+    "gate": (judged,),
 }  # fmt: skip
-HOSTILE_PAGES = {"hostile export": ("export:5",), "hostile table": ("edge",), "hostile ledger": ()}
+HOSTILE_PAGES: dict[str, tuple[Any, ...]] = {
+    "hostile export": ("export:5",), "hostile table": ("edge",), "hostile ledger": (), "hostile gate": (judged,),
+}  # fmt: skip
 # Pages as a notebook is: results among the text of others.
 NOTEBOOKS, HOSTILE_NOTEBOOKS = ("notebook",), ("hostile notebook",)
 NOTEBOOK = """<!doctype html>
@@ -49,7 +61,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         with dl.Ledger(folder / ledger, read_only=True) as opened:
             for name, specs in questions.items():
                 written[name] = folder / f"{name.replace(' ', '-')}.html"
-                written[name].write_text(opened.report(*specs), encoding="utf-8")
+                subjects = (each(opened) if callable(each) else each for each in specs)
+                written[name].write_text(opened.report(*subjects), encoding="utf-8")
             name = "notebook" if questions is PAGES else "hostile notebook"
             written[name] = folder / f"{name.replace(' ', '-')}.html"
             written[name].write_text(NOTEBOOK.format("\n".join(shown_results(opened))), encoding="utf-8")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from decomp_ledger import catalogs
 from decomp_ledger.errors import LedgerError
+from decomp_ledger.model.catalog import Entry
 
 VERSIONS = ["2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0"]
 FIELDS = {
@@ -115,3 +117,21 @@ def test_a_shipped_catalog_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         catalogs.released("2.6.0").ops["aten::linear"].origin = "changed"  # type: ignore[misc]
     assert catalogs.released("2.6.0").ops["aten::linear"].origin == "cia"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_live_catalog_is_completed_op_by_op(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = catalogs.released(version)
+    done: list[Entry] = []
+    complete_entry = catalogs._complete_entry
+
+    def counted(entry: Entry, known: Entry | None) -> Entry:
+        done.append(entry)
+        return complete_entry(entry, known)
+
+    monkeypatch.setattr(catalogs, "_complete_entry", counted)
+    live = attrs.evolve(whole, ops={op: entry.bare() for op, entry in whole.ops.items()})
+    found = catalogs.completed(live)
+    for _ in range(2):
+        assert found.ops["aten::linear"] == whole.ops["aten::linear"] and "aten::nothing" not in found.ops
+    assert (len(done), found, found.digest) == (1, whole, whole.digest)

@@ -171,12 +171,17 @@ def test_a_live_catalog_is_completed_from_its_build_and_keeps_its_own_entries() 
         "mylib::g": attrs.evolve(PYTHON, digest="mine"),
     }
     known = Catalog(OLD_BUILD, {"aten::f": PYTHON, "aten::k": KERNEL, "aten::mm": KEPT, "mylib::g": PYTHON})
-    assert complete(Catalog(OLD_BUILD, live), known).ops == {
-        **live,
-        "aten::f": PYTHON,
-        "aten::k": attrs.evolve(live["aten::k"], schema=KERNEL.schema),
-        "aten::mm": KEPT,
-    }
+    whole = complete(Catalog(OLD_BUILD, live), known)
+    assert (
+        whole.ops
+        == dict(whole.ops)
+        == {
+            **live,
+            "aten::f": PYTHON,
+            "aten::k": attrs.evolve(live["aten::k"], schema=KERNEL.schema),
+            "aten::mm": KEPT,
+        }
+    )
 
 
 def test_two_states_differ_by_their_rules() -> None:

@@ -56,27 +56,43 @@ LEFT JOIN decomposition ON decomposition.id = change.decomposition_id
 ORDER BY event.seq, op.name
 """
 
-# One row for each op that the newest version of a table keeps or overrides, with the event that made it so.
+# One row for each op that the newest version of a table keeps or overrides, with the event that made it so. `lineage` is
+# each table with those that it was forked from, up to which version, and how far away they are. Of the rows of an op,
+# SQLite gives that of the smallest min(), which is the last change of the nearest table.
 CURRENT_RULES = f"""
 CREATE VIEW current_rules AS
+WITH RECURSIVE lineage (table_id, ancestor_id, until, depth) AS (
+    SELECT id, id, 9223372036854775807, 0 FROM decomp_table
+    UNION ALL
+    SELECT lineage.table_id, parent.id, json_extract(event.body, '$.parent[1]'), lineage.depth + 1
+    FROM lineage
+    CROSS JOIN event ON event.table_id = lineage.ancestor_id AND event.version = 1 AND event.makes_version = 1
+    CROSS JOIN decomp_table AS parent ON parent.name = json_extract(event.body, '$.parent[0]')
+    WHERE lineage.depth < 1000
+),
+rule AS (
+    SELECT lineage.table_id, lineage.ancestor_id, change.op_id, change.action, change.version, change.decomposition_id,
+        min(lineage.depth * 1000000000000 - change.version)
+    FROM lineage
+    CROSS JOIN change ON change.table_id = lineage.ancestor_id AND change.version <= lineage.until
+    GROUP BY lineage.table_id, change.op_id
+)
 SELECT
     decomp_table.name AS table_name,
     op.name AS op,
-    change.action AS action,{_DECOMPOSITION},
-    change.version AS since_version,
+    rule.action AS action,{_DECOMPOSITION},
+    ancestor.name AS since_table,
+    rule.version AS since_version,
     event.seq AS seq,
     event.recorded_at AS recorded_at,{_WHO}
-FROM change
-JOIN decomp_table ON decomp_table.id = change.table_id
-JOIN op ON op.id = change.op_id
-CROSS JOIN event
-    ON event.table_id = change.table_id AND event.version = change.version AND event.makes_version = 1
-JOIN provenance ON provenance.id = event.provenance_id
-LEFT JOIN decomposition ON decomposition.id = change.decomposition_id
-WHERE change.action <> 'reset' AND change.version = (
-    SELECT max(newer.version) FROM change AS newer
-    WHERE newer.table_id = change.table_id AND newer.op_id = change.op_id
-)
+FROM rule
+CROSS JOIN decomp_table ON decomp_table.id = rule.table_id
+CROSS JOIN decomp_table AS ancestor ON ancestor.id = rule.ancestor_id
+CROSS JOIN op ON op.id = rule.op_id
+CROSS JOIN event ON event.table_id = rule.ancestor_id AND event.version = rule.version AND event.makes_version = 1
+CROSS JOIN provenance ON provenance.id = event.provenance_id
+LEFT JOIN decomposition ON decomposition.id = rule.decomposition_id
+WHERE rule.action <> 'reset'
 ORDER BY decomp_table.name, op.name
 """
 

@@ -64,14 +64,14 @@ VIEWS = {
         ("action", "actor"),
     ),
     "current_rules": View(
-        "One row for each op whose rule a table set itself, as it is in its newest version. A fork also has the rules "
-        "of the table that it was forked from.",
+        "One row for each op that has a rule in the newest version of a table.",
         {
             "table_name": "the decomposition table",
             "op": "the op",
             "action": "`preserve` or `override`",
             "decomposition": "for `override`: the function's name, or `torch's own (...)`",
-            "since_version": "the version that made the rule",
+            "since_table": "the table whose version made the rule: this one, or one that it was forked from",
+            "since_version": "the version that made it",
             "seq": "number of the event that made it",
             "recorded_at": "when, UTC",
             **_ORIGIN,
@@ -145,27 +145,7 @@ JOIN decomp_table ON decomp_table.id = event.table_id
 JOIN provenance ON provenance.id = event.provenance_id
 ORDER BY event.seq DESC
 """
-# Each table with those that it was forked from, up to which version, and how far away they are. Of the rows of an op,
-# SQLite gives that of the smallest min(), which is the last change of the nearest table.
-_LINEAGE = """
-WITH RECURSIVE lineage (table_id, ancestor_id, until, depth) AS (
-    SELECT id, id, 9223372036854775807, 0 FROM decomp_table {where}
-    UNION ALL
-    SELECT lineage.table_id, parent.id, json_extract(event.body, '$.parent[1]'), lineage.depth + 1
-    FROM lineage
-    CROSS JOIN event ON event.table_id = lineage.ancestor_id AND event.version = 1 AND event.makes_version = 1
-    CROSS JOIN decomp_table AS parent ON parent.name = json_extract(event.body, '$.parent[0]')
-    WHERE lineage.depth < 1000
-)"""
-_TABLES = f"""
-{_LINEAGE.format(where="")},
-placed AS (
-    SELECT lineage.table_id, change.action, min(lineage.depth * 1000000000000 - change.version)
-    FROM lineage
-    CROSS JOIN change ON change.table_id = lineage.ancestor_id AND change.version <= lineage.until
-    GROUP BY lineage.table_id, change.op_id
-),
-counted AS (SELECT table_id, count(*) AS rules FROM placed WHERE action <> 'reset' GROUP BY table_id)
+_TABLES = """
 SELECT
     decomp_table.name AS table_name,
     max(CASE WHEN event.makes_version = 1 THEN event.version END) AS version,
@@ -175,7 +155,8 @@ SELECT
     max(event.recorded_at) AS recorded_at
 FROM decomp_table
 JOIN event ON event.table_id = decomp_table.id
-LEFT JOIN counted ON counted.table_id = decomp_table.id
+LEFT JOIN (SELECT table_name, count(*) AS rules FROM current_rules GROUP BY table_name) AS counted
+    ON counted.table_name = decomp_table.name
 GROUP BY decomp_table.id
 ORDER BY max(event.seq) DESC
 """
@@ -185,8 +166,17 @@ FROM changes
 WHERE action = 'preserve' AND kind <> 'passed' AND instr(op, :op)
 ORDER BY seq DESC, op
 """
-_RULES_AT = f"""
-{_LINEAGE.format(where="WHERE name = :table")},
+# As `current_rules` has them, which migrations/0002_views.py explains.
+_RULES_AT = """
+WITH RECURSIVE lineage (table_id, ancestor_id, until, depth) AS (
+    SELECT id, id, 9223372036854775807, 0 FROM decomp_table WHERE name = :table
+    UNION ALL
+    SELECT lineage.table_id, parent.id, json_extract(event.body, '$.parent[1]'), lineage.depth + 1
+    FROM lineage
+    CROSS JOIN event ON event.table_id = lineage.ancestor_id AND event.version = 1 AND event.makes_version = 1
+    CROSS JOIN decomp_table AS parent ON parent.name = json_extract(event.body, '$.parent[0]')
+    WHERE lineage.depth < 1000
+),
 placed AS (
     SELECT lineage.ancestor_id, change.op_id, change.action, change.version,
         min(lineage.depth * 1000000000000 - change.version)

@@ -100,7 +100,7 @@ def test_each_view_says_what_python_says(history: list[tuple[str, object, str | 
                 (row["table_name"], row["op"]): (
                     row["action"],
                     row["decomposition"],
-                    columns(row, "since_version", "seq"),
+                    columns(row, "since_table", "since_version", "seq"),
                 )
                 for row in rows(path, "current_rules")
             }
@@ -110,7 +110,7 @@ def test_each_view_says_what_python_says(history: list[tuple[str, object, str | 
                 for op, rule in rules.items():
                     label = None if rule.decomposition is None else rule.decomposition.label()
                     made = blame[op]
-                    expected[table.name, op] = (rule.action, label, (made.version, made.seq, *who(made)))
+                    expected[table.name, op] = (rule.action, label, (made.table, made.version, made.seq, *who(made)))
             assert found == expected
             done = list(ledger.exports())
             assert [
@@ -143,7 +143,7 @@ def test_each_view_says_what_python_says(history: list[tuple[str, object, str | 
 
 
 @given(steps, st.lists(st.tuples(st.integers(0, 3), steps), min_size=1, max_size=3))
-def test_the_questions_know_the_rules_of_a_fork(
+def test_a_view_and_the_questions_know_the_rules_of_a_fork(
     history: list[tuple[str, object, str | None]], forks: list[tuple[int, list[tuple[str, object, str | None]]]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +181,12 @@ def test_the_questions_know_the_rules_of_a_fork(
                 names = ("op", "action", "decomposition", "table_name", "seq")
                 assert [columns(dict(row), *names) for row in found] == rules
             counts = {row["table_name"]: row["rules"] for row in db.execute(QUESTIONS["tables"].sql)}
-            assert counts == {table: len(rules) for (table, _), rules in expected.items()}
+            newest = {table: rules for (table, _), rules in expected.items()}
+            assert counts == {table: len(rules) for table, rules in newest.items()}
+        current: dict[object, list[object]] = {table: [] for table in newest}
+        for row in rows(path, "current_rules"):
+            current[row["table_name"]].append(columns(row, "op", "action", "decomposition", "since_table", "seq"))
+        assert current == newest
 
 
 def test_they_are_all_documented_and_read_only(path: Path) -> None:

@@ -80,7 +80,7 @@ def actor(given: str | None = None) -> str:
 
 @cache  # git takes 5 ms
 def _person(folder: str) -> str:
-    name, mail = git.answer(folder, "config", "user.name"), git.answer(folder, "config", "user.email")
+    name, mail = git.user(folder)
     if name or mail:
         return _storable(f"{name} <{mail}>" if name and mail else name or mail)
     try:

@@ -30,7 +30,7 @@ from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.op_lookup import Lists, ops_named, suggestions
 from decomp_ledger.model.safe_text import class_name
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.capture import brief_entry, build, entry, why_not_preservable
+from decomp_ledger.pytorch.entries import brief_entry, build, entry, why_not_preservable
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
 from decomp_ledger.storage.block_lock import BlockLock
 
@@ -179,7 +179,7 @@ class Defaults:
         for name in names:
             if name not in wanted:
                 continue
-            live = self.by_name.get(name) or facts.operators.get(name) or resolve(name)
+            live = self.by_name.get(name) or resolve(name)
             if live is None:
                 continue
             try:
@@ -194,14 +194,12 @@ class _Facts(NamedTuple):
     """What a catalog needs to know of the operators, listed once because torch hashes an operator in Python.
 
     Attributes:
-        operators: name -> operator, of those that torch has made.
         decomposed: the names of the ops that torch has any decomposition of.
         kernels: the names of the ops with a C++ CompositeImplicitAutograd kernel.
         in_python: such kernels in Python, by the id of their operator, which this keeps.
         registered: the entries of torch's registry, likewise.
     """
 
-    operators: dict[str, Any]
     decomposed: set[str]
     kernels: frozenset[str]
     in_python: dict[int, tuple[Any, Any]]
@@ -209,11 +207,10 @@ class _Facts(NamedTuple):
 
     @classmethod
     def now(cls) -> _Facts:
-        operators = internals.overloads(internals.packets())
         kernels = frozenset(internals.cia_registrations())
-        in_python, registered = internals.python_cia_kernels(operators), internals.registry().items()
+        in_python = internals.python_cia_kernels(internals.overloads(internals.packets()))
+        registered = internals.registry().items()
         return cls(
-            {op.name(): op for op in operators},
             {*kernels, *(op.name() for found in (in_python, registered) for op, _ in found)},
             kernels,
             *({id(op): (op, fn) for op, fn in found} for found in (in_python, registered)),

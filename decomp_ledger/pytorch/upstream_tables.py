@@ -333,6 +333,9 @@ def _loaded_later(ops: Iterable[str], content: Mapping[Any, Any]) -> set[str]:
 
 def _live_op_of(key: object, defaults: Defaults) -> str | None:
     """Return the name of a key that is the operator of that name now."""
+    name = internals.operator_name(key)
+    if name is not None and defaults.by_name.get(name) is key and op_names.is_torchs(name):
+        return name  # the ledger can hold it; to check that takes 3 us, and a table has a thousand
     op = _op_of(key)
     if op is None or (defaults.by_name.get(op) or resolve(op)) is not key:
         return None

@@ -304,9 +304,10 @@ def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[
     """Record how the content differs from the rules; return the ops that came too late for the table."""
     if kept.checked is None or kept.checked[:2] != (kept.log.version, defaults) or not _is(kept.checked[2], content):
         entries = {op: fn for key, fn in content.items() if (op := _live_op_of(key, defaults)) is not None}
-        every = dict.fromkeys([*defaults.by_name, *entries, *sorted(kept.log.rules)])
-        found = [each for op in every if (each := _difference(op, kept.log.rules, entries, defaults)) is not None]
-        lacking = [op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules]
+        rules = kept.log.rules
+        every = dict.fromkeys([*defaults.by_name, *entries, *sorted(rules)])
+        found = [each for op in every if (each := _difference(op, rules, entries, defaults)) is not None]
+        lacking = [op for op, action, _ in found if action == PRESERVE and op not in rules]
         new = _loaded_later(lacking, content) if lacking else set()
         kept.late = frozenset(op for op in kept.late | new if op not in entries)
         if found:

@@ -23,7 +23,7 @@ from decomp_ledger.errors import DamagedSchema, LedgerError, UnusableValue
 from decomp_ledger.hub import clone as cloning
 from decomp_ledger.hub import push as pushing
 from decomp_ledger.hub.clone import Fetched
-from decomp_ledger.hub.connection import hub_url
+from decomp_ledger.hub.naming import hub_url
 from decomp_ledger.hub.push import Pushed
 from decomp_ledger.hub.verify import anchors_in
 from decomp_ledger.integrity.allowed_signers import Signer

@@ -19,7 +19,7 @@ _COMPOSITE = ("cia", "py_cia")
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class IdleRule:
     """A rule that cannot act.
 

@@ -95,7 +95,7 @@ class TensorFacts:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class NumericDifference:
     """One respect in which a decomposition differs from the op's kernel.
 
@@ -146,7 +146,7 @@ def _with(shares: tuple[str, ...]) -> str:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SampleRun:
     """A sample call, run by the kernel and by the decomposition.
 

@@ -66,7 +66,7 @@ _NAMED = 3  # makers that a sentence names
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Outcome:
     """What happened to an op, or what would happen to it, and why.
 

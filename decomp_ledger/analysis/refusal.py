@@ -19,7 +19,7 @@ __all__ = ["BrokenPolicy", "refused", "refused_tag"]
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class BrokenPolicy:
     """A policy that a change would break.
 

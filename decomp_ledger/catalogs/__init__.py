@@ -7,13 +7,12 @@ each other file holds a delta to it and names it as `base`.
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import attrs
-from packaging.version import Version
 
 from decomp_ledger.errors import UnknownCatalog
 from decomp_ledger.model.behaviour import Trace, Traces, TraceSet
@@ -35,6 +34,12 @@ _SAMPLES, _TRACES, _GRAPHS = "samples.json", "traces.json.gz", "graphs.json.gz"
 def available() -> list[str]:
     """Return the torch versions with a shipped catalog, oldest first."""
     versions = [path.name.removesuffix(_SUFFIX) for path in _HERE.glob(f"[0-9]*{_SUFFIX}")]
+    return _by_version(versions)
+
+
+def _by_version(versions: Iterable[str]) -> list[str]:
+    from packaging.version import Version  # late, because a recording reads no shipped catalog
+
     return sorted(versions, key=Version)
 
 
@@ -141,7 +146,7 @@ def without_samples() -> Mapping[str, str]:
 
 def traced_versions() -> list[str]:
     """Return the torch versions with shipped traces, oldest first."""
-    return sorted(_trace_file()["versions"], key=Version)
+    return _by_version(_trace_file()["versions"])
 
 
 # One command reads the traces of two versions.
@@ -178,7 +183,7 @@ def write_traces(folder: Path, captured: Mapping[str, TraceSet]) -> None:
         folder: the folder of the catalogs.
         captured: torch version -> its traces. These are all that the files have afterwards.
     """
-    versions = sorted(captured, key=Version)
+    versions = _by_version(captured)
     results: dict[Json, int] = {None: 0}
     ops: dict[str, dict[str, int | list[int]]] = {}
     for op in sorted({op for each in captured.values() for op in each.traces.of}):

@@ -21,7 +21,7 @@ from decomp_ledger.cli.ledger_choice import (
     part,
 )
 from decomp_ledger.errors import LedgerError, UnknownOp
-from decomp_ledger.hub.connection import without_password
+from decomp_ledger.hub.naming import without_password
 from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.printable import printable
 

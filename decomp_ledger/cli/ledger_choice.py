@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from decomp_ledger.hub.connection import hub_url
+from decomp_ledger.hub.naming import hub_url
 from decomp_ledger.model.printable import printable
 
 __all__ = ["COMMAND_LINE", "FOUND", "INTERRUPTED", "WRONG_USE", "LedgerChoice", "explain_nothing", "part"]

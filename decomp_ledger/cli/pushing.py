@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from decomp_ledger.cli.hub_commands import pushed_line
+from decomp_ledger.hub.connection import check_address
 from decomp_ledger.ledger import Ledger
 
-__all__ = ["push_file"]
+__all__ = ["check_address", "push_file"]
 
 
 def push_file(path: str, hub: str) -> str:

@@ -26,7 +26,6 @@ import click
 from decomp_ledger.cli import streams
 from decomp_ledger.cli.ledger_choice import LedgerChoice, part
 from decomp_ledger.errors import LedgerError, LedgerFileError
-from decomp_ledger.hub.connection import check_address
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.printable import printable
 from decomp_ledger.pytorch.children import Children
@@ -81,7 +80,7 @@ def run(
     streams.unguard()
     hub = option.hub_or(None) if push else None
     if hub is not None:
-        check_address(hub)  # now, not after hours of the program's work
+        part("pushing").check_address(hub)  # now, not after hours of the program's work
     last = last_seq(option)
     load = load_module if as_module else load_script
     code, main = load(script, list(args))

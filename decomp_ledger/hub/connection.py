@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from decomp_ledger.errors import HubError
+from decomp_ledger.hub.naming import without_password
 from decomp_ledger.model.limits import SQLITE_BYTES
 from decomp_ledger.model.printable import printable
 from decomp_ledger.storage.file_checks import absolute
@@ -26,22 +27,16 @@ if TYPE_CHECKING:
 __all__ = [
     *("POSTGRESQL", "SCHEMA", "SQLITE"),
     *("HubConnection", "HubUrl", "Refused"),
-    *("check_address", "connect", "hub_url", "without_password"),
+    *("check_address", "connect"),
 ]
 
 POSTGRESQL, SQLITE = "postgresql", "sqlite"
 SCHEMA = "decomp_ledger"  # of a PostgreSQL hub
-HUB_VARIABLE = "DECOMP_LEDGER_HUB"
 
 _MISSING = "a hub needs SQLAlchemy and psycopg; pip install 'decomp-ledger[hub]'"
 _FORMS = "give postgresql://USER@HOST/DATABASE, sqlite:///FILE or the name of a file"
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _SCHEMES = {"postgresql": POSTGRESQL, "postgresql+psycopg": POSTGRESQL, "postgres": POSTGRESQL, "sqlite": SQLITE}
-_SECRET = re.compile(
-    r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#@\s]*?)(:\S*)?@(?=\S)|(?P<key>\b(ssl)?password=)[^\s&]+"
-    # An address without its scheme, which is an error that may be quoted.
-    r"|(?P<bare>(?<![^\s('\"])[^\s:/@('\"]+):[^\s/@]+@(?=[^\s/@]+/)"
-)
 _IN_AUTHORITY = re.compile(r"[A-Za-z0-9+.-]+://(?P<user>[^/?#@]*@)?[^/?#@]*([/?#][^@]*)?")
 
 _CONNECT_SECONDS = 10
@@ -174,32 +169,6 @@ class HubUrl:
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return printable(without_password(" ".join(text.split())))[:500]
-
-
-def without_password(text: str) -> str:
-    """Return a text, such as a command line, with the password of each address in it left out."""
-    return _SECRET.sub(_without_secret, text)
-
-
-def _without_secret(found: re.Match[str]) -> str:
-    if found["key"]:
-        return f"{found['key']}***"
-    return f"{found['bare']}:***@" if found["bare"] else f"{found['before']}{found['user']}:***@"
-
-
-def hub_url(given: str | None, setting: str | None = None) -> str:
-    """Return the address of the hub: as given, else `DECOMP_LEDGER_HUB`, else the setting of the project.
-
-    Raises:
-        HubError: none of them gives one.
-    """
-    found = given or os.environ.get(HUB_VARIABLE) or setting
-    if not found:
-        raise HubError(
-            f"no hub is named; give its address, set {HUB_VARIABLE}, or write `hub = ...` in [tool.decomp-ledger] of "
-            "pyproject.toml"
-        )
-    return found
 
 
 def check_address(url: str) -> None:

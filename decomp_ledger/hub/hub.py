@@ -12,8 +12,9 @@ from decomp_ledger.errors import HubDiverged, HubError, LedgerError
 from decomp_ledger.hub import migrations
 from decomp_ledger.hub import verify as verifying
 from decomp_ledger.hub.asking import HubQuestions
-from decomp_ledger.hub.connection import HubUrl, hub_url
+from decomp_ledger.hub.connection import HubUrl
 from decomp_ledger.hub.migrations import HubInit, open_hub
+from decomp_ledger.hub.naming import hub_url
 from decomp_ledger.hub.push import NameTaken, Pushed, default_name, push
 from decomp_ledger.hub.verify import HubVerification
 from decomp_ledger.log.ledger_log import LedgerLog

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 
 from decomp_ledger.errors import UnusableValue
 from decomp_ledger.model.limits import COMMAND_BYTES
 from decomp_ledger.storage.bounded_read import answer_of
 
-__all__ = ["FILTERED", "SILENT", "answer", "is_dirty"]
+__all__ = ["FILTERED", "SILENT", "answer", "is_dirty", "tree", "user"]
 
 FILTERED = "unknown: only a filter of the repository could tell, and it is not run"
 SILENT = "unknown: git does not answer"
@@ -42,12 +43,32 @@ _FILTER_KEYS = ("clean", "smudge", "process", "required")
 # Folder -> when git did not answer; each event would else wait again.
 _slow: dict[str, float] = {}
 _PATIENCE = 600.0
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def answer(folder: str, *arguments: str) -> str:
     """Return what git prints of a folder; "" outside a working tree, or if git is missing, fails or is slow."""
     found = _run(folder, arguments)
     return "" if found is None else found.decode("utf-8", "replace").strip()
+
+
+def tree(folder: str) -> tuple[str, str]:
+    """Return the top folder of a working tree, and its last commit; "" for what there is not."""
+    # By one question, because each takes 5 ms. Without a commit, git prints the folder alone.
+    found = _run(folder, ("rev-parse", "--show-toplevel", "--verify", "--quiet", "HEAD"), allowed=(0, 1))
+    if found is None:  # a bare repository has commits without a working tree
+        return "", answer(folder, "rev-parse", "--verify", "HEAD")
+    text = found.decode("utf-8", "replace").strip()
+    top, _, last = text.rpartition("\n")
+    return (top.strip(), last) if _COMMIT.fullmatch(last) else (text, "")
+
+
+def user(folder: str) -> tuple[str, str]:
+    """Return the name and the mail address of git's user; "" for what is not set."""
+    # By one question, because each takes 5 ms.
+    found = dict(_settings(folder, r"^user\.(name|email)$") or ())
+    name, mail = (found.get(f"user.{key}", "").encode("utf-8", "surrogateescape") for key in ("name", "email"))
+    return name.decode("utf-8", "replace").strip(), mail.decode("utf-8", "replace").strip()
 
 
 def is_dirty(folder: str) -> bool | str:
@@ -76,15 +97,20 @@ def _text(data: bytes) -> str:
 
 def _filter_drivers(folder: str, off: dict[str, str] | None = None) -> set[str] | None:
     """Return the filters for which git would run a program; None if git does not answer."""
-    found = _run(folder, ("config", "-z", "--get-regexp", r"^filter\."), settings=off, allowed=(0, 1))
+    found = _settings(folder, r"^filter\.", off)
     if found is None:
         return None
-    programs: dict[str, str] = {}
-    for pair in _text(found).split("\0"):
-        name, _, value = pair.partition("\n")
-        if name.endswith((".clean", ".process", ".smudge")):
-            programs[name] = value  # the last one counts
+    programs = {name: value for name, value in found if name.endswith((".clean", ".process", ".smudge"))}
     return {name.removeprefix("filter.").rpartition(".")[0] for name, value in programs.items() if value}
+
+
+def _settings(folder: str, pattern: str, off: dict[str, str] | None = None) -> list[tuple[str, str]] | None:
+    """Return git's settings whose names match, the one that counts last; None if git does not answer."""
+    found = _run(folder, ("config", "-z", "--get-regexp", pattern), settings=off, allowed=(0, 1))
+    if found is None:
+        return None
+    pairs = (pair.partition("\n") for pair in _text(found).split("\0"))
+    return [(name, value) for name, _, value in pairs]
 
 
 def _run(

@@ -80,7 +80,7 @@ def actor(given: str | None = None) -> str:
 
 @cache  # git takes 5 ms
 def _person(folder: str) -> str:
-    name, mail = git.answer(folder, "config", "user.name"), git.answer(folder, "config", "user.email")
+    name, mail = git.user(folder)
     if name or mail:
         return _storable(f"{name} <{mail}>" if name and mail else name or mail)
     try:
@@ -310,7 +310,7 @@ def _shortened(name: str, folder: str, minimal: bool) -> str:
         return _storable(str(path.relative_to(Path(_torch_folder()).parent)))
     if minimal:
         return _storable(path.name)
-    for root in (*_libraries(), _git_root(folder), folder):
+    for root in (*_libraries(), _tree(folder)[0], folder):
         if root and path.is_relative_to(root):
             return _storable(str(path.relative_to(root)))
     return _storable(str(path))
@@ -323,8 +323,8 @@ def _libraries() -> tuple[str, ...]:
 
 
 @cache  # git takes 5 ms
-def _git_root(folder: str) -> str:
-    return git.answer(folder, "rev-parse", "--show-toplevel")
+def _tree(folder: str) -> tuple[str, str]:
+    return git.tree(folder)
 
 
 # In what
@@ -368,8 +368,7 @@ def _machine(folder: str, minimal: bool) -> dict[str, Json]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    commit = git.answer(folder, "rev-parse", "--verify", "HEAD")
-    if commit:
+    if commit := _tree(folder)[1]:
         facts["git_commit"] = commit
         facts["git_dirty"] = git.is_dirty(folder)
     run = _ci_run()

@@ -24,7 +24,7 @@ _FILE, _TABLE = "pyproject.toml", "decomp-ledger"
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Settings:
     """The settings of a project.
 

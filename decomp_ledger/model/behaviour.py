@@ -19,7 +19,7 @@ _ERROR = "!"
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Trace:
     """What tracing one sample gave: a graph or an error; exactly one of the two is set.
 
@@ -55,7 +55,7 @@ class Trace:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Traces:
     """The traces of one torch version.
 
@@ -99,7 +99,7 @@ class Traces:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TraceSet:
     """The traces of one torch with the graphs that they name, as capturing gives them.
 

@@ -22,7 +22,7 @@ __all__ = ["Catalog", "CatalogDelta", "Entry", "digest_of_entries", "inflate", "
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Entry:
     """One op of a catalog: how a torch can decompose it.
 
@@ -105,7 +105,7 @@ _TEXT_FIELDS = set(_FIELDS) - {"default", *_LIST_FIELDS}
 
 
 @displayed
-@attrs.define(frozen=True, slots=False)
+@attrs.define(frozen=True, slots=False, repr=False)
 class Catalog:
     """What one torch offers at a moment.
 
@@ -152,7 +152,12 @@ class Catalog:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the build and the sorted entries: the same build and libraries give the same digest."""
-        return hashlib.sha256(_dump(_shared_json(self))).hexdigest()
+        return hashlib.sha256(self._text).hexdigest()
+
+    @cached_property
+    def _text(self) -> bytes:
+        """What the digest is over; a new catalog is stored as this text, too, which takes 2 ms to make."""
+        return _dump(_shared_json(self))
 
 
 def _shared_json(catalog: Catalog) -> dict[str, Json]:
@@ -289,7 +294,7 @@ def unpack(data: bytes, base: Catalog | None, *, canonical: bool = False) -> Cat
 
 
 def _encode(catalog: Catalog, base: Catalog | None) -> bytes:
-    return _dump(_shared_json(catalog) if base is None else CatalogDelta.between(base, catalog).to_json())
+    return catalog._text if base is None else _dump(CatalogDelta.between(base, catalog).to_json())
 
 
 def whole_text(catalog: Catalog) -> str:

@@ -68,7 +68,7 @@ BASES = ("torch", "empty")
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Change:
     """A change to the rule of one op.
 
@@ -109,7 +109,7 @@ class Change:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Emission:
     """Nodes of one op in a lowered graph that were made in the same way.
 
@@ -149,7 +149,7 @@ class Emission:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RootModule:
     """The class of the module that a program was exported from.
 
@@ -186,7 +186,7 @@ class RootModule:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Frame:
     """One line of a call stack.
 
@@ -217,7 +217,7 @@ class Frame:
 
 
 @displayed
-@attrs.frozen(cache_hash=True)
+@attrs.frozen(cache_hash=True, repr=False)
 class CallSite:
     """Where a change was made: the innermost line outside torch, and the lines around it, six in all.
 
@@ -304,7 +304,7 @@ def _read_frame(value: object) -> Frame:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Body:
     """What events of one kind record; the base class of all kinds.
 
@@ -351,7 +351,7 @@ class Body:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Created(Body):
     """A table was created.
 
@@ -367,7 +367,7 @@ class Created(Body):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Changing(Body):
     """The base class of the kinds that change rules.
 
@@ -381,40 +381,43 @@ class Changing(Body):
     pending: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
 
+# Four plain subclasses without fields of their own: attrs would add time to each recording, and nothing else.
+
+
 @displayed
-@attrs.frozen
 class Set(Changing):
     """One op was overridden."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "set"
 
 
 @displayed
-@attrs.frozen
 class Popped(Changing):
     """Ops were removed from the table, so that exports preserve them."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "popped"
 
 
 @displayed
-@attrs.frozen
 class Updated(Changing):
     """Several ops were changed by one call."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "updated"
 
 
 @displayed
-@attrs.frozen
 class Reset(Changing):
     """The rules of ops were dropped; these ops follow the base again."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "reset"
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Reverted(Changing):
     """The table got the rules of an earlier version again.
 
@@ -427,7 +430,7 @@ class Reverted(Changing):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Passed(Changing):
     """An export was given a dict, or a table of torch's own that was not recorded.
 
@@ -449,7 +452,7 @@ class Passed(Changing):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Found(Changing):
     """A table of torch's own was found to differ from its recorded changes when it was used.
 
@@ -465,7 +468,7 @@ class Found(Changing):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Tagged(Body):
     """A version got a name.
 
@@ -483,7 +486,7 @@ class Tagged(Body):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Materialized(Body):
     """The rules were applied to a catalog.
 
@@ -500,7 +503,7 @@ class Materialized(Body):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Exported(Body):
     """A program was exported with the table.
 
@@ -585,7 +588,7 @@ class Exported(Body):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Traced(Body):
     """Torch traced programs with the table outside of exports: all traces of one caller within a recording.
 
@@ -627,7 +630,7 @@ class Traced(Body):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Lowered(Body):
     """The result of an export with the table was lowered again by another part of torch.
 
@@ -646,7 +649,7 @@ class Lowered(Body):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Saved(Body):
     """The result of an export was saved into a file.
 
@@ -688,7 +691,7 @@ UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Event:
     """One immutable record of the ledger.
 

@@ -19,7 +19,7 @@ ABSENT, DEFAULT = "absent", "default"
 
 
 @displayed
-@attrs.define(frozen=True, slots=False)
+@attrs.define(frozen=True, slots=False, repr=False)
 class Snapshot:
     """The rules of a table applied to a catalog.
 

@@ -18,7 +18,7 @@ FORM = '{"format": 1, "source": "my backend 1.2", "date": "2026-01-31", "ops": [
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Opset:
     """The ops that a lowered program may have.
 

@@ -26,7 +26,7 @@ def _texts(value: Any) -> tuple[Any, ...]:
 
 
 @displayed
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Policy:
     """What the tables and the exports of a project must hold to; what is not given is not judged.
 

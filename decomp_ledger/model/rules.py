@@ -22,7 +22,7 @@ ORIGINS = TORCH_ORIGINS | {"import", "opaque"}
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Decomposition:
     """The function that an override gives to an op, as data. Reading it never imports or runs the function.
 
@@ -79,7 +79,7 @@ class Decomposition:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Rule:
     """What a table holds for one op.
 
@@ -104,7 +104,7 @@ class Rule:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TableState:
     """A table at a version.
 

@@ -54,7 +54,7 @@ _RUNS_BACK = re.compile(r"(.+)~([0-9]+)", re.DOTALL)
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TableSpec:
     """A table at a version.
 
@@ -71,7 +71,7 @@ class TableSpec:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class TorchSpec:
     """The default table of a released torch, from a shipped catalog.
 
@@ -86,7 +86,7 @@ class TorchSpec:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class CatalogSpec:
     """The default table of a torch whose catalog is in a file.
 
@@ -101,7 +101,7 @@ class CatalogSpec:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ExportSpec:
     """The table of a recorded export.
 
@@ -116,7 +116,7 @@ class ExportSpec:
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class StampSpec:
     """The table of the program in a file: a stamped `.pt2` or `.onnx`, or a `.pte` or `.ptd` that a ledger knows.
 

@@ -19,7 +19,7 @@ from decomp_ledger.log import provenance
 from decomp_ledger.model.events import Saved
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, graph_digest
-from decomp_ledger.pytorch.capture import build
+from decomp_ledger.pytorch.entries import build
 from decomp_ledger.pytorch.program_history import history
 from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import onnx_stamp

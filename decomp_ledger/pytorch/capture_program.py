@@ -18,7 +18,15 @@ _PACKAGE = Path(__file__).parent.parent
 # The program is these files, one after another.
 _FINGERPRINT = ("fingerprint/syntax.py", "fingerprint/functions.py", "fingerprint/source_digest.py")
 _SAMPLES = ("errors.py", "model/samples.py")
-_TORCH = ("internals.py", "sample_values.py", "schema_samples.py", "trace_lines.py", "traces.py", "capture.py")
+_TORCH = (
+    "internals.py",
+    "sample_values.py",
+    "schema_samples.py",
+    "trace_lines.py",
+    "traces.py",
+    "entries.py",
+    "capture.py",
+)
 _IMPORT_OF_OURS = re.compile(r"^from decomp_ledger\.[\w.]+ import (\([^)]*\)|[^(\n]+)\n", re.MULTILINE)
 _FUTURE = "from __future__ import annotations\n"
 # Whatever torch prints goes to standard error, so that standard output has the answer alone.

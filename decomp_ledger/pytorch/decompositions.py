@@ -26,8 +26,8 @@ from decomp_ledger.model.materialize import own_origin
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition, Rule
 from decomp_ledger.model.safe_text import class_name, safe_repr
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.capture import build, origin_of, own_decompositions
 from decomp_ledger.pytorch.dispatcher import Defaults, resolve
+from decomp_ledger.pytorch.entries import build, origin_of, own_decompositions
 from decomp_ledger.pytorch.fingerprint.functions import attributes_of, top_package
 from decomp_ledger.pytorch.fingerprint.source_digest import helpers_digest, source_digest, source_text
 from decomp_ledger.pytorch.internals import OpOverload

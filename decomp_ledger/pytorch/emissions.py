@@ -20,8 +20,8 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.events import ALWAYS, MUTATES, VIEWS, Emission
 from decomp_ledger.model.safe_text import cause_of
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.capture import why_not_preservable
 from decomp_ledger.pytorch.dispatcher import resolve
+from decomp_ledger.pytorch.entries import why_not_preservable
 
 __all__ = ["Followed", "kinds", "unmark"]
 

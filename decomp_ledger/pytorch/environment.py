@@ -10,7 +10,7 @@ import torch
 from decomp_ledger.model import op_names
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.capture import build
+from decomp_ledger.pytorch.entries import build
 
 __all__ = ["torch_facts"]
 

@@ -44,7 +44,7 @@ _NUMBERS = (*_SYMBOLIC, int, float)
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class GraphDifference:
     """The first node in which two programs differ.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from decomp_ledger.errors import SampleError
-from decomp_ledger.pytorch.capture import own_decompositions
+from decomp_ledger.pytorch.entries import own_decompositions
 from decomp_ledger.pytorch.internals import find_operator, upstream_table
 from decomp_ledger.pytorch.schema_samples import made_texts
 from decomp_ledger.pytorch.traces import trace_all

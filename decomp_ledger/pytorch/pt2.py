@@ -15,7 +15,7 @@ from decomp_ledger.errors import LedgerError, StampError, StampWarning, Unusable
 from decomp_ledger.log import provenance
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, artefacts
-from decomp_ledger.pytorch.capture import build
+from decomp_ledger.pytorch.entries import build
 from decomp_ledger.pytorch.program_history import history, remember, remember_later
 from decomp_ledger.transfer.export_bundle import ExportBundle
 from decomp_ledger.transfer.stamp import MEMBER, File, Stamp, UnreadStamp, merge, read_stamp, read_unread

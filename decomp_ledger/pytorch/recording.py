@@ -82,7 +82,7 @@ class FollowsChildren(Protocol):
 
 
 @displayed
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RecordingSummary:
     """How much a recording holds.
 

@@ -6,11 +6,10 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from decomp_ledger import catalogs
 from decomp_ledger.analysis.idle import IdleRule
-from decomp_ledger.analysis.numerics import NumericsCheck
 from decomp_ledger.errors import InvalidName, LedgerError, PendingOpWarning, UnusableValue
 from decomp_ledger.log import provenance
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -21,10 +20,14 @@ from decomp_ledger.model.display import Row, Rows, displayed, guarded
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Popped, Reset, Set, Updated
 from decomp_ledger.model.materialize import ABSENT
 from decomp_ledger.model.rules import Decomposition, Rule, RuleDiff, TableState
-from decomp_ledger.pytorch import active, decompositions, environment, internals, numerics
+from decomp_ledger.pytorch import active, decompositions, environment, internals
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, is_loaded, near_names, op_names_of, resolve, why_idle
 from decomp_ledger.pytorch.idle_warnings import MAX_WARNINGS, IdleWarnings
 from decomp_ledger.pytorch.mapping import NOT_KNOWN, LiveMapping
+from decomp_ledger.storage import fork_safety
+
+if TYPE_CHECKING:
+    from decomp_ledger.analysis.numerics import NumericsCheck
 
 __all__ = ["DecompTable"]
 
@@ -414,6 +417,9 @@ class DecompTable(LiveMapping):
         Raises:
             SampleError: a text is not a sample call.
         """
+        with fork_safety.importing("decomp_ledger.pytorch.numerics"):
+            from decomp_ledger.pytorch import numerics  # late, because each recorded export imports this file
+
         functions = {op: self.get(op) for op, rule in self._log.rules.items() if rule.action == OVERRIDE}
         given = {op: one_or_more(texts) for key, texts in (samples or {}).items() for op in op_names_of(key)}
         calls = {**catalogs.samples(), **given}

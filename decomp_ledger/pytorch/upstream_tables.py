@@ -304,9 +304,10 @@ def _take_in(kept: _Kept, content: dict[Any, Any], defaults: Defaults) -> tuple[
     """Record how the content differs from the rules; return the ops that came too late for the table."""
     if kept.checked is None or kept.checked[:2] != (kept.log.version, defaults) or not _is(kept.checked[2], content):
         entries = {op: fn for key, fn in content.items() if (op := _live_op_of(key, defaults)) is not None}
-        every = dict.fromkeys([*defaults.by_name, *entries, *sorted(kept.log.rules)])
-        found = [each for op in every if (each := _difference(op, kept.log.rules, entries, defaults)) is not None]
-        lacking = [op for op, action, _ in found if action == PRESERVE and op not in kept.log.rules]
+        rules = kept.log.rules
+        every = dict.fromkeys([*defaults.by_name, *entries, *sorted(rules)])
+        found = [each for op in every if (each := _difference(op, rules, entries, defaults)) is not None]
+        lacking = [op for op, action, _ in found if action == PRESERVE and op not in rules]
         new = _loaded_later(lacking, content) if lacking else set()
         kept.late = frozenset(op for op in kept.late | new if op not in entries)
         if found:
@@ -333,6 +334,9 @@ def _loaded_later(ops: Iterable[str], content: Mapping[Any, Any]) -> set[str]:
 
 def _live_op_of(key: object, defaults: Defaults) -> str | None:
     """Return the name of a key that is the operator of that name now."""
+    name = internals.operator_name(key)
+    if name is not None and defaults.by_name.get(name) is key and op_names.is_torchs(name):
+        return name  # the ledger can hold it; to check that takes 3 us, and a table has a thousand
     op = _op_of(key)
     if op is None or (defaults.by_name.get(op) or resolve(op)) is not key:
         return None

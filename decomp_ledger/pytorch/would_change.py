@@ -19,8 +19,8 @@ from decomp_ledger.model.events import Event, Exported
 from decomp_ledger.model.materialize import materialize
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.pytorch import graph_digest, internals, plain_dict
-from decomp_ledger.pytorch.capture import entry
 from decomp_ledger.pytorch.dispatcher import Defaults, dispatcher, resolve
+from decomp_ledger.pytorch.entries import entry
 from decomp_ledger.pytorch.table import DecompTable
 
 __all__ = ["WouldChange", "would_change"]

@@ -43,7 +43,7 @@ REDACTED = "(redacted)"
 
 
 @displayed
-@attrs.define(frozen=True, slots=False)
+@attrs.define(frozen=True, slots=False, repr=False)
 class ExportBundle:
     """One export, with everything that determines its table.
 

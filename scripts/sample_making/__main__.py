@@ -35,7 +35,7 @@ from decomp_ledger import catalogs
 from decomp_ledger.model.behaviour import is_dynamic
 from decomp_ledger.model.samples import SampleCall, parse_call, tensors_of
 from decomp_ledger.pytorch import schema_samples
-from decomp_ledger.pytorch.capture import own_decompositions
+from decomp_ledger.pytorch.entries import own_decompositions
 from decomp_ledger.pytorch.internals import find_operator, upstream_table
 from decomp_ledger.pytorch.traces import trace_or_error
 

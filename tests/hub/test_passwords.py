@@ -14,7 +14,8 @@ from postgresql import Server
 
 from decomp_ledger import Hub, HubError
 from decomp_ledger.cli import main
-from decomp_ledger.hub.connection import HubUrl, without_password
+from decomp_ledger.hub.connection import HubUrl
+from decomp_ledger.hub.naming import without_password
 from decomp_ledger.ledger import Ledger
 
 PASSWORD = "s3cret/@:%'x& y"

@@ -53,7 +53,7 @@ def forget() -> None:
         provenance._site,
         provenance._kind,
         provenance._libraries,
-        provenance._git_root,
+        provenance._tree,
         provenance._machine,
     ):
         cached.cache_clear()
@@ -171,6 +171,17 @@ def test_a_working_tree_with_changes_is_dirty_and_one_with_new_files_is_not(tree
 
 def test_the_environment_outside_a_working_tree_has_no_commit() -> None:
     assert {"git_commit", "git_dirty"}.isdisjoint(provenance.environment())
+
+
+def test_a_tree_has_a_top_folder_and_a_last_commit(tree: Path) -> None:
+    (tree / "below").mkdir()
+    empty = tree / "empty"
+    empty.mkdir()
+    git(empty, "init", "--quiet")
+    found = [git_questions.tree(str(folder)) for folder in (tree, tree / "below", empty, Path("/"))]
+    commit = git(tree, "rev-parse", "HEAD")
+    top = str(tree.resolve())
+    assert found == [(top, commit), (top, commit), (str(empty.resolve()), ""), ("", "")]
 
 
 def test_the_environment_is_one_object_until_something_changes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

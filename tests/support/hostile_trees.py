@@ -149,7 +149,7 @@ def ran_in(tree: Path, make: Hostile) -> tuple[str, object]:
     try:
         dirty = git.is_dirty(str(tree))
         provenance._person.__wrapped__(str(tree))
-        provenance._git_root.__wrapped__(str(tree))
+        provenance._tree.__wrapped__(str(tree))
         provenance._machine.__wrapped__(str(tree), False)
     finally:
         os.chdir(before)

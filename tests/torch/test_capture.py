@@ -16,7 +16,7 @@ import torch._export.utils as upstream
 from torch._ops import OpOverload
 
 from decomp_ledger.errors import UnsupportedTorch
-from decomp_ledger.pytorch import capture, internals, reproduced_table
+from decomp_ledger.pytorch import capture, entries, internals, reproduced_table
 from decomp_ledger.pytorch.capture_program import CaptureRequest, capture_program, capture_with
 
 
@@ -41,7 +41,7 @@ def catalog() -> dict[str, Any]:
 def test_it_agrees_with_torch_on_what_can_be_preserved() -> None:
     every = operators()
     assert len(every) > 3000
-    judged = {name: not capture.why_not_preservable(op) for name, op in every.items()}
+    judged = {name: not entries.why_not_preservable(op) for name, op in every.items()}
     assert judged == {name: upstream._check_valid_to_preserve(op) for name, op in every.items()}
 
 
@@ -63,15 +63,15 @@ def test_it_says_why_an_op_cannot_be_preserved(op: str, reason: str) -> None:
     found: Any = torch.ops
     for part in op.split("."):
         found = getattr(found, part)
-    assert capture.why_not_preservable(found) == reason
+    assert entries.why_not_preservable(found) == reason
 
 
 def test_an_op_whose_library_is_gone_cannot_be_preserved(library: Any) -> None:
     library.define("bare(Tensor x) -> Tensor")
     op = getattr(torch.ops, library.ns).bare.default
-    assert capture.why_not_preservable(op) == ""
+    assert entries.why_not_preservable(op) == ""
     library._destroy()
-    assert capture.why_not_preservable(op) == "it has no kernel"
+    assert entries.why_not_preservable(op) == "it has no kernel"
     assert not upstream._check_valid_to_preserve(op)
 
 
@@ -95,7 +95,7 @@ def test_every_default_decomposition_has_an_origin() -> None:
     table = internals.upstream_table()
     registry = torch._decomp.global_decomposition_table["post_autograd"]
     for op, decomposition in table.items():
-        origin = capture.origin_of(op, decomposition)
+        origin = entries.origin_of(op, decomposition)
         assert (origin == "registry") == (registry.get(op) is decomposition)
         if origin == "cia":
             assert torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
@@ -105,9 +105,9 @@ def test_every_default_decomposition_has_an_origin() -> None:
 
 def test_what_torch_does_not_have_has_no_origin() -> None:
     op, foreign = torch.ops.aten.linear.default, lambda *args: None
-    assert capture.origin_of(op, foreign) is None
+    assert entries.origin_of(op, foreign) is None
     with pytest.raises(ValueError, match=r"aten::linear: torch .* does not decompose it with"):
-        capture.entry("aten::linear", op, foreign, digests=False)
+        entries.entry("aten::linear", op, foreign, digests=False)
 
 
 def test_an_entry_says_what_there_is(catalog: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def test_names_of_wrapped_packets_are_those_of_their_wrappers(catalog: dict[str,
 def test_digests_can_be_left_out() -> None:
     op = torch.ops.aten.gelu_backward.default
     decomposition = internals.upstream_table()[op]
-    quick, full = (capture.entry("aten::gelu_backward", op, decomposition, digests) for digests in (False, True))
+    quick, full = (entries.entry("aten::gelu_backward", op, decomposition, digests) for digests in (False, True))
     assert {**full, **quick} == full
     assert set(full) - set(quick) == {"digest", "helpers", "wrappers"}
 
@@ -164,7 +164,7 @@ def test_every_op_is_there_once(catalog: dict[str, Any]) -> None:
 
 def test_the_build_is_that_of_torch(catalog: dict[str, Any]) -> None:
     assert catalog["format"] == capture.FORMAT
-    assert catalog["build"] == {**capture.build(), "python": "{}.{}".format(*sys.version_info[:2])}
+    assert catalog["build"] == {**entries.build(), "python": "{}.{}".format(*sys.version_info[:2])}
     assert catalog["build"]["torch"] == torch.__version__
     assert catalog["build"]["git"] == torch.version.git_version
 

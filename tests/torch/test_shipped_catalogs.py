@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from decomp_ledger import catalogs
-from decomp_ledger.pytorch import capture, internals
+from decomp_ledger.pytorch import entries, internals
 
 _LIVE = """
 import json, sys, torch
@@ -41,13 +41,13 @@ def test_the_installed_torch_equals_its_shipped_catalog() -> None:
     if version not in catalogs.available():
         pytest.skip(f"torch {version} has no catalog")
     shipped = catalogs.released(version)
-    if shipped.build["git"] != capture.build()["git"]:
+    if shipped.build["git"] != entries.build()["git"]:
         pytest.skip("this torch was built from another commit")
     table = {op.name(): (op, decomposition) for op, decomposition in internals.upstream_table().items()}
     ours = {name for name in table if name.startswith("aten::")}
     assert ours == {op for op in catalogs.released(version).defaults if op.startswith("aten::")}
     for name in ours:
-        assert capture.entry(name, *table[name], digests=True) == shipped.ops[name].to_json()
+        assert entries.entry(name, *table[name], digests=True) == shipped.ops[name].to_json()
 
 
 def test_the_upgraded_snapshot_is_what_this_torch_materializes(run_python: Callable[..., str], tmp_path: Path) -> None:

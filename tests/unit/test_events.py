@@ -39,7 +39,11 @@ from decomp_ledger.model.events import (
     Change,
     Created,
     Frame,
+    Popped,
+    Reset,
+    Set,
     Tagged,
+    Updated,
     decode_body,
     encode_body,
     read_call_site,
@@ -288,6 +292,15 @@ def test_events_and_their_values_are_immutable() -> None:
     for value, field in ((event, "seq"), (event.body, "changes"), (event.changes[0], "op"), (event.call_site, "line")):
         with pytest.raises(AttributeError):
             setattr(value, field, None)
+
+
+def test_events_of_kinds_with_the_same_fields_differ() -> None:
+    kinds = (Set, Popped, Updated, Reset)
+    bodies = [kind((Change("aten::mm", "preserve"),)) for kind in kinds]
+    assert [[one == other for other in bodies] for one in bodies] == [[a is b for b in kinds] for a in kinds]
+    changed = [attrs.evolve(body, pending=("aten::mm",)) for body in bodies]
+    assert [(type(body), body.pending) for body in changed] == [(kind, ("aten::mm",)) for kind in kinds]
+    assert not any(hasattr(body, "__dict__") for body in bodies)
 
 
 def test_an_event_has_its_changes() -> None:

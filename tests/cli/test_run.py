@@ -254,9 +254,13 @@ print(*[depth for depth in range(230) if faults(depth) >= 100])
 """
 
 
-def test_the_frames_of_a_program_are_where_python_puts_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["run", "imports"])
+def test_the_frames_of_a_program_are_where_python_puts_them(command: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SLOW_DEPTHS)
-    python, ours = ([int(depth) for depth in str(each[1]).split()] for each in both(["script.py"], tmp_path))
+    python, ours = (
+        [int(depth) for depth in str(start([*begin, "script.py"], tmp_path)[1]).partition("\n")[0].split()]
+        for begin in ([sys.executable], [sys.executable, "-m", "decomp_ledger", command])
+    )
     assert bool(python) == (sys.version_info >= (3, 11))
     # The fields of a frame differ by some words between versions of Python.
     assert len(python) == len(ours) and all(abs(one - other) <= 1 for one, other in zip(python, ours, strict=True))

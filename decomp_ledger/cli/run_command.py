@@ -243,15 +243,14 @@ class _Push:
 class End:
     """Ends the recording when the process exits, and lets an interrupted process die of its signal."""
 
-    def __init__(
-        self, recording: Recording | None, report: _Report | None = None, push: _Push | None = None
-    ) -> None:
+    def __init__(self, recording: Recording | None, report: _Report | None = None, push: _Push | None = None) -> None:
         self.recording = recording
         self.report = report
         self.push = push
         self.interrupted = False
 
     def __call__(self) -> None:
+        """End the recording, report it, push, and die of an interrupt."""
         if self.recording is not None:
             if self.report is not None:
                 self.report.print(self.recording)

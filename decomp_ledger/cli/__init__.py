@@ -135,7 +135,10 @@ def main() -> None:
     finally:
         streams.end_page()
     if isinstance(status, run_command.Program):
-        status.run()
+        try:
+            status.run()
+        except LedgerError as error:  # of ours, after the program; its own are reported as Python reports them
+            _fail(error, arguments)
         status = 0
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -1,4 +1,4 @@
-"""What a shell completes: tables, tags, exports, torch versions, ops, opsets, files."""
+"""What a shell completes: tables, tags, exports, torch versions, ops, opsets, files, ledgers of a hub."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+import attrs
 import click
 from click.shell_completion import CompletionItem
 
 from decomp_ledger import catalogs
 from decomp_ledger.errors import LedgerError
+from decomp_ledger.hub.hub import Hub
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.log.settings import project_settings
 
 __all__ = ["commands_of", "complete"]
 
-_MOST = 200  # exports, and ops, that are offered
+_MOST = 200  # exports, ops, and ledgers of a hub, that are offered
+_HUB_SECONDS = "2"  # that a person at a shell waits for a server that does not answer
 
 
 class _Completed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
@@ -44,6 +47,26 @@ class _Completed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # ge
             ]
         items = [CompletionItem(each) for each in found]
         return items or ([CompletionItem(incomplete, type="file")] if self.files else [])
+
+
+class _LedgerOfHub(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # as above
+    """The name of a ledger of the hub that the command line names before it; else of the project's hub."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names: list[str] = []
+        with suppress(LedgerError):
+            # An argument before an option that is not complete is not parsed.
+            argument = next(iter(ctx.args), None) if "url" in ctx.params else None
+            hub = Hub(ctx.params.get("hub") or argument)
+            server = hub.url.url
+            if server is not None:
+                waits = {"connect_timeout": _HUB_SECONDS, **server.query}
+                hub.url = attrs.evolve(hub.url, url=server.set(query=waits))
+            names = [each.name for each in hub.ledgers()]
+        found = (each for each in names if each.startswith(incomplete) and each.isprintable())
+        return [CompletionItem(each) for each in islice(found, _MOST)]
 
 
 def _path(ctx: click.Context) -> str:
@@ -114,6 +137,8 @@ _BY_NAME = {
     "op": _OP,
     "version": _Completed(_versions, files=False),
     "opset": _Completed(_opsets, files=True),
+    # `exports --of`, `hub verify --ledger`, `clone`
+    **dict.fromkeys(("of", "verify.name", "clone.ledger"), _LedgerOfHub()),
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +16,11 @@ from decomp_ledger import queries
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, TableChange
 from decomp_ledger.cli import streams
 from decomp_ledger.cli.output import columns, count, first_ops, note, printable
-from decomp_ledger.cli.run_command import load_module, load_script, report_failure
+from decomp_ledger.cli.run_command import End, Program, load_module, load_script
 from decomp_ledger.storage.new_file import write_text
+
+if TYPE_CHECKING:
+    from decomp_ledger.pytorch.imports import ImportRecording
 
 __all__ = ["COMMANDS"]
 
@@ -24,7 +30,7 @@ __all__ = ["COMMANDS"]
 @click.option("-o", "--output", metavar="FILE", help="Write it as JSON to this file, instead of printing it.")
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def imports(as_module: bool, output: str | None, script: str, args: tuple[str, ...]) -> None:
+def imports(as_module: bool, output: str | None, script: str, args: tuple[str, ...]) -> Program:
     """Run a Python program, and show what each library that it imports registers with torch, and at which line.
 
     These are ops, kernels, fake kernels and decompositions, and what they add to torch's default table, replace in it
@@ -34,21 +40,17 @@ def imports(as_module: bool, output: str | None, script: str, args: tuple[str, .
     streams.unguard()
     code, main = (load_module if as_module else load_script)(script, list(args))
     recording = queries.record_imports()
+    recording.__enter__()
+    end = End(None)
+    atexit.register(end)
     sys.modules["__main__"] = main
-    failed = False
-    try:
-        with recording:
-            exec(code, vars(main))
-    except SystemExit:
-        raise
-    except BaseException as error:
-        failed, trace = True, sys.exc_info()[2]
-        report_failure(error, None if trace is None else trace.tb_next)
-    finally:
-        if recording.report is not None:
-            _show(recording.report, output)
-    if failed:
-        sys.exit(1)
+    return Program(code, main, end, partial(_end, recording, output))
+
+
+def _end(recording: ImportRecording, output: str | None) -> None:
+    recording.__exit__(None, None, None)
+    if recording.report is not None:
+        _show(recording.report, output)
 
 
 def _show(report: ImportReport, output: str | None) -> None:

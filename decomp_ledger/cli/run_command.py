@@ -18,6 +18,7 @@ import shlex
 import signal
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from decomp_ledger.pytorch.recording import ON_ERROR, Recording
 from decomp_ledger.pytorch.recording_name import default_name
 from decomp_ledger.storage.file_checks import absolute
 
-__all__ = ["COMMANDS", "Program", "last_seq", "load_module", "load_script", "report_failure"]
+__all__ = ["COMMANDS", "End", "Program", "last_seq", "load_module", "load_script"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -98,7 +99,7 @@ def run(
     )
     recording.__enter__()
     # The recording ends with the process, because threads of the program may export after its last line.
-    end = _End(recording, None if quiet else _Report(option, last), None if hub is None else _Push(option, hub, quiet))
+    end = End(recording, None if quiet else _Report(option, last), None if hub is None else _Push(option, hub, quiet))
     atexit.register(end)
     sys.modules["__main__"] = main
     return Program(code, main, end)
@@ -109,26 +110,31 @@ class Program(NamedTuple):
 
     code: types.CodeType
     main: types.ModuleType
-    end: _End
+    end: End
+    after: Callable[[], None] | None = None  # called when its last line has run, however it ended
 
     def run(self) -> None:
         """Run the program; report its exception as Python does, and exit."""
         # The garbage collector would go through our objects at each full collection: 0.5 % of an export's time.
         gc.freeze()
         try:
-            _execute(self.code, vars(self.main))
-            return
-        except SystemExit:
-            raise
-        except BaseException as caught:
-            # Not error.__traceback__, because the class of the program's exception may do anything.
-            error, trace = caught, sys.exc_info()[2]
-        # Out of `except`, because Python calls the hook without a current exception.
-        self.end.interrupted = issubclass(type(error), KeyboardInterrupt)
-        for _ in range(_OWN_FRAMES):
-            trace = None if trace is None else trace.tb_next
-        report_failure(error, trace)
-        sys.exit(1)
+            try:
+                _execute(self.code, vars(self.main))
+                return
+            except SystemExit:
+                raise
+            except BaseException as caught:
+                # Not error.__traceback__, because the class of the program's exception may do anything.
+                error, trace = caught, sys.exc_info()[2]
+            # Out of `except`, because Python calls the hook without a current exception.
+            self.end.interrupted = issubclass(type(error), KeyboardInterrupt)
+            for _ in range(_OWN_FRAMES):
+                trace = None if trace is None else trace.tb_next
+            report_failure(error, trace)
+            sys.exit(1)
+        finally:
+            if self.after is not None:
+                self.after()
 
 
 def _execute(code: types.CodeType, scope: dict[str, Any]) -> None:
@@ -233,19 +239,21 @@ class _Push:
         _print(lines)
 
 
-class _End:
+class End:
     """Ends the recording when the process exits, and lets an interrupted process die of its signal."""
 
-    def __init__(self, recording: Recording, report: _Report | None, push: _Push | None = None) -> None:
+    def __init__(self, recording: Recording | None, report: _Report | None = None, push: _Push | None = None) -> None:
         self.recording = recording
         self.report = report
         self.push = push
         self.interrupted = False
 
     def __call__(self) -> None:
-        if self.report is not None:
-            self.report.print(self.recording)
-        self.recording.__exit__(None, None, None)
+        """End the recording, report it, push, and die of an interrupt."""
+        if self.recording is not None:
+            if self.report is not None:
+                self.report.print(self.recording)
+            self.recording.__exit__(None, None, None)
         if self.push is not None and not self.interrupted:
             self.push.push()
         if self.interrupted:

@@ -40,7 +40,7 @@ __all__ = [
 Progress: TypeAlias = Callable[[int, int], object]
 _Names: TypeAlias = "dict[tuple[str, str], None]"
 
-BATCH_EVENTS, BATCH_BYTES = 2_000, 8 * 1024 * 1024
+BATCH_EVENTS, BATCH_BYTES = 5_000, 8 * 1024 * 1024
 LONGEST_NAME = 200
 _POLL_SECONDS = 1.0
 

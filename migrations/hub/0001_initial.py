@@ -425,9 +425,12 @@ BEGIN
     ) AS newest
     WHERE decomp_table.ledger_id = newest.ledger_id AND decomp_table.name = newest.name;
 
-    UPDATE head SET seq = newest.seq, hash = newest.hash, last_at = f.recorded_at FROM (
+    -- A join with event_fact would read all of it: a session keeps the plan of its first batch, when that was small.
+    UPDATE head SET seq = newest.seq, hash = newest.hash, last_at = (
+        SELECT f.recorded_at FROM event_fact AS f WHERE f.ledger_id = newest.ledger_id AND f.seq = newest.seq
+    ) FROM (
         SELECT DISTINCT ON (ledger_id) ledger_id, seq, hash FROM added ORDER BY ledger_id, seq DESC
-    ) AS newest JOIN event_fact AS f USING (ledger_id, seq)
+    ) AS newest
     WHERE head.ledger_id = newest.ledger_id;
     RETURN NULL;
 END $$;
@@ -435,10 +438,12 @@ END $$;
 -- Where a table has the name of a series, the runs of the series are tables of their own.
 CREATE FUNCTION separate_runs(of_ledger integer, new_table text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    UPDATE decomp_table SET series = name
+    WHERE ledger_id = of_ledger AND series = new_table AND name <> new_table;
     UPDATE decomp_table AS t SET series = name
-    WHERE ledger_id = of_ledger AND series <> name AND (series = new_table OR name = new_table AND EXISTS (
+    WHERE ledger_id = of_ledger AND name = new_table AND series <> name AND EXISTS (
         SELECT 1 FROM decomp_table AS other WHERE other.ledger_id = of_ledger AND other.name = t.series
-    ));
+    );
     DELETE FROM program WHERE ledger_id = of_ledger AND series = new_table;
     IF FOUND THEN
         INSERT INTO program (ledger_id, series, module, file, seq, succeeded)

@@ -1,14 +1,16 @@
 """What a shell completes."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 
-from decomp_ledger import Ledger, available_catalogs
+from decomp_ledger import Hub, Ledger, available_catalogs
 from decomp_ledger.catalogs import opsets
 from decomp_ledger.cli import cli
 from decomp_ledger.cli.completion import commands_of, complete
@@ -62,6 +64,36 @@ def test_a_state_is_completed(path: Path) -> None:
     assert completed(path, "decomp-ledger blame export:") == ["export:6"]
     assert completed(path, "decomp-ledger drift torch:2.6.0 torch:2.15") == ["torch:2.15.0"]
     assert completed(path, "decomp-ledger log p") == ["plain"]
+
+
+@pytest.mark.parametrize("command", ["exports", "log", "blame aten::mm", "explain aten::mm", "gate"])
+def test_a_ledger_of_a_hub_is_completed(command: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = str(path.with_name("hub.db"))
+    Hub(hub).init()
+    with Ledger(path) as ledger:
+        ledger.push(hub, name="ads/ranker")
+    assert completed(path, f"decomp-ledger {command} --hub {hub} --of ") == ["ads/ranker"]
+    assert completed(path, f"decomp-ledger {command} --hub {hub} --of speech") == []
+    assert completed(path, f"decomp-ledger hub verify {hub} --ledger ad") == ["ads/ranker"]
+    assert completed(path, "decomp-ledger clone ") == []
+    monkeypatch.setenv("DECOMP_LEDGER_HUB", hub)
+    assert completed(path, "decomp-ledger clone ") == ["ads/ranker"]
+    assert completed(path, f"decomp-ledger {command} --hub {hub}.missing --of ") == []
+
+
+def test_a_hub_that_does_not_answer_does_not_hold_up_the_shell() -> None:
+    complete(cli)
+    (exports,) = (each for each in commands_of(cli) if each.name == "exports")
+    (of,) = (each for each in exports.params if each.name == "of")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hub = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/teams"
+        context = click.Context(cli, info_name="exports")
+        context.params = {"hub": hub}
+        start = time.monotonic()
+        assert of.type.shell_complete(context, of, "") == []
+    assert 1 < time.monotonic() - start < 9  # a command waits for ten seconds
 
 
 def test_a_series_is_completed_and_then_its_runs(path: Path) -> None:

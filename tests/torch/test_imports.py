@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -209,6 +210,20 @@ def test_the_command_names_each_library_and_line(run: Any, library: Library, tmp
     report = json.loads((tmp_path / "report.json").read_text())
     assert [(each["library"], each["imported_at"]) for each in report["libraries"]] == [("one_ops.py", "script.py:1")]
     assert run("print('a')").stdout.splitlines()[-1] == "nothing was registered with torch"
+
+
+@pytest.mark.parametrize("ending", ["", "1 / 0", "raise SystemExit(4)"])
+def test_a_report_that_cannot_be_written_is_one_line(run: Any, ending: str) -> None:
+    done = run(f"import one_ops\n{ending}\n", "-o", "missing/report.json")
+    *others, line = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("decomp-ledger: ") and "missing" in line
+    assert not any("decomp_ledger" in each for each in others)
+
+
+def test_an_interrupted_program_dies_of_the_signal_after_its_report(run: Any) -> None:
+    done = run("import one_ops, os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n")
+    assert done.returncode == -signal.SIGINT
+    assert "one_ops.py, imported at script.py:1" in done.stdout
 
 
 @pytest.mark.skipif(not compiler_is_here(), reason="no C++ compiler")

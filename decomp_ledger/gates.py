@@ -12,7 +12,7 @@ from decomp_ledger import catalogs, queries
 from decomp_ledger.analysis import upgrade as upgrading
 from decomp_ledger.analysis.gate import TORCH, GateResult, GateUnknown, ProgramFacts, TableFacts, TagFacts, judge
 from decomp_ledger.analysis.outcome import DECOMPOSED
-from decomp_ledger.analysis.programs import Program, programs
+from decomp_ledger.analysis.programs import Program, programs, without_export
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.log.ledger_log import LedgerLog
@@ -235,8 +235,7 @@ def _whole_with(ledger: LedgerLog, exports: Sequence[Event], read: _Catalogs) ->
     missing: dict[str, str] = {}
     for each in series:
         if each.newest.name not in exported and (last := _last_export(each.tables[:-1], ledger)) is not None:
-            because = f"its newest run, {each.newest.name}, has no export; the last one is export:{last.seq}"
-            missing[each.name] = because
+            missing[each.name] = without_export(each.newest.name, last.seq)
     tables = {name: read.of_table(name) for name in names}
     return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing, read)
 

@@ -99,11 +99,11 @@ def programs(
         commits: digest of an environment -> its git commit; one that is missing had none.
     """
     events = {event.seq: event for event in exports}
-    told = (
+    facts = (
         ProgramExport.of(event, series.get(event.table, event.table), commits.get(event.environment))
         for event in events.values()
     )
-    return {program: [events[each.seq] for each in of_one] for program, of_one in current(told).items()}
+    return {program: [events[each.seq] for each in of_one] for program, of_one in current(facts).items()}
 
 
 def current(exports: Iterable[ProgramExport]) -> dict[Program, list[ProgramExport]]:

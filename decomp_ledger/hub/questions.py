@@ -444,7 +444,7 @@ def _newest_exports(reader: HubReader, row: int, ledger: LedgerName, programs: _
     environments = reader.environments({event.environment for event in events})
     for event in events:
         (program, known), environment = newest[event.seq], environments[event.environment]
-        own = _told(event, known.table, environment)
+        own = _facts_of(event, known.table, environment)
         if attrs.asdict(own, value_serializer=_without_nul) != attrs.asdict(known, value_serializer=_without_nul):
             raise HubError(
                 f"event #{event.seq} of {ledger.name}: damaged: it is not of {str(program)!r:.200}; "
@@ -460,11 +460,11 @@ def _exports(reader: HubReader, rows: Sequence[Any]) -> Iterator[HubExport]:
     environments = reader.environments({event.environment for _, event, *_ in found})
     for ledger, event, series, graphs in found:
         environment = environments[event.environment]
-        program = program_of(_told(event, series, environment), siblings=graphs > 1)
+        program = program_of(_facts_of(event, series, environment), siblings=graphs > 1)
         yield HubExport(ledger, str(program), _torch(environment), event)
 
 
-def _told(event: Event, series: str, environment: Mapping[str, Json]) -> ProgramExport:
+def _facts_of(event: Event, series: str, environment: Mapping[str, Json]) -> ProgramExport:
     if not isinstance(event.body, Exported):
         raise HubError(f"event #{event.seq}: damaged: it is not an export; run `decomp-ledger hub verify`")
     return ProgramExport.of(event, series, environment.get("git_commit"))

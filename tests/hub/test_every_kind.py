@@ -54,7 +54,8 @@ class Writer:
     def append(self, body: object, *, makes: bool) -> None:
         table = self.table()
         store = self.ledger.event_store
-        actor, reason = self.random.choice(["ann", "ben\u2028\x07"]), self.random.choice([None, 'why "\\ \x00 \u65e5'])
+        actor = self.random.choice(["ann", "ben\u2028\x07", "eve\x00"])
+        reason = self.random.choice([None, 'why "\\ \x00 \u65e5'])
         with self.ledger.database.write_transaction():
             provenance = Provenance(actor, reason, None, {"torch": self.random.choice(["2.13.0", "2.6.0"])})
             store.append(table.name, table.version + makes, body, provenance)  # type: ignore[arg-type]

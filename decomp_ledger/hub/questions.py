@@ -49,6 +49,9 @@ JOIN ledger ON ledger.id = decomp_table.ledger_id
 {where}
 ORDER BY ledger.id, program.seq
 """
+_WITHOUT_TABLE = """
+SELECT 1 FROM program WHERE NOT EXISTS (SELECT 1 FROM decomp_table WHERE decomp_table.id = program.table_id) LIMIT 1
+"""
 # Of each series whose newest run has no export: the last export of each other run, by the number of the run.
 _WITHOUT_EXPORT = """
 SELECT ledger.ledger, ledger.name, decomp_table.series, decomp_table.name, max(export.seq)
@@ -409,7 +412,13 @@ _Programs: TypeAlias = "dict[Program, list[ProgramExport]]"
 
 
 def _programs(reader: HubReader, ledger: str | None, program: str | None) -> dict[tuple[int, LedgerName], _Programs]:
-    """Return the programs of each ledger of a hub, with their exports that count."""
+    """Return the programs of each ledger of a hub, with their exports that count.
+
+    Raises:
+        HubError: the table of an export is missing, so that its program would be.
+    """
+    if reader.rows(_WITHOUT_TABLE):
+        raise HubError("the hub is damaged: the table of an export is missing; run `decomp-ledger hub verify`")
     where, values = _newest_of(reader, ledger, program, "program")
     exports: dict[tuple[int, LedgerName], list[ProgramExport]] = {}
     for row, own_id, name, seq, *facts in reader.rows(_PROGRAM_EXPORTS.format(where=_all(where)), values):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from decomp_ledger.errors import HubError
+from decomp_ledger.hub.silence import connection_class
 from decomp_ledger.model.limits import SQLITE_BYTES
 from decomp_ledger.model.printable import printable
 from decomp_ledger.storage.file_checks import absolute
@@ -284,9 +285,6 @@ class HubConnection:
 
     def _connect(self, dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         """Return a connection of psycopg to SQLAlchemy, which would make one of another class."""
-        # Late, because `run` imports this module before the program that it records.
-        from decomp_ledger.hub.silence import connection_class
-
         self._watched = connection_class().connect(*arguments, **parameters)
         self._watched.most_silence = _STATEMENT_SECONDS + _GRACE_SECONDS
         given = {name.replace("-", "_") for name in _IN_OPTIONS.findall(str(self.url.url.query.get("options")).lower())}

@@ -12,7 +12,7 @@ from decomp_ledger import catalogs, queries
 from decomp_ledger.analysis import upgrade as upgrading
 from decomp_ledger.analysis.gate import TORCH, GateResult, GateUnknown, ProgramFacts, TableFacts, TagFacts, judge
 from decomp_ledger.analysis.outcome import DECOMPOSED
-from decomp_ledger.analysis.programs import Program, programs
+from decomp_ledger.analysis.programs import Program, programs, without_export
 from decomp_ledger.analysis.upgrade import Upgrade
 from decomp_ledger.errors import LedgerError
 from decomp_ledger.log.ledger_log import LedgerLog, stored_moment
@@ -271,7 +271,7 @@ def _whole_with(
             continue
         last = _last_export([run.name for run in each.tables[-2::-1]], since, ledger)
         if last is not None:
-            missing[each.name] = f"its newest run, {newest}, has no export; the last one is export:{last.seq}"
+            missing[each.name] = without_export(newest, last.seq)
     tables = {name: read.of_table(name) for name in names}
     return _Scope(tables, programs(exports, names, _commits(exports, ledger)), missing, read)
 

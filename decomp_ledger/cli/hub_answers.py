@@ -207,7 +207,7 @@ def print_explanations(found: Sequence[HubExplanation], hub: Hub, op: str, *, as
 
 def _explanation_lines(found: Sequence[HubExplanation], op: str) -> Iterator[str]:
     groups: dict[tuple[str, str], list[HubExplanation]] = {}
-    for each in found:
+    for each in (each for each in found if each.unknown is None):
         answer = each.explanation
         groups.setdefault((op, _NO_SUCH_OP) if answer is None else (answer.op, answer.outcome), []).append(each)
     last = {NOT_IN_PROGRAM: 1, _NO_SUCH_OP: 2}  # they tell least
@@ -222,11 +222,14 @@ def _explanation_lines(found: Sequence[HubExplanation], op: str) -> Iterator[str
                 yield from hanging(f"    since {each.explanation.because}")
         if len(members) > _NAMED:
             yield f"  and {len(members) - _NAMED} more; --json has all, --of and --program choose"
+    for each in found:
+        if each.unknown is not None:
+            yield from hanging(f"unknown: {each.ledger.name}  {each.program}: {each.unknown}")
 
 
 def _explanation_json(found: HubExplanation) -> dict[str, Json]:
     answer = found.explanation
-    of = {**_ledger_json(found.ledger), "program": found.program, "export": found.seq}
+    of = {**_ledger_json(found.ledger), "program": found.program, "export": found.seq, "unknown": found.unknown}
     if answer is None:
         return {**of, "explanation": None}
     events: list[Json] = [event_json(event) for event in answer.events]

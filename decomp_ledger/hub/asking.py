@@ -137,10 +137,12 @@ class HubQuestions:
     ) -> Rows[HubExplanation]:
         """Return what happened to an op in the newest export of each program, as `explain` tells it for an export.
 
+        The programs are those that `gate` judges. A series whose newest run has no export is unknown, as there.
+
         Args:
             op: its name, or an `OpOverload`. The name of a family means all its overloads.
             ledger: only of this ledger: its name in the hub, or its own id.
-            program: a part of the name of the programs, the letters A to Z in either case.
+            program: a part of the name of the table, the module or the file, the letters A to Z in either case.
             progress: called with the number of programs done, and of all.
 
         Raises:

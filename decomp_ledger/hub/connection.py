@@ -16,6 +16,7 @@ import attrs
 
 from decomp_ledger.errors import HubError
 from decomp_ledger.hub.naming import without_password
+from decomp_ledger.hub.silence import connection_class
 from decomp_ledger.model.limits import SQLITE_BYTES
 from decomp_ledger.model.printable import printable
 from decomp_ledger.storage.file_checks import absolute
@@ -41,6 +42,8 @@ _IN_AUTHORITY = re.compile(r"[A-Za-z0-9+.-]+://(?P<user>[^/?#@]*@)?[^/?#@]*([/?#
 
 _CONNECT_SECONDS = 10
 _STATEMENT_SECONDS = 300  # of the server; a batch takes a second
+# After its time for a statement, a server that can be reached sends an error; so long may the network need for that.
+_GRACE_SECONDS = 30.0
 _LOCK_SECONDS = 60
 _SQLITE_SECONDS = 30.0
 _FETCHED = 500  # rows that are held of a stream
@@ -53,16 +56,21 @@ _ALIVE: dict[str, int] = {
 }
 _SETTINGS = (
     f"SET search_path = {SCHEMA}, pg_temp",
-    f"SET statement_timeout = '{_STATEMENT_SECONDS}s'",
-    f"SET lock_timeout = '{_LOCK_SECONDS}s'",
-    # The server keeps the locks of a client whose machine went off until it notices that, by default after two hours.
-    "SET tcp_keepalives_idle = 30",
-    "SET tcp_keepalives_interval = 10",
-    "SET tcp_keepalives_count = 3",
-    "SET tcp_user_timeout = '60s'",
     "SET client_min_messages = error",
     "SET timezone = 'UTC'",
 )
+# Times of the server, unless the `options` of the address give them.
+_TIMES = {
+    "statement_timeout": f"{_STATEMENT_SECONDS}s",
+    "lock_timeout": f"{_LOCK_SECONDS}s",
+    # The server keeps the locks of a client whose machine went off until it notices that, by default after two hours.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60s",
+}
+_IN_OPTIONS = re.compile(r"(?:-c\s*|--)([\w-]+)\s*=")
+_STATEMENT_TIMEOUT = "SELECT setting::integer FROM pg_settings WHERE name = 'statement_timeout'"  # in milliseconds
 # A hub may come from a stranger; with trusted_schema off, its schema cannot call functions with side effects.
 _SQLITE_SETTINGS = (
     "PRAGMA foreign_keys = ON",
@@ -223,14 +231,12 @@ class HubConnection:
         self.url, self.dialect, self.label = url, url.dialect, url.label
         self._write = write
         self._is_in_block = False
+        self._watched: Any = None
         alchemy = _sqlalchemy()
         self._text = lru_cache(maxsize=256)(alchemy.text)
         with self._errors("it cannot be reached"):
             self._engine = self._make_engine(alchemy, create)
             self._connection: AlchemyConnection = self._engine.connect()
-            if self.dialect == POSTGRESQL:
-                self.run("; ".join(_SETTINGS))
-                self._driver.commit()
 
     def _make_engine(self, alchemy: Any, create: bool) -> Engine:
         if self.dialect == POSTGRESQL:
@@ -240,10 +246,24 @@ class HubConnection:
                 engine: Engine = alchemy.create_engine(self.url.url, poolclass=alchemy.NullPool, connect_args=given)
             except ImportError:
                 raise HubError(_MISSING) from None
+            alchemy.event.listen(engine, "do_connect", self._connect)
             return engine
         engine = alchemy.create_engine("sqlite://", creator=self._opener(create), poolclass=alchemy.NullPool)
         alchemy.event.listen(engine, "begin", self._begin)
         return engine
+
+    def _connect(self, dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+        """Return a connection of psycopg to SQLAlchemy, which would make one of another class."""
+        self._watched = connection_class().connect(*arguments, **parameters)
+        self._watched.most_silence = _STATEMENT_SECONDS + _GRACE_SECONDS
+        given = {name.replace("-", "_") for name in _IN_OPTIONS.findall(str(self.url.url.query.get("options")).lower())}
+        times = [f"SET {name} = '{time}'" for name, time in _TIMES.items() if name not in given]
+        self._watched.execute("; ".join([*_SETTINGS, *times]))
+        if "statement_timeout" in given:
+            milliseconds = self._watched.execute(_STATEMENT_TIMEOUT).fetchone()[0]
+            self._watched.most_silence = milliseconds / 1000 + _GRACE_SECONDS if milliseconds else None
+        self._watched.commit()
+        return self._watched
 
     def _opener(self, create: bool) -> Any:
         path = Path(self.url.path)
@@ -379,6 +399,12 @@ class HubConnection:
         raise failure from None
 
     def _as_hub_error(self, error: BaseException | None, doing: str) -> HubError:
+        silence = None if self._watched is None else self._watched.silence
+        if silence is not None:
+            return HubError(
+                f"{self.label}: the server did not answer for {silence:.0f} s; see that it and each proxy to it run, "
+                "and try again"
+            )
         state = getattr(error, "sqlstate", None) or ""
         diagnostic = getattr(getattr(error, "diag", None), "message_primary", None)
         lines = (diagnostic or str(error)).strip().splitlines()

@@ -211,7 +211,8 @@ class _Push:
         except Refused as error:
             raise Refused(f"{error} (the hub has its events up to #{self._acknowledged})") from None
         except HubError as error:
-            kept = f"the hub has the events up to #{self._acknowledged}, and the next push goes on there"
+            # It may have the last batch too, if only the answer to its COMMIT is missing.
+            kept = f"the hub has at least the events up to #{self._acknowledged}, and the next push sends the rest"
             raise HubError(f"{error} ({kept})") from None
         return Pushed(self._hub.label, self._id, known.name, sent, known.seq, known.hash.hex(), checkpoints)
 

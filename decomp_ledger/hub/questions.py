@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import attrs
 
 from decomp_ledger import queries
 from decomp_ledger.analysis.explain import Explanation
-from decomp_ledger.analysis.programs import Program
+from decomp_ledger.analysis.programs import Program, ProgramExport, current, program_of, without_export
 from decomp_ledger.errors import HubError, UnknownOp
 from decomp_ledger.hub.reading import EVENT, HubReader, LedgerName
-from decomp_ledger.model.canonical_json import canonical_json, check_text
+from decomp_ledger.model.canonical_json import Json, canonical_json, check_text
 from decomp_ledger.model.display import Row, columns_of, displayed, row_of, to_rows
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, Event, Exported
 from decomp_ledger.model.op_lookup import Lists, did_you_mean
@@ -21,28 +21,49 @@ from decomp_ledger.queries import RecordedEvent
 
 __all__ = [
     *("EventsOfHub", "HubBlame", "HubEvent", "HubExplanation", "HubExport", "HubRule"),
-    *("PAGE", "blame", "events", "explain", "exports", "newest_exports"),
+    *("PAGE", "blame", "events", "explain", "exports"),
 ]
 
 PAGE = 100  # rows in one query: as many as an answer has by default, since each takes 0.3 ms to check
 # What a rule is called where it only tells what a dict had.
 _OF_DICT = {PRESERVE: "missing", OVERRIDE: "entry"}
-_PROGRAM = "program.ledger_id, program.series, program.module, program.file"
-_BY_PROGRAM = f"ORDER BY {_PROGRAM} LIMIT {PAGE}"
 # Newest first by the time that the writer's clock showed; within one ledger by seq, which is hashed.
 _EXPORTS = f"""
-SELECT {EVENT}, decomp_table.series, export.module, export.file, export.recorded_at, export.ledger_id
+SELECT {EVENT}, decomp_table.series, (
+        SELECT count(*) FROM program
+        WHERE program.table_id = export.table_id AND program.module = export.module AND program.file = export.file
+            AND program.git_commit = export.git_commit
+    ), export.recorded_at, export.ledger_id
 FROM export
 JOIN decomp_table ON decomp_table.id = export.table_id
 JOIN event ON event.ledger_id = export.ledger_id AND event.seq = export.seq
 JOIN ledger ON ledger.id = export.ledger_id
 """
-_NEWEST_EXPORTS = f"""
-SELECT {EVENT}, program.series, program.module, program.file, program.ledger_id
+# The newest exports, oldest first, from which programs are decided: of each series of recorded tables, the newest run.
+_PROGRAM_EXPORTS = """
+SELECT ledger.id, ledger.ledger, ledger.name, program.seq, decomp_table.series, program.module, program.file,
+    program.graph, program.git_commit
 FROM program
-JOIN event ON event.ledger_id = program.ledger_id AND event.seq = program.seq
-JOIN ledger ON ledger.id = program.ledger_id
+JOIN decomp_table ON decomp_table.id = program.table_id
+JOIN ledger ON ledger.id = decomp_table.ledger_id
+{where}
+ORDER BY ledger.id, program.seq
 """
+_WITHOUT_TABLE = """
+SELECT 1 FROM program WHERE NOT EXISTS (SELECT 1 FROM decomp_table WHERE decomp_table.id = program.table_id) LIMIT 1
+"""
+# Of each series whose newest run has no export: the last export of each other run, by the number of the run.
+_WITHOUT_EXPORT = """
+SELECT ledger.ledger, ledger.name, decomp_table.series, decomp_table.name, max(export.seq)
+FROM decomp_table
+JOIN decomp_table AS earlier ON earlier.ledger_id = decomp_table.ledger_id AND earlier.series = decomp_table.series
+JOIN export ON export.table_id = earlier.id
+JOIN ledger ON ledger.id = decomp_table.ledger_id
+{where}
+GROUP BY ledger.id, ledger.ledger, ledger.name, decomp_table.series, decomp_table.name, earlier.name
+ORDER BY ledger.id, decomp_table.series, length(earlier.name), earlier.name
+"""
+_HAS_NO_EXPORT = "NOT EXISTS (SELECT 1 FROM export AS own WHERE own.table_id = decomp_table.id)"
 _EVENTS = f"""
 SELECT {EVENT}, event_fact.recorded_at, event_fact.ledger_id
 FROM event_fact
@@ -199,20 +220,23 @@ class HubExplanation:
 
     Attributes:
         ledger: the ledger of the program.
-        program: the name of the program in the hub.
+        program: the name of the program, as the gate has it; where its programs are not known, that of the series.
         explanation: what happened; None if neither the torch of the export, nor its rules, nor its program have such
-            an op, so that nothing is known about it.
+            an op, so that nothing is known about it; None too if the programs are not known.
         seq: the number of the export.
+        unknown: why the programs of a series are not known; None if they are.
     """
 
     ledger: LedgerName
     program: str
     seq: int
     explanation: Explanation | None
+    unknown: str | None = None
 
     def _row(self) -> Row:
         answer = {} if self.explanation is None else row_of(self.explanation)
-        return {"ledger": self.ledger.name, "program": self.program, "seq": self.seq, **answer}
+        because = {} if self.unknown is None else {"unknown": self.unknown}
+        return {"ledger": self.ledger.name, "program": self.program, "seq": self.seq, **because, **answer}
 
 
 class EventsOfHub(NamedTuple):
@@ -339,24 +363,28 @@ def explain(
     program: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Iterator[HubExplanation]:
-    """Give what happened to an op in the newest export of each program of a hub.
+    """Give what happened to an op in the newest export of each program of a hub, by ledger.
 
     Args:
         reader: of the hub.
         op: its name, or an `OpOverload`. The name of a family means all its overloads.
         ledger: only of this ledger: its name or its id.
-        program: a part of the name of the programs, the letters A to Z in either case.
+        program: a part of the name of the table, the module or the file, the letters A to Z in either case.
         progress: called with the number of programs done, and of all.
 
     Raises:
         InvalidName: the text cannot name an op.
     """
-    where, values = _programs(reader, ledger, program)
-    ((total,),) = reader.rows(f"SELECT count(*) FROM program {_all(where)}", values)
-    for number, found in enumerate(newest_exports(reader, ledger=ledger, program=program), 1):
-        yield from _explained(reader, op, found)
-        if progress is not None:
-            progress(number, total)
+    found = _programs(reader, ledger, program)
+    total = sum(map(len, found.values()))
+    done = 0
+    for (row, name), programs in found.items():
+        for export in _newest_exports(reader, row, name, programs):
+            yield from _explained(reader, op, export)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    yield from _unknown(reader, ledger, program)
 
 
 def _explained(reader: HubReader, op: object, found: HubExport) -> Iterator[HubExplanation]:
@@ -371,34 +399,94 @@ def _explained(reader: HubReader, op: object, found: HubExport) -> Iterator[HubE
         yield HubExplanation(found.ledger, found.program, seq, answer)
 
 
-def _programs(reader: HubReader, ledger: str | None, program: str | None) -> tuple[list[str], dict[str, Any]]:
-    where, values = _of_ledger(reader, ledger, "program")
+def _unknown(reader: HubReader, ledger: str | None, program: str | None) -> Iterator[HubExplanation]:
+    """Give the series whose programs are not known, because their newest runs have no export."""
+    where, values = _newest_of(reader, ledger, program, "export")
+    rows = reader.rows(_WITHOUT_EXPORT.format(where=_all([*where, _HAS_NO_EXPORT])), values)
+    last = {row[:4]: row[4] for row in rows}  # of the newest of the runs that have one
+    for (own_id, name, series, run), seq in last.items():
+        yield HubExplanation(LedgerName(own_id, name), series, seq, None, without_export(run, seq))
+
+
+_Programs: TypeAlias = "dict[Program, list[ProgramExport]]"
+
+
+def _programs(reader: HubReader, ledger: str | None, program: str | None) -> dict[tuple[int, LedgerName], _Programs]:
+    """Return the programs of each ledger of a hub, with their exports that count.
+
+    Raises:
+        HubError: the table of an export is missing, so that its program would be.
+    """
+    if reader.rows(_WITHOUT_TABLE):
+        raise HubError("the hub is damaged: the table of an export is missing; run `decomp-ledger hub verify`")
+    where, values = _newest_of(reader, ledger, program, "program")
+    exports: dict[tuple[int, LedgerName], list[ProgramExport]] = {}
+    for row, own_id, name, seq, *facts in reader.rows(_PROGRAM_EXPORTS.format(where=_all(where)), values):
+        series, module, file, graph, commit = facts
+        found = ProgramExport(seq, series, module or None, file or None, graph or None, commit or None)
+        exports.setdefault((row, LedgerName(own_id, name)), []).append(found)
+    return {of: current(of_ledger) for of, of_ledger in exports.items()}
+
+
+def _newest_of(
+    reader: HubReader, ledger: str | None, program: str | None, of_module: str
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the condition that tables are the newest runs of their series, and that programs are the wanted ones."""
+    where, values = _of_ledger(reader, ledger, "decomp_table")
+    where.append("decomp_table.newest = 1")
     if program is not None:
-        where.append(_of_program(reader, "program", "program"))
+        where.append(_of_program(reader, "decomp_table", of_module))
         values["part"] = _lower(program)
     return where, values
 
 
-def newest_exports(reader: HubReader, *, ledger: str | None = None, program: str | None = None) -> Iterator[HubExport]:
-    """Give the newest export of each program of a hub, by ledger and program, a page at a time."""
-    where, values = _programs(reader, ledger, program)
-    rows = reader.rows(f"{_NEWEST_EXPORTS} {_all(where)} {_BY_PROGRAM}", values)
-    where = [*where, f"({_PROGRAM}) > (:last_ledger, :last_series, :last_module, :last_file)"]
-    while rows:
-        yield from _exports(reader, rows)
-        *_, series, module, file, ledger_id = rows[-1]
-        last = {"last_ledger": ledger_id, "last_series": series, "last_module": module, "last_file": file}
-        is_last = len(rows) < PAGE
-        rows = [] if is_last else reader.rows(f"{_NEWEST_EXPORTS} {_all(where)} {_BY_PROGRAM}", {**values, **last})
+def _newest_exports(reader: HubReader, row: int, ledger: LedgerName, programs: _Programs) -> Iterator[HubExport]:
+    """Give the newest export of each program of a ledger.
+
+    Raises:
+        HubError: one is damaged, or is not of the program that the hub has it as.
+    """
+    newest = {exports[-1].seq: (program, exports[-1]) for program, exports in programs.items()}
+    events = [event for _, event in reader.events_at(row, sorted(newest))]
+    if len(events) != len(newest):
+        raise HubError(f"{ledger.name}: damaged: an export is missing; run `decomp-ledger hub verify`")
+    environments = reader.environments({event.environment for event in events})
+    for event in events:
+        (program, known), environment = newest[event.seq], environments[event.environment]
+        own = _facts_of(event, known.table, environment)
+        if attrs.asdict(own, value_serializer=_without_nul) != attrs.asdict(known, value_serializer=_without_nul):
+            raise HubError(
+                f"event #{event.seq} of {ledger.name}: damaged: it is not of {str(program)!r:.200}; "
+                "run `decomp-ledger hub verify`"
+            )
+        name = str(program_of(own, siblings=program.graph is not None))
+        yield HubExport(ledger, name, _torch(environment), event)
 
 
 def _exports(reader: HubReader, rows: Sequence[Any]) -> Iterator[HubExport]:
-    """Give the exports of rows: the columns of an event, then those of its program."""
-    found = [(*reader.event(row[:6]), _program_name(*row[6:9])) for row in rows]
-    environments = reader.environments({event.environment for _, event, _ in found})
-    for ledger, event, program in found:
-        torch = environments[event.environment].get("torch")
-        yield HubExport(ledger, program, torch if isinstance(torch, str) else "", event)
+    """Give the exports of rows: the columns of an event, its series, and how many graphs its class and commit have."""
+    found = [(*reader.event(row[:6]), *row[6:8]) for row in rows]
+    environments = reader.environments({event.environment for _, event, *_ in found})
+    for ledger, event, series, graphs in found:
+        environment = environments[event.environment]
+        program = program_of(_facts_of(event, series, environment), siblings=graphs > 1)
+        yield HubExport(ledger, str(program), _torch(environment), event)
+
+
+def _facts_of(event: Event, series: str, environment: Mapping[str, Json]) -> ProgramExport:
+    if not isinstance(event.body, Exported):
+        raise HubError(f"event #{event.seq}: damaged: it is not an export; run `decomp-ledger hub verify`")
+    return ProgramExport.of(event, series, environment.get("git_commit"))
+
+
+def _torch(environment: Mapping[str, Json]) -> str:
+    torch = environment.get("torch")
+    return torch if isinstance(torch, str) else ""
+
+
+def _without_nul(_: object, __: object, value: Any) -> Any:
+    """Return a value as PostgreSQL has it."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _recorded(reader: HubReader, found: Sequence[tuple[LedgerName, Event]]) -> Iterator[HubEvent]:
@@ -435,10 +523,6 @@ def _of_ledger(reader: HubReader, ledger: str | None, table: str) -> tuple[list[
     if ledger is None:
         return [], {}
     return [f"{table}.ledger_id = :of_ledger"], {"of_ledger": reader.ledger(ledger)[0]}
-
-
-def _program_name(series: str, module: str, file: str) -> str:
-    return str(Program(series, module or None, file or None))
 
 
 def _of_program(reader: HubReader, of_series: str, of_module: str) -> str:

@@ -281,12 +281,13 @@ class HubReader:
             raise HubError(f"{ledger.name}: the table {table:.80} is missing; run `decomp-ledger hub verify`")
         table_id, ledger_id, base = rows[0]
         seqs = [row[0] for row in self.rows(_LAST_CHANGES, {"table": table_id, "version": version})]
-        events = tuple(event for _, event in self._events_at(ledger_id, seqs))
+        events = tuple(event for _, event in self.events_at(ledger_id, seqs))
         last = {change.op: change for event in events for change in event.changes}
         digests = {change.decomposition for change in last.values()} - {None}
         return TableAt(table, version, base, events, self.decompositions(cast("set[str]", digests)))
 
-    def _events_at(self, ledger_id: int, seqs: Sequence[int]) -> Iterator[tuple[LedgerName, Event]]:
+    def events_at(self, ledger_id: int, seqs: Sequence[int]) -> Iterator[tuple[LedgerName, Event]]:
+        """Give the events of a ledger, named by its row, that have these numbers, by seq; one may be missing."""
         for start in range(0, len(seqs), _CHUNK):
             yield from self.events(_EVENTS_AT, {"ledger": ledger_id, "seqs": [*seqs[start : start + _CHUNK]]})
 

@@ -71,10 +71,14 @@ JOIN decomp_table AS t ON t.id = r.table_id JOIN op ON op.id = r.op_id JOIN deco
 WHERE t.ledger_id = :id
 """
 _EXPORTS = """
-SELECT x.seq, t.name, x.version, x.module, x.file, x.failed, x.recorded_at, x.environment, x.catalog
+SELECT x.seq, t.name, x.version, x.module, x.file, x.failed, x.recorded_at, x.environment, x.git_commit, x.graph,
+    x.catalog
 FROM export AS x JOIN decomp_table AS t ON t.id = x.table_id WHERE x.ledger_id = :id
 """
-_PROGRAMS = "SELECT series, module, file, seq, succeeded FROM program WHERE ledger_id = :id"
+_PROGRAMS = """
+SELECT t.name, p.module, p.file, p.git_commit, p.graph, p.seq, p.succeeded
+FROM program AS p JOIN decomp_table AS t ON t.id = p.table_id WHERE t.ledger_id = :id
+"""
 _CHECKPOINTS = "SELECT number, body FROM checkpoint WHERE ledger_id = :id ORDER BY number"
 _BLOB_READERS: dict[str, Callable[[str], object]] = {
     "environment": lambda body: as_object(_canonical(body)),
@@ -84,6 +88,7 @@ _BLOB_READERS: dict[str, Callable[[str], object]] = {
 # Table -> the statement that counts its rows; the others are compared row by row.
 _COUNTED = ("event", "event_fact", "change", "rule", "export", "program", "decomp_table", "lineage", "head")
 _MAX = 2**63 - 1
+_NUL = "\\u0000"  # in JSON
 
 _Rule: TypeAlias = "tuple[str, str | None, str, int, int]"  # action, decomposition, table, version, seq
 
@@ -190,6 +195,7 @@ class _Verifier:
         self._hub, self._progress = hub, progress
         self._problems: list[HubProblem] = []
         self._blobs: set[tuple[str, str]] = set()
+        self._commits: dict[str, str] = {}  # of environments, where they have one
         self._counts = dict.fromkeys(_COUNTED, 0)
         self.events = 0
         self.total = 0
@@ -229,6 +235,10 @@ class _Verifier:
     def has(self, kind: str, digest: object) -> bool:
         return (kind, digest) in self._blobs
 
+    def commit(self, environment: str) -> str:
+        """Return the git commit of an environment; "" if it has none, or is missing."""
+        return self._commits.get(environment, "")
+
     def _read_blobs(self) -> None:
         for digest, kind, body in self._hub.stream(_BLOBS):
             try:
@@ -239,6 +249,8 @@ class _Verifier:
                 self.add(None, None, f"the {kind} {digest:.12} is damaged: {error!s:.200}")
             else:
                 self._blobs.add((kind, digest))
+                if kind == "environment" and (commit := _commit(body)):
+                    self._commits[digest] = commit
 
     def _check_counts(self) -> None:
         """Find derived rows that no event of any ledger has."""
@@ -302,7 +314,9 @@ class _LedgerCheck:
             self.add(seq, "its text does not match its hash")
         self._seq, self._head = seq, bytes(own_hash)
         try:
-            event = _event(text, seq, bytes(prev_hash), bytes(own_hash))
+            event = _event(_canonical(text), seq, bytes(prev_hash), bytes(own_hash))
+            if _NUL in text:
+                event = _event(parse_json(_without_nul(text)), seq, bytes(prev_hash), bytes(own_hash))
             self._apply(event)
         except DAMAGE as error:
             self.add(seq, f"it is damaged: {error!s:.200}")
@@ -345,7 +359,7 @@ class _LedgerCheck:
             module = ("", "") if body.module is None else (body.module.name, body.module.file or "")
             self._exports[event.seq] = (
                 *(event.seq, event.table, event.version, *module, int(body.error is not None), event.recorded_at),
-                *(event.environment, body.catalog),
+                *(event.environment, whole.commit(event.environment), body.before or "", body.catalog),
             )
 
     def _create(self, event: Event, body: Created) -> None:
@@ -420,9 +434,9 @@ class _LedgerCheck:
         }
         self._compare("rule", rules, hub.rows(_RULES, **given))
         self._compare("export", set(self._exports.values()), hub.rows(_EXPORTS, **given))
-        programs: dict[tuple[str, str, str], tuple[int, int | None]] = {}
-        for seq, name, _, module, file, failed, *_ in self._exports.values():
-            key = (series[name], module, file)
+        programs: dict[tuple[str, ...], tuple[int, int | None]] = {}
+        for seq, name, _, module, file, failed, _, _, commit, graph, _ in self._exports.values():
+            key = (name, module, file, commit, graph)
             succeeded = programs.get(key, (0, None))[1] if failed else seq
             programs[key] = (seq, succeeded)
         expected = {(*key, *found) for key, found in programs.items()}
@@ -481,6 +495,17 @@ def _canonical(text: str) -> Any:
     return value
 
 
+def _without_nul(text: str) -> str:
+    """Return a JSON text as the triggers of a hub read it, because PostgreSQL has no text with NUL."""
+    return text.replace(_NUL, "\\ufffd")
+
+
+def _commit(environment: str) -> str:
+    """Return the git commit of an environment; "" if it has none."""
+    found = as_object(parse_json(_without_nul(environment))).get("git_commit")
+    return found if isinstance(found, str) else ""
+
+
 def _catalog(text: str) -> Catalog:
     """Return the catalog of a text that must be its whole text."""
     catalog = Catalog.from_json(parse_json(text))
@@ -489,13 +514,13 @@ def _catalog(text: str) -> Catalog:
     return catalog
 
 
-def _event(text: str, seq: int, prev_hash: bytes, own_hash: bytes) -> Event:
-    """Return the event of a text that anyone may have written.
+def _event(fields: object, seq: int, prev_hash: bytes, own_hash: bytes) -> Event:
+    """Return the event of the fields of a text that anyone may have written.
 
     Raises:
         LedgerError, ValueError, TypeError: it is not the text of an event.
     """
-    value: Any = as_object(_canonical(text))
+    value: Any = as_object(fields)
     if set(value) != set(_FIELDS):
         raise LedgerError("it has other fields than an event has")
     if value["seq"] != seq or len(value["environment"]) != 64:

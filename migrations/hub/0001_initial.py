@@ -143,21 +143,25 @@ CREATE TABLE export (
     failed integer NOT NULL,                            -- 1 or 0
     recorded_at {name} NOT NULL,
     environment {name} NOT NULL,                        -- digest
+    git_commit {name} NOT NULL,                         -- of the environment; '' if it is not known
+    graph {name} NOT NULL,                              -- digest of the graph before it; '' if it is not known
     catalog {name} NOT NULL,                            -- digest
     PRIMARY KEY (ledger_id, seq)
 ){strict};
 CREATE INDEX export_time ON export(recorded_at);
 CREATE INDEX export_table ON export(table_id);
 
--- The newest export of each program: a root module that is lowered with a table, or with a series of recorded tables.
+-- The newest export of each table, root module, git commit and graph. From these, decomp_ledger/analysis/programs.py
+-- decides what programs there are.
 CREATE TABLE program (
-    ledger_id integer NOT NULL,
-    series {name} NOT NULL,
+    table_id integer NOT NULL,
     module {name} NOT NULL,
     file {name} NOT NULL,
-    seq {big} NOT NULL,
-    succeeded {big},                                   -- its newest export that did not fail, or NULL
-    PRIMARY KEY (ledger_id, series, module, file)
+    git_commit {name} NOT NULL,
+    graph {name} NOT NULL,
+    seq {big} NOT NULL,                                -- the newest of these exports
+    succeeded {big},                                   -- the newest that did not fail, or NULL
+    PRIMARY KEY (table_id, module, file, git_commit, graph)
 ){strict};
 """
 
@@ -225,6 +229,14 @@ BEGIN
     IF used <> own THEN
         PERFORM refuse('a function of the hub was called for another table');
     END IF;
+END $$;
+
+-- PostgreSQL has no text with NUL, so another character stands for it, here as in the text of an event.
+CREATE FUNCTION git_commit_of(environment text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    found json := (replace(environment, '\\u0000', '\\ufffd')::json) -> 'git_commit';
+BEGIN
+    RETURN CASE WHEN json_typeof(found) = 'string' THEN found #>> '{{}}' ELSE '' END;
 END $$;
 
 CREATE FUNCTION accept_ledger() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -400,21 +412,21 @@ BEGIN
         origin_id = EXCLUDED.origin_id, version = EXCLUDED.version, seq = EXCLUDED.seq;
 
     INSERT INTO export
-        (ledger_id, seq, table_id, version, module, file, failed, recorded_at, environment, catalog)
+        (ledger_id, seq, table_id, version, module, file, failed, recorded_at, environment, git_commit, graph, catalog)
     SELECT e.ledger_id, e.seq, t.id, e.version, coalesce(e.body -> 'module' ->> 0, ''),
         coalesce(e.body -> 'module' ->> 1, ''), coalesce(json_typeof(e.body -> 'error') = 'array', false)::integer,
-        e.recorded_at, e.environment, e.body ->> 'catalog'
+        e.recorded_at, e.environment, git_commit_of(blob.body), coalesce(e.body ->> 'before', ''), e.body ->> 'catalog'
     FROM unnest(events) AS e JOIN decomp_table AS t ON t.ledger_id = e.ledger_id AND t.name = e."table"
+    JOIN blob ON blob.digest = e.environment AND blob.kind = 'environment'
     WHERE e.kind = 'exported';
     GET DIAGNOSTICS made = ROW_COUNT;
     IF made > 0 THEN
-        INSERT INTO program (ledger_id, series, module, file, seq, succeeded)
-        SELECT x.ledger_id, t.series, x.module, x.file, max(x.seq), max(x.seq) FILTER (WHERE x.failed = 0)
+        INSERT INTO program (table_id, module, file, git_commit, graph, seq, succeeded)
+        SELECT x.table_id, x.module, x.file, x.git_commit, x.graph, max(x.seq), max(x.seq) FILTER (WHERE x.failed = 0)
         FROM unnest(events) AS e JOIN export AS x ON x.ledger_id = e.ledger_id AND x.seq = e.seq
-        JOIN decomp_table AS t ON t.id = x.table_id
         WHERE e.kind = 'exported'
-        GROUP BY x.ledger_id, t.series, x.module, x.file
-        ON CONFLICT (ledger_id, series, module, file) DO UPDATE SET seq = EXCLUDED.seq,
+        GROUP BY x.table_id, x.module, x.file, x.git_commit, x.graph
+        ON CONFLICT (table_id, module, file, git_commit, graph) DO UPDATE SET seq = EXCLUDED.seq,
             succeeded = coalesce(EXCLUDED.succeeded, program.succeeded);
     END IF;
 
@@ -444,15 +456,6 @@ BEGIN
     WHERE ledger_id = of_ledger AND name = new_table AND series <> name AND EXISTS (
         SELECT 1 FROM decomp_table AS other WHERE other.ledger_id = of_ledger AND other.name = t.series
     );
-    DELETE FROM program WHERE ledger_id = of_ledger AND series = new_table;
-    IF FOUND THEN
-        INSERT INTO program (ledger_id, series, module, file, seq, succeeded)
-        SELECT x.ledger_id, t.series, x.module, x.file, max(x.seq), max(x.seq) FILTER (WHERE x.failed = 0)
-        FROM export AS x JOIN decomp_table AS t ON t.id = x.table_id
-        WHERE t.ledger_id = of_ledger AND t.series = t.name AND starts_with(t.name, new_table || '/')
-        GROUP BY x.ledger_id, t.series, x.module, x.file
-        ON CONFLICT DO NOTHING;
-    END IF;
 END $$;
 
 -- A new run takes the place of the one before it. The trigger of `event` calls this with the rights of the owner.
@@ -513,7 +516,9 @@ CREATE TRIGGER {table}_kept BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUT
 """
 
 # For SQLite: triggers of one event, whose statements do the same in the same order.
-_FIELD = "json_extract(NEW.text, '$.{}')"
+# SQLite's JSON ends a text at NUL, and PostgreSQL has no text with it, so another character stands for it in both.
+_WITHOUT_NUL = "replace({}, '\\u0000', '\\ufffd')"
+_FIELD = f"json_extract({_WITHOUT_NUL.format('NEW.text')}, '$.{{}}')"
 _KIND, _NAME, _VERSION = (_FIELD.format(name) for name in ("kind", "table", "version"))
 _MAKES = f"{_KIND} IN ({_KINDS})"
 _PARENT, _PARENT_VERSION = _FIELD.format("body.parent[0]"), _FIELD.format("body.parent[1]")
@@ -585,14 +590,6 @@ _CREATE = (
     WHERE ledger_id = NEW.ledger_id AND series <> name AND (series = {_NAME} OR name = {_NAME} AND EXISTS (
         SELECT 1 FROM decomp_table AS other WHERE other.ledger_id = NEW.ledger_id AND other.name = decomp_table.series
     ))""",
-    f"DELETE FROM program WHERE ledger_id = NEW.ledger_id AND series = {_NAME}",
-    f"""
-    INSERT OR IGNORE INTO program (ledger_id, series, module, file, seq, succeeded)
-    SELECT x.ledger_id, t.series, x.module, x.file, max(x.seq), max(CASE x.failed WHEN 0 THEN x.seq END)
-    FROM decomp_table AS t JOIN export AS x ON x.table_id = t.id
-    WHERE t.ledger_id = NEW.ledger_id AND t.series = t.name
-        AND substr(t.name, 1, length({_NAME}) + 1) = {_NAME} || '/'
-    GROUP BY x.ledger_id, t.series, x.module, x.file""",
 )
 _EVERY = (
     _refuse("the first event of a table is not the one that creates it", f"{_TABLE} IS NULL"),
@@ -621,7 +618,7 @@ _EVERY = (
     WHERE id = {_TABLE} AND {_MAKES}""",
 )
 # Triggers of `event_fact`, of events that the trigger above took.
-_TEXT = "(SELECT text FROM event WHERE ledger_id = NEW.ledger_id AND seq = NEW.seq)"
+_TEXT = f"(SELECT {_WITHOUT_NUL.format('text')} FROM event WHERE ledger_id = NEW.ledger_id AND seq = NEW.seq)"
 _CHANGES = f"json_each({_TEXT}, '$.body.changes')"
 _CHANGE = (
     _refuse(
@@ -657,20 +654,28 @@ _CATALOG = (
     ),
 )
 _EXPORT = (
-    """
-    INSERT INTO export (ledger_id, seq, table_id, version, module, file, failed, recorded_at, environment, catalog)
+    f"""
+    INSERT INTO export (
+        ledger_id, seq, table_id, version, module, file, failed, recorded_at, environment, git_commit, graph, catalog
+    )
     SELECT
-        NEW.ledger_id, NEW.seq, NEW.table_id, NEW.version, coalesce(json_extract(text, '$.body.module[0]'), ''),
-        coalesce(json_extract(text, '$.body.module[1]'), ''),
-        coalesce(json_type(text, '$.body.error') = 'array', 0), NEW.recorded_at,
-        json_extract(text, '$.environment'), json_extract(text, '$.body.catalog')
-    FROM event WHERE ledger_id = NEW.ledger_id AND seq = NEW.seq""",
+        NEW.ledger_id, NEW.seq, NEW.table_id, NEW.version, coalesce(json_extract(event, '$.body.module[0]'), ''),
+        coalesce(json_extract(event, '$.body.module[1]'), ''),
+        coalesce(json_type(event, '$.body.error') = 'array', 0), NEW.recorded_at, json_extract(event, '$.environment'),
+        CASE json_type(environment, '$.git_commit') WHEN 'text' THEN json_extract(environment, '$.git_commit')
+            ELSE '' END,
+        coalesce(json_extract(event, '$.body.before'), ''), json_extract(event, '$.body.catalog')
+    FROM (
+        SELECT {_TEXT} AS event, (
+            SELECT {_WITHOUT_NUL.format("body")} FROM blob
+            WHERE digest = json_extract({_TEXT}, '$.environment') AND kind = 'environment'
+        ) AS environment
+    )""",
     """
-    INSERT INTO program (ledger_id, series, module, file, seq, succeeded)
-    SELECT x.ledger_id, t.series, x.module, x.file, x.seq, CASE x.failed WHEN 0 THEN x.seq END
-    FROM export AS x JOIN decomp_table AS t ON t.id = x.table_id
-    WHERE x.ledger_id = NEW.ledger_id AND x.seq = NEW.seq
-    ON CONFLICT (ledger_id, series, module, file) DO UPDATE SET seq = excluded.seq,
+    INSERT INTO program (table_id, module, file, git_commit, graph, seq, succeeded)
+    SELECT table_id, module, file, git_commit, graph, seq, CASE failed WHEN 0 THEN seq END
+    FROM export WHERE ledger_id = NEW.ledger_id AND seq = NEW.seq
+    ON CONFLICT (table_id, module, file, git_commit, graph) DO UPDATE SET seq = excluded.seq,
         succeeded = coalesce(excluded.succeeded, succeeded)""",
 )
 # A new run takes the place of the one before it.
@@ -770,12 +775,20 @@ JOIN decomp_table AS t ON t.id = x.table_id
 JOIN ledger ON ledger.id = x.ledger_id
 JOIN event_fact AS f ON f.ledger_id = x.ledger_id AND f.seq = x.seq
 JOIN blob ON blob.digest = x.environment AND blob.kind = 'environment'""",
+    # One row for each program, as decomp_ledger/analysis/programs.py decides it.
     "programs": """
-SELECT ledger.name AS ledger, p.series AS series, p.module AS module, p.file AS file, p.seq AS newest_export,
-    p.succeeded AS newest_success, x.recorded_at AS recorded_at
-FROM program AS p
-JOIN ledger ON ledger.id = p.ledger_id
-JOIN export AS x ON x.ledger_id = p.ledger_id AND x.seq = p.seq""",
+SELECT newest.ledger AS ledger, newest.series AS series, newest.module AS module, newest.file AS file,
+    newest.git_commit AS git_commit, newest.graph AS graph, newest.seq AS newest_export,
+    newest.succeeded AS newest_success, x.recorded_at AS recorded_at
+FROM (
+    SELECT ledger.name AS ledger, t.ledger_id, t.series, p.module, p.file, p.git_commit, p.graph, p.seq, p.succeeded,
+        first_value(p.git_commit) OVER (PARTITION BY p.table_id, p.module, p.file ORDER BY p.seq DESC) AS last_commit
+    FROM program AS p
+    JOIN decomp_table AS t ON t.id = p.table_id AND t.newest = 1
+    JOIN ledger ON ledger.id = t.ledger_id
+) AS newest
+JOIN export AS x ON x.ledger_id = newest.ledger_id AND x.seq = newest.seq
+WHERE newest.git_commit = newest.last_commit""",
 }
 _TORCH = {
     "postgresql": "CASE WHEN position('\\u0000' IN blob.body) = 0 THEN blob.body::json ->> 'torch' END",

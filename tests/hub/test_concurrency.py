@@ -119,7 +119,7 @@ def test_a_push_that_broke_goes_on_where_it_ended(
             raise HubError("the network is gone")
 
     monkeypatch.setattr(HubConnection, "insert", breaking)
-    with pytest.raises(HubError, match=r"the network is gone \(the hub has the events up to #20, and the next push"):
+    with pytest.raises(HubError, match=r"the network is gone \(the hub has at least the events up to #20, "):
         ledger.push(hub, name="mine")
     assert ledger.push(hub).sent == 42
     clone("mine", hub, tmp_path / "clone.db")

@@ -25,7 +25,6 @@ from decomp_ledger.model.events import (
     Traced,
     Updated,
 )
-from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.storage.event_store import Provenance
 
 NAMES = ("edge", "job/maker/1", "job/maker/2", "job/maker/10", "other/maker/1", "job/maker", "a/b", "x/0", "edge/1")
@@ -55,7 +54,8 @@ class Writer:
     def append(self, body: object, *, makes: bool) -> None:
         table = self.table()
         store = self.ledger.event_store
-        actor, reason = self.random.choice(["ann", "ben\u2028\x07"]), self.random.choice([None, 'why "\\ \x00 \u65e5'])
+        actor = self.random.choice(["ann", "ben\u2028\x07", "eve\x00"])
+        reason = self.random.choice([None, 'why "\\ \x00 \u65e5'])
         with self.ledger.database.write_transaction():
             provenance = Provenance(actor, reason, None, {"torch": self.random.choice(["2.13.0", "2.6.0"])})
             store.append(table.name, table.version + makes, body, provenance)  # type: ignore[arg-type]
@@ -124,13 +124,12 @@ STEPS = [name for name in vars(Writer) if name not in ("write", "table", "append
 
 
 def programs(ledger: Ledger) -> set[tuple[object, ...]]:
-    """Return the newest export of each program, and the newest that succeeded."""
-    names = {info.name for info in ledger.tables()}
-    found: dict[tuple[str, str, str], tuple[int, int | None]] = {}
+    """Return the newest export of each table, module, commit and graph, and the newest that succeeded."""
+    found: dict[tuple[str, ...], tuple[int, int | None]] = {}
     for event in ledger.exports():
-        recorded, module = split_recorded(event.table), event.body.module
-        series = event.table if recorded is None or recorded.series in names else recorded.series
-        key = (series, module.name if module else "", (module.file or "") if module else "")
+        module, commit = event.body.module, ledger.environment(event.environment).get("git_commit")
+        names = (module.name, module.file or "") if module else ("", "")
+        key = (event.table, *names, str(commit or ""), event.body.before or "")
         found[key] = (event.seq, found.get(key, (0, None))[1] if event.body.error else event.seq)
     return {(*key, *newest) for key, newest in found.items()}
 
@@ -149,7 +148,10 @@ RULES = """
 SELECT t.name, op.name, r.action, r.seq, t.from_dict FROM rule AS r
 JOIN op ON op.id = r.op_id JOIN decomp_table AS t ON t.id = r.table_id
 """
-PROGRAMS = "SELECT series, module, file, seq, succeeded FROM program"
+PROGRAMS = """
+SELECT t.name, p.module, p.file, p.git_commit, p.graph, p.seq, p.succeeded
+FROM program AS p JOIN decomp_table AS t ON t.id = p.table_id
+"""
 
 
 @pytest.mark.parametrize("seed", range(6))

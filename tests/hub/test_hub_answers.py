@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from click import ClickException
 from click.testing import CliRunner
-from hub_ledgers import random_ledger
+from hub_ledgers import an_export, random_ledger
 from report_ledgers import HOSTILE, hostile_ledger
 from strategies import new_table, without_torch  # noqa: F401  # a fixture that this module uses
 
@@ -90,12 +91,33 @@ def test_blame_counts_all_rules_and_shows_some(filled: tuple[str, dict[str, Path
 def test_explain_groups_programs_by_what_happened(filled: tuple[str, dict[str, Path]]) -> None:
     url, _ = filled
     found = json.loads(run("explain", "aten::linear", "--hub", url, "--json").stdout)
+    unknown = [each for each in found if each["unknown"] is not None]
+    found = [each for each in found if each["unknown"] is None]
     outcomes = [each["explanation"]["outcome"] for each in found]
     text = run("explain", "aten::linear", "--hub", url)
     heads = [line for line in text.stdout.splitlines() if line.startswith("aten::linear: ")]
     assert len(heads) == len(set(outcomes)) and heads[-1].startswith("aten::linear: not in the program in ")
     assert sum(int(head.split(" in ")[-1].split()[0]) for head in heads) == len(found)
+    assert [each["unknown"] for each in unknown] == [
+        line.partition(" night/make: ")[2] for line in text.stdout.splitlines() if line.startswith("unknown: ")
+    ]
     assert run("explain", "nosuch::op", "--hub", url).exit_code == 1
+
+
+def test_explain_names_a_series_whose_newest_run_has_no_export(tmp_path: Path) -> None:
+    url = str(tmp_path / "hub.db")
+    init(url)
+    with Ledger(tmp_path / "one.db", actor="ann") as ledger:
+        table = new_table(ledger, "night/make/1")
+        table.exported(an_export(table, random.Random(1)), 1)
+        new_table(ledger, "night/make/2")
+        push(ledger, url, name="one")
+        seq = [event.seq for event in ledger.exports()][-1]
+    done = run("explain", "aten::mm", "--hub", url)
+    because = f"its newest run, night/make/2, has no export; the last one is export:{seq}"
+    assert (done.exit_code, done.stdout) == (1, f"unknown: one  night/make: {because}\n")
+    (found,) = json.loads(run("explain", "aten::mm", "--hub", url, "--json").stdout)
+    assert (found["unknown"], found["explanation"], found["export"]) == (because, None, seq)
 
 
 def test_gate_names_the_ledgers_that_do_not_pass(filled: tuple[str, dict[str, Path]]) -> None:

@@ -61,7 +61,9 @@ def test_a_ledger_with_an_export_is_pushed(hub: str, tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         push(ledger, hub)
     assert rows(hub, "SELECT seq, failed FROM export") == [(number, 0)]
-    assert rows(hub, "SELECT series, module, seq, succeeded FROM program") == [("edge", "", number, number)]
+    assert rows(hub, "SELECT series, module, newest_export, newest_success FROM programs") == [
+        ("edge", "", number, number)
+    ]
     assert {kind for (kind,) in rows(hub, "SELECT kind FROM blob")} == {"catalog", "decomposition", "environment"}
 
 

@@ -170,6 +170,8 @@ def test_explain_is_what_each_ledger_explains_of_its_newest_exports(asked: Hub, 
         assert {each.ledger.name for each in found} == set(ledgers)
         for each in found:
             ledger = ledgers[each.ledger.name]
+            if each.unknown is not None:
+                continue
             try:
                 own = ledger.explain(op, f"export:{each.seq}")
             except dl.UnknownOp:

@@ -78,6 +78,11 @@ def _dict_table(ledger: Ledger, name: str, choose: random.Random) -> TableLog:
 
 
 def _export(table: TableLog, choose: random.Random) -> None:
+    table.exported(an_export(table, choose), table.version)
+
+
+def an_export(table: TableLog, choose: random.Random) -> Exported:
+    """Return an export of the newest version of a table, as an event tells it."""
     catalog: Catalog = choose.choice(CATALOGS)
     snapshot = table.materialize(catalog)
     names = [op for op in OPS if op in catalog.ops]
@@ -85,10 +90,9 @@ def _export(table: TableLog, choose: random.Random) -> None:
     after = {op: choose.randint(1, 3) for op in choose.sample(names, 2)}
     failed = choose.random() < 0.2
     made = tuple(Emission(op, number, (), op if op in before else None) for op, number in after.items())
-    body = Exported(
+    return Exported(
         catalog.digest, snapshot.digest, f"{choose.randint(1, 3)}" * 64, None if failed else "a" * 64, before,
         {} if failed else after, {choose.choice(names): 1}, choose.randint(1, 900),
         ("RuntimeError", "no kernel") if failed else None, declined={}, emitted=None if failed else made,
         raised=() if failed else None, kinds={}, early={}, module=choose.choice(MODULES),
     )  # fmt: skip
-    table.exported(body, table.version)

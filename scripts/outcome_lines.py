@@ -1,4 +1,4 @@
-"""A plugin of pytest for scripts/torch-tests: writes the outcome of each test into the file $OUTCOME_LINES.
+"""A plugin of pytest for scripts/torch-tests: writes what became of each test into the file $OUTCOME_LINES.
 
 It writes a line as each phase of a test ends, so that a crash keeps what came before it. Tests that the file has are
 not run again.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome = "expected failure" if report.skipped and hasattr(report, "wasxfail") else report.outcome
     write({"test": report.nodeid, "phase": report.when, "outcome": outcome, "error": error_of(report)})
+
+
+def pytest_warning_recorded(warning_message: warnings.WarningMessage, when: str, nodeid: str) -> None:
+    if when == "runtest":
+        text = f"{warning_message.category.__name__}: {warning_message.message}"
+        write({"test": nodeid, "phase": "warning", "warning": text})
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

@@ -42,6 +42,11 @@ def test_left_out():
     if "decomp_ledger" in sys.modules: pytest.skip()
 
 def test_other_message(): assert 0, "decomp_ledger" in sys.modules
+
+def test_other_warning():
+    import warnings
+    warnings.warn("as ever")
+    if "decomp_ledger" in sys.modules: warnings.warn("too much")
 """
 
 
@@ -59,7 +64,7 @@ def test_outcomes_that_are_alike(tmp_path: Path) -> None:
         0,
         [
             "test_alike.py: 6 tests, 2 failed, 1 crashed, 1 passed, 1 expected failure, 1 skipped",
-            "run: 6 alike, 0 differ; 0 fail with another message",
+            "run: 6 alike, 0 differ; 0 fail or warn with another message",
             "0 tests differ",
         ],
     )
@@ -68,9 +73,10 @@ def test_outcomes_that_are_alike(tmp_path: Path) -> None:
 def test_outcomes_that_differ_are_named(tmp_path: Path) -> None:
     status, lines = run(tmp_path, "test/test_different.py", "--how", "run", "--how", "plugin")
     assert status == 1
-    assert lines[0] == "test_different.py: 4 tests, 3 passed, 1 failed"
+    assert lines[0] == "test_different.py: 5 tests, 4 passed, 1 failed"
     for way in ("run", "plugin"):
-        assert f"{way}: 2 alike, 2 differ; 1 fail with another message" in lines
+        assert f"{way}: 3 alike, 2 differ; 2 fail or warn with another message" in lines
+        assert f"only {way}: 'UserWarning: too much'" in lines
         assert any(line.startswith(f"differs: test_different.py::test_bad, {way}: passed, failed;") for line in lines)
     assert lines[-1] == "4 tests differ"
 

@@ -20,7 +20,7 @@ from decomp_ledger.pytorch.fingerprint.syntax import find_source, parse_file
 
 LINEAR, SILU = torch.ops.aten.linear.default, torch.ops.aten.silu.default
 
-# Python warns of each, of some when it parses and of others when it compiles; of which depends on its version.
+# Python warns of each: of some when it parses, of others when it compiles. Its version decides that.
 WARNED = [
     r'"\("',
     r'b"\d"',

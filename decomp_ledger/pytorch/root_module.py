@@ -16,6 +16,7 @@ from typing import Any
 
 from decomp_ledger.log import provenance
 from decomp_ledger.model.events import RootModule
+from decomp_ledger.pytorch.fingerprint.syntax import parse_file
 
 __all__ = ["root_module"]
 
@@ -66,7 +67,7 @@ def _line_of(file: str, name: str) -> int | None:
     if not found:
         return None
     try:
-        lines = [line for qualified, line in _classes(ast.parse(text)) if f".{name}".endswith(f".{qualified}")]
+        lines = [line for qualified, line in _classes(parse_file(text)) if f".{name}".endswith(f".{qualified}")]
     except (SyntaxError, ValueError, RecursionError):  # not the source any more
         return None
     return lines[0] if len(lines) == 1 else None

@@ -7,10 +7,13 @@ Only the standard library is imported, because this file is also a part of the s
 """
 
 import ast
+import contextlib
 import json
 import linecache
+import re
 import textwrap
 import types
+import warnings
 import weakref
 import zipimport
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from typing import Any, NamedTuple
 
 _FUNCTION_NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_FILE_NAME = "<source of decomp_ledger>"  # in the warnings of what is compiled here
 _IGNORED_FIELDS = frozenset({"annotation", "returns", "type_params", "type_comment", "type_ignores", "kind", "ctx"})
 
 
@@ -58,6 +62,40 @@ def find_source(fn: types.FunctionType) -> FunctionSource | None:
     return _sources[fn]
 
 
+def parse_file(text: str) -> ast.Module:
+    """Parse the text of a file, without the warnings that Python gives for it.
+
+    Python gave them when it compiled the file for the program. With ``-W error`` each would be a SyntaxError here.
+
+    Args:
+        text: Of the whole file.
+
+    Raises:
+        SyntaxError: It is not Python.
+        ValueError: It has a null character.
+        RecursionError: It is nested too deeply.
+    """
+    with _without_warnings():
+        return ast.parse(text, _FILE_NAME)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Give no warnings for what is compiled under the name `_FILE_NAME`.
+
+    This is not `warnings.catch_warnings`: that makes Python show warnings of the program again that it has shown, and
+    takes those of other threads.
+    """
+    ignored = ("ignore", None, Warning, re.compile(f"{_FILE_NAME}$"), 0)
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    filters.insert(0, ignored)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the program has emptied the list
+            filters.remove(ignored)
+
+
 def _look_up(fn: types.FunctionType) -> FunctionSource | None:
     code = fn.__code__
     linecache.checkcache(code.co_filename)
@@ -83,7 +121,7 @@ class _File:
         self._imports: frozenset[str] = frozenset()
         self._casts = False
         try:
-            tree = ast.parse("".join(lines))
+            tree = parse_file("".join(lines))
         except (SyntaxError, ValueError, RecursionError):  # not Python, as a notebook's cell may be
             return
         plain = [node for node in tree.body if isinstance(node, ast.Import)]
@@ -138,7 +176,8 @@ def _compiles_to(node: Any, code: types.CodeType) -> bool:
     free = [ast.arg(name) for name in code.co_freevars]
     arguments = ast.arguments(posonlyargs=[], args=free, kwonlyargs=[], kw_defaults=[], defaults=[])
     tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, node)))
-    outer = _inner_codes(compile(tree, "", "eval", dont_inherit=True))[-1]
+    with _without_warnings():
+        outer = _inner_codes(compile(tree, _FILE_NAME, "eval", dont_inherit=True))[-1]
     return _code_key(_inner_codes(outer)[-1]) == _code_key(code)
 
 

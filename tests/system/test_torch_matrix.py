@@ -80,7 +80,7 @@ def outcomes(found: Iterable[Any]) -> list[tuple[str, str, str]]:
     return [(each.test.rpartition("::")[2], each.outcome, each.why) for each in found]
 
 
-def test_each_outcome_is_told_and_a_test_that_ends_the_process_ends_no_other(
+def test_each_outcome_is_named_and_a_test_that_ends_the_process_ends_no_other(
     matrix: ModuleType, tmp_path: Path
 ) -> None:
     (tmp_path / "test_some.py").write_text(TESTS, encoding="utf-8")
@@ -89,8 +89,8 @@ def test_each_outcome_is_told_and_a_test_that_ends_the_process_ends_no_other(
 
 def test_the_workers_of_xdist_tell_the_same(matrix: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(TESTS.replace("os._exit(7)", "assert False"), encoding="utf-8")
-    told = [("test_fatal", "failed", "assert False") if each[0] == "test_fatal" else each for each in OUTCOMES]
-    assert outcomes(matrix.run_tests(sys.executable, "-n", "1", str(tmp_path))) == told
+    expected = [("test_fatal", "failed", "assert False") if each[0] == "test_fatal" else each for each in OUTCOMES]
+    assert outcomes(matrix.run_tests(sys.executable, "-n", "1", str(tmp_path))) == expected
 
 
 def test_a_run_goes_on_where_a_killed_one_ended(matrix: ModuleType, tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_higher_order_operators_and_what_is_in_them_are_judged_by_the_graphs(
     op: str, base: str, ledger: Ledger
 ) -> None:
     if op == "while_loop" and torch.__version__.startswith("2.6."):
-        pytest.skip("torch 2.6 cannot export this loop, with or without a recording")
+        pytest.skip("torch 2.6 cannot export this loop; nothing is recorded by then")
     function = HIGHER_ORDER[op]
     made = export(NoGrad(), (X,), strict=False) if function is None else program(function)
     table = ledger.table("edge", base=base)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._higher_order_ops.map import map as map_  # up to torch 2.7, the package has no function of this name
 from torch.export import ExportedProgram, export
 
 from decomp_ledger import Explanation, Exported, Ledger, record
@@ -287,7 +288,7 @@ HIGHER_ORDER = {
     "while_loop": lambda x: torch._higher_order_ops.while_loop(
         lambda i, y: i < 3, lambda i, y: (i + 1, torch.nn.functional.silu(y)), (torch.tensor(0), x)
     )[1],
-    "map_impl": lambda x: torch._higher_order_ops.map(torch.nn.functional.silu, x),
+    "map_impl": lambda x: map_(torch.nn.functional.silu, x),
     "scan": lambda x: torch._higher_order_ops.scan(
         lambda carry, y: (carry + y, torch.nn.functional.silu(carry)), x[0] * 0, x
     )[1],
@@ -307,6 +308,8 @@ class NoGrad(torch.nn.Module):
 def test_higher_order_operators_and_what_is_in_them_are_judged_by_the_graphs(
     op: str, base: str, ledger: Ledger
 ) -> None:
+    if op == "while_loop" and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 cannot export this loop; nothing is recorded by then")
     function = HIGHER_ORDER[op]
     made = export(NoGrad(), (X,), strict=False) if function is None else program(function)
     table = ledger.table("edge", base=base)

@@ -56,9 +56,9 @@ LEFT JOIN decomposition ON decomposition.id = change.decomposition_id
 ORDER BY event.seq, op.name
 """
 
-# One row for each op that the newest version of a table keeps or overrides, with the event that made it so. `lineage` is
-# each table with those that it was forked from, up to which version, and how far away they are. Of the rows of an op,
-# SQLite gives that of the smallest min(), which is the last change of the nearest table.
+# One row for each op that the newest version of a table keeps or overrides, with the event that made it so.
+# `lineage` is each table with those that it was forked from, up to which version, and how far away they are. Of the
+# rows of an op, SQLite gives that of the smallest min(), which is the last change of the nearest table.
 CURRENT_RULES = f"""
 CREATE VIEW current_rules AS
 WITH RECURSIVE lineage (table_id, ancestor_id, until, depth) AS (

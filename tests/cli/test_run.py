@@ -260,8 +260,7 @@ print(*[depth for depth in range(2000) if faults(depth) >= 100])
 def test_no_call_of_a_program_maps_memory_for_its_frame(command: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SLOW_DEPTHS)
     python, ours = (
-        str(start([*begin, "script.py"], tmp_path)[1]).partition("
-")[0].split()
+        str(start([*begin, "script.py"], tmp_path)[1]).partition("\n")[0].split()
         for begin in ([sys.executable], [sys.executable, "-m", "decomp_ledger", command])
     )
     assert bool(python) == (sys.version_info >= (3, 11))

@@ -148,6 +148,7 @@ def test_every_parameter_that_names_a_state_or_an_op_is_completed() -> None:
         "file",
         "files",
         "output",
+        "page",
         "signers",
         "interpreter",
         "imports",

@@ -161,7 +161,8 @@ def _judged(
         if progress is not None:
             progress(number, len(scope.programs))
     tables = collected.tables(facts)
-    unknown = [GateUnknown(collected.asked, *each) for each in scope.missing.items()] if collected.asked else []
+    asked = collected.asked or ("no_failed_exports" if collected.policy.no_failed_exports else "")
+    unknown = [GateUnknown(asked, *each) for each in scope.missing.items()] if asked else []
     found = judge(
         collected.policy,
         tables,
@@ -334,7 +335,7 @@ class _Collected:
 
     @property
     def asked(self) -> str:
-        """The first of what exports are judged by; "" if they are not."""
+        """The first of what the exports that succeeded are judged by; "" if they are not."""
         return next((n for n in _OF_EXPORTS if (self.torch if n == TORCH else getattr(self.policy, n))), "")
 
     def program(self, program: Program, exports: Sequence[Event]) -> ProgramFacts:

@@ -283,11 +283,26 @@ def test_of_a_series_the_newest_run_is_judged(ledger: Ledger) -> None:
     assert [str(each.program) for each in found.programs] == ["Model of export.py with lower/main"]
 
 
-def test_a_newest_run_without_an_export_is_unknown(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("policy", "torch", "named"),
+    [
+        (Policy(keep="aten::linear"), None, "keep"),
+        (Policy(opset="core-aten"), None, "opset"),
+        (Policy(no_stale_exports=True), None, "no_stale_exports"),
+        (Policy(no_outdated_exports=True), None, "no_outdated_exports"),
+        (Policy(no_failed_exports=True), None, "no_failed_exports"),
+        (Policy(no_failed_exports=True, keep="aten::linear"), None, "keep"),
+        (Policy(), "2.15.0", "torch"),
+    ],
+)
+def test_a_newest_run_without_an_export_is_unknown(
+    ledger: Ledger, policy: Policy, torch: str | None, named: str
+) -> None:
     first, _ = runs(ledger, "lower/main/1", "lower/main/2")
     event = export(first, "aten::linear")
-    (unknown,) = ledger.gate(policy=Policy(keep="aten::linear")).unknown
-    assert unknown.subject == "lower/main"
+    export(new_table(ledger, "other"), "aten::linear")
+    (unknown,) = (each for each in ledger.gate(policy=policy, torch=torch).unknown if each.subject == "lower/main")
+    assert unknown.policy == named
     assert unknown.because == f"its newest run, lower/main/2, has no export; the last one is export:{event.seq}"
 
 

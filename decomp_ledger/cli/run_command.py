@@ -143,8 +143,8 @@ def _execute(code: types.CodeType, scope: dict[str, Any]) -> None:
 
 _OWN_FRAMES = 2  # of `run` and `_execute`, in a traceback
 # Python keeps frames in chunks of 2,048 words, and maps and frees a chunk at each call that crosses its end. Where that
-# falls in a program decides some 20 % of its time, and the frames of a recording move it. This frame takes a chunk of
-# its own, with room for all frames of the program. Its pages are mapped, but never touched.
+# falls can cost a program a tenth of its time, and the frames of a recording move it. This frame takes a chunk of its
+# own, with room for all frames of the program. Its pages are mapped, but never touched.
 _FRAME_WORDS = 2**17
 _execute.__code__ = _execute.__code__.replace(co_stacksize=_FRAME_WORDS)
 

@@ -226,7 +226,9 @@ def _commit(program: ProgramFacts) -> Cell:
     if not isinstance(commit, str):
         return Mark("not recorded", QUIET)
     shown = Code(commit[:_COMMIT])
-    return (shown, " ", Mark("with changes", WARN)) if dirty is True else shown
+    if dirty is False:
+        return shown
+    return shown, " ", Mark("with changes", WARN) if dirty is True else Mark("changes unknown", QUIET)
 
 
 def file_blocks(found: GateResult) -> list[Block]:

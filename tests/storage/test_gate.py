@@ -555,3 +555,22 @@ def test_the_opset_of_a_policy_is_a_file_next_to_it(project: Path, monkeypatch: 
 def test_a_finding_names_its_subject() -> None:
     found = GateFinding("keep", "aten::mm", "edge@2", None, None, "x", "y", None)
     assert found.subject == "edge@2" and found.to_json()["event"] is None
+
+
+@pytest.mark.parametrize(
+    ("dirty", "said"),
+    [
+        (True, "with changes"),
+        (False, ""),
+        ("unknown: git does not answer", "changes unknown"),
+        (None, "changes unknown"),
+    ],
+)
+def test_a_page_says_whether_the_git_tree_had_changes(ledger: Ledger, edge: TableLog, dirty: object, said: str) -> None:
+    export(edge, "aten::linear")
+    found = ledger.gate(policy=Policy(keep="aten::linear"))
+    (program,) = found.programs
+    environment = {**program.environment, "git_commit": "c" * 40, "git_dirty": dirty}
+    page = dl.report(attrs.evolve(found, programs=(attrs.evolve(program, environment=environment),)))
+    assert "c" * 12 in page
+    assert [text for text in ("with changes", "changes unknown") if text in page] == ([said] if said else [])

@@ -558,7 +558,7 @@ def test_a_finding_names_its_subject() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dirty", "said"),
+    ("dirty", "text"),
     [
         (True, "with changes"),
         (False, ""),
@@ -566,11 +566,11 @@ def test_a_finding_names_its_subject() -> None:
         (None, "changes unknown"),
     ],
 )
-def test_a_page_says_whether_the_git_tree_had_changes(ledger: Ledger, edge: TableLog, dirty: object, said: str) -> None:
+def test_a_page_says_whether_the_git_tree_had_changes(ledger: Ledger, edge: TableLog, dirty: object, text: str) -> None:
     export(edge, "aten::linear")
     found = ledger.gate(policy=Policy(keep="aten::linear"))
     (program,) = found.programs
     environment = {**program.environment, "git_commit": "c" * 40, "git_dirty": dirty}
     page = dl.report(attrs.evolve(found, programs=(attrs.evolve(program, environment=environment),)))
     assert "c" * 12 in page
-    assert [text for text in ("with changes", "changes unknown") if text in page] == ([said] if said else [])
+    assert [each for each in ("with changes", "changes unknown") if each in page] == ([text] if text else [])

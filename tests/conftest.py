@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 SUPPORT = Path(__file__).parent / "support"
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Let interrupts arrive also where the suite runs in the background of a shell, which makes it ignore them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

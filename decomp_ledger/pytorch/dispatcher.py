@@ -30,7 +30,14 @@ from decomp_ledger.model.catalog import Catalog, Entry
 from decomp_ledger.model.op_lookup import Lists, ops_named, suggestions
 from decomp_ledger.model.safe_text import class_name
 from decomp_ledger.pytorch import internals
-from decomp_ledger.pytorch.entries import brief_entry, build, entry, why_not_preservable
+from decomp_ledger.pytorch.entries import (
+    NO_KERNEL,
+    brief_entry,
+    build,
+    entry,
+    why_never_preservable,
+    why_not_preservable,
+)
 from decomp_ledger.pytorch.internals import HigherOrderOperator, OpOverload, OpOverloadPacket
 from decomp_ledger.storage.block_lock import BlockLock
 
@@ -129,8 +136,29 @@ def near_names(op: str) -> list[str]:
     return suggestions(op, [name for name in _loaded if op_names.namespace(name) in near])
 
 
+class _Seen(NamedTuple):
+    """What a full look at the dispatcher sees: all that decides torch's default table.
+
+    Attributes:
+        registrations: the names of the ops with a C++ CompositeImplicitAutograd kernel.
+        registry: torch's registry: operator -> decomposition.
+        operators: those that torch has made so far.
+        kernels: the CompositeImplicitAutograd kernels in Python: operator, kernel, whether it has a kernel in C++ too.
+        by_libraries: the names of the ops whose CompositeImplicitAutograd kernel a library in Python registered.
+    """
+
+    registrations: list[str]
+    registry: dict[Any, Callable[..., Any]]
+    operators: list[Any]
+    kernels: list[tuple[Any, Any, bool]]
+    by_libraries: set[str]
+
+
 class Defaults:
     """Torch's default table at one moment. Immutable: a change of the dispatcher makes a new one.
+
+    Args:
+        seen: what it was made from.
 
     Attributes:
         table: live operator -> decomposition.
@@ -138,7 +166,9 @@ class Defaults:
         aten_cia: the operators of aten that torch could decompose by a kernel.
     """
 
-    def __init__(self, table: dict[Any, Callable[..., Any]], aten_cia: frozenset[Any]) -> None:
+    def __init__(self, table: dict[Any, Callable[..., Any]], aten_cia: frozenset[Any], seen: _Seen) -> None:
+        self._seen = seen
+        self._earlier: Catalog | None = None
         self.table = table
         self.aten_cia = aten_cia
         self.by_name = {op.name(): op for op in table}
@@ -147,10 +177,11 @@ class Defaults:
         # Each default table has its own callables for C++ kernels, so they tell from which one a dict was made.
         _made_with.update((fn, origin) for fn in table.values() if internals.op_of_cia_partial(fn) is not None)
 
-    def renewed(self) -> Defaults:
+    def renewed(self, seen: _Seen) -> Defaults:
         """Return the same table with a catalog that is made again, because ops outside of the table came or went."""
         made = copy.copy(self)
-        vars(made).pop("catalog", None)
+        made._seen = seen
+        made._earlier = vars(made).pop("catalog", self._earlier)
         return made
 
     def get(self, op: str) -> Callable[..., Any] | None:
@@ -168,16 +199,20 @@ class Defaults:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The defaults as plain data, with every other op that is loaded (20 ms at first, 15 ms after a change)."""
+        """The defaults as plain data, with every other op that is loaded (20 ms at first, 5 ms after a change)."""
         entries = {name: Entry(unpreservable="a higher-order operator") for name in internals.higher_order_operators()}
         names = internals.dispatcher_names()
         # The build implies most of them. To make the operator of each would take 0.1 s.
         entries.update(dict.fromkeys(names, _BARE))
-        facts = _Facts.now()
+        facts = _Facts.of(self._seen)
         foreign = {name for name in names if not op_names.is_torchs(name)}
         wanted = {*foreign, *facts.decomposed, *self.by_name}
+        earlier = {} if self._earlier is None else self._earlier.ops
         for name in names:
             if name not in wanted:
+                continue
+            if name not in foreign and (known := earlier.get(name)) is not None and _stays(known):
+                entries[name] = known
                 continue
             live = self.by_name.get(name) or resolve(name)
             if live is None:
@@ -187,7 +222,18 @@ class Defaults:
                 entries[name] = self.entry(name, live) if plain is None else plain
             except RuntimeError:  # its library was destroyed meanwhile
                 pass
-        return Catalog(build(), entries)
+        # The same object, because its digest takes 5 ms.
+        return self._earlier if self._earlier is not None and earlier == entries else Catalog(build(), entries)
+
+
+def _stays(entry: Entry) -> bool:
+    """Tell whether the entry of one of torch's own ops holds as long as torch's default table is the same.
+
+    An op may get or lose its last kernel, but not one that is decomposed by a kernel.
+    """
+    if entry.registered or entry.module:
+        return False
+    return entry.origin != "registry" or entry.unpreservable not in ("", NO_KERNEL)
 
 
 class _Facts(NamedTuple):
@@ -196,24 +242,26 @@ class _Facts(NamedTuple):
     Attributes:
         decomposed: the names of the ops that torch has any decomposition of.
         kernels: the names of the ops with a C++ CompositeImplicitAutograd kernel.
-        in_python: such kernels in Python, by the id of their operator, which this keeps.
-        registered: the entries of torch's registry, likewise.
+        in_python: the ids of the operators with such a kernel in Python.
+        registered: torch's registry, by the id of the operator.
+        by_libraries: as seen.
     """
 
     decomposed: set[str]
     kernels: frozenset[str]
-    in_python: dict[int, tuple[Any, Any]]
-    registered: dict[int, tuple[Any, Any]]
+    in_python: set[int]
+    registered: dict[int, Callable[..., Any]]
+    by_libraries: set[str]
 
     @classmethod
-    def now(cls) -> _Facts:
-        kernels = frozenset(internals.cia_registrations())
-        in_python = internals.python_cia_kernels(internals.overloads(internals.packets()))
-        registered = internals.registry().items()
+    def of(cls, seen: _Seen) -> _Facts:
+        kernels = frozenset(seen.registrations)
         return cls(
-            {*kernels, *(op.name() for found in (in_python, registered) for op, _ in found)},
+            {*kernels, *(op.name() for op, _, _ in seen.kernels), *(op.name() for op in seen.registry)},
             kernels,
-            *({id(op): (op, fn) for op, fn in found} for found in (in_python, registered)),
+            {id(op) for op, _, _ in seen.kernels},
+            {id(op): fn for op, fn in seen.registry.items()},
+            seen.by_libraries,
         )
 
 
@@ -226,15 +274,33 @@ def _plain_entry(name: str, op: Any, default: Any, facts: _Facts) -> Entry | Non
     if (registered is None) is not has_kernel or id(op) in facts.in_python:
         return None
     if registered is None:
-        if default is not None:
-            is_plain = internals.op_of_cia_partial(default) is op and not internals.is_implemented_in_python(name)
-            # The table has no kernel of an op that torch cannot preserve.
-            return _shared_entry("cia", True, "") if is_plain else None
-        is_plain = not internals.is_implemented_in_python(name)
-        return _shared_entry("cia", False, why_not_preservable(op)) if is_plain else None
-    fn = registered[1]
-    is_plain = type(fn) is types.FunctionType and (default is None or default is fn) and _is_of_torch(fn)
-    return _shared_entry("registry", default is not None, why_not_preservable(op)) if is_plain else None
+        if name in facts.by_libraries:
+            return None
+        if default is None:
+            return _shared_entry("cia", False, _why_never_preservable(op))
+        # The table has no kernel of an op that torch cannot preserve.
+        return _shared_entry("cia", True, "") if internals.op_of_cia_partial(default) is op else None
+    is_own = type(registered) is types.FunctionType and _is_of_torch(registered)
+    is_plain = is_own and (default is None or default is registered)
+    if not is_plain:
+        return None
+    why = _why_never_preservable(op) or ("" if internals.has_kernel(op) else NO_KERNEL)
+    return _shared_entry("registry", default is not None, why)
+
+
+# Why torch can never preserve an operator of its own, by the id of the operator, which this keeps. To find it for all
+# of them again takes 3 ms of the 15 that a catalog took, and 2 of a table.
+_never: dict[int, tuple[Any, str]] = {}
+
+
+def _why_never_preservable(op: Any) -> str:
+    """Return what `why_never_preservable` does; that is all for an op with a kernel that decomposes it."""
+    known = _never.get(id(op))
+    if known is None:
+        known = op, why_never_preservable(op)
+        if op_names.is_torchs(op.name()):
+            _never[id(op)] = known
+    return known[1]
 
 
 def _is_of_torch(fn: Any) -> bool:
@@ -315,8 +381,8 @@ _own_entries: dict[str, tuple[Any, Any, Any, Entry]] = {}
 def _entry(name: str, op: Any, default: Any) -> Entry:
     """Return the entry of an op; for torch's own ops, only the fields that the build does not determine."""
     others = internals.registry().get(op), internals.python_cia_kernel(op)
-    cached = _own_entries.get(name)
-    if cached is not None and cached[0] is op and cached[1] is default and cached[2] == others:
+    cached, by_library = _own_entries.get(name), internals.is_implemented_in_python(name)
+    if cached is not None and cached[0] is op and cached[1] is default and cached[2] == others and not by_library:
         return cached[3]
     foreign = not op_names.is_torchs(name)
     has_foreign_code = foreign or not _is_of_torch(default or others[0] or others[1])
@@ -327,7 +393,7 @@ def _entry(name: str, op: Any, default: Any) -> Entry:
         if "origin" not in fields:
             fields.clear()
     registered = ""
-    if fields.get("origin") == "cia" and (foreign or internals.is_implemented_in_python(name)):
+    if fields.get("origin") == "cia" and (foreign or by_library):
         at = internals.cia_registration(op)
         unknown = "" if foreign else "unknown"  # "" would say that the kernel is torch's own
         registered = unknown if at is None else f"{provenance.shortened(at[0])}:{at[1]}"
@@ -360,7 +426,7 @@ class _Look(NamedTuple):
     """
 
     defaults: Defaults
-    seen: tuple[Any, ...]
+    seen: _Seen
     token: tuple[Any, ...]
     custom: list[tuple[dict[str, Any], str]]
 
@@ -384,12 +450,15 @@ class Dispatcher:
         with self._lock:
             seen, look = self._everything(), self._look
             if look is None or not _has_only_other_operators(look.seen, seen):
-                defaults = Defaults(*_default_table(seen))
+                made = _default_table(seen)
                 # To resolve ops may have made new operators, so the next look compares with what is there now.
-                seen = self._everything()
+                if self._operators() is not seen.operators:
+                    seen = self._everything()
+                defaults = Defaults(*made, seen)
             else:
-                # Torch makes operators whenever a library names some, and to build the table takes 15 ms.
-                defaults = look.defaults if seen == look.seen else look.defaults.renewed()
+                # Torch makes operators whenever a library names some, and to build the table takes 10 ms.
+                is_same = seen == look.seen and _token(look.custom) == look.token
+                defaults = look.defaults if is_same else look.defaults.renewed(seen)
             custom = _custom_packets()
             # Before the look, because a reader that saw this look must notice the next one.
             self.full_looks += 1
@@ -413,17 +482,27 @@ class Dispatcher:
         """
         return _token([] if self._look is None else self._look.custom)
 
-    def _everything(self) -> tuple[Any, ...]:
-        """Return all that decides torch's default table: C++ registrations, registry, operators, kernels in Python."""
+    def _everything(self) -> _Seen:
+        """Look at all that decides torch's default table."""
+        operators = self._operators()
+        kernels = [(op, kernel, internals.has_kernel(op)) for op, kernel in internals.python_cia_kernels(operators)]
+        return _Seen(
+            internals.cia_registrations(),
+            dict(internals.registry()),
+            operators,
+            kernels,
+            internals.implemented_in_python(),
+        )
+
+    def _operators(self) -> list[Any]:
+        """Return the operators that torch has made; the same list as long as they are the same."""
         packets = internals.packets()
         counts = internals.overload_counts(packets)
         # Listed again only when there are others: 0.5 ms of the 1.5 that materialize() takes, whose goal is a tenth of
         # upstream's time.
         if (packets, counts) != self._listed[:2]:
             self._listed = packets, counts, internals.overloads(packets)
-        operators = self._listed[2]
-        kernels = [(op, kernel, internals.has_kernel(op)) for op, kernel in internals.python_cia_kernels(operators)]
-        return internals.cia_registrations(), dict(internals.registry()), operators, kernels
+        return self._listed[2]
 
 
 def _token(custom: list[tuple[dict[str, Any], str]]) -> tuple[Any, ...]:
@@ -431,24 +510,25 @@ def _token(custom: list[tuple[dict[str, Any], str]]) -> tuple[Any, ...]:
     return internals.registrations(), internals.libraries_loaded(), packets
 
 
-def _has_only_other_operators(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+def _has_only_other_operators(before: _Seen, now: _Seen) -> bool:
     """Tell whether two full looks differ at most by new operators that torch's default table cannot have."""
-    if (before[0], before[1], before[3]) != (now[0], now[1], now[3]):
+    if before._replace(operators=[]) != now._replace(operators=[]):
         return False
-    if before[2] == now[2]:
+    if before.operators == now.operators:
         return True
-    old, new = ({id(op): op for op in seen[2]} for seen in (before, now))
-    registered = set(now[0])
+    old, new = ({id(op): op for op in seen.operators} for seen in (before, now))
+    registered = set(now.registrations)
     return old.keys() <= new.keys() and all(new[each].name() not in registered for each in new.keys() - old.keys())
 
 
-def _default_table(seen: tuple[Any, ...]) -> tuple[dict[Any, Callable[..., Any]], frozenset[Any]]:
+def _default_table(seen: _Seen) -> tuple[dict[Any, Callable[..., Any]], frozenset[Any]]:
     """Build torch's default table from what a full look saw; return it with the operators of aten among the kernels."""
-    registrations, _, _, kernels = seen
     table = dict(internals.core_registry())
-    candidates = dict.fromkeys(op for op in map(resolve, registrations) if op is not None)
-    candidates.update(dict.fromkeys(op for op, _, _ in kernels))
-    valid = [op for op in candidates if not why_not_preservable(op)]
+    candidates = dict.fromkeys(op for op in map(resolve, seen.registrations) if op is not None)
+    candidates.update(dict.fromkeys(op for op, _, _ in seen.kernels))
+    # An operator whose kernel in Python is all that it has cannot be preserved.
+    bare = {id(op) for op, _, has_kernel in seen.kernels if not has_kernel}
+    valid = [op for op in candidates if not _why_never_preservable(op) and id(op) not in bare]
     left_out, registry_first = internals.preserved_by_default(), internals.registry_first()
     for op in valid:
         kernel_first = not registry_first and op_names.is_aten(op.name())

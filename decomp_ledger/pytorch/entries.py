@@ -27,6 +27,8 @@ from decomp_ledger.pytorch.internals import (
     schema_text,
 )
 
+NO_KERNEL = "it has no kernel"
+
 
 def why_not_preservable(op: Any) -> str:
     """Return why torch cannot keep an op in a graph instead of decomposing it.
@@ -41,6 +43,11 @@ def why_not_preservable(op: Any) -> str:
     Returns:
         "" when torch can preserve it, else one short phrase.
     """
+    return why_never_preservable(op) or ("" if has_kernel(op) else NO_KERNEL)
+
+
+def why_never_preservable(op: Any) -> str:
+    """Return that part of :func:`why_not_preservable` which holds as long as the operator exists; else ""."""
     if not isinstance(op, OpOverload):
         return "a higher-order operator" if isinstance(op, HigherOrderOperator) else "not an operator overload"
     if mutates_or_aliases(op):
@@ -50,7 +57,7 @@ def why_not_preservable(op: Any) -> str:
     if is_unsafe(op):
         tagged = getattr(torch.Tag, "maybe_aliasing_or_mutating", None) in op.tags
         return "tagged maybe_aliasing_or_mutating" if tagged else "its schema is not what it does"
-    return "" if has_kernel(op) else "it has no kernel"
+    return ""
 
 
 def own_decompositions(op: Any) -> dict[str, Callable[..., Any]]:

@@ -252,7 +252,19 @@ def is_implemented_in_python(op_name: str) -> bool:
 
     Risk: `torch.library._impls`, whose items are `ns/name.overload/key`.
     """
-    return f"{op_name.replace('::', '/')}/CompositeImplicitAutograd" in _python_implementations
+    return f"{op_name.replace('::', '/')}{_IN_PYTHON}" in _python_implementations
+
+
+def implemented_in_python() -> set[str]:
+    """Return the names of the ops that :func:`is_implemented_in_python` says yes to (0.1 ms).
+
+    Risk: as there.
+    """
+    found = (item.removesuffix(_IN_PYTHON) for item in _python_implementations if item.endswith(_IN_PYTHON))
+    return {item.replace("/", "::", 1) for item in found}
+
+
+_IN_PYTHON = "/CompositeImplicitAutograd"
 
 
 def cia_decomposition(op: Any) -> Callable[..., Any]:

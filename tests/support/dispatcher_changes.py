@@ -411,6 +411,22 @@ def library_implements_an_op_that_the_registry_decomposes(scene: Scene) -> Itera
         yield
 
 
+@change(op="aten::outer", quick=True, possible=CAN_OVERRIDE)
+def library_overrides_the_kernel_of_an_op_of_torch(scene: Scene) -> Iterator[None]:
+    with library_of("aten", "IMPL") as library:
+        yield
+        library.impl("outer", lambda x, y: x.unsqueeze(1) * y, CIA, allow_override=True)
+        yield
+
+
+@change(op="aten::pairwise_distance", quick=True, possible=CAN_OVERRIDE)
+def library_overrides_the_kernel_of_an_op_that_the_registry_decomposes(scene: Scene) -> Iterator[None]:
+    with library_of("aten", "IMPL") as library:
+        yield
+        library.impl("pairwise_distance", lambda x, y, *args: x - y, CIA, allow_override=True)
+        yield
+
+
 # --- Python kernels ------------------------------------------------------------------------------
 
 

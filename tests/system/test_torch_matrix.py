@@ -123,6 +123,24 @@ def test_the_tests_of_recordings_run_in_the_environment_of_any_version(
     assert ("\ntorch 2.7.1: " in output) is not fine
 
 
+def test_an_interrupted_run_prints_its_table_and_what_did_not_begin(
+    matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupting = "def test_long():\n os.kill(os.getppid(), signal.SIGINT)\n time.sleep(600)"
+    code = f"import os, signal, time\n\ndef test_good(): pass\n\n{interrupting}\n"
+    (tmp_path / "test_some.py").write_text(code, encoding="utf-8")
+    (tmp_path / "test_later.py").write_text("def test_good(): pass", encoding="utf-8")
+    files = [f"{tmp_path}/test_some.py", f"{tmp_path}/test_later.py"]
+    monkeypatch.setattr(matrix, "RECORDING", files)
+    monkeypatch.setattr(matrix, "makers", lambda versions, folder: {})
+    monkeypatch.setattr(matrix, "prepare", lambda versions, folder: dict.fromkeys(versions, sys.executable))
+    assert matrix.test_recording(["2.7.1", "2.8.0"], tmp_path, tmp_path / "results") is False
+    output = capsys.readouterr().out
+    assert f"| 2.7.1 | {platform.python_version()} | 1      | 0      | 0 " in output
+    assert f"torch 2.7.1: interrupted; these did not begin: {files[1]}\n" in output
+    assert "2.8.0" not in output
+
+
 def test_the_tests_of_recordings_are_there(matrix: ModuleType) -> None:
     assert [path for path in matrix.RECORDING if not (SCRIPT.parents[1] / path).is_file()] == []
 

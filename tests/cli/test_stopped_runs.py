@@ -1,4 +1,4 @@
-"""`decomp-ledger run` when the ledger becomes unusable while the program runs: the program goes on, and the end says so."""
+"""`decomp-ledger run` when the ledger becomes unusable meanwhile: the program goes on, and the last line says so."""
 
 import os
 import subprocess

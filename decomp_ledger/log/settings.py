@@ -54,7 +54,8 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
 
     They are looked for in the folder and in those above it, as git looks for its repository: the ledger is the nearest
     `decomp_ledger.db`, or what the nearest `[tool.decomp-ledger]` of a pyproject.toml names; else `decomp_ledger.db` in
-    the folder. Files that belong to another user are left out, because settings say what may be imported.
+    the folder. Files that belong to another user, and links of another user to any file, are left out, because settings
+    say what may be imported.
 
     Args:
         folder: the folder; by default the current one.

@@ -472,7 +472,7 @@ class Ledger(LedgerLog):
     def follow(
         self, hub: str | None = None, *, name: str | None = None, report: Callable[[Pushed], object] = lambda _: None
     ) -> None:
-        """Push now, and again each time the ledger has grown, until an interrupt.
+        """Push now, and again each time the ledger has grown by events or checkpoints, until an interrupt.
 
         Args:
             hub: the address; by default what `DECOMP_LEDGER_HUB` or the project says.
@@ -481,6 +481,7 @@ class Ledger(LedgerLog):
 
         Raises:
             HubError: as `push` does.
+            LedgerFileError: the file was removed or replaced.
         """
         pushing.follow(self, _address(hub), name=name, report=report)
 

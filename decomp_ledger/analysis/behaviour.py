@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from decomp_ledger.model import op_names
 from decomp_ledger.model.behaviour import Trace, is_dynamic
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.display import displayed, guarded
+from decomp_ledger.model.line_diff import line_opcodes
 from decomp_ledger.model.schemas import schema_arguments
 
 __all__ = [
@@ -222,12 +222,9 @@ def _reason(
     return reason or "it has no sample"
 
 
-_ARGUMENT = re.compile(r"(\w+)(?:=.*)?$")
-
-
 def fits(call: str, schema: str) -> bool:
     """Tell whether an op of that schema can take the arguments of a call, by their number and their names."""
-    names = [match[1] if (match := _ARGUMENT.search(text)) else text for text in schema_arguments(schema)]
+    names = [text.partition("=")[0].rpartition(" ")[2] for text in schema_arguments(schema)]
     positional = names[: names.index("*")] if "*" in names else names
     given = [_NAMED.match(text) for text in _arguments(call)]
     return given.count(None) <= len(positional) and {match[1] for match in given if match} <= set(names)
@@ -277,7 +274,7 @@ def graph_diff(before: Sequence[str], after: Sequence[str]) -> tuple[DiffRow, ..
     Two lines do the same if they differ only in the numbers of nodes, and these numbers name nodes that do the same.
     """
     bare = [[_NODE.sub("%", line) for line in lines] for lines in (before, after)]
-    pairs = _aligned(before, after, difflib.SequenceMatcher(None, bare[0], bare[1], autojunk=False).get_opcodes())
+    pairs = _aligned(before, after, line_opcodes(*bare))
     numbers = {_defines(old): _defines(new) for old, new, equal in pairs if equal}
     known = set(numbers.values())
     rows = tuple(DiffRow(old, new, equal and _same_arguments(old, new, numbers, known)) for old, new, equal in pairs)

@@ -300,7 +300,8 @@ def same_build(before: NamedState, after: NamedState) -> bool:
 def schema_difference(before: str, after: str) -> str:
     """Return the arguments that only one of two schemas has; both schemas, if they differ in anything else."""
     old, new = map(schema_arguments, (before, after))
-    removed, added = [a for a in old if a not in new], [a for a in new if a not in old]
+    here, there = set(old), set(new)
+    removed, added = [a for a in old if a not in there], [a for a in new if a not in here]
     if before.rpartition("->")[2] != after.rpartition("->")[2] or not (removed or added):
         return f"{before} -> {after}"
     return " ".join([*(f"-[{each}]" for each in removed), *(f"+[{each}]" for each in added)])

@@ -195,6 +195,8 @@ class _Report:
                 else f"{found} -> {path}; see: decomp-ledger{option} {see}"
             )
             lines = [line, *(f"not recorded: {each}" for each in found.missed)]
+            if found.stopped and not nothing:
+                lines.append(f"not recorded: what came after this error: {found.stopped}")
         except LedgerError as error:
             lines = [str(error)]
         _print(lines)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from decomp_ledger.errors import HubError
+from decomp_ledger.errors import HubError, LedgerFileError
 from decomp_ledger.hub.naming import without_password
 from decomp_ledger.hub.silence import connection_class
 from decomp_ledger.model.limits import SQLITE_BYTES
 from decomp_ledger.model.printable import printable
-from decomp_ledger.storage.file_checks import absolute
+from decomp_ledger.storage.file_checks import absolute, check_log_files
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection as AlchemyConnection
@@ -472,6 +472,10 @@ def _check_file(path: Path) -> None:
         raise HubError(f"{path}: {what}; make a hub with `decomp-ledger hub init {path.name}`")
     if header and header[:16] != b"SQLite format 3\0":
         raise HubError(f"{path}: it is not a hub: not an SQLite file; name another file")
+    try:
+        check_log_files(path)
+    except LedgerFileError as error:
+        raise HubError(str(error)) from None
 
 
 def batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -23,6 +23,7 @@ from decomp_ledger.model.catalog import whole_text
 from decomp_ledger.model.display import displayed
 from decomp_ledger.model.hash_chain import genesis
 from decomp_ledger.storage import audit_rows
+from decomp_ledger.storage.checkpoint_rows import last_checkpoint_row
 from decomp_ledger.storage.hashed_texts import HashedText, hashed_texts, stored_text
 
 __all__ = [
@@ -152,7 +153,7 @@ def follow(
     report: Callable[[Pushed], object],
     seconds: float = _POLL_SECONDS,
 ) -> None:
-    """Push now, and again each time the ledger has grown, until an interrupt.
+    """Push now, and again each time the ledger has grown by events or checkpoints, until an interrupt.
 
     Args:
         ledger: the ledger.
@@ -163,17 +164,25 @@ def follow(
 
     Raises:
         HubError: as `push` does.
+        LedgerFileError: the file was removed or replaced, so that the ledger cannot grow any more.
     """
     seen = None
     while True:
-        head = ledger.event_store.head()
-        if head != seen:
+        end = _end(ledger)
+        if end != seen:
             pushed = push(ledger, url, name=name)
             if seen is None or pushed.sent or pushed.checkpoints:
                 report(pushed)
-            seen = head
+            seen = end
         else:
             time.sleep(seconds)
+
+
+def _end(ledger: LedgerLog) -> tuple[object, object]:
+    """Return the newest event and the newest checkpoint of a ledger that is still where it was opened."""
+    ledger.database.check_served()
+    with ledger.database.reading() as connection:
+        return ledger.event_store.head(), last_checkpoint_row(connection)
 
 
 def reading(ledger: LedgerLog) -> contextlib.AbstractContextManager[sqlite3.Connection]:

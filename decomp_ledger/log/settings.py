@@ -14,6 +14,7 @@ from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import check_text
 from decomp_ledger.model.display import displayed
+from decomp_ledger.model.limits import FILE_BYTES
 from decomp_ledger.model.policy import Policy, policy_from_settings
 from decomp_ledger.storage.file_checks import absolute
 
@@ -53,7 +54,8 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
 
     They are looked for in the folder and in those above it, as git looks for its repository: the ledger is the nearest
     `decomp_ledger.db`, or what the nearest `[tool.decomp-ledger]` of a pyproject.toml names; else `decomp_ledger.db` in
-    the folder. Files that belong to another user are left out, because settings say what may be imported.
+    the folder. Files that belong to another user, and links of another user to any file, are left out, because settings
+    say what may be imported.
 
     Args:
         folder: the folder; by default the current one.
@@ -78,12 +80,14 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
             else:
                 ignored.append(here)
         file = each / _FILE
-        data = _read(file)
+        data, is_own = _read(file)
         if _TABLE.encode() not in data:  # most projects have no such table, and reading TOML takes some milliseconds
             continue
-        if not _is_own(file):  # not even parsed, because an error in it would stop every command below its folder
+        if not is_own:  # not even parsed, because an error in it would stop every command below its folder
             ignored += [file] if f"tool.{_TABLE}".encode() in data else []
             continue
+        if len(data) > FILE_BYTES:
+            raise UnusableValue(f"{file}: it has more than {FILE_BYTES} bytes; at most {FILE_BYTES} can be read")
         values = _values(file, data)
         if values is None:
             continue
@@ -94,17 +98,31 @@ def project_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
     return Settings(ledger or start / DEFAULT_LEDGER, ignored=tuple(ignored))
 
 
-def _is_own(path: Path) -> bool:
-    """Tell whether a file belongs to this user, where the system has users."""
-    return not hasattr(os, "geteuid") or path.stat().st_uid == os.geteuid()
+def _is_own(path: Path, found: os.stat_result | None = None) -> bool:
+    """Tell whether a file belongs to this user, where the system has users.
+
+    A link must belong to the user too, because another user can make one to any file of this user.
+
+    Args:
+        path: the file.
+        found: what was opened under that name, because another user may exchange it; None if it was not opened.
+    """
+    owners = {path.lstat().st_uid, (found or path.stat()).st_uid}
+    return not hasattr(os, "geteuid") or owners == {os.geteuid()}
 
 
-def _read(file: Path) -> bytes:
-    """Return what a file has; nothing if it is not one that can be read."""
+def _read(file: Path) -> tuple[bytes, bool]:
+    """Return the content of a file and whether it belongs to this user; nothing if it is not one that can be read.
+
+    Of a file over the limit, return its beginning: it may be another user's, which must not stop any command.
+    """
     try:
-        return file.read_bytes() if file.is_file() else b""  # a pipe would wait
+        if not file.is_file():  # a pipe would wait
+            return b"", True
+        with file.open("rb") as opened:
+            return opened.read(FILE_BYTES + 1), _is_own(file, os.fstat(opened.fileno()))
     except OSError:
-        return b""
+        return b"", True
 
 
 def _values(file: Path, data: bytes) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ ZIP_DIRECTORY = 8 * _MIB
 ONNX_FIELDS = 20_000
 # Sample calls in one file. The shipped file has 2,900; a call takes up to a second to trace.
 SAMPLE_CALLS = 10_000
-# A file of signers, of a key, of one checkpoint or of sample calls.
+# A file of signers, of a key, of one checkpoint, of sample calls or of a project's settings.
 FILE_BYTES = _MIB
 # What git prints of a working tree.
 COMMAND_BYTES = 4 * _MIB

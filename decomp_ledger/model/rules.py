@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from decomp_ledger.errors import LedgerError
 from decomp_ledger.model.canonical_json import Json, digest_of
 from decomp_ledger.model.display import Row, displayed, guarded
 from decomp_ledger.model.events import OVERRIDE, PRESERVE, RESET, Change
+from decomp_ledger.model.line_diff import unified_diff
 
 __all__ = ["TORCH_ORIGINS", "Rule", "RuleDiff", "Decomposition", "TableState", "changes_between", "diff", "fold"]
 
@@ -199,7 +199,7 @@ class RuleDiff(NamedTuple):
         if one is None or other is None:
             return ()
         old, new = (textwrap.dedent(source).splitlines() for source in (one, other))
-        return tuple(difflib.unified_diff(old, new, "before", "after", lineterm=""))
+        return unified_diff(old, new)
 
 
 def diff(before: TableState, after: TableState) -> list[RuleDiff]:

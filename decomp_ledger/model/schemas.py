@@ -6,10 +6,17 @@ import re
 
 __all__ = ["schema_arguments"]
 
-# A comma between two arguments, not one inside `int[2]` or `(a, b)`.
-_BETWEEN_ARGUMENTS = re.compile(r", (?![^\[(]*[\])])")
+_MARK = re.compile(r", |[\[(]|[\])]")
 
 
 def schema_arguments(schema: str) -> list[str]:
     """Return the texts of a schema's arguments; `*` stands before those that only have a name."""
-    return _BETWEEN_ARGUMENTS.split(schema.partition("(")[2].rpartition(") ->")[0])
+    text = schema.partition("(")[2].rpartition(") ->")[0]
+    found, start, depth = [], 0, 0
+    for mark in _MARK.finditer(text):
+        if mark[0] != ", ":
+            depth += 1 if mark[0] in "[(" else -1
+        elif depth == 0:  # not one inside `int[2] x=[1, 2]`
+            found.append(text[start : mark.start()])
+            start = mark.end()
+    return [*found, text[start:]]

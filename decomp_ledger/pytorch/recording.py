@@ -93,6 +93,7 @@ class RecordingSummary:
         processes: processes that recorded something.
         imported_torch: whether the program or a child that was followed imported torch.
         missed: children that could not be followed: the command of each, and why.
+        stopped: the error of the ledger after which this process recorded no more; "" if it recorded to the end.
     """
 
     exports: int
@@ -101,12 +102,14 @@ class RecordingSummary:
     processes: int
     imported_torch: bool
     missed: tuple[str, ...]
+    stopped: str = ""
 
     def why_nothing(self) -> str:
         """Return why nothing was recorded, as far as that is known; "" if something was."""
         if self.tables:
             return ""
         why = "no table was made and nothing was exported" if self.imported_torch else "torch was not imported"
+        why = f"the recording stopped: {self.stopped}" if self.stopped else why
         if not self.missed:
             return why
         children = "one child" if len(self.missed) == 1 else f"{len(self.missed)} children"
@@ -180,6 +183,7 @@ class Recording(Handle):
         self._reason = reason
         self._on_error = on_error
         self._failed = self._left = False
+        self._stopped_by = ""
         self.exports: list[active.ExportDone] = []
         self.saved: set[str] = set()
         self.unstamped: list[active.Unstamped] = []
@@ -314,6 +318,7 @@ class Recording(Handle):
             processes=found.processes,
             imported_torch="torch" in sys.modules or notes.imported_torch,
             missed=notes.missed,
+            stopped=self._stopped_by,
         )
 
     @property
@@ -362,6 +367,7 @@ class Recording(Handle):
         with self._lock:
             first, self._failed = not self._failed, True
         if first:
+            self._stopped_by = str(error)
             _warn(f"recording {self.name!r}: it has STOPPED, and the export goes on unrecorded: {error}")
 
     def missed(self, error: Exception) -> None:

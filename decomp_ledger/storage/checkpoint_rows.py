@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from decomp_ledger.storage.bounded_rows import rows_in_order
 from decomp_ledger.storage.inserts import inserted
 
-__all__ = ["CheckpointRow", "checkpoint_rows", "insert_checkpoint_row"]
+__all__ = ["CheckpointRow", "checkpoint_rows", "insert_checkpoint_row", "last_checkpoint_row"]
 
 _SELECT = "SELECT id, seq, hash, signed_at, previous, key, signature FROM checkpoint ORDER BY id"
+_LAST = "SELECT max(id) FROM checkpoint"
 _INSERT = "INSERT INTO checkpoint (seq, hash, signed_at, previous, key, signature) VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -40,6 +41,11 @@ class CheckpointRow(NamedTuple):
 def checkpoint_rows(connection: sqlite3.Connection) -> Iterator[CheckpointRow]:
     """Give the checkpoints of a ledger in the order of signing."""
     yield from map(CheckpointRow._make, rows_in_order(connection, _SELECT, name="checkpoint"))
+
+
+def last_checkpoint_row(connection: sqlite3.Connection) -> Any:
+    """Return the number of the newest checkpoint of a ledger; None if it has none."""
+    return connection.execute(_LAST).fetchone()[0]
 
 
 def insert_checkpoint_row(connection: sqlite3.Connection, row: CheckpointRow) -> None:

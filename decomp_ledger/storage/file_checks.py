@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.migrations import APPLICATION_ID, HUB_APPLICATION_ID
 
-__all__ = ["LOG_FILES", "absolute", "check_header", "check_no_journal", "check_no_log", "reading_uri", "wal_has_pages"]
+__all__ = [
+    "LOG_FILES",
+    "absolute",
+    "check_header",
+    "check_log_files",
+    "check_no_journal",
+    "check_no_log",
+    "reading_uri",
+    "wal_has_pages",
+]
 
 LOG_FILES = "-wal", "-shm", "-journal"  # the endings of the files that SQLite keeps next to a database
 _HEADER = b"SQLite format 3\0"
@@ -75,6 +85,7 @@ def check_header(path: Path) -> None:
         raise LedgerFileError(f"{path}: it is a folder, not a ledger; name a file in it")
     if not path.is_file():
         raise LedgerFileError(f"{path}: it is not a regular file; name a regular file")
+    check_log_files(path)
     size = path.stat().st_size
     if size == 0:
         raise LedgerFileError(f"{path}: the file is empty, not a ledger; remove it, and a new ledger is made there")
@@ -93,6 +104,22 @@ def check_header(path: Path) -> None:
         raise LedgerFileError(f"{path}: it is a hub, not a ledger; give it as URL or --hub, or `clone` a ledger of it")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise LedgerFileError(f"{path}: it is an SQLite database, but not a ledger; name another file")
+
+
+def check_log_files(path: Path) -> None:
+    """Refuse a database whose log is a pipe or a device, because SQLite would open it, and wait.
+
+    Raises:
+        LedgerFileError: there is such a log.
+    """
+    for ending in LOG_FILES:
+        log = os.path.realpath(path) + ending
+        try:
+            mode = Path(log).stat().st_mode  # once, because another process may remove it at any time
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise LedgerFileError(f"{log}: it is not a regular file, which SQLite needs there; move it away")
 
 
 def check_no_log(path: Path) -> None:

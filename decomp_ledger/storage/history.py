@@ -30,10 +30,16 @@ from decomp_ledger.storage.event_store import EVENT, MAKES_VERSION, EventStore, 
 __all__ = ["History", "Since", "TableSeries"]
 
 _TABLES = """
-SELECT
-    min(event.seq), decomp_table.name, max(event.version), count(*), min(event.recorded_at), max(event.recorded_at)
-FROM decomp_table JOIN event ON event.table_id = decomp_table.id
-GROUP BY decomp_table.id
+SELECT counted.first, counted.name, counted.version, counted.events, first.recorded_at, last.recorded_at
+FROM (
+    SELECT
+        decomp_table.name AS name, min(event.seq) AS first, max(event.seq) AS last, max(event.version) AS version,
+        count(*) AS events
+    FROM decomp_table JOIN event ON event.table_id = decomp_table.id
+    GROUP BY decomp_table.id
+) AS counted
+JOIN event AS first ON first.seq = counted.first
+JOIN event AS last ON last.seq = counted.last
 """
 _TAGS = "SELECT name, version FROM tag WHERE table_id = ? ORDER BY version, name"
 _VERSIONS_OF_OP = """

@@ -152,13 +152,14 @@ SELECT
     coalesce(counted.rules, 0) AS rules,
     count(CASE WHEN event.kind = 'exported' THEN 1 END) AS exports,
     max(CASE WHEN event.kind = 'exported' THEN event.seq END) AS export,
-    max(event.recorded_at) AS recorded_at
+    last.recorded_at AS recorded_at
 FROM decomp_table
 JOIN event ON event.table_id = decomp_table.id
+JOIN event AS last ON last.seq = (SELECT max(seq) FROM event AS each WHERE each.table_id = decomp_table.id)
 LEFT JOIN (SELECT table_name, count(*) AS rules FROM current_rules GROUP BY table_name) AS counted
     ON counted.table_name = decomp_table.name
 GROUP BY decomp_table.id
-ORDER BY max(event.seq) DESC
+ORDER BY last.seq DESC
 """
 _WHO_PRESERVED = """
 SELECT op, table_name, version, seq, kind, recorded_at, actor, reason, call_site

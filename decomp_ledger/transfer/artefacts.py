@@ -18,7 +18,7 @@ from decomp_ledger.model.json_values import parse_json
 from decomp_ledger.model.limits import DUMP_LINE
 from decomp_ledger.storage.bounded_read import read_bounded
 
-__all__ = ["SIDECAR", "digest_of_file", "read_sidecar", "sidecar_text"]
+__all__ = ["SIDECAR", "check_is_file", "digest_of_file", "read_sidecar", "sidecar_text"]
 
 SIDECAR = ".decomp.json"  # follows the whole name of the file
 _FORMAT = 1
@@ -32,8 +32,7 @@ def digest_of_file(path: str | os.PathLike[str]) -> tuple[int, str]:
         StampError: it cannot be read.
     """
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait, and a device has no end
-            raise StampError(f"{os.fspath(path)}: not a file; name a file")
+        check_is_file(path)
         with Path(path).open("rb") as file:
             return _digest_of(file)
     except OSError as error:
@@ -42,6 +41,17 @@ def digest_of_file(path: str | os.PathLike[str]) -> tuple[int, str]:
         raise
     except ValueError:  # a null character
         raise StampError(f"{os.fspath(path)!r:.80}: it cannot name a file; name another file") from None
+
+
+def check_is_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what is not a regular file, because a pipe would wait, and a device has no end.
+
+    Raises:
+        StampError: it is not one.
+        OSError: there is nothing of that name, or it may not be looked at.
+    """
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise StampError(f"{os.fspath(path)}: not a file; name a file")
 
 
 def _digest_of(file: BinaryIO) -> tuple[int, str]:
@@ -77,6 +87,7 @@ def read_sidecar(path: str) -> str:
     size, sha256 = digest_of_file(path)
     sidecar = path + SIDECAR
     try:
+        check_is_file(sidecar)
         value: Any = parse_json(read_bounded(sidecar, DUMP_LINE), DUMP_LINE)
     except FileNotFoundError:
         raise MissingStamp(

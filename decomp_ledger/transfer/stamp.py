@@ -23,7 +23,7 @@ from decomp_ledger.model.display import displayed
 from decomp_ledger.model.json_values import check_json_size, parse_json
 from decomp_ledger.model.limits import JSON_BYTES, STAMP_EXPORTS, ZIP_DIRECTORY
 from decomp_ledger.transfer import onnx_stamp
-from decomp_ledger.transfer.artefacts import read_sidecar
+from decomp_ledger.transfer.artefacts import check_is_file, read_sidecar
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
 __all__ = ["MEMBER", "File", "Stamp", "UnreadStamp", "append_stamp", "merge", "read_stamp", "read_unread"]
@@ -261,6 +261,7 @@ def _text_in(file: File, name: str) -> str | bytes:
     if isinstance(file, (str, os.PathLike)):
         if name.endswith((".pte", ".ptd")):
             return read_sidecar(name)
+        check_is_file(file)
         with Path(file).open("rb") as opened:
             return onnx_stamp.read_text(opened, name) if name.endswith(".onnx") else _member(opened, name)
     position = file.tell()

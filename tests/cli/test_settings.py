@@ -142,6 +142,48 @@ def test_a_file_of_another_user_is_not_even_parsed(tmp_path: Path) -> None:
     assert project_settings(tmp_path).ignored == (tmp_path / "pyproject.toml",)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("name", ["pyproject.toml", "decomp_ledger.db"])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_link_of_another_user_to_an_own_file_is_ignored(project: Path, name: str, hops: int) -> None:
+    below = project / "shared" / "work"
+    below.mkdir(parents=True)
+    own = project / "pyproject.toml" if name == "pyproject.toml" else project / "audit/l.db"
+    for number in range(hops - 1):  # a link of this user to the file
+        (project / f"link{number}").symlink_to(own)
+        own = project / f"link{number}"
+    (below.parent / name).symlink_to(own)
+    os.lchown(below.parent / name, 12345, 12345)
+    found = project_settings(below)
+    assert found.ignored == (below.parent / name,)
+    assert found.file == project / "pyproject.toml" and found.ledger == project / "audit/l.db"
+    os.lchown(below.parent / name, 0, 0)
+    assert project_settings(below).ignored == ()
+
+
+def test_settings_of_more_bytes_than_the_limit_are_one_error_and_cost_little(tmp_path: Path) -> None:
+    file = tmp_path / "pyproject.toml"
+    for start, is_refused in ((b"[tool.decomp-ledger]\nactor = 'CI'\n#", True), (b"[tool.other]\n#", False)):
+        with file.open("wb") as opened:
+            opened.write(start)
+            opened.truncate(1 << 40)  # more than any memory, and no space on the disk
+        if is_refused:
+            with pytest.raises(LedgerError, match=r"pyproject\.toml: it has more than 1048576 bytes"):
+                project_settings(tmp_path)
+        else:
+            assert project_settings(tmp_path).file is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_large_file_of_another_user_stops_no_command(tmp_path: Path) -> None:
+    file = tmp_path / "pyproject.toml"
+    with file.open("wb") as opened:
+        opened.write(b"[tool.decomp-ledger]\n")
+        opened.truncate(1 << 40)
+    os.chown(file, 12345, 12345)
+    assert project_settings(tmp_path).ignored == (file,)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pyproject.toml")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from strategies import IMPORT_ROOT, OPS, new_table
 
-from decomp_ledger import Hub, HubDiverged, HubError, clone
+from decomp_ledger import Hub, HubDiverged, HubError, LedgerFileError, clone
 from decomp_ledger.hub import push as pushing
 from decomp_ledger.hub.connection import HubConnection, connect
+from decomp_ledger.integrity.ssh_signatures import SigningKey
 from decomp_ledger.ledger import Ledger
 
 Ledgers = Callable[..., Ledger]
@@ -153,6 +154,46 @@ def test_follow_pushes_what_is_written(hub: str, ledgers: Ledgers) -> None:
     with pytest.raises(KeyboardInterrupt):
         pushing.follow(ledger, hub, report=report, seconds=0.01)
     assert sent == [2, 12, 12]
+
+
+def test_follow_pushes_a_checkpoint_without_new_events(hub: str, ledgers: Ledgers) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    ledger = ledgers()
+    sent: list[tuple[int, int]] = []
+    key = Ed25519PrivateKey.generate()
+
+    def report(done: pushing.Pushed) -> None:
+        sent.append((done.sent, done.checkpoints))
+        if len(sent) == 3:
+            raise KeyboardInterrupt
+        ledger.checkpoint(SigningKey(key, key.public_key().public_bytes_raw()))
+
+    with pytest.raises(KeyboardInterrupt):
+        pushing.follow(ledger, hub, report=report, seconds=0.01)
+    assert sent == [(2, 0), (0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("change", ["rename", "remove", "replace"])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_follow_ends_when_another_program_takes_the_file_away(
+    tmp_path: Path, ledgers: Ledgers, change: str, read_only: bool
+) -> None:
+    Hub(str(tmp_path / "hub.db")).init()
+    ledgers().close()
+    ledgers("other").close()
+    path = tmp_path / "ledger.db"
+
+    def report(done: pushing.Pushed) -> None:
+        if change == "rename":
+            path.rename(tmp_path / "gone.db")
+        elif change == "remove":
+            path.unlink()
+        else:
+            (tmp_path / "other.db").replace(path)
+
+    with Ledger(path, read_only=read_only) as ledger, pytest.raises(LedgerFileError, match="was removed or replaced"):
+        pushing.follow(ledger, str(tmp_path / "hub.db"), report=report, seconds=0.01)
 
 
 SCRIPT = "import sys\nprint('done')\nsys.exit(3)\n"

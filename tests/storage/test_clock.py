@@ -9,6 +9,8 @@ from strategies import new_table
 
 from decomp_ledger import Ledger, LedgerFileError
 from decomp_ledger.storage import event_store
+from decomp_ledger.storage.database import Database
+from decomp_ledger.storage.views import QUESTIONS
 
 REAL = datetime.datetime
 
@@ -47,6 +49,27 @@ def test_a_wrong_clock_is_recorded_in_form_and_the_order_is_that_of_the_numbers(
     assert [event.seq for event in ledger.events()] == [1, 2, 3]
     assert list(ledger.events())[1].recorded_at == recorded_at
     assert ledger.verify().ok
+
+
+@pytest.mark.parametrize("years", [(2026, 2020), (1, 9999, 2026), (9999, 1), (2026, 2026, 2025, 2027, 2024)])
+def test_the_last_event_is_the_newest_one_whatever_the_clock_shows(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, years: tuple[int, ...]
+) -> None:
+    times = [REAL(year, 1, 1, tzinfo=datetime.timezone.utc) for year in years]
+    left = iter(times)
+    with monkeypatch.context() as patch:
+        clock(patch, lambda: next(left))
+        table = new_table(ledger)
+        for number in range(len(years) - 1):
+            table.preserve([f"mylib::op{number}"])
+    (info,) = ledger.tables()
+    assert (info.first_at, info.last_at) == tuple(f"{times[n].isoformat()[:19]}.000000Z" for n in (0, -1))
+    assert [event.recorded_at for event in ledger.events(limit=1, desc=True)] == [info.last_at]
+    database = Database(ledger.path, read_only=True, with_views=True)
+    with database.reading() as connection:
+        (row,) = connection.execute(QUESTIONS["tables"].sql).fetchall()
+    database.close()
+    assert row[-1] == info.last_at
 
 
 @pytest.mark.parametrize(

@@ -309,11 +309,11 @@ REFUSED = {
     f'ann valid-after="20300101Z",valid-before="20200101Z" {KEY}': "'valid-before' is not after 'valid-after'",
     f"!ann,* {KEY}": "an empty, a very long or a negated part",
     f"ann,,bob {KEY}": "an empty, a very long or a negated part",
-    f'"ann {KEY}': "expected 'NAME",
-    f'"ann"{KEY}': "expected 'NAME",
+    f'"ann {KEY}': "not a signer; write 'NAME",
+    f'"ann"{KEY}': "not a signer; write 'NAME",
     f"ann\x0b {KEY}": "it has characters that do not print",
     f"ann {KEY}\0": "it has characters that do not print",
-    f"ann ssh-dss {KEY.split()[1]}": "expected 'NAME",
+    f"ann ssh-dss {KEY.split()[1]}": "not a signer; write 'NAME",
     f"ann {KEY[:-4]}": "it is cut off",
 }  # fmt: skip
 
@@ -342,7 +342,7 @@ def test_namespaces_are_matched_as_openssh_does(tmp_path: Path, patterns: str, p
     ("text", "message"),
     [
         ("", "has no Ed25519 key that may sign for 'decomp-ledger'"),
-        ("hello", "line 1: expected 'NAME"),
+        ("hello", "line 1: not a signer; write 'NAME"),
         ("\nann ssh-ed25519 !!!", "line 2: "),
         ("ann ssh-ed25519 AAAAB3NzaC1yc2E=", "line 1: the key has another type"),
         ("ann frobnicate ssh-ed25519 AAAA", "line 1: unknown option 'frobnicate'"),

@@ -23,8 +23,10 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 COMMAND = re.compile(r"`decomp-ledger ([^`]*)`|with: decomp-ledger (.*)$")
 # The first two run a program, and the others import torch.
 OMITTED = {"run", "imports", "check numerics", "reproduce", "would-change", "catalog capture"}
-WORDS = ("none.db", "none.pt2", "text.pt2", "hub.db", "newer.db", "dump.jsonl", "empty.db", "edge@99", "export:99", "torch:9",
-         "nosuch", ".", "postgresql:///x?host=/nowhere")  # fmt: skip
+WORDS = (
+    "none.db", "none.pt2", "text.pt2", "hub.db", "newer.db", "dump.jsonl", "empty.db", "edge@99", "export:99",
+    "torch:9", "nosuch", ".", "postgresql:///x?host=/nowhere",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -935,11 +935,11 @@ def reproduce_export(
         NotImportable: a module of `trust` cannot be imported.
         UnusableValue: `nearest` was given without a program.
     """
+    if nearest and program is None:
+        raise UnusableValue("nearest: no program is run; give `program` too")
     from decomp_ledger.pytorch.graph_digest import first_difference
     from decomp_ledger.pytorch.reproduced_table import import_trusted, load_program, reproduce, rerun
 
-    if nearest and program is None:
-        raise UnusableValue("nearest: no program is run; give `program` too")
     found, bundle = _export(spec, ledger)
     trusted = one_or_more(trust)
     import_trusted(trusted)

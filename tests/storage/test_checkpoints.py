@@ -14,7 +14,7 @@ import pytest
 from forging import cut, forge, rechain, tamper
 from strategies import new_table, run_python, start_python
 
-from decomp_ledger.errors import LedgerError, SigningError, UnusableValue
+from decomp_ledger.errors import LedgerError, LedgerFileError, SigningError, UnusableValue
 from decomp_ledger.integrity import checkpoints, ssh_signatures
 from decomp_ledger.integrity.allowed_signers import read_signers
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
@@ -495,3 +495,17 @@ def test_a_stored_checkpoint_is_read_back_as_it_was_signed(ledger: Ledger, keys:
     with ledger.database.reading() as connection:
         assert list(checkpoints.stored_checkpoints(connection, ledger.id)) == signed
         assert [Checkpoint.from_json(one.to_json()) for one in signed] == signed
+
+
+def test_a_checkpoint_is_written_in_the_same_call(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.generate()
+    key = SigningKey(private, private.public_key().public_bytes_raw())
+    with Ledger(tmp_path / "l.db", actor="ada") as ledger:
+        new_table(ledger)
+        ledger.checkpoint(key, output=tmp_path / "release.json")
+        assert ledger.verify(checkpoints=tmp_path / "release.json").ok
+        with pytest.raises(LedgerFileError, match="; the ledger has the checkpoint, and a new one can be written"):
+            ledger.checkpoint(key, output=tmp_path / "nowhere" / "release.json")
+        assert len(ledger.verify().signatures) == 2

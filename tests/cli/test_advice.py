@@ -31,7 +31,7 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a ledger, and with a file of each kind that is none."""
+    """A folder with a ledger, and with a file of each kind that is not a ledger."""
     folder = tmp_path_factory.mktemp("advice")
     with Ledger(folder / "decomp_ledger.db", actor="Ada") as ledger:
         edge = new_table(ledger)
@@ -75,7 +75,7 @@ def wrong_uses(name: str, command: click.Command) -> Iterator[list[str]]:
 
 
 def wrong_advice(message: str, command: click.Command, ledger: Path) -> Iterator[str]:
-    """Give what a message advises and nobody can do."""
+    """Give what a message advises that cannot be done."""
     for found in COMMAND.finditer(message):
         words = shlex.split(found[1] or found[2])
         target: click.Command = cli

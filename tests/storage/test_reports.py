@@ -278,6 +278,16 @@ def test_a_report_needs_something_to_show(ledger: dl.Ledger) -> None:
         dl.report()
 
 
+def test_a_failure_of_many_lines_is_one_cell(tmp_path: Path) -> None:
+    with dl.Ledger(tmp_path / "l.db", actor="ada") as ledger:
+        edge = new_table(ledger)
+        catalog = catalog_of("aten::mm")
+        snapshot = edge.materialize(catalog)
+        error = ("RuntimeError", "no kernel\n\nWhile executing %mm")
+        edge.exported(Exported(catalog.digest, snapshot.digest, "b", None, {}, {}, {}, 3, error), edge.version)
+        assert "RuntimeError: no kernel While executing %mm" in ledger.report()
+
+
 def test_a_new_ledger_has_a_page(tmp_path: Path) -> None:
     with dl.Ledger(tmp_path / "new.db") as ledger:
         assert "It has no event yet." in ledger.report()

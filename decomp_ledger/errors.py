@@ -52,6 +52,18 @@ class LedgerFileError(LedgerError, OSError):
     """The ledger file cannot be read or written, or is not a ledger."""
 
 
+class MissingLedger(LedgerFileError):
+    """The ledger file does not exist, and a reader makes none.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path}: the ledger does not exist; name another file, or record something first")
+        self.path = path
+
+
 class DamagedSchema(LedgerFileError):
     """The file's tables, views, triggers, indexes or migrations are not those of a ledger.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from decomp_ledger.analysis.op_releases import OpReleases
 from decomp_ledger.analysis.opset_check import OpsetCheck
 from decomp_ledger.analysis.totals import ExportTotals
 from decomp_ledger.analysis.upgrade import Upgrade
-from decomp_ledger.errors import DamagedSchema, LedgerError, UnusableValue
+from decomp_ledger.errors import DamagedSchema, LedgerError, LedgerFileError, UnusableValue
 from decomp_ledger.hub import clone as cloning
 from decomp_ledger.hub import push as pushing
 from decomp_ledger.hub.clone import Fetched
@@ -44,6 +45,7 @@ from decomp_ledger.pytorch.recording import Recording
 from decomp_ledger.queries import RecordedEvent, Reproduction, ResolvedState, State, StateDiff, UpgradeReport
 from decomp_ledger.reports import pages
 from decomp_ledger.storage import backup as backups
+from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer import jsonl
 from decomp_ledger.transfer.export_bundle import ExportBundle
 
@@ -499,22 +501,34 @@ class Ledger(LedgerLog):
         return cloning.fetch(self, _address(hub), progress=progress)
 
     def checkpoint(
-        self, key: SigningKey | str | os.PathLike[str], *, passphrase: Callable[[], str | None] = lambda: None
+        self,
+        key: SigningKey | str | os.PathLike[str],
+        *,
+        passphrase: Callable[[], str | None] = lambda: None,
+        output: str | os.PathLike[str] | None = None,
     ) -> Checkpoint:
         """Sign the last event, and with it all events before; the ledger stores the signature.
 
         Args:
             key: the key, or the file of an Ed25519 private key of OpenSSH.
             passphrase: returns the passphrase of the file, if it needs one.
+            output: a file to write the checkpoint to, which :meth:`verify` takes.
 
         Returns:
             The checkpoint, to be kept elsewhere.
 
         Raises:
             SigningError: the key cannot be used, or the ledger has no event yet.
+            LedgerFileError: `output` cannot be written; the ledger has the checkpoint nevertheless.
         """
         loaded = load_key(key, passphrase) if isinstance(key, (str, os.PathLike)) else key
-        return sign_head(self.event_store, loaded)
+        signed = sign_head(self.event_store, loaded)
+        if output is not None:
+            try:
+                write_text(output, json.dumps(signed.to_json(), indent=2) + "\n")
+            except LedgerFileError as error:
+                raise LedgerFileError(f"{error}; the ledger has the checkpoint, and a new one can be written") from None
+        return signed
 
     def backup(
         self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int, int], object] | None = None

@@ -933,7 +933,10 @@ def reproduce_export(
     Raises:
         LedgerError: the spec names no export, or the program is not the recorded one.
         NotImportable: a module of `trust` cannot be imported.
+        UnusableValue: `nearest` was given without a program.
     """
+    if nearest and program is None:
+        raise UnusableValue("nearest: no program is run; give `program` too")
     from decomp_ledger.pytorch.graph_digest import first_difference
     from decomp_ledger.pytorch.reproduced_table import import_trusted, load_program, reproduce, rerun
 

@@ -103,11 +103,6 @@ class _Given:
     by: str  # what made the rule, for people
 
 
-def _operator(op: str) -> str:
-    space, name, overload = op_names.split(op)
-    return f"torch.ops.{space}.{name}.{overload or 'default'}" if space else f"torch.ops.higher_order.{name}"
-
-
 def _keep(op: str, entry: Entry | None, is_functional: Callable[[str], bool], *, has: bool, known: bool) -> Advice:
     if entry is None:
         return Advice(f"table.preserve({op!r})", _NOT_LOADED if known else _NO_CATALOG)
@@ -116,7 +111,7 @@ def _keep(op: str, entry: Entry | None, is_functional: Callable[[str], bool], *,
         return Advice("", f"not possible, because {idle.because}; {idle.instead}")
     if not has:
         return Advice("", "nothing to write: the table does not have the op, so nothing decomposes it")
-    return Advice(f"table.pop({_operator(op)})", "without an entry, the op stays in the graph")
+    return Advice(f"table.pop({op_names.operator(op)})", "without an entry, the op stays in the graph")
 
 
 _NOT_LOADED = "the op is not loaded; the rule waits for its library"
@@ -136,13 +131,13 @@ def _decompose(given: _Given, is_functional: Callable[[str], bool], *, has: bool
     without = choose(None, state.base, loaded=True, default=entry.default)
     if op in state.rules and without == DEFAULT:
         if state.from_dict:
-            line = f"table[{_operator(op)}] = torch.export.default_decompositions()[{_operator(op)}]"
+            line = f"table[{op_names.operator(op)}] = torch.export.default_decompositions()[{op_names.operator(op)}]"
             return Advice(line, "the dict lacks torch's default")
         return Advice(f"table.reset({op!r})", f"or drop {given.by}; then torch's default decomposes the op")
     if entry.default:
-        line = f"table[{_operator(op)}] = torch.export.default_decompositions()[{_operator(op)}]"
+        line = f"table[{op_names.operator(op)}] = torch.export.default_decompositions()[{op_names.operator(op)}]"
         return Advice(line, "torch's default table has it")
     if entry.origin == "registry":
-        line = f"table.update(torch._decomp.get_decompositions([{_operator(op)}]))"
+        line = f"table.update(torch._decomp.get_decompositions([{op_names.operator(op)}]))"
         return Advice(line, "torch has it in its registry, and leaves it out of its default table")
-    return Advice(f"table[{_operator(op)}] = your_function", "torch's default table has nothing for the op")
+    return Advice(f"table[{op_names.operator(op)}] = your_function", "torch's default table has nothing for the op")

@@ -454,12 +454,14 @@ def _keeps(policy: Policy, table: TableFacts) -> _Answers:
             continue
         rule, event = table.state.rules.get(op), table.last.get(op)
         if rule is not None and rule.action == OVERRIDE:
-            fix = _instead(table, f"table.preserve({op!r})")
+            fix = _instead(table, f"table.preserve({op!r})", event)
             yield _of_table("keep", table, op, _override_text(table, rule), fix, event)
         elif rule is None and op in (table.defaults or ()) and (table.moved is None or op in table.moved):
             reset = "" if event is None else f", since #{event.seq} reset its rule"
             detail = f"{table.name} has torch's default decomposition of it{reset}"
-            yield _of_table("keep", table, op, detail, f"table.preserve({op!r})", event)
+            # The table of a recorded program is torch's, which has no `preserve`; the op is loaded, as a default.
+            fix = f"table.pop({op_names.operator(op)})" if _is_recorded(table) else f"table.preserve({op!r})"
+            yield _of_table("keep", table, op, detail, fix, event)
     if policy.keep and table.defaults is None and table.state.base == "torch":
         yield GateUnknown("keep", table.name, "it was never used with a torch, whose defaults it then decomposes")
 
@@ -467,8 +469,9 @@ def _keeps(policy: Policy, table: TableFacts) -> _Answers:
 def _not_overridden(policy: Policy, table: TableFacts) -> _Answers:
     for op, rule in sorted(table.state.rules.items()):
         if rule.action == OVERRIDE and matching(policy.no_override, op) is not None:
-            fix = _instead(table, f"table.reset({op!r})")
-            yield _of_table("no_override", table, op, _override_text(table, rule), fix, table.last.get(op))
+            event = table.last.get(op)
+            fix = _instead(table, f"table.reset({op!r})", event)
+            yield _of_table("no_override", table, op, _override_text(table, rule), fix, event)
 
 
 def _override_text(table: TableFacts, rule: Rule) -> str:
@@ -480,8 +483,17 @@ def _override_text(table: TableFacts, rule: Rule) -> str:
     return f"{table.name} {'has an entry for it' if table.state.from_dict else 'overrides it'}: {label}"
 
 
-def _instead(table: TableFacts, line: str) -> str:
-    return "take its entry out of the dict" if table.state.from_dict else line
+def _instead(table: TableFacts, line: str, event: Event | None) -> str:
+    """Return what ends an override: a line, or what to drop in the program that made a table of torch's own."""
+    if table.state.from_dict:
+        return "take its entry out of the dict"
+    if not _is_recorded(table):
+        return line
+    return f"drop the change at {event.call_site}" if event is not None and event.call_site else "drop the change"
+
+
+def _is_recorded(table: TableFacts) -> bool:
+    return split_recorded(table.state.table) is not None
 
 
 def _reasoned(policy: Policy, table: TableFacts) -> _Answers:
@@ -495,7 +507,7 @@ def _reasoned(policy: Policy, table: TableFacts) -> _Answers:
         # Torch itself made the others.
         if event is not None and not event.reason and not isinstance(event.body, Found):
             fix = 'reset the rule, and set it again with reason=, or within ledger.because("...")'
-            if split_recorded(table.state.table) is not None:
+            if _is_recorded(table):
                 fix = "record the program again with `decomp-ledger run --reason TEXT` or record(reason=...)"
             yield _of_table("require_reason", table, op, f"no reason is given for its {rule.action}", fix, event)
 

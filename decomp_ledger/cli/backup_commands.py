@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import partial
@@ -22,9 +21,7 @@ from decomp_ledger.cli.output import (
     progress,
     write_json,
 )
-from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.integrity.ssh_signatures import fingerprint
-from decomp_ledger.storage.new_file import write_text
 from decomp_ledger.transfer.restore import restore as restore_backup
 
 __all__ = ["COMMANDS"]
@@ -42,12 +39,7 @@ def checkpoint(option: LedgerOption, key: str, output: str | None, as_json: bool
     $DECOMP_LEDGER_PASSPHRASE or from a prompt.
     """
     with option.write() as ledger:
-        signed = ledger.checkpoint(key, passphrase=partial(_passphrase, key))
-    if output is not None:
-        try:
-            write_text(output, json.dumps(signed.to_json(), indent=2) + "\n")
-        except LedgerFileError as error:
-            raise LedgerFileError(f"{error}; the ledger has the checkpoint, and a new one can be written") from None
+        signed = ledger.checkpoint(key, passphrase=partial(_passphrase, key), output=output)
     if as_json:
         write_json(signed.to_json())
     else:

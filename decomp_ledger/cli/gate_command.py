@@ -110,7 +110,7 @@ def _group_lines(group: FindingGroup) -> Iterator[str]:
         yield from hanging(f"  in {each}")
     if first.event is not None and first.policy != TORCH:
         yield from (f"  {text}" for text in event_lines(first.event))
-    yield from hanging(f"  to mend: {first.fix}")
+    yield from hanging(f"  to mend: {first.fix}{group.others}")
 
 
 COMMANDS = (gate,)

@@ -24,9 +24,9 @@ from decomp_ledger.cli.output import (
     recorded_json,
     rule_json,
     rule_text,
+    some,
     summary,
     when,
-    whole_number,
     write_json,
 )
 from decomp_ledger.hub.hub import Hub
@@ -50,9 +50,7 @@ _OPTIONS = {
         "--program", metavar="TEXT", help="With --hub: only programs whose table, class or file contains this text."
     ),
     "failed": click.option("--failed", is_flag=True, help="With --hub: only exports that failed."),
-    "limit": click.option(
-        "-n", "--limit", callback=whole_number, help=f"With --hub: at most this many; {LIMIT} by default."
-    ),
+    "limit": click.option("-n", "--limit", callback=some, help=f"With --hub: at most this many; {LIMIT} by default."),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import click
@@ -20,9 +21,11 @@ from decomp_ledger.cli.output import (
     when,
     write_json,
 )
+from decomp_ledger.errors import LedgerFileError
 from decomp_ledger.hub.clone import clone as clone_ledger
 from decomp_ledger.hub.hub import Hub
 from decomp_ledger.hub.push import Pushed
+from decomp_ledger.storage.file_checks import absolute
 
 __all__ = ["COMMANDS", "pushed_line"]
 
@@ -90,6 +93,9 @@ def clone(option: LedgerOption, ledger: str, where: Sequence[str], as_json: bool
 @pass_ledger
 def fetch(option: LedgerOption, url: str | None, as_json: bool) -> None:
     """Append to the ledger, a clone, the events that the hub URL has more, once the whole verifies."""
+    path = absolute(option.path)
+    if not os.path.exists(path):  # noqa: PTH110
+        raise LedgerFileError(f"{path}: the ledger does not exist; make it with `decomp-ledger clone`")
     with option.write() as ledger, progress("verify the ledger") as report:
         done = ledger.fetch(option.hub_or(url), progress=report)
     if as_json:

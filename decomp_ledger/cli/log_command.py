@@ -25,6 +25,7 @@ from decomp_ledger.cli.output import (
     recorded_json,
     rule_diff_json,
     rule_text,
+    some,
     summary,
     whole_number,
     write_json,
@@ -69,7 +70,7 @@ class _LogCommand(click.Command):
 @click.option("--since", metavar="WHEN", help="Only events since then: 2w, '3 days ago', yesterday, 2026-01-31.")
 @click.option("--until", metavar="WHEN", help="Only events until then.")
 @click.option("--after", "gt", callback=whole_number, metavar="SEQ", help="Only events after this one.")
-@click.option("-n", "--limit", callback=whole_number, help="At most this many events; also -3.")
+@click.option("-n", "--limit", callback=some, help="At most this many events; also -3.")
 @click.option("--reverse", is_flag=True, help="Oldest first.")
 @click.option("--oneline", is_flag=True, help="One line for each event.")
 @click.option(
@@ -108,8 +109,6 @@ def log(
         raise click.UsageError(
             f"{shorten(str(spec))}: not the name of a table, and only tables have a log; `decomp-ledger show` shows it"
         )
-    if limit == 0:
-        raise click.BadParameter("0 events; give 1 or more", param_hint="'-n' / '--limit'")
     if oneline + verbose > 1:
         raise click.UsageError("--oneline and --verbose: give one of them")
     if hub is not None:

@@ -19,6 +19,7 @@ import click
 
 from decomp_ledger.cli import streams
 from decomp_ledger.cli.ledger_choice import COMMAND_LINE, FOUND, INTERRUPTED, WRONG_USE, LedgerChoice, explain_nothing
+from decomp_ledger.errors import LedgerFileError, MissingLedger
 from decomp_ledger.ledger import Ledger
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.events import Event
@@ -30,6 +31,7 @@ from decomp_ledger.queries import RecordedEvent
 from decomp_ledger.reports.blocks import Page
 from decomp_ledger.reports.markdown import to_markdown
 from decomp_ledger.reports.words import at_text, count, first_ops, rule_text, summary, when
+from decomp_ledger.storage.file_checks import absolute
 
 __all__ = [
     "COMMAND_LINE",
@@ -63,6 +65,7 @@ __all__ = [
     "rule_json",
     "rule_text",
     "snapshot_json",
+    "some",
     "summary",
     "when",
     "whole_number",
@@ -102,7 +105,15 @@ def pass_ledger(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_ledger(*args: Any, **kwargs: Any) -> Any:
-        return command(LedgerOption(*click.get_current_context().obj), *args, **kwargs)
+        option = LedgerOption(*click.get_current_context().obj)
+        try:
+            return command(option, *args, **kwargs)
+        except MissingLedger as error:
+            if error.path != absolute(option.path):  # an argument of the command, which --ledger does not name
+                raise
+            raise LedgerFileError(
+                f"{error.path}: the ledger does not exist; name one with --ledger, or record something first"
+            ) from None
 
     return with_ledger
 
@@ -126,6 +137,14 @@ def whole_number(context: click.Context, param: click.Parameter, value: str | No
     number = None if value is None else parse_number(value)
     if value is not None and number is None:
         raise click.BadParameter(f"{shorten(value)}: not a number; give one from 0 to 2**63 - 1, in the digits 0 to 9")
+    return number
+
+
+def some(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Return an option's number of at least 1. A callback of click's options."""
+    number = whole_number(context, param, value)
+    if number == 0:
+        raise click.BadParameter("0: nothing would be shown; give 1 or more")
     return number
 
 

@@ -13,11 +13,13 @@ import attrs
 from decomp_ledger.errors import HubDiverged, HubError, LedgerError, LedgerFileError
 from decomp_ledger.hub.connection import HubConnection
 from decomp_ledger.hub.migrations import open_hub
+from decomp_ledger.hub.naming import hub_url
 from decomp_ledger.hub.push import KnownLedger, known_ledger
 from decomp_ledger.hub.reading import find_ledger
 from decomp_ledger.integrity.checkpoints import stored_checkpoints
 from decomp_ledger.integrity.verify import Verification, verify
 from decomp_ledger.log.ledger_log import LedgerLog
+from decomp_ledger.log.settings import project_settings
 from decomp_ledger.model.arguments import checked
 from decomp_ledger.model.canonical_json import Json
 from decomp_ledger.model.display import displayed
@@ -68,7 +70,7 @@ class Fetched:
 @checked
 def clone(
     ledger: str,
-    url: str,
+    url: str | None,
     path: str | os.PathLike[str],
     *,
     progress: Callable[[int, int], object] | None = None,
@@ -78,7 +80,7 @@ def clone(
 
     Args:
         ledger: what the hub calls it, or its id.
-        url: the address of the hub.
+        url: the address of the hub; None is what `DECOMP_LEDGER_HUB` or the project says.
         path: the new file.
         progress: called with the number of events verified, and the number of all events.
         reading: called before that, with the number of events received, and of all events.
@@ -87,7 +89,7 @@ def clone(
         HubError: the hub cannot be used, has no such ledger, or what it has of it is not a ledger.
         LedgerFileError: the file exists, or cannot be made.
     """
-    with open_hub(url) as hub, hub.transaction():
+    with open_hub(hub_url(url, None if url else project_settings().hub)) as hub, hub.transaction():
         _, name = find_ledger(hub, ledger)
         known = known_ledger(hub, name.id)
         if known is None:

@@ -416,11 +416,10 @@ class HubConnection:
         advice = next((text for start, text in _STATES.items() if state.startswith(start)), None)
         if state and state[:2] != "08":
             return HubError(f"{self.label}: {message}; {advice or 'try again'}")
-        refused = next((text for words, text in _REASONS.items() if words in str(error)), None)
-        whole = self.url.scrub(str(error))
-        return HubError(
-            f"{self.label}: {doing or 'the connection broke'}: {refused or whole}; see that the server runs"
-        )
+        found = str(error)
+        whole = self.url.scrub(found), "see that the server runs"
+        refused, fix = next((texts for words, texts in _REASONS.items() if re.search(words, found)), whole)
+        return HubError(f"{self.label}: {doing or 'the connection broke'}: {refused}; {fix}")
 
     def _as_sqlite_error(self, error: sqlite3.Error, message: str) -> HubError:
         if message.startswith((_REFUSED, _APPEND_ONLY)) or isinstance(error, sqlite3.IntegrityError):
@@ -435,15 +434,21 @@ class HubConnection:
         return HubError(f"{self.label}: {message}; {advice}")
 
 
-# Parts of the messages of libpq, which has no code for a failed connection.
+# Parts of the messages of libpq, which has no code for a failed connection, with what they mean and the next step.
 _REASONS = {
-    "password authentication failed": "the server refused the password",
-    "no password supplied": "the server asks for a password; set PGPASSWORD, or write it into the address",
-    "could not translate host name": "no host has that name",
-    "failed to resolve host": "no host has that name",
-    "Connection refused": "no server listens there",
-    "timeout expired": "the server does not answer",
-    "No such file or directory": "no server listens there",
+    "password authentication failed": ("the server refused the password", "check it, or set PGPASSWORD"),
+    "no password supplied": ("the server asks for a password", "set PGPASSWORD, or write it into the address"),
+    "could not translate host name": ("no host has that name", "check the address"),
+    "failed to resolve host": ("no host has that name", "check the address"),
+    "FATAL: +database .* does not exist": ("the server has no such database", "create it first"),
+    "FATAL: +role .* does not exist": ("the server has no such user", "name one in the address, or set PGUSER"),
+    "invalid connection option|invalid URI query parameter": (
+        "libpq has no such setting",
+        "check what follows the `?`",
+    ),
+    "Connection refused": ("no server listens there", "see that the server runs"),
+    "timeout expired": ("the server does not answer", "see that the server runs"),
+    "No such file or directory": ("no server listens there", "see that the server runs"),
 }
 
 

@@ -74,7 +74,7 @@ def read_signers(path: str | os.PathLike[str]) -> list[Signer]:
     try:
         text = read_small_file(path).decode()
     except UnicodeDecodeError:
-        raise SigningError(f"{path}: not a list of signers: it is not text") from None
+        raise SigningError(f"{path}: not a list of signers: it is not text; name a file of `.pub` lines") from None
     # Not by splitlines(), which also ends a line, and with it a comment, at characters that OpenSSH passes over.
     for number, line in enumerate(text.split("\n"), 1):
         content = line.removesuffix("\r").strip(" \t")
@@ -111,7 +111,7 @@ def _signer(line: str) -> Signer | None:
     elif public_line is not None:
         name, options, public = public_line["comment"] or "", {}, _public(public_line)
     else:
-        raise ValueError("expected 'NAME [OPTIONS] ssh-ed25519 KEY', or the line of a .pub file")
+        raise ValueError("not a signer; write 'NAME [OPTIONS] ssh-ed25519 KEY', or the line of a .pub file")
     after, before = _moments(options)
     if public is None or "cert-authority" in options or not _matches(NAMESPACE, options.get("namespaces", NAMESPACE)):
         return None

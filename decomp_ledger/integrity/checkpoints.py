@@ -134,9 +134,9 @@ def read_file(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         return Checkpoint.from_json(parse_json(read_bounded(path, FILE_BYTES)))
     except OSError as error:
-        raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SigningError(f"{path}: cannot be read: {error.strerror}; name another file") from None
     except (ValueError, UnusableValue) as error:  # SigningError too
-        raise SigningError(f"{path}: {error}") from None
+        raise SigningError(f"{path}: {error}; name a file that `decomp-ledger checkpoint` wrote") from None
 
 
 def stored_checkpoints(connection: sqlite3.Connection, ledger: str) -> Iterator[Checkpoint]:

@@ -91,7 +91,7 @@ def load_key(path: str | os.PathLike[str], passphrase: Callable[[], str | None] 
     except SigningError:
         raise
     except Exception as error:  # the library raises many kinds, and its messages do not name the file
-        raise SigningError(f"{path}: cannot be read as a private key: {error}") from None
+        raise SigningError(f"{path}: cannot be read as a private key: {error}; name another key") from None
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if not isinstance(key, Ed25519PrivateKey):
@@ -113,7 +113,7 @@ def _decrypted(
     try:
         return library.load_ssh_private_key(data, given.encode("utf-8", "surrogateescape"))
     except ValueError:
-        raise SigningError(f"{path}: wrong passphrase") from None
+        raise SigningError(f"{path}: wrong passphrase; give the one of this key") from None
 
 
 def _cryptography() -> ModuleType:
@@ -250,6 +250,6 @@ def read_small_file(path: str | os.PathLike[str]) -> bytes:
     except UnusableValue as error:
         raise SigningError(f"{path}: {error}") from None
     except OSError as error:
-        raise SigningError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SigningError(f"{path}: cannot be read: {error.strerror}; name another file") from None
     except ValueError:
         raise SigningError(f"{os.fspath(path)!r:.200}: not the name of a file") from None

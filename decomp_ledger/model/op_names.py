@@ -23,6 +23,7 @@ __all__ = [
     "is_torchs",
     "namespace",
     "normalize",
+    "operator",
     "split",
 ]
 
@@ -131,6 +132,12 @@ def split(op: str) -> tuple[str, str, str]:
     space, _, rest = op.rpartition("::")
     name, _, overload = rest.partition(".")
     return space, name, overload
+
+
+def operator(op: str) -> str:
+    """Return the line of Python that names the operator of a stored name."""
+    space, name, overload = split(op)
+    return f"torch.ops.{space}.{name}.{overload or 'default'}" if space else f"torch.ops.higher_order.{name}"
 
 
 def namespace(op: str) -> str:

@@ -91,7 +91,9 @@ def _import(modules: Sequence[str]) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # whatever it does when it is imported
             text = " ".join(traceback.format_exception_only(type(error), error)[-1].split())
-            raise NotImportable(f"module {name}: it cannot be imported: {text:.300}") from error
+            raise NotImportable(
+                f"module {name}: it cannot be imported: {text:.300}; name a module that this Python can import"
+            ) from error
 
 
 def _refuse_unknown(names: Set[str]) -> None:

@@ -134,7 +134,10 @@ def capture_with(
                 raise
             return _capture_in(interpreter, timeout, request, progress, 1)
     except (OSError, UnusableValue) as error:
-        raise UnsupportedTorch(f"cannot capture the torch of {interpreter}: {error}") from error
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UnsupportedTorch(
+            f"cannot capture the torch of {interpreter}: {problem}; give the path of a Python that has torch"
+        ) from error
 
 
 def _cores() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from decomp_ledger.model.arguments import checked, one_or_more, shown
 from decomp_ledger.model.display import displayed
 from decomp_ledger.model.events import OVERRIDE
 from decomp_ledger.model.rules import TORCH_ORIGINS, Decomposition
-from decomp_ledger.model.safe_text import describe, safe_repr
+from decomp_ledger.model.safe_text import describe
 from decomp_ledger.pytorch import decompositions, graph_digest, internals
 from decomp_ledger.pytorch.dispatcher import Defaults, is_loaded, op_names_of
 from decomp_ledger.pytorch.table import DecompTable
@@ -216,7 +217,10 @@ def import_trusted(modules: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever it does when it is imported
-            raise NotImportable(f"module {name}: it cannot be imported: {safe_repr(error, 300)}") from error
+            problem = " ".join(": ".join(describe(error)).split())
+            raise NotImportable(
+                f"module {name}: it cannot be imported: {problem:.300}; name a module that this Python can import"
+            ) from error
 
 
 def load_program(path: str) -> Any:
@@ -228,6 +232,8 @@ def load_program(path: str) -> Any:
     name = path if path.isprintable() else shown(path)
     if not Path(path).is_file():  # torch would log an error of its own
         raise LedgerError(f"{name}: the file does not exist; give the path of a .pt2")
+    if not zipfile.is_zipfile(path):
+        raise LedgerError(f"{name}: it is not a .pt2 file; name one that torch.export.save wrote")
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever torch finds wrong with it

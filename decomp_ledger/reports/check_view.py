@@ -56,7 +56,11 @@ _VERDICTS = {
 def numerics_page(found: NumericsCheck) -> Page:
     """Return the page of a check of overrides against the kernels of their ops."""
     differing = found.of(DIFFERS)
-    status = Mark(f"{count(len(differing), 'op')} differ", BAD) if differing else _passed(found)
+    status = (
+        Mark(f"{count(len(differing), 'op')} {'differs' if len(differing) == 1 else 'differ'}", BAD)
+        if differing
+        else _passed(found)
+    )
     rows: list[tuple[Cell, Cell, Cell]] = []
     for verdict, title in _VERDICTS.items():
         ops = found.of(verdict)

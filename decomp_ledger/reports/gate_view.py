@@ -94,6 +94,14 @@ class FindingGroup:
         return tuple(dict.fromkeys(each.op for each in self.findings if each.op))
 
     @property
+    def others(self) -> str:
+        """What follows the fix of the first, where the findings of other ops need one of their own."""
+        rest = dict.fromkeys(each.op for each in self.findings if each.fix != self.first.fix)
+        return (
+            "" if not rest else f", and likewise for {'the other op' if len(rest) == 1 else f'{len(rest)} other ops'}"
+        )
+
+    @property
     def subjects(self) -> tuple[str, ...]:
         """The programs and tables, each once."""
         return tuple(dict.fromkeys(each.subject for each in self.findings))
@@ -192,7 +200,7 @@ def _group_block(group: FindingGroup) -> Block:
         blocks.append(Diff(list(diff_lines(rows_that_differ(group.difference)[:_ROWS]))))
     if first.event is not None and first.policy != TORCH:
         blocks.append(Facts([("event", Code(f"#{first.event.seq}")), *event_rows(first.event)]))
-    blocks.append(Prose(("To mend: ", *_marked(first.fix))))
+    blocks.append(Prose(("To mend: ", *_marked(first.fix), *filter(None, [group.others]))))
     return Fold(title, blocks, opened=True)
 
 

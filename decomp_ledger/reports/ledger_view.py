@@ -100,7 +100,7 @@ def _failures(found: LedgerFacts) -> list[Block]:
     for each in found.exports:
         event, body = each.event, each.event.body
         if isinstance(body, Exported) and body.error is not None:
-            what = f"{body.error[0]}: {body.error[1]}"
+            what = " ".join(": ".join(body.error).split())  # on one line: a cell shows the end of a line as `\n`
             rows.append((Code(f"export:{event.seq}"), Code(f"{event.table}@{event.version}"), Quote(what)))
     return [Table(("export", "table", "error"), rows[-_FAILURES:])] if rows else []
 

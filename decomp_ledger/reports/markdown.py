@@ -5,6 +5,7 @@ What a stranger may have written becomes a code span, in which nothing is a link
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -137,7 +138,16 @@ def _first(items: Sequence[_Item], limit: int, write: Callable[[_Item], str], mo
 def _cell(cell: Cell, *, table: bool = False, html: bool = False) -> str:
     parts = cell if isinstance(cell, tuple) else (cell,)
     more = " and more" if len(parts) > _PARTS else ""
-    return "".join(_part(part, table=table, html=html) for part in parts[:_PARTS]) + more
+    return "".join(_part(part, table=table, html=html) for part in _joined(parts[:_PARTS])) + more
+
+
+def _joined(parts: Sequence[Part]) -> Iterator[Part]:
+    """Yield the parts, with neighbours that become code as one, because the backticks of two would be read as one."""
+    for is_code, some in itertools.groupby(parts, lambda part: isinstance(part, (Code, Quote))):
+        if is_code:
+            yield Code("".join(part.text for part in some if isinstance(part, (Code, Quote))))
+        else:
+            yield from some
 
 
 def _part(part: Part, *, table: bool, html: bool) -> str:

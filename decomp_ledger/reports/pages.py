@@ -82,6 +82,8 @@ def page_of(
     ledger: LedgerLog | None,
 ) -> Page:
     """Return the page that :func:`report` writes."""
+    if graphs and other is None:
+        raise LedgerError("graphs: nothing to compare; give two .pt2 files")
     if spec is None and other is not None:
         raise LedgerError("other: nothing to compare it with; give `spec` too")
     if spec is None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from decomp_ledger.errors import LedgerError, LedgerFileError, UnusableValue
+from decomp_ledger.errors import LedgerError, LedgerFileError, MissingLedger, UnusableValue
 from decomp_ledger.model.arguments import after_failure
 from decomp_ledger.model.handles import Handle
 from decomp_ledger.storage import fork_safety
@@ -152,9 +152,7 @@ class Database(Handle):
     def _create(self, path: Path) -> None:
         """Make a new ledger as a draft, then link it, so that no process sees half of one."""
         if self.read_only:
-            raise LedgerFileError(
-                f"{path}: the ledger does not exist; name one with --ledger, or record something first"
-            )
+            raise MissingLedger(str(path))
         if not path.parent.is_dir():
             raise LedgerFileError(f"{path}: it cannot be made: the folder {path.parent} does not exist; make it first")
         if not os.access(path.parent, os.W_OK):

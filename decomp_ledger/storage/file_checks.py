@@ -101,7 +101,7 @@ def check_header(path: Path) -> None:
         )
     # Read here, not by a PRAGMA, because opening another application's database would leave files next to it.
     if int.from_bytes(header[68:72], "big") == HUB_APPLICATION_ID:
-        raise LedgerFileError(f"{path}: it is a hub, not a ledger; give it as URL or --hub, or `clone` a ledger of it")
+        raise LedgerFileError(f"{path}: it is a hub, not a ledger; `decomp-ledger clone` gets a ledger out of it")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise LedgerFileError(f"{path}: it is an SQLite database, but not a ledger; name another file")
 

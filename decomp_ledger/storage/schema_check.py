@@ -43,7 +43,7 @@ def check_schema(connection: sqlite3.Connection, path: str) -> list[str]:
     """
     with _readable_text(connection):
         rows = all_rows(connection, SCHEMA, [_MOST])
-        names, problems = _applied(connection, rows)
+        names, problems = _applied(connection, path, rows)
         if digest_of(rows) != schema_digest(names):
             problems += _differences(rows, names)
         problems += _problems_of_file(connection)
@@ -73,7 +73,7 @@ def any_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _applied(connection: sqlite3.Connection, rows: list[SchemaRow]) -> tuple[tuple[str, ...], list[str]]:
+def _applied(connection: sqlite3.Connection, path: str, rows: list[SchemaRow]) -> tuple[tuple[str, ...], list[str]]:
     """Return the migrations that a file has, as far as they are known, and what is wrong with their table."""
     known = migration_names()
     # Not read if it is not a plain table: it may be a view that never ends.
@@ -84,8 +84,8 @@ def _applied(connection: sqlite3.Connection, rows: list[SchemaRow]) -> tuple[tup
     unknown = [name for name in names if isinstance(name, str) and name not in known]
     if unknown:
         raise SchemaError(
-            f"the schema {unknown[-1]!r:.80} is unknown: a newer decomp_ledger wrote the ledger, and this version "
-            f"knows up to {known[-1]!r}; upgrade decomp_ledger to open it"
+            f"{path}: the schema {unknown[-1]!r:.80} is unknown: a newer decomp_ledger wrote the ledger, and this "
+            f"version knows up to {known[-1]!r}; upgrade decomp_ledger to open it"
         )
     applied = known[: len(names)]
     if found != [(number, MIGRATION_SET, name, "text") for number, name in enumerate(applied, 1)] or not found:

@@ -36,7 +36,7 @@ def digest_of_file(path: str | os.PathLike[str]) -> tuple[int, str]:
         with Path(path).open("rb") as file:
             return _digest_of(file)
     except OSError as error:
-        raise StampError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
+        raise StampError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}; name another file") from None
     except StampError:
         raise
     except ValueError:  # a null character
@@ -95,7 +95,7 @@ def read_sidecar(path: str) -> str:
             "recorded it, or save it within a recording with sidecars=True"
         ) from None
     except OSError as error:
-        raise StampError(f"{sidecar}: cannot be read: {error.strerror or error}") from None
+        raise StampError(f"{sidecar}: cannot be read: {error.strerror or error}; name another file") from None
     except UnusableValue as error:
         raise StampError(f"{sidecar}: damaged: {error}") from None
     if not isinstance(value, dict) or value.keys() != {"format", "size", "sha256", "stamp"}:

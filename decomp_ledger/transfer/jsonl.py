@@ -173,7 +173,7 @@ def load(
     """
     target = target_of(path)
     if target.exists():
-        raise LedgerFileError(f"{target}: the file exists already; load into another file, or move it away")
+        raise LedgerFileError(f"{target}: the file exists already; name another file, or move it away")
     check_no_log(target)
     lines = _read_lines(source, reading) if isinstance(source, (str, os.PathLike)) else source
     with draft_of(target) as draft:
@@ -328,9 +328,9 @@ def _read_lines(path: str | os.PathLike[str], progress: Progress | None) -> Iter
     except LedgerFileError:  # which is an OSError too
         raise
     except OSError as error:
-        raise LedgerFileError(f"{path}: cannot be read: {error.strerror}") from None
+        raise LedgerFileError(f"{path}: cannot be read: {error.strerror}; name another file") from None
     except ValueError as error:
-        raise LedgerFileError(f"{path}: not a dump: {error}") from None
+        raise LedgerFileError(f"{path}: not a dump: {error}; name what `decomp-ledger dump` wrote") from None
 
 
 def _bounded_lines(file: TextIO) -> Iterator[str]:

@@ -70,15 +70,17 @@ def _fields(file: IO[bytes], end: int, name: str) -> Iterator[tuple[int, int]]:
             _varint(file, name)
             continue
         if wire not in (_BYTES, *_FIXED):
-            raise StampError(f"{name}: not an .onnx file, or a damaged one")
+            raise StampError(f"{name}: not an .onnx file, or a damaged one; name another file")
         size = _varint(file, name) if wire == _BYTES else _FIXED[wire]
         start = file.tell()
         if size > end - start:
-            raise StampError(f"{name}: not an .onnx file, or a damaged one: it is cut off")
+            raise StampError(f"{name}: not an .onnx file, or a damaged one: it is cut off; name another file")
         if wire == _BYTES:
             yield number, size
         file.seek(start + size)
-    raise StampError(f"{name}: not an .onnx file, or a damaged one: it has more than {ONNX_FIELDS} fields")
+    raise StampError(
+        f"{name}: not an .onnx file, or a damaged one: it has more than {ONNX_FIELDS} fields; name another file"
+    )
 
 
 def _varint(file: IO[bytes], name: str) -> int:
@@ -91,4 +93,4 @@ def _varint(file: IO[bytes], name: str) -> int:
         value |= (byte[0] & 0x7F) << (7 * place)
         if byte[0] < 0x80:
             return value
-    raise StampError(f"{name}: not an .onnx file, or a damaged one")
+    raise StampError(f"{name}: not an .onnx file, or a damaged one; name another file")

@@ -241,11 +241,11 @@ def read_unread(file: File) -> UnreadStamp:
     try:
         text = _text_in(file, name)
     except OSError as error:
-        raise StampError(f"{name}: cannot be read: {error.strerror or error}") from None
+        raise StampError(f"{name}: cannot be read: {error.strerror or error}; name another file") from None
     except StampError:
         raise
     except _UNREADABLE as error:
-        raise StampError(f"{name}: not a .pt2 file, or a damaged one: {error}"[:500]) from None
+        raise StampError(f"{name}: not a .pt2 file, or a damaged one: {error!s:.400}; name another file") from None
     try:
         return UnreadStamp.from_text(text)
     except StampError as error:

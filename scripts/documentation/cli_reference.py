@@ -15,7 +15,7 @@ PYTHON = {
     "browse": "ledger.browse()",
     "catalog capture": "dl.capture_catalog(INTERPRETER)",
     "catalog list": "dl.available_catalogs()",
-    "catalog show": "dl.catalog(STATE)",
+    "catalog show": "dl.catalog(STATE, ledger=ledger)",
     "check numerics": "ledger.check_numerics(STATE)` or `ledger.check_program(FILE, STATE)",
     "check opset": "ledger.check_opset(STATE, OPSET)",
     "checkpoint": "ledger.checkpoint(KEY)",
@@ -24,8 +24,8 @@ PYTHON = {
     "diff": "ledger.diff(A, B)",
     "drift": "ledger.drift(A, B)",
     "dump": "ledger.dump(FILE)",
-    "explain": "ledger.explain(OP, STATE)` or `dl.Hub(URL).explain(OP)",
-    "exports": "ledger.export_results()` or `dl.Hub(URL).exports()",
+    "explain": "ledger.explain(OP, STATE)`, `ledger.explain_releases(OP)` or `dl.Hub(URL).explain(OP)",
+    "exports": "ledger.export_results()`, `ledger.export_totals()` or `dl.Hub(URL).exports()",
     "fetch": "ledger.fetch(URL)",
     "gate": "ledger.gate(STATE, torch=VERSION)` or `dl.Hub(URL).gate(torch=VERSION)",
     "hub init": "dl.Hub(URL).init()",
@@ -39,11 +39,11 @@ PYTHON = {
     "reproduce": "ledger.reproduce_export(STATE)",
     "restore": "dl.restore(FILE, LEDGER)",
     "revert": "ledger.revert(TABLE, VERSION)",
-    "run": "dl.record(FILE)",
-    "show": "ledger.show(STATE)",
-    "tables": "ledger.tables()",
+    "run": "dl.record(FILE, children=True)`, and for --push `ledger.push()",
+    "show": "ledger.show(STATE)` or `ledger.event(SEQ)",
+    "tables": "ledger.tables()` or `ledger.table_series()",
     "tag": "ledger.tag(STATE, NAME)",
-    "upgrade": "ledger.upgrade(STATE, torch=VERSION)",
+    "upgrade": "ledger.upgrade(STATE, torch=VERSION)` or `ledger.check_upgrade(STATE, torch=VERSION)",
     "verify": "ledger.verify()",
     "why": "ledger.why(OP, STATE)",
     "would-change": "ledger.would_change(PROGRAM, STATE)",
@@ -56,7 +56,8 @@ HEAD = """# Command line
 
 Every command takes `--ledger FILE` before its name, or the environment variable `DECOMP_LEDGER`; see
 [which ledger](#which-ledger). Most take `--json`.
-What a command can do, Python can do in one call, which stands below its help. There, `ledger` is `dl.Ledger(FILE)`; see
+What a command can do, Python can do in one call, which stands below its help; its options are the call's parameters,
+and `dl.report(RESULT, markdown=True)` gives what `--markdown` prints. There, `ledger` is `dl.Ledger(FILE)`; see
 [the Python reference](python.md).
 
 | exit status | means |

@@ -135,3 +135,12 @@ def test_a_clone_of_what_is_not_a_ledger_leaves_nothing(hub: str, tmp_path: Path
     assert not Hub(hub).verify().ok
     with pytest.raises(HubDiverged, match="from event #3 on"):
         ledger.push(hub)
+
+
+def test_a_clone_finds_the_hub_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECOMP_LEDGER_HUB", str(tmp_path / "hub.db"))
+    Hub().init()
+    with Ledger(tmp_path / "l.db", actor="ada") as ledger:
+        new_table(ledger)
+        pushed = ledger.push(name="mine")
+    assert clone("mine", None, tmp_path / "clone.db").head == pushed.head

@@ -176,9 +176,20 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(
     assert "\n" not in str(raised.value)
 
 
-def test_a_database_that_does_not_exist_is_named(server: Server) -> None:
-    with pytest.raises(HubError, match="does not exist"):
-        Hub(server.url("nosuch")).init()
+@pytest.mark.parametrize(
+    ("database", "user", "problem"),
+    [
+        ("nosuch", "postgres", "the server has no such database; create it first"),
+        ("postgres", "nosuch", "the server has no such user; name one in the address, or set PGUSER"),
+    ],
+)
+def test_a_database_or_a_user_that_does_not_exist_is_named(
+    server: Server, database: str, user: str, problem: str
+) -> None:
+    with pytest.raises(HubError, match=problem):
+        Hub(server.url(database, user)).init()
+    with pytest.raises(HubError, match="libpq has no such setting; check what follows the"):
+        Hub(f"{server.url(database, user)}&nosuch=5").init()
 
 
 @pytest.mark.parametrize("package", ["sqlalchemy", "psycopg"])

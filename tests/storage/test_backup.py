@@ -481,7 +481,7 @@ def test_a_changed_dump_makes_no_ledger(path: Path, tmp_path: Path, name: str) -
 
 
 def test_a_dump_is_not_loaded_over_a_file(path: Path) -> None:
-    with pytest.raises(LedgerFileError, match="exists already; load into another file"):
+    with pytest.raises(LedgerFileError, match="exists already; name another file"):
         load(lines_of(path), path)
 
 

@@ -14,7 +14,7 @@ import pytest
 from forging import cut, forge, rechain, tamper
 from strategies import new_table, run_python, start_python
 
-from decomp_ledger.errors import LedgerError, SigningError, UnusableValue
+from decomp_ledger.errors import LedgerError, LedgerFileError, SigningError, UnusableValue
 from decomp_ledger.integrity import checkpoints, ssh_signatures
 from decomp_ledger.integrity.allowed_signers import read_signers
 from decomp_ledger.integrity.checkpoints import Checkpoint, read_file
@@ -309,11 +309,11 @@ REFUSED = {
     f'ann valid-after="20300101Z",valid-before="20200101Z" {KEY}': "'valid-before' is not after 'valid-after'",
     f"!ann,* {KEY}": "an empty, a very long or a negated part",
     f"ann,,bob {KEY}": "an empty, a very long or a negated part",
-    f'"ann {KEY}': "expected 'NAME",
-    f'"ann"{KEY}': "expected 'NAME",
+    f'"ann {KEY}': "not a signer; write 'NAME",
+    f'"ann"{KEY}': "not a signer; write 'NAME",
     f"ann\x0b {KEY}": "it has characters that do not print",
     f"ann {KEY}\0": "it has characters that do not print",
-    f"ann ssh-dss {KEY.split()[1]}": "expected 'NAME",
+    f"ann ssh-dss {KEY.split()[1]}": "not a signer; write 'NAME",
     f"ann {KEY[:-4]}": "it is cut off",
 }  # fmt: skip
 
@@ -342,7 +342,7 @@ def test_namespaces_are_matched_as_openssh_does(tmp_path: Path, patterns: str, p
     ("text", "message"),
     [
         ("", "has no Ed25519 key that may sign for 'decomp-ledger'"),
-        ("hello", "line 1: expected 'NAME"),
+        ("hello", "line 1: not a signer; write 'NAME"),
         ("\nann ssh-ed25519 !!!", "line 2: "),
         ("ann ssh-ed25519 AAAAB3NzaC1yc2E=", "line 1: the key has another type"),
         ("ann frobnicate ssh-ed25519 AAAA", "line 1: unknown option 'frobnicate'"),
@@ -495,3 +495,17 @@ def test_a_stored_checkpoint_is_read_back_as_it_was_signed(ledger: Ledger, keys:
     with ledger.database.reading() as connection:
         assert list(checkpoints.stored_checkpoints(connection, ledger.id)) == signed
         assert [Checkpoint.from_json(one.to_json()) for one in signed] == signed
+
+
+def test_a_checkpoint_is_written_in_the_same_call(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.generate()
+    key = SigningKey(private, private.public_key().public_bytes_raw())
+    with Ledger(tmp_path / "l.db", actor="ada") as ledger:
+        new_table(ledger)
+        ledger.checkpoint(key, output=tmp_path / "release.json")
+        assert ledger.verify(checkpoints=tmp_path / "release.json").ok
+        with pytest.raises(LedgerFileError, match="; the ledger has the checkpoint, and a new one can be written"):
+            ledger.checkpoint(key, output=tmp_path / "nowhere" / "release.json")
+        assert len(ledger.verify().signatures) == 2

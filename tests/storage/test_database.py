@@ -126,9 +126,7 @@ def test_a_ledger_in_a_missing_folder_is_refused(tmp_path: Path, below: str) -> 
 
 
 def test_a_reader_makes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        LedgerFileError, match=r"the ledger does not exist; name one with --ledger, or record something"
-    ):
+    with pytest.raises(LedgerFileError, match=r"the ledger does not exist; name another file, or record something"):
         Ledger(tmp_path / "ledger.db", read_only=True)
     assert contents(tmp_path) == {}
 

@@ -348,6 +348,30 @@ def test_a_table_that_was_never_exported_must_keep_the_ops_too(ledger: Ledger, e
     assert ledger.gate(policy=Policy(keep="aten::linear")).passed
 
 
+def test_a_fix_is_given_for_each_op_of_a_group(project: Path) -> None:
+    with Ledger("decomp_ledger.db", actor="Ada") as ledger:
+        new_table(ledger, "both").materialize(CATALOG)
+        policy = Policy(keep=["aten::linear", "aten::mm", "aten::silu"])
+        (group,) = finding_groups(ledger.gate("both", policy=policy))
+        assert group.ops == ("aten::linear", "aten::mm", "aten::silu")
+        assert (group.first.fix, group.others) == (
+            "table.preserve('aten::linear')",
+            ", and likewise for 2 other ops",
+        )
+
+
+def test_the_fix_of_a_recorded_table_is_for_a_table_of_torch(ledger: Ledger) -> None:
+    (table,) = runs(ledger, "lower/main/1")
+    table.materialize(CATALOG)
+    policy = Policy(keep="aten::linear", no_override="aten::mm")
+    (found,) = ledger.gate(policy=policy).findings
+    assert found.fix == "table.pop(torch.ops.aten.linear.default)"
+    override(table, "aten::mm", "mm")
+    override(table, "aten::linear", "linear")
+    fixes = [each.fix for each in ledger.gate(policy=policy).findings]
+    assert len(fixes) == 2 and all(fix.startswith("drop the change at ") for fix in fixes)
+
+
 def test_the_reason_of_a_recorded_table_comes_from_its_recording(ledger: Ledger) -> None:
     (table,) = runs(ledger, "lower/main/1")
     table.preserve(["aten::mm"])

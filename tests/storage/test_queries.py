@@ -180,3 +180,8 @@ def test_every_question_is_a_method_of_a_ledger() -> None:
         "trace",
     }
     assert {name for name in questions - without_ledger if not hasattr(dl.Ledger, name)} == set()
+
+
+def test_the_nearest_table_needs_a_program_to_run() -> None:
+    with pytest.raises(dl.UnusableValue, match="nearest: no program is run; give `program` too"):
+        dl.reproduce_export("export:1", nearest=True)

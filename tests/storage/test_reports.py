@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import attrs
 import pytest
 from click.testing import CliRunner
+from hypothesis import given as each_of
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from report_ledgers import HOSTILE, hostile_ledger, sample_ledger
 from strategies import catalog_of, new_table
@@ -21,7 +24,19 @@ import decomp_ledger as dl
 from decomp_ledger.cli import cli
 from decomp_ledger.model.events import OVERRIDE, Exported, Passed, RootModule, Saved, Traced
 from decomp_ledger.model.rules import Decomposition
-from decomp_ledger.reports.blocks import Bar, Bars, Code, Flow, Moment, Timeline
+from decomp_ledger.reports.blocks import (
+    Bar,
+    Bars,
+    Code,
+    Flow,
+    Moment,
+    Page,
+    Part,
+    Prose,
+    Quote,
+    Section,
+    Timeline,
+)
 from decomp_ledger.reports.charts import flow_chart, time_chart
 from decomp_ledger.reports.drift_view import check_page, drift_page, upgrade_page
 from decomp_ledger.reports.html import to_html
@@ -257,8 +272,20 @@ def test_a_report_needs_something_to_show(ledger: dl.Ledger) -> None:
     ):
         with pytest.raises(dl.LedgerError, match=re.escape(problem)):
             ledger.report(*given)
+    with pytest.raises(dl.LedgerError, match="graphs: nothing to compare; give two"):
+        ledger.report("edge", graphs=True)
     with pytest.raises(dl.LedgerError, match="report: needs a ledger"):
         dl.report()
+
+
+def test_a_failure_of_many_lines_is_one_cell(tmp_path: Path) -> None:
+    with dl.Ledger(tmp_path / "l.db", actor="ada") as ledger:
+        edge = new_table(ledger)
+        catalog = catalog_of("aten::mm")
+        snapshot = edge.materialize(catalog)
+        error = ("RuntimeError", "no kernel\n\nWhile executing %mm")
+        edge.exported(Exported(catalog.digest, snapshot.digest, "b", None, {}, {}, {}, 3, error), edge.version)
+        assert "RuntimeError: no kernel While executing %mm" in ledger.report()
 
 
 def test_a_new_ledger_has_a_page(tmp_path: Path) -> None:
@@ -401,3 +428,23 @@ def test_what_torch_traced_outside_of_exports_is_listed_too(tmp_path: Path) -> N
     done = CliRunner().invoke(cli, ["--ledger", str(tmp_path / "l.db"), "exports", "--markdown"], standalone_mode=False)
     assert "#### Traced outside of exports\n\n| event | when" in done.output and f"| `#{event.seq}` |" in done.output
     check_markdown(done.output)
+
+
+@each_of(
+    st.lists(
+        st.one_of(
+            st.sampled_from([" ", ", ", "see "]),
+            st.builds(Code, st.text("a` |<&", min_size=1)),
+            st.builds(Quote, st.text("b`* ", min_size=1)),
+        ),
+        min_size=1,
+    )
+)
+def test_the_parts_of_a_text_stay_what_they_are_in_markdown(parts: list[Part]) -> None:
+    page = Page("Page", "name", None, "", sections=(Section("", [Prose(("x", *parts, "x"))]),))
+    text = to_markdown(page).split("\n", 2)[2].strip()
+    html = MarkdownIt("commonmark").render(text)
+    shown = re.sub(r"\s+", "", unescape(re.sub(r"</?(p|code|strong)>", "", html)))
+    assert shown == re.sub(
+        r"\s+", "", "".join(["x", *(each if isinstance(each, str) else each.text for each in parts), "x"])
+    )

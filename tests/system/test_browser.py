@@ -167,6 +167,13 @@ def test_a_page_fits_its_window(visit: Any, name: str, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_long_cells_can_be_read_on_a_narrow_screen(visit: Any) -> None:
+    page = visit("failed export").page
+    page.set_viewport_size({"width": 360, "height": 800})
+    widths = page.evaluate("[...document.querySelectorAll('td.long')].map(each => each.offsetWidth)")
+    assert widths and min(widths) > 250
+
+
 def test_a_page_prints_what_is_folded(visit: Any) -> None:
     page = visit("export").page
     page.emulate_media(media="print")

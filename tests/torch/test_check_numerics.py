@@ -486,3 +486,15 @@ def test_options_that_exclude_each_other_are_wrong_use(
     Path("s.json").write_text("{}")
     done = invoke("--ledger", recorded, "check", "numerics", *arguments)
     assert done.exception is not None and "give" in str(getattr(done.exception, "message", done.exception))
+
+
+def test_what_is_not_a_program_is_one_line_and_torch_logs_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.pt2"
+    text.write_text("text", encoding="utf-8")
+    for ask in (lambda: dl.check_program(text, defaults=True), lambda: dl.reproduce_export(text, program=text)):
+        with pytest.raises(LedgerError, match=r"text\.pt2: (it is )?not a \.pt2 file.*; name ") as raised:
+            ask()
+        assert "\n" not in str(raised.value)
+    assert capfd.readouterr().err == ""

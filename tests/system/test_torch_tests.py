@@ -86,6 +86,11 @@ def test_outcomes_that_differ_are_named(tmp_path: Path) -> None:
 
 def test_the_status_is_2_if_no_test_ran(tmp_path: Path) -> None:
     assert run(tmp_path, "test/test_none.py")[0] == 2
+    (tmp_path / "test" / "test_unread.py").write_text(
+        "import missing_module\n\ndef test_some(): pass\n", encoding="utf-8"
+    )
+    status, lines = run(tmp_path, "test/test_unread.py")
+    assert (status, lines[1]) == (2, "E   ModuleNotFoundError: No module named 'missing_module'")
     for expression in ("(", "none"):
         status, lines = run(tmp_path, "test/test_alike.py", "-k", expression)
         assert (status, lines[-1]) == (2, "0 tests differ")

@@ -57,7 +57,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_warning_recorded(warning_message: warnings.WarningMessage, when: str, nodeid: str) -> None:
     if when == "runtest":
-        text = f"{warning_message.category.__name__}: {warning_message.message}"
+        where = os.path.basename(warning_message.filename)  # noqa: PTH119  # also of code that no file has
+        text = f"{warning_message.category.__name__}, in {where}: {warning_message.message}"
         write({"test": nodeid, "phase": "warning", "warning": text})
 
 

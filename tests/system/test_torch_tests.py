@@ -79,7 +79,7 @@ def test_outcomes_that_differ_are_named(tmp_path: Path) -> None:
     assert lines[0] == "test_different.py: 5 tests, 4 passed, 1 failed"
     for way in ("run", "plugin"):
         assert f"{way}: 3 alike, 2 differ; 2 fail or warn with another message" in lines
-        assert f"only {way}: 'UserWarning: too much'" in lines
+        assert f"only {way}: 'UserWarning, in test_different.py: too much'" in lines
         assert any(line.startswith(f"differs: test_different.py::test_bad, {way}: passed, failed;") for line in lines)
     assert lines[-1] == "4 tests differ"
 

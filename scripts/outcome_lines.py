@@ -1,7 +1,7 @@
 """A plugin of pytest for scripts/torch-tests: writes what became of each test into the file $OUTCOME_LINES.
 
 It writes a line as each phase of a test ends, so that a crash keeps what came before it. Tests that the file has are
-not run again.
+not run again. $OUTCOME_PART is the part of the tests that are to run, "2/8" for every eighth from the second.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def outcomes_in(path: Path) -> Iterator[dict[str, Any]]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     done = {line.get("test") for line in outcomes_in(FILE)}
-    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
-    items[:] = [item for item in items if item.nodeid not in done]
+    first, step = map(int, os.environ.get("OUTCOME_PART", "1/1").split("/"))
+    left = [item for item in items[first - 1 :: step] if item.nodeid not in done]
+    config.hook.pytest_deselected(items=[item for item in items if item not in left])
+    items[:] = left
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -55,7 +57,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_warning_recorded(warning_message: warnings.WarningMessage, when: str, nodeid: str) -> None:
     if when == "runtest":
-        text = f"{warning_message.category.__name__}: {warning_message.message}"
+        where = os.path.basename(warning_message.filename)  # noqa: PTH119  # also of code that no file has
+        text = f"{warning_message.category.__name__}, in {where}: {warning_message.message}"
         write({"test": nodeid, "phase": "warning", "warning": text})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, TypeAlias
 
-from decomp_ledger.log import git, notebook
+from decomp_ledger.log import git, hidden_frames, notebook
 from decomp_ledger.log.distributions import distribution_of
 from decomp_ledger.model.canonical_json import Json, check_text
 from decomp_ledger.model.events import MAX_FRAMES, CallSite, Frame
@@ -179,12 +180,13 @@ def _function(frame: FrameType) -> str:
 
 def stack_level() -> int:
     """Return the `stacklevel` with which a warning of the calling function points at the call site."""
-    frame: FrameType | None = sys._getframe(1)
+    first = sys._getframe(1)
+    frame: FrameType | None = first
     torch = _torch_folder()
     level = 1
     while frame is not None and _kind(frame.f_code.co_filename, torch) in (_SKIPPED, _COMMAND, _TORCH):
         frame = frame.f_back
-        level += 1
+        level += frame is None or hidden_frames.is_counted(frame, first)
     return level
 
 
@@ -232,7 +234,8 @@ def _stack(frame: FrameType | None) -> _Stack:
 @cache
 def _kind(name: str, torch: str) -> int:
     """Tell whose code a file is."""
-    if name.startswith((_COMMANDS, _PACKAGE, "<frozen ")):
+    # A generator that is a context manager of ours runs below a frame of contextlib.
+    if name.startswith((_COMMANDS, _PACKAGE, "<frozen ", contextlib.__file__)):
         return _COMMAND if name.startswith(_COMMANDS) else _SKIPPED
     if name.startswith(torch):
         return _TORCH

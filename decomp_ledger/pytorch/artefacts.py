@@ -16,6 +16,7 @@ from typing import Any
 
 from decomp_ledger.errors import StampWarning
 from decomp_ledger.log import provenance
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.model.events import Saved
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, graph_digest
@@ -91,6 +92,7 @@ def _note(
 # ONNX
 
 
+@hidden
 def save_onnx(original: Callable[..., None], program: Any, file: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """Call `ONNXProgram.save` with its arguments, with the stamp of the program among the metadata of the model."""
     bundles, metadata, before = history(program.exported_program), None, None

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch.fx import Graph, GraphModule, Node
 
 from decomp_ledger.errors import InvalidName
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.model import op_names
 from decomp_ledger.model.events import ALWAYS, MUTATES, VIEWS, Emission
 from decomp_ledger.model.safe_text import cause_of
@@ -59,6 +60,7 @@ class Followed:
         # Not a closure, because each export makes a thousand, and one has five objects for the garbage collector.
         return partial(Followed._run, self, name, fn)
 
+    @hidden
     def _run(self, name: str, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run a decomposition, and note what it did."""
         # Torch also calls decompositions outside of traces, for other reasons.

@@ -19,6 +19,7 @@ import attrs
 import torch
 
 from decomp_ledger.errors import LedgerError, RecordingWarning, UnsupportedTorch
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog
@@ -48,6 +49,7 @@ def unseen(what: str) -> UnsupportedTorch:
     return UnsupportedTorch(f"torch {torch.__version__}: {what} cannot be seen; use a newer decomp_ledger")
 
 
+@hidden
 def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Lower a program, and record it if the table is recorded.
 
@@ -70,6 +72,7 @@ def run(original: Callable[..., Any], program: Any, table: Any, /, *args: Any, *
     return _run(export, original, program, plain, *args, **kwargs)
 
 
+@hidden
 def lower(original: Callable[..., Any], program: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Lower a program, and record it unless :func:`run` does: what every export passes.
 
@@ -99,6 +102,7 @@ def lower(original: Callable[..., Any], program: Any, /, *args: Any, **kwargs: A
     content = {op: fn for op, fn in {**kernels, **functions}.items() if not internals.is_preserving(fn)}
     export, table = _begin(passed, content, recording)
 
+    @hidden
     def call(program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
         parts = zip(internals.TABLES_OF_LOWERING, (kernels, functions), strict=True)
         given = {name: {op: table.get(op, fn) for op, fn in part.items()} for name, part in parts}
@@ -126,6 +130,7 @@ def _begin(
     return None if export is None or export.log.ledger is None else export, plain if content is None else content
 
 
+@hidden
 def _run(
     export: _Export | None, original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
@@ -173,6 +178,7 @@ class _Export:
         self.source = _Source()
         self.ignored: tuple[str, ...] = ()
 
+    @hidden
     def run(
         self, original: Callable[..., Any], program: Any, table: Mapping[Any, Any], /, *args: Any, **kwargs: Any
     ) -> Any:

@@ -24,6 +24,7 @@ from torch.library import Library
 from decomp_ledger.analysis.imports import ImportReport, LibraryImport, Registration, TableChange, table_changes
 from decomp_ledger.errors import InvalidName, LedgerError
 from decomp_ledger.log import provenance
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.model import op_names
 from decomp_ledger.model.catalog import Entry
 from decomp_ledger.model.display import displayed, guarded
@@ -138,6 +139,7 @@ class ImportRecording:
         signature = inspect.signature(original)
 
         @functools.wraps(original)
+        @hidden
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             site = _site(sys._getframe(1))
             self._try(self._enter_library, site)

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from decomp_ledger.errors import LedgerFileError
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.pytorch import active, program_history
 from decomp_ledger.storage import fork_safety
 from decomp_ledger.storage.block_lock import BlockLock
@@ -332,6 +333,7 @@ def _replace(owner: Any, functions: dict[str, Any]) -> Callable[[], None]:
                 setattr(owner, name, originals[name])
 
     for name, function in functions.items():
+        hidden(getattr(function, "fget", function))
         vars(function)[_UNDO] = undo
         setattr(owner, name, function)
     return undo
@@ -545,6 +547,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def _patch_after(name: str, loader: Any) -> None:
         execute = loader.exec_module
 
+        @hidden
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
             execute(module)

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from decomp_ledger.errors import LedgerError, StampError, StampWarning, UnusableValue
 from decomp_ledger.log import provenance
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.model.safe_text import safe_repr
 from decomp_ledger.pytorch import active, artefacts
 from decomp_ledger.pytorch.entries import build
@@ -83,6 +84,7 @@ def load(f: File, **kwargs: Any) -> ExportedProgram:
     return program
 
 
+@hidden
 def save_stamped(original: Callable[..., None], program: Any, f: Any, kwargs: dict[str, Any]) -> None:
     """Call `torch.export.save` with its arguments, and with a stamp if one can be made."""
     try:
@@ -137,6 +139,7 @@ def _with_stamp(program: Any, kwargs: dict[str, Any], minimal: bool) -> dict[str
     return {**kwargs, "extra_files": extra} if extra else kwargs
 
 
+@hidden
 def load_stamped(original: Callable[..., Any], f: Any, kwargs: dict[str, Any]) -> Any:
     """Call `torch.export.load` with its arguments, and remember the stamp if the file has a sound one.
 

@@ -13,9 +13,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from decomp_ledger.log import provenance
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.log.provenance import Origin
 from decomp_ledger.log.table_log import TableLog
 from decomp_ledger.model.events import Frame, Lowered, Traced
@@ -56,14 +58,17 @@ class _Traces:
         if name is None or not callable(fn):
             return fn
 
-        def following(*args: Any, **kwargs: Any) -> Any:
-            result = fn(*args, **kwargs)
-            if internals.is_tracing():
-                (self.declined if result is NotImplemented else self.fired)[name] += 1
-            return result
-
+        following = partial(_Traces._run, self, name, fn)
         vars(following)[_FOLLOWED] = True
         return following
+
+    @hidden
+    def _run(self, name: str, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a decomposition, and count it."""
+        result = fn(*args, **kwargs)
+        if internals.is_tracing():
+            (self.declined if result is NotImplemented else self.fired)[name] += 1
+        return result
 
     def write(self) -> None:
         """Append the event, if there is anything new."""
@@ -104,6 +109,7 @@ def _of(recording: active.ActiveRecording) -> _Seen:
     return next(own, None) or _Seen(recording)
 
 
+@hidden
 def trace(recording: active.ActiveRecording, original: Any, tracer: Any, args: Any, kwargs: Any) -> Any:
     """Run a trace, and record it if it is to be.
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from decomp_ledger.errors import IdleRuleWarning, InvalidName
 from decomp_ledger.log import provenance
+from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.log.passing import Passing
 from decomp_ledger.log.table_log import TableLog, Wanted
 from decomp_ledger.model import op_names
@@ -96,11 +97,13 @@ def log_of(table: object) -> TableLog | None:
 # The methods of torch's class
 
 
+@hidden
 def _init(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> None:
     original(table, *args, **kwargs)
     _keep(table, recording.new_log())
 
 
+@hidden
 def _set_item(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     key = args[0] if args else None
     before = _entry(table, key)
@@ -111,6 +114,7 @@ def _set_item(recording: active.ActiveRecording, original: Any, table: Any, args
     return result
 
 
+@hidden
 def _update(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     before = dict(_content(table))
 
@@ -121,6 +125,7 @@ def _update(recording: active.ActiveRecording, original: Any, table: Any, args: 
     return _call(record, original, table, args, kwargs)
 
 
+@hidden
 def _pop(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     key = args[0] if args else None
     before = _entry(table, key) is not _MISSING, _is_deleted(table, key)
@@ -132,6 +137,7 @@ def _pop(recording: active.ActiveRecording, original: Any, table: Any, args: Any
     return _call(record, original, table, args, kwargs)
 
 
+@hidden
 def _call(record: Callable[[], None], original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     """Call torch's method, then record what it did; also if it fails, because it keeps what came before an odd item."""
     try:
@@ -144,6 +150,7 @@ def _call(record: Callable[[], None], original: Any, table: Any, args: Any, kwar
     return result
 
 
+@hidden
 def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     result = original(table, *args, **kwargs)
     kept = _kept(table)
@@ -154,6 +161,7 @@ def _copy(recording: active.ActiveRecording, original: Any, table: Any, args: An
     return result
 
 
+@hidden
 def _materialize(recording: active.ActiveRecording, original: Any, table: Any, args: Any, kwargs: Any) -> Any:
     result = original(table, *args, **kwargs)
     if isinstance(result, dict):

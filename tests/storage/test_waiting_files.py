@@ -1,4 +1,4 @@
-"""Pipes where a file is expected: each is one error at once, because opening a pipe waits for ever."""
+"""Pipes where a file is expected: each is one error at once, because opening a pipe waits permanently."""
 
 import os
 import subprocess

@@ -28,13 +28,14 @@ def hidden(function: F) -> F:
     """
     code = getattr(function, "__code__", None)
     if isinstance(code, CodeType):
-        function.__code__ = _hidden(code)
+        function.__code__ = _hidden(code, code.co_filename)
     return function
 
 
-@cache  # the code of a function that is made within another one is always the same
-def _hidden(code: CodeType) -> CodeType:
-    return code if is_hidden(code) else code.replace(co_filename=f"{code.co_filename}{_MARK}")
+# The code of a function that is made within another one is always the same. Equal code may be of another file.
+@cache
+def _hidden(code: CodeType, file: str) -> CodeType:
+    return code if is_hidden(code) else code.replace(co_filename=f"{file}{_MARK}")
 
 
 def is_hidden(code: CodeType) -> bool:

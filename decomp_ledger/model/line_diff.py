@@ -1,6 +1,6 @@
 """The difference of two lists of lines, in a time that stays small for any lines. Pure.
 
-`difflib` takes hours for some lists of 100,000 lines, and the lines may be a stranger's.
+The time of `difflib` grows with the square of the lines, 0.4 s for 2,000 equal ones, and they may be a stranger's.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ def _glob(text: str) -> Callable[[str], object]:
 def _is_like(parts: Sequence[str], name: str) -> bool:
     """Tell whether a name is these parts with any characters between them.
 
-    Not fnmatch, in which the brackets of `dependabot[bot]` mean something; nor a regular expression, which takes hours
-    for some long names, and a name may be a stranger's.
+    Not fnmatch, in which the brackets of `dependabot[bot]` mean something; nor a regular expression, which took 11 s
+    for a name of 10 KB and three stars, and a name may be a stranger's.
     """
     first, *others = parts
     if not others:

@@ -112,8 +112,9 @@ def check_log_files(path: Path) -> None:
     Raises:
         LedgerFileError: there is such a log.
     """
+    file = os.path.realpath(path)
     for ending in LOG_FILES:
-        log = os.path.realpath(path) + ending
+        log = file + ending
         try:
             mode = Path(log).stat().st_mode  # once, because another process may remove it at any time
         except OSError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from command_leaves import leaves
 from strategies import catalog_of, new_table
 
 from decomp_ledger import Hub, Ledger, LedgerError
@@ -46,14 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.db").touch()
     (folder / "text.pt2").write_text("text", encoding="utf-8")
     return folder
-
-
-def leaves(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for below in commands_of(command):
-            yield from leaves(below, f"{name} {below.name}".strip())
-    else:
-        yield name, command
 
 
 LEAVES = {name: command for name, command in leaves(cli) if name not in OMITTED}

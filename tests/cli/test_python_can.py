@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import click
 import pytest
+from command_leaves import leaves
 
 import decomp_ledger as dl
 from decomp_ledger import Hub, Ledger
 from decomp_ledger.cli import cli
-from decomp_ledger.cli.completion import commands_of
 
 # How a result is printed. Python has the result.
 PRINTS = {"json", "markdown", "all", "verbose", "oneline", "date", "preserved", "overridden", "quiet", "patch", "help"}
@@ -78,14 +78,6 @@ NAMES = {
     ("verify", "checkpoint"): "checkpoints",
     ("catalog capture", "import"): "imports",
 }  # fmt: skip
-
-
-def leaves(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for below in commands_of(command):
-            yield from leaves(below, f"{name} {below.name}".strip())
-    else:
-        yield name, command
 
 
 LEAVES = dict(leaves(cli))

@@ -53,6 +53,7 @@ class Children:
 
     def end(self) -> None:
         """Put the variables back, unless the program has set them since."""
+        following.unwatch()
         for name, value in self._ours.items():
             outer = self._outer[name]
             if os.environ.get(name) != value:

@@ -170,6 +170,54 @@ def test_a_child_that_cannot_be_followed_is_named(arguments: str, folder: Path) 
     assert f"({MISSED[arguments]})\n" in errors
 
 
+STARTS = {
+    "Popen": "subprocess.Popen(args=COMMAND, executable=sys.executable).wait()",
+    "asyncio": "asyncio.run(wait())",
+    "spawnv": "os.spawnv(os.P_WAIT, sys.executable, COMMAND)",
+    "posix_spawn": "os.waitpid(os.posix_spawn(sys.executable, COMMAND, os.environ), 0)",
+    "posix_spawnp": "os.waitpid(os.posix_spawnp(sys.executable, COMMAND, os.environ), 0)",
+    "execv": "os.fork() or os.execv(sys.executable, COMMAND); os.wait()",
+    "execlp": "os.fork() or os.execlp(sys.executable, *COMMAND); os.wait()",
+    "execve": "os.fork() or os.execve(path=sys.executable, argv=COMMAND, env=os.environ); os.wait()",
+    "a child": "subprocess.run([sys.executable, '-c', f'import subprocess; subprocess.run({COMMAND})'])",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_child_that_cannot_be_followed_is_named_however_it_is_started(start: str, folder: Path) -> None:
+    (folder / "main.py").write_text(
+        "import asyncio, os, subprocess, sys\n"
+        "COMMAND = [sys.executable, '-I', '-c', 'pass']\n"
+        "async def wait():\n    await (await asyncio.create_subprocess_exec(*COMMAND)).wait()\n"
+        f"{STARTS[start]}\n"
+    )
+    errors = run(folder, "main.py").stderr
+    assert errors.count(f"not recorded: {Path(sys.executable).name} -I -c pass (-I ignores PYTHONPATH)\n") == 1
+
+
+def test_the_functions_that_start_programs_are_those_of_python_again_after_a_recording(folder: Path) -> None:
+    (folder / "main.py").write_text(
+        "import os, subprocess\n"
+        "from decomp_ledger import record\n"
+        "look = lambda: [subprocess.Popen.__init__, os.execv, os.execve, os.posix_spawn, os.posix_spawnp]\n"
+        "before = look()\n"
+        "with record(name='a', children=True):\n"
+        "    assert not set(map(id, look())) & set(map(id, before))\n"
+        "    with record('b.db', name='b', children=True):\n        pass\n"
+        "    assert not set(map(id, look())) & set(map(id, before))\n"
+        "assert look() == before\n"
+    )
+    command = [sys.executable, "main.py"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_call_of_a_program_that_is_missing_fails_as_without_a_recording(folder: Path) -> None:
+    (folder / "main.py").write_text("import subprocess; subprocess.run(['missing/python', '-I'])")
+    errors = run(folder, "main.py").stderr
+    assert "FileNotFoundError" in errors and "not recorded: python" not in errors
+
+
 @pytest.mark.parametrize(
     ("env", "why"),
     [

@@ -6,6 +6,7 @@ library only, and nothing of decomp_ledger before torch is imported.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -13,16 +14,22 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["FOLDER", "VARIABLE", "start", "watch"]
+__all__ = ["FOLDER", "VARIABLE", "start", "unwatch", "watch"]
 
 VARIABLE = "DECOMP_LEDGER_FOLLOW"  # how the program is recorded, as JSON; see decomp_ledger/pytorch/children.py
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*(\.exe)?")
-_STARTS = {"subprocess.Popen": (0, 1, 3), "os.exec": (0, 1, 2), "os.posix_spawn": (0, 1, 2)}  # program, arguments, env
+# The functions of `os` that start a program, each with its first parameters; the others of `os` call these.
+_STARTS = {
+    "execv": ("program", "args"),
+    "execve": ("program", "args", "env"),
+    "posix_spawn": ("program", "args", "env"),
+    "posix_spawnp": ("program", "args", "env"),
+}
 _REFUSALS = {
     "I": "-I ignores PYTHONPATH",
     "E": "-E ignores PYTHONPATH",
@@ -30,7 +37,8 @@ _REFUSALS = {
 }
 _TAKE_A_VALUE = "WX"
 _LENGTH = 80  # characters of a command that a note keeps
-_watching: list[bool] = []
+_watchers: list[bool] = []
+_originals: list[tuple[Any, str, Any, Any]] = []  # owner, name, its own function, ours
 
 
 def start() -> None:
@@ -41,10 +49,57 @@ def start() -> None:
 
 
 def watch() -> None:
-    """Note each Python child that cannot be followed, as long as this process is followed."""
-    if not _watching:  # Python cannot take a hook out again
-        _watching.append(True)
-        sys.addaudithook(_hook)
+    """Note each Python child that cannot be followed, until `unwatch` is called as often.
+
+    An audit hook would see more, but Python calls it 200,000 times in a program of seven seconds, mostly for `id()`.
+    """
+    _watchers.append(True)
+    for name, parameters in _STARTS.items():
+        _watch_function(os, name, parameters)
+    if "subprocess" in sys.modules:
+        _watch_subprocess(sys.modules["subprocess"])
+
+
+def unwatch() -> None:
+    """End what a `watch` began; the end of the last puts back the functions that are still ours."""
+    _watchers.pop()
+    if _watchers:
+        return
+    for owner, name, original, ours in _originals:
+        if vars(owner).get(name) is ours:
+            setattr(owner, name, original)
+    _originals.clear()
+
+
+def _watch_subprocess(module: ModuleType) -> None:
+    """Watch `subprocess.Popen`, which all of that module and asyncio call."""
+    function = module.Popen.__init__
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        parameters = tuple(_NAMES.get(name, name) for name in code.co_varnames[: code.co_argcount])
+        _watch_function(module.Popen, "__init__", parameters)
+
+
+def _watch_function(owner: Any, name: str, parameters: tuple[str, ...]) -> None:
+    """Note what a function starts, once it has; a function that replaces the process does not come back."""
+    original = getattr(owner, name, None)
+    if original is None or any(known[:2] == (owner, name) for known in _originals):
+        return
+
+    @functools.wraps(original)
+    def starting(*args: Any, **kwargs: Any) -> Any:
+        if name.startswith("exec"):
+            _note_child(parameters, args, kwargs)
+            return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        _note_child(parameters, args, kwargs)
+        return result
+
+    _originals.append((owner, name, original, starting))
+    setattr(owner, name, starting)
+
+
+_NAMES = {"executable": "program", "argv": "args", "path": "program"}
 
 
 def _plan() -> dict[str, Any] | None:
@@ -70,7 +125,10 @@ def _note(plan: dict[str, Any], kind: str, text: str) -> None:
 
 
 class _WaitForTorch:
-    """Begins the recording when the program imports torch; looking for torch without importing it begins nothing."""
+    """Begins the recording when the program imports torch; looking for torch without importing it begins nothing.
+
+    It also watches `subprocess` from its import on, because to import it takes a child that has no use for it 5 ms.
+    """
 
     def __init__(self) -> None:
         self.is_searching = False
@@ -79,7 +137,7 @@ class _WaitForTorch:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "torch" or self.is_searching:
+        if name not in ("torch", "subprocess") or self.is_searching:
             return None
         self.is_searching = True
         try:
@@ -88,22 +146,35 @@ class _WaitForTorch:
         finally:
             self.is_searching = False
         if spec is not None and spec.loader is not None:
-            self._begin_before(spec.loader)
+            self._wrap(spec.loader, self._begin_before if name == "torch" else self._watch_after)
         return spec
 
-    def _begin_before(self, loader: Any) -> None:
+    @staticmethod
+    def _wrap(loader: Any, around: Callable[[Callable[[ModuleType], None], ModuleType], None]) -> None:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            # Not if the program records itself and its children by now.
-            if os.environ.get(VARIABLE) == self.at_start:
-                _begin()
-            execute(module)
+            around(execute, module)
 
         loader.exec_module = exec_module
+
+    def _begin_before(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        # Not if the program records itself and its children by now.
+        if os.environ.get(VARIABLE) == self.at_start:
+            _begin()
+        try:
+            execute(module)
+        finally:
+            if "subprocess" in sys.modules:  # torch imports it
+                _watch_subprocess(sys.modules["subprocess"])
+
+    @staticmethod
+    def _watch_after(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        execute(module)
+        _watch_subprocess(module)
 
 
 def _begin() -> None:
@@ -122,15 +193,20 @@ def _begin() -> None:
         _note(plan, "missed", f"process {os.getpid()}: {type(error).__name__}: {error}"[: 3 * _LENGTH])
 
 
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event not in _STARTS:
-        return
+def _note_child(parameters: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Note a Python child that cannot be followed; the program gave `args` for the parameters, and `kwargs`."""
     try:
         plan = _plan()
-        if plan is None:
+        given = dict(zip(parameters, args))  # noqa: B905  # a Python of another environment may know no `strict`
+        given.update((_NAMES.get(key, key), value) for key, value in kwargs.items())
+        command, program, env = given["args"], given.get("program"), given.get("env")
+        if plan is None or given.get("shell"):
             return
-        program, command, env = (arguments[place] for place in _STARTS[event])
-        command = [os.fsdecode(each) for each in ([command] if isinstance(command, (str, bytes)) else command)]
+        if isinstance(command, (str, bytes, os.PathLike)):
+            command = [command]
+        if not isinstance(command, (list, tuple)):
+            return  # an iterator, which was read by now
+        command = [os.fsdecode(each) for each in command]
         name = os.path.basename(os.fsdecode(program or command[0]))
         why = _PYTHON.fullmatch(name) and (_refusal(command[1:]) or _lacks(os.environ if env is None else env))
         if why:

@@ -36,7 +36,9 @@ def distribution_of(file: str, root: str) -> str:
 def _find(root: str, package: str, recorded: str) -> str:
     names = _installed(root)
     wanted = _normal(package.removesuffix(".py"))
-    for name in sorted(names, key=lambda each: _normal(each.partition("-")[0]) != wanted):
+    # That of the name first, and those of a namespace package before the others: a RECORD may have a megabyte.
+    distances = {name: _distance(_normal(name.partition("-")[0]), wanted) for name in names}
+    for name in sorted(names, key=distances.__getitem__):
         if _records(Path(root, name, "RECORD"), recorded):
             return " ".join(name.removesuffix(_INFO).rsplit("-", 1))[:_MAX_NAME]
     return ""
@@ -54,6 +56,10 @@ def _records(path: Path, recorded: str) -> bool:
         text = path.read_text("utf-8", "replace")
         return text.startswith(f"{recorded},") or f"\n{recorded}," in text
     return False
+
+
+def _distance(distribution: str, package: str) -> int:
+    return 0 if distribution == package else 1 if distribution.startswith(f"{package}_") else 2
 
 
 def _normal(name: str) -> str:

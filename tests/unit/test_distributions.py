@@ -49,6 +49,30 @@ def test_a_file_is_of_the_distribution_that_recorded_it(file: str, expected: str
     assert distributions.distribution_of(str(root / file), str(root)) == expected
 
 
+@pytest.mark.parametrize(
+    ("file", "asked"),
+    [
+        ("executorch/exir/program.py", ["executorch"]),
+        ("my_backend/lower.py", ["my.backend"]),
+        ("google/two/__init__.py", ["google_one", "google_two"]),
+        ("single.py", ["single"]),
+    ],
+)
+def test_the_distributions_that_bear_the_name_are_asked_first(
+    file: str, asked: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    whole = Path.read_text
+
+    def read_text(self: Path, *args: object) -> str:
+        read.append(self.parent.name.partition("-")[0])
+        return whole(self, *args)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    distributions.distribution_of(str(root / file), str(root))
+    assert read == asked
+
+
 def test_a_call_site_names_the_libraries_that_it_went_through(monkeypatch: pytest.MonkeyPatch) -> None:
     found = provenance.call_site()
     assert found is not None and found.distribution == ""

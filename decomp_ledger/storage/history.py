@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from decomp_ledger.errors import LedgerError, UnknownTable
+from decomp_ledger.errors import InvalidName, LedgerError, UnknownOp, UnknownTable
 from decomp_ledger.model import op_names
 from decomp_ledger.model.arguments import checked, shown
 from decomp_ledger.model.display import Row, Rows, displayed, row_of
 from decomp_ledger.model.events import Created, Event, Passed, read_event
 from decomp_ledger.model.handles import Handle
+from decomp_ledger.model.op_lookup import ops_named
 from decomp_ledger.model.recorded_names import split_recorded
 from decomp_ledger.model.rules import Rule, TableState
 from decomp_ledger.model.state_specs import (
@@ -376,7 +377,15 @@ class History(Handle):
         names = [*dict.fromkeys([*series, *known])]
         near = difflib.get_close_matches(table, names, 3) or _of_part(table, series) or names[:5]
         tables = ", ".join(map(repr, near)) or "none yet"
-        return UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}")
+        op = "; for an op, use `explain`, or --op with `blame` or `log`" if self._is_op(table) else ""
+        return UnknownTable(f"{self.path}: the ledger has no table {shown(table)}; it has {tables}{op}")
+
+    def _is_op(self, text: str) -> bool:
+        """Tell whether a text names an op rather than a table."""
+        try:
+            return bool(ops_named(text, self.event_store.op_names()))
+        except (InvalidName, UnknownOp):
+            return False
 
     def created(self, table: str) -> Created:
         """Return the body of a table's first event."""

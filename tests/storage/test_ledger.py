@@ -96,6 +96,25 @@ def test_an_unknown_table_is_refused_with_the_nearest_names(ledger: Ledger) -> N
 
 
 @pytest.mark.parametrize(
+    ("text", "is_op"),
+    [
+        (MM, True),
+        ("aten.mm", True),
+        ("mm", True),
+        ("not::known", True),  # no table has such a name by chance
+        ("nope", False),
+        ("edgy", False),
+        ("edge/1", False),
+        ("mm.nope", False),
+    ],
+)
+def test_an_op_given_as_a_table_shows_where_it_belongs(full: Ledger, text: str, is_op: bool) -> None:
+    with pytest.raises(UnknownTable, match="has no table") as caught:
+        full.blame(text)
+    assert str(caught.value).endswith("; for an op, use `explain`, or --op with `blame` or `log`") is is_op
+
+
+@pytest.mark.parametrize(
     "use",
     [
         lambda ledger: ledger.table_log("nope"),

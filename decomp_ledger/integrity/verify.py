@@ -71,7 +71,8 @@ class Verification:
 
     @guarded
     def __repr__(self) -> str:
-        found = f"{len(self.problems)} problems, the first: {self.problems[0]}" if self.problems else "nothing is wrong"
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        found = "nothing is wrong" if self.ok else f"{self.problems[0]}{more}"
         return f"<Verification of {self.events} events, up to {self.head[:12] or 'none'}: {found}>"
 
     def to_dicts(self) -> list[Row]:

@@ -95,6 +95,20 @@ def verified(path: Path) -> Verification:
 # Untouched ledgers
 
 
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        ([], "nothing is wrong"),
+        (["its hash differs"], "event #3: its hash differs"),
+        (["its hash differs", "its kind is unknown"], "event #3: its hash differs (and 1 more)"),
+        (["its hash differs"] * 20, "event #3: its hash differs (and 19 more)"),
+    ],
+)
+def test_a_verification_shows_its_first_problem(texts: list[str], shown: str) -> None:
+    found = Verification(11, "ab" * 32, tuple(Problem(3, text) for text in texts))
+    assert repr(found) == f"<Verification of 11 events, up to {'ab' * 6}: {shown}>"
+
+
 def test_an_untouched_ledger_verifies(path: Path) -> None:
     with Ledger(path, read_only=True) as ledger:
         result = ledger.verify()

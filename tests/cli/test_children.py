@@ -199,7 +199,7 @@ def test_the_functions_that_start_programs_are_those_of_python_again_after_a_rec
     (folder / "main.py").write_text(
         "import os, subprocess\n"
         "from decomp_ledger import record\n"
-        "look = lambda: [subprocess.Popen.__init__, os.execv, os.execve, os.posix_spawn, os.posix_spawnp]\n"
+        "look = lambda: [subprocess.Popen._execute_child, os.execv, os.execve, os.posix_spawn, os.posix_spawnp]\n"
         "before = look()\n"
         "with record(name='a', children=True):\n"
         "    assert not set(map(id, look())) & set(map(id, before))\n"
@@ -210,6 +210,30 @@ def test_the_functions_that_start_programs_are_those_of_python_again_after_a_rec
     command = [sys.executable, "main.py"]
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+WARNINGS = {
+    "Popen": "subprocess.Popen([sys.executable, '-c', ''], text=True, stdout=subprocess.PIPE).communicate()",
+    "run": "subprocess.run([sys.executable, '-c', ''], text=True, capture_output=True)",
+    "check_output": "subprocess.check_output([sys.executable, '-c', ''], text=True)",
+    "a line buffer": "subprocess.Popen([sys.executable, '-c', ''], bufsize=1, stdin=subprocess.PIPE).communicate()",
+    "descriptors": "subprocess.run([sys.executable, '-c', ''], pass_fds=[1], close_fds=False)",
+    "an import of torch": "subprocess.run([sys.executable, '-c', 'import torch'])",
+}
+
+
+@pytest.mark.parametrize("program", WARNINGS)
+def test_a_warning_about_a_child_names_the_same_line(program: str, folder: Path) -> None:
+    (folder / "main.py").write_text(f"import subprocess, sys\n{WARNINGS[program]}\n")
+    # In place of torch's, which warns of the line that imports it only where it is deprecated.
+    (folder / "torch.py").write_text("import warnings\n[warnings.warn(f'of {n}', stacklevel=n) for n in range(1, 6)]\n")
+    settings = {"PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "always"}
+    plain = subprocess.run(
+        [sys.executable, "main.py"], cwd=folder, env=ENVIRONMENT | settings, capture_output=True, text=True, check=True
+    )
+    recorded = run(folder, "--quiet", "main.py", **settings)
+    assert "Warning" in plain.stderr
+    assert recorded.stderr == plain.stderr
 
 
 def test_the_call_of_a_program_that_is_missing_fails_as_without_a_recording(folder: Path) -> None:

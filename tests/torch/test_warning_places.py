@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,6 +185,33 @@ def test_a_warning_of_a_registration_names_the_same_line(library: Library, monke
     monkeypatch.setattr(Library, "define", warning)
     numbers = iter("ab")
     check(lambda: library.define(f"{next(numbers)}(Tensor x) -> Tensor"), seen, ImportRecording())
+
+
+# What starts a process, and what calls it.
+STARTED: dict[str, tuple[Any, str, Callable[[], Any]]] = {
+    "subprocess": (subprocess.Popen, "_execute_child", lambda: subprocess.Popen(["true"]).wait()),
+    "subprocess.run": (subprocess.Popen, "_execute_child", lambda: subprocess.run(["true"], check=True)),
+    "execv": (os, "execv", lambda: os.execv("true", ["true"])),
+    "execlp": (os, "execv", lambda: os.execlp("/bin/true", "true")),
+    "execve": (os, "execve", lambda: os.execve("true", ["true"], {})),
+    "posix_spawn": (os, "posix_spawn", lambda: os.posix_spawn("true", ["true"], {})),
+    "posix_spawnp": (os, "posix_spawnp", lambda: os.posix_spawnp("true", ["true"], {})),
+}
+
+
+@pytest.mark.parametrize("what", STARTED)
+def test_a_warning_of_the_start_of_a_process_names_the_same_line(
+    what: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name, program = STARTED[what]
+    original, seen = vars(owner)[name], []
+
+    def warning(*args: Any, **kwargs: Any) -> Any:
+        seen.append(places())
+        return original(*args, **kwargs) if owner is subprocess.Popen else None
+
+    monkeypatch.setattr(owner, name, warning)
+    check(program, seen, record(ledger, children=True))
 
 
 def test_a_warning_of_a_recording_names_the_line_of_the_program(exported: ExportedProgram, tmp_path: Path) -> None:

@@ -37,8 +37,15 @@ _REFUSALS = {
 }
 _TAKE_A_VALUE = "WX"
 _LENGTH = 80  # characters of a command that a note keeps
+# In the name of its file, this keeps a function out of the places that warnings name; see log/hidden_frames.py.
+_MARK = " (importlib, _bootstrap)"
 _watchers: list[bool] = []
 _originals: list[tuple[Any, str, Any, Any]] = []  # owner, name, its own function, ours
+
+
+def _hidden(function: Any) -> Any:
+    function.__code__ = function.__code__.replace(co_filename=__file__ + _MARK)
+    return function
 
 
 def start() -> None:
@@ -72,12 +79,15 @@ def unwatch() -> None:
 
 
 def _watch_subprocess(module: ModuleType) -> None:
-    """Watch `subprocess.Popen`, which all of that module and asyncio call."""
-    function = module.Popen.__init__
-    code = getattr(function, "__code__", None)
+    """Watch what `subprocess.Popen` starts, which all of that module and asyncio call.
+
+    Risk: the name of `Popen._execute_child` and of its parameters; without them a missed child is not named. A function
+    around `Popen.__init__` would be seen: `subprocess` warns of the first line outside of its own file.
+    """
+    code = getattr(getattr(module.Popen, "_execute_child", None), "__code__", None)
     if code is not None:
         parameters = tuple(_NAMES.get(name, name) for name in code.co_varnames[: code.co_argcount])
-        _watch_function(module.Popen, "__init__", parameters)
+        _watch_function(module.Popen, "_execute_child", parameters)
 
 
 def _watch_function(owner: Any, name: str, parameters: tuple[str, ...]) -> None:
@@ -86,6 +96,7 @@ def _watch_function(owner: Any, name: str, parameters: tuple[str, ...]) -> None:
     if original is None or any(known[:2] == (owner, name) for known in _originals):
         return
 
+    @_hidden
     @functools.wraps(original)
     def starting(*args: Any, **kwargs: Any) -> Any:
         if name.startswith("exec"):
@@ -153,12 +164,14 @@ class _WaitForTorch:
     def _wrap(loader: Any, around: Callable[[Callable[[ModuleType], None], ModuleType], None]) -> None:
         execute = loader.exec_module
 
+        @_hidden
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module  # puts the loader's own back
             around(execute, module)
 
         loader.exec_module = exec_module
 
+    @_hidden
     def _begin_before(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
         if self in sys.meta_path:
             sys.meta_path.remove(self)
@@ -172,6 +185,7 @@ class _WaitForTorch:
                 _watch_subprocess(sys.modules["subprocess"])
 
     @staticmethod
+    @_hidden
     def _watch_after(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
         execute(module)
         _watch_subprocess(module)

@@ -8,6 +8,7 @@ the queries, because the program would take as much longer: 0.15 s.
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import gc
 import importlib.machinery
@@ -294,7 +295,7 @@ def load_script(script: str, args: list[str]) -> tuple[types.CodeType, types.Mod
     """Compile a script, or the __main__ of a folder or zip file, and set up the process as Python would."""
     path = Path(script)
     full = os.path.join(_current_folder() or "", script)  # noqa: PTH118  # as Python has it: "." and ".." stay
-    main = types.ModuleType("__main__")
+    main = _new_main()
     if path.is_dir() or (path.is_file() and script.endswith((".zip", ".pyz"))):
         spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
         code = None if spec is None else _code_of(spec)
@@ -336,9 +337,19 @@ def load_module(name: str, args: list[str]) -> tuple[types.CodeType, types.Modul
     code = None if spec is None else _code_of(spec)
     if spec is None or code is None:
         raise click.UsageError(f"{name}: not a module, or it has no code to run; name one as for `python -m`")
-    main = types.ModuleType("__main__")
+    main = _new_main()
     _set_up(main, spec, [spec.origin or name, *args], sys.path[0])
     return code, main
+
+
+def _new_main() -> types.ModuleType:
+    """Return a `__main__` with the names that this version of Python gives to one."""
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins  # `exec` would put the dict of that module
+    own = vars(sys.modules["__main__"])
+    given: dict[str, Any] = {"__annotations__": {}, "__cached__": None}
+    main.__dict__.update((name, value) for name, value in given.items() if name in own)
+    return main
 
 
 def _code_of(spec: importlib.machinery.ModuleSpec) -> types.CodeType | None:
@@ -350,6 +361,8 @@ def _set_up(main: types.ModuleType, spec: importlib.machinery.ModuleSpec, argv: 
     main.__spec__ = spec
     main.__loader__ = spec.loader
     main.__package__ = spec.parent
+    if "__cached__" in vars(main):
+        main.__dict__["__cached__"] = spec.cached
     if spec.origin is not None:
         main.__file__ = spec.origin
     sys.argv = argv

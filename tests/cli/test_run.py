@@ -15,8 +15,22 @@ from decomp_ledger import Ledger
 LOOK = """
 import __main__, os, sys
 print(sys.argv, sys.path[0], __name__, __file__, __package__, __main__.__dict__ is globals())
-print(__spec__ and __spec__.name, type(__loader__).__name__, sorted(k for k in globals() if not k.startswith("__")))
+print(__spec__ and __spec__.name, __cached__, {k: type(v).__name__ for k, v in sorted(globals().items())})
 print([name for name in ("torch", "numpy", "sqlite_utils") if name in sys.modules])
+"""
+
+# What a program can see of its process.
+PROCESS = """
+import builtins, gc, locale, logging, os, signal, sys, threading, warnings
+print({each.name: signal.getsignal(each) for each in signal.Signals})
+print(warnings.filters, logging.root.handlers, logging.root.level)
+print(sys.flags, sys.getrecursionlimit(), sys.getswitchinterval(), threading.stack_size(), gc.get_threshold())
+print([type(each) for each in (sys.stdin, sys.stdout, sys.stderr)], sys.stdout.encoding, sys.stdout.line_buffering)
+print(sys.excepthook is sys.__excepthook__, sys.unraisablehook is sys.__unraisablehook__, sys.getprofile())
+print(sys.gettrace(), threading.enumerate() == [threading.main_thread()])
+print(sorted(os.listdir("/proc/self/fd")), os.umask(0o22), os.nice(0), locale.setlocale(locale.LC_ALL), os.getcwd())
+print({name: value for name, value in os.environ.items() if name not in {"_", "DECOMP_LEDGER_FOLLOW", "PYTHONPATH"}})
+print(sorted(vars(builtins)), __builtins__ is builtins, sys.path[1:], len(sys.path_hooks))
 """
 
 ENDINGS = {
@@ -112,6 +126,14 @@ def test_a_program_sees_what_it_would_see_under_python(arguments: list[str], tmp
         archive.writestr("__main__.py", LOOK)
     python, ours = both(arguments, tmp_path)
     assert python[1] != ""
+    assert python == ours
+
+
+def test_a_program_finds_its_process_as_under_python(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(PROCESS)
+    python, ours = both(["script.py"], tmp_path)
+    assert python[0] == 0
+    assert str(python[1]).splitlines() == str(ours[1]).splitlines()
     assert python == ours
 
 

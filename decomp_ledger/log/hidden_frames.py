@@ -7,6 +7,7 @@ Python counts no frame of the import machinery there, and knows those by the nam
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FrameType
@@ -29,6 +30,9 @@ def hidden(function: F) -> F:
     code = getattr(function, "__code__", None)
     if isinstance(code, CodeType):
         function.__code__ = _hidden(code, code.co_filename)
+        # Else Python looks for a file of that name at each line of a stack that torch writes down: one for each node of
+        # a graph, which is 1 % of an export.
+        linecache.lazycache(function.__code__.co_filename, function.__globals__)
     return function
 
 

@@ -28,6 +28,7 @@ import click
 from decomp_ledger.cli import streams
 from decomp_ledger.cli.ledger_choice import LedgerChoice, part
 from decomp_ledger.errors import LedgerError, LedgerFileError
+from decomp_ledger.log.frame_room import with_room
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.model.printable import printable
 from decomp_ledger.pytorch.children import Children
@@ -138,16 +139,12 @@ class Program(NamedTuple):
                 self.after()
 
 
+@with_room
 def _execute(code: types.CodeType, scope: dict[str, Any]) -> None:
     exec(code, scope)
 
 
 _OWN_FRAMES = 2  # of `run` and `_execute`, in a traceback
-# Python keeps frames in chunks of 2,048 words, and maps and frees a chunk at each call that crosses its end. Where that
-# falls can cost a program a tenth of its time, and the frames of a recording move it. This frame takes a chunk of its
-# own, with room for all frames of the program. Its pages are mapped, but never touched.
-_FRAME_WORDS = 2**17
-_execute.__code__ = _execute.__code__.replace(co_stacksize=_FRAME_WORDS)
 
 
 def report_failure(error: BaseException, trace: types.TracebackType | None) -> None:

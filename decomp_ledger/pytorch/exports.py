@@ -19,6 +19,7 @@ import attrs
 import torch
 
 from decomp_ledger.errors import LedgerError, RecordingWarning, UnsupportedTorch
+from decomp_ledger.log.frame_room import with_room
 from decomp_ledger.log.hidden_frames import hidden
 from decomp_ledger.log.ledger_log import LedgerLog
 from decomp_ledger.log.passing import Passing
@@ -130,6 +131,7 @@ def _begin(
     return None if export is None or export.log.ledger is None else export, plain if content is None else content
 
 
+@with_room
 @hidden
 def _run(
     export: _Export | None, original: Callable[..., Any], program: Any, table: Any, /, *args: Any, **kwargs: Any

@@ -232,7 +232,7 @@ def test_a_warning_about_a_child_names_the_same_line(program: str, folder: Path)
         [sys.executable, "main.py"], cwd=folder, env=ENVIRONMENT | settings, capture_output=True, text=True, check=True
     )
     recorded = run(folder, "--quiet", "main.py", **settings)
-    assert "Warning" in plain.stderr
+    assert "Warning" in plain.stderr or sys.version_info < (3, 11)  # 3.10 has no warning of an encoding here
     assert recorded.stderr == plain.stderr
 
 

@@ -1,43 +1,35 @@
 """A function whose frame has room keeps Python from mapping memory for the calls within it."""
 
-import resource
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import page_faults
 import pytest
+from page_faults import CALLS, most_faults
 
 from decomp_ledger.log.frame_room import with_room
 
-CALLS = 300
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 keeps no frames in chunks")
 
 
-def leaf() -> None:
-    pass
-
-
-leaf.__code__ = leaf.__code__.replace(co_stacksize=200)  # a large frame, so that many depths leave too little room
-
-
-def faults(depth: int) -> int:
-    """Return the page faults of many calls at a depth; each maps and frees memory if a chunk of frames ends there."""
-    if depth:
-        return faults(depth - 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(CALLS):
-        leaf()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def most() -> int:
-    """Return the most page faults of any of many depths."""
-    return max(faults(depth) for depth in range(400))
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 keeps no frames in chunks")
 def test_calls_within_a_frame_with_room_map_no_memory() -> None:
-    roomy: Callable[[], int] = with_room(lambda: most())  # a code of its own
-    assert most() > CALLS / 2
+    roomy: Callable[[], int] = with_room(lambda: most_faults())  # a code of its own
+    assert most_faults() > CALLS / 2
     assert roomy() < CALLS / 2
+
+
+def test_a_recorded_program_has_room(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(page_faults.__file__).parent)!r})\n"
+        "from page_faults import most_faults\nprint(most_faults())\n"
+    )
+    found = [
+        int(subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, check=True).stdout)
+        for arguments in (["script.py"], ["-m", "decomp_ledger", "run", "--quiet", "script.py"])
+    ]
+    assert found[0] > CALLS / 2 > found[1]
 
 
 def test_a_function_with_room_works_as_before() -> None:
